@@ -1,0 +1,193 @@
+import numbers
+
+import keras
+from keras import ops
+
+from keras_svag.estimate import NoiseEstimate
+from keras_svag.observations import SAMPLING_MODES, sampling_correction
+
+_NUM_SUMS = 6  # count, G, N, G², GN, N²
+_IDENTITY = ((1.0, 0.0), (0.0, 1.0))
+
+
+@keras.saving.register_keras_serializable(package="keras_svag")
+class GradientNoise(keras.metrics.Metric):
+    """Gradient noise over the steps since the last reset, with error bars.
+
+    Averages the pair estimates of `G = |∇L|²` and `N = Tr Σ` (at the simulated
+    batch size) apart and divides the averages, never a step's ratio. Sums are
+    kept in float64, in which the rounding of float32 gradients is far above
+    the rounding of the sums. Steps that are not finite, as dynamic loss
+    scaling makes them, are left out and counted.
+
+    `result()` is a dict of scalars: `grad_sq_norm` (G), `noise_trace` (N),
+    `noise_to_signal` (N/G) and, if the batch size is known, `noise_scale`
+    (B N/G, in examples).
+
+    Args:
+        batch_size: the simulated batch size B that `noise_trace` refers to,
+            over all replicas. `SVAGModel` fills it in.
+        num_examples: size n of the training set, to correct for the way
+            batches are drawn from it; `None`: no correction.
+        name: name of the metric.
+        sampling: how the sub-batches are drawn, if `num_examples` is given:
+            `"shuffle"` (an epoch's permutation, as `fit` does),
+            `"without_replacement"` (each sub-batch apart) or
+            `"with_replacement"`.
+        sub_batch_size: size of one sub-batch of one replica, if it is not
+            `batch_size`. `SVAGModel` fills it in.
+        layers: names of the layers or variables to keep apart, or `None`.
+        dtype: dtype of the metric's results.
+
+    Raises:
+        ValueError: if a size is no positive integer, `num_examples` is smaller
+            than `batch_size`, or `sampling` is unknown.
+    """
+
+    def __init__(
+        self,
+        batch_size=None,
+        num_examples=None,
+        name="gradient_noise",
+        sampling="shuffle",
+        sub_batch_size=None,
+        layers=None,
+        dtype=None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        _check_sizes(batch_size, num_examples, sampling)
+        self.num_examples = num_examples
+        self.sampling = sampling
+        self.set_batch_size(batch_size, sub_batch_size)
+        self._sums = self._add_sums((_NUM_SUMS,), "sums")
+        self._num_skipped = self._add_sums((), "num_skipped")
+        self.set_layers(layers)
+
+    def _add_sums(self, shape, name):
+        return self.add_variable(
+            shape=shape, initializer="zeros", dtype="float64", name=name
+        )
+
+    def set_layers(self, layers):
+        """Sets the names of the layers to keep apart; `None`: none."""
+        self.layers = None if layers is None else tuple(layers)
+        if self.layers is not None:
+            self._layer_sums = self._add_sums(
+                (len(self.layers), _NUM_SUMS), "layer_sums"
+            )
+
+    def set_batch_size(self, batch_size, sub_batch_size=None):
+        """Sets B, and the size of one replica's sub-batch."""
+        self.batch_size = batch_size
+        self.sub_batch_size = sub_batch_size
+        self._correction = _IDENTITY
+        if self.num_examples is not None and batch_size is not None:
+            self._correction = sampling_correction(
+                self.sampling,
+                self.num_examples,
+                batch_size,
+                sub_batch_size or batch_size,
+            )
+
+    def update_state(self, grad_sq_norm, noise_trace):
+        """Adds one observation: of one step, on one replica.
+
+        Args:
+            grad_sq_norm: estimate of G, a scalar, or of shape `(len(layers),)`.
+            noise_trace: estimate of N at `batch_size`, of the same shape.
+        """
+        g = ops.reshape(ops.cast(grad_sq_norm, "float64"), (-1,))
+        n = ops.reshape(ops.cast(noise_trace, "float64"), (-1,))
+        total_g, total_n = ops.sum(g), ops.sum(n)
+        finite = ops.isfinite(total_g + total_n)
+        self._num_skipped.assign_add(1.0 - ops.cast(finite, "float64"))
+        _add_where(finite, self._sums, total_g, total_n)
+        if self.layers is not None:
+            _add_where(finite, self._layer_sums, g, n)
+
+    def result(self):
+        count, g, n = self._sums[0], self._sums[1], self._sums[2]
+        g, n = self._corrected(g / count, n / count)
+        logs = {
+            "grad_sq_norm": g,
+            "noise_trace": n,
+            "noise_to_signal": n / g,
+        }
+        if self.batch_size is not None:
+            logs["noise_scale"] = self.batch_size * n / g
+        return {key: ops.cast(v, self.dtype) for key, v in logs.items()}
+
+    def _corrected(self, g, n):
+        (a11, a12), (a21, a22) = self._correction
+        return a11 * g + a12 * n, a21 * g + a22 * n
+
+    def estimate(self):
+        """Means and standard errors so far.
+
+        Returns:
+            A `NoiseEstimate`, with `per_layer` if `layers` were given.
+        """
+        common = {
+            "batch_size": self.batch_size,
+            "num_skipped": int(ops.convert_to_numpy(self._num_skipped)),
+            "sampling": self.sampling,
+            "num_examples": self.num_examples,
+        }
+        per_layer = None
+        if self.layers is not None:
+            per_layer = {
+                layer: NoiseEstimate.from_sums(*sums, **common)
+                for layer, sums in zip(
+                    self.layers,
+                    ops.convert_to_numpy(self._layer_sums),
+                    strict=True,
+                )
+            }
+        estimate = NoiseEstimate.from_sums(
+            *ops.convert_to_numpy(self._sums), per_layer=per_layer, **common
+        )
+        return estimate.corrected(self._correction)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "batch_size": self.batch_size,
+                "num_examples": self.num_examples,
+                "sampling": self.sampling,
+                "sub_batch_size": self.sub_batch_size,
+                "layers": None if self.layers is None else list(self.layers),
+            }
+        )
+        return config
+
+
+def _add_where(condition, sums, g, n):
+    new = ops.stack([ops.ones_like(g), g, n, g * g, g * n, n * n], axis=-1)
+    sums.assign_add(ops.where(condition, new, ops.zeros_like(new)))
+
+
+def _check_sizes(batch_size, num_examples, sampling):
+    if sampling not in SAMPLING_MODES:
+        raise ValueError(
+            f"`sampling` must be one of {', '.join(SAMPLING_MODES)}, got "
+            f"{sampling!r}."
+        )
+    if sampling == "without_replacement" and num_examples is None:
+        raise ValueError(
+            "`num_examples` is needed with sampling='without_replacement', "
+            "got None; give the size of the training set."
+        )
+    for argument, size, smallest in (
+        ("batch_size", batch_size, 1),
+        ("num_examples", num_examples, max(2, batch_size or 2)),
+    ):
+        if size is not None and (
+            isinstance(size, bool)
+            or not isinstance(size, numbers.Integral)
+            or size < smallest
+        ):
+            raise ValueError(
+                f"`{argument}` must be None or an integer >= {smallest}, got "
+                f"{size!r}."
+            )

@@ -1,0 +1,217 @@
+import contextlib
+
+import keras
+from keras import tree
+
+_MEAN_REDUCTIONS = ("sum_over_batch_size", "mean")
+_KERAS_ONLY = ("train_step", "test_step", "compute_metrics")
+
+
+class ModelWrapper(keras.Model):
+    """A model that trains another one by a `train_step` of its own.
+
+    Everything but the training step is the wrapped model's: calls, masks,
+    losses, metrics, dtype policy, saving. Subclasses define `train_step`.
+
+    Args:
+        model: any `keras.Model` that trains by Keras's own `train_step`. Its
+            `compute_loss` may be its own.
+        **kwargs: as for any `keras.Model`.
+
+    Raises:
+        TypeError: if `model` is no `keras.Model`.
+        ValueError: if `model` has its own `train_step`.
+    """
+
+    def __init__(self, model, **kwargs):
+        _check_wrappable(model)
+        kwargs.setdefault("dtype", model.dtype_policy)
+        # The wrapped model casts its own inputs.
+        super().__init__(autocast=False, **kwargs)
+        self.model = model
+        self.supports_masking = True
+        self.built = model.built
+        self._evaluating = False
+        self._fed = None
+
+    def call(self, inputs, training=None):
+        return self.model(inputs)
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.model.compute_mask(inputs, previous_mask)
+
+    @property
+    def output_names(self):
+        return self.model.output_names
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """Configures the model for training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: any Keras optimizer.
+            loss: as in Keras, reduced by a mean over the examples.
+            **kwargs: the other arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if a loss is reduced by other than a mean, or if
+                `steps_per_execution` is above 1 with several replicas.
+        """
+        _check_losses(loss)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        steps_per_execution = kwargs.get("steps_per_execution", 1)
+        if replicas > 1 and steps_per_execution > 1:
+            raise ValueError(
+                f"`steps_per_execution` must be 1 with {replicas} replicas, "
+                f"got {steps_per_execution}: Keras cannot run several steps "
+                "in one call there."
+            )
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        if _has_own(self.model, "compute_loss"):
+            # It reads the compiled loss from the model that it belongs to.
+            self.model._compile_loss = self._compile_loss
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(self, *args, **kwargs):
+        if _has_own(self.model, "compute_loss"):
+            return self.model._compute_loss(*args, **kwargs)
+        return super().compute_loss(*args, **kwargs)
+
+    @property
+    def training_metrics(self):
+        """Metrics that only training updates: kept out of `evaluate`."""
+        return []
+
+    @property
+    def metrics(self):
+        metrics = super().metrics
+        metrics.extend(m for m in self.model._metrics if m not in metrics)
+        hidden = self.training_metrics if self._evaluating else []
+        return [m for m in metrics if m not in hidden]
+
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        # A function traced for two batch sizes has a dynamic one, and no
+        # batch of unknown size can be split: trace anew.
+        fed = (batch_size, str(getattr(x, "element_spec", None)))
+        if self._fed not in (None, fed):
+            self.train_function = None
+        self._fed = fed
+        return super().fit(x, y, batch_size, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        with self._training_metrics_hidden():
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        with self._training_metrics_hidden():
+            return super().test_on_batch(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _training_metrics_hidden(self):
+        self._evaluating = True
+        try:
+            yield
+        finally:
+            self._evaluating = False
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras reduces the first batch over the replicas, which fails where
+        # it splits unevenly: one replica's rows tell the shapes as well.
+        if self._distribute_strategy is not None and iterator is not None:
+            _, _, batches = next(iter(iterator))
+            local_results = self.distribute_strategy.experimental_local_results
+            data_batch = tree.map_structure(
+                lambda v: local_results(v)[0], next(batches)
+            )
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    def get_config(self):
+        config = super().get_config()
+        config["model"] = keras.saving.serialize_keras_object(self.model)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        model = keras.saving.deserialize_keras_object(
+            config["model"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "model": model})
+
+
+def interleaved_halves(data, replicas):
+    """Splits every array in `data` into its even and its odd rows.
+
+    Args:
+        data: nest of tensors with a common first dimension; `None` is kept.
+        replicas: number of replicas that see such a batch at once.
+
+    Returns:
+        Two nests: of rows 0, 2, 4, … and of rows 1, 3, 5, ….
+
+    Raises:
+        ValueError: if the number of rows is unknown, odd, or below 2.
+    """
+    for leaf in _leaves(data):
+        rows = leaf.shape[0]
+        if rows is None or rows < 2 or rows % 2:
+            raise ValueError(
+                "SVAGModel splits a batch into pairs and needs a static, even "
+                "number of rows on each replica, got "
+                f"{'an unknown number' if rows is None else rows} on each of "
+                f"{replicas}; with a tf.data.Dataset use .batch(batch_size, "
+                "drop_remainder=True), trim arrays to a multiple of the batch "
+                "size, x[: len(x) // batch_size * batch_size], and let the "
+                f"batch size be a multiple of {2 * replicas}."
+            )
+    return tuple(
+        tree.map_structure(
+            lambda leaf, start=start: None if leaf is None else leaf[start::2],
+            data,
+        )
+        for start in (0, 1)
+    )
+
+
+def num_rows(data):
+    """Static number of rows of a batch."""
+    return _leaves(data)[0].shape[0]
+
+
+def _leaves(data):
+    return [leaf for leaf in tree.flatten(data) if leaf is not None]
+
+
+def _has_own(model, method):
+    return getattr(type(model), method) is not getattr(keras.Model, method)
+
+
+def _check_wrappable(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model, got {type(model).__name__}: "
+            f"{model!r}."
+        )
+    for method in _KERAS_ONLY:
+        if _has_own(model, method):
+            raise ValueError(
+                f"`model` must train by Keras's own train_step, but "
+                f"{type(model).__name__} has its own `{method}`, which "
+                "the wrapper would not call; put the loss into `compute_loss` "
+                "and compile the metrics."
+            )
+
+
+def _check_losses(loss):
+    for part in tree.flatten(loss):
+        reduction = getattr(part, "reduction", "mean")
+        if reduction not in _MEAN_REDUCTIONS:
+            raise ValueError(
+                "`loss` must be a mean over the examples, so that the parts "
+                "of a batch average to it, got "
+                f"{type(part).__name__}(reduction={reduction!r}); use "
+                "reduction='sum_over_batch_size'."
+            )

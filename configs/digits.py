@@ -1,0 +1,37 @@
+"""SVAG on the optical digits of scikit-learn: the quick demonstration.
+
+A scale-invariant perceptron on 1,437 images of 8×8, simulating the SDE of SGD
+at batch size 32 with amplification 4.
+
+    python train.py --config=configs/digits.py --workdir=runs/digits
+"""
+
+import ml_collections
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.dataset = "digits"
+    config.augmentation = False
+    config.sampling = "with_replacement"
+    config.batch_size = 32
+    config.epochs = 40
+    config.seed = 0
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "scale_invariant_mlp"
+    config.model.hidden_units = (64, 64)
+
+    config.optimizer = "svag"
+    config.ell = 4
+    config.pairing = "independent"
+    config.learning_rate = 0.5
+    config.momentum = 0.0
+    config.weight_decay = 5e-3
+    config.schedule = "constant"
+    config.milestones = ()
+    config.decay_factor = 0.1
+
+    config.measure_noise = True
+    config.validate_every = 1
+    return config

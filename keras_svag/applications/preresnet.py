@@ -1,0 +1,121 @@
+"""The scale-invariant pre-activation ResNet for small images."""
+
+import keras
+
+from keras_svag.applications.layers import (
+    NetworkLayers,
+    check_common,
+    check_depth,
+    check_image_shape,
+    check_normalization,
+    check_width,
+)
+
+
+def PreResNet(
+    depth,
+    input_shape,
+    num_classes,
+    normalization="batch",
+    widen_factor=1,
+    base_width=16,
+    groups=8,
+    momentum=0.9,
+    seed=None,
+    trainable_head=False,
+    name=None,
+):
+    """Builds a pre-activation ResNet, scale-invariant in its weights.
+
+    A 3x3 stem, then three stages of n = (depth - 2) / 6 basic blocks with
+    strides 1, 2, 2 and widths 1, 2, 4 times `base_width * widen_factor`, a
+    final normalization, global average pooling and a frozen linear head.
+    A block is norm, ReLU, 3x3 convolution, twice, added to its shortcut. The
+    first block of every stage has a norm and a 1x1 convolution for a
+    shortcut, the other blocks the identity: so everything that is added up
+    is homogeneous of degree 1 in the weights, and the final normalization
+    makes the logits of degree 0 ([L21], section 5). Between that
+    normalization and the pooling there is no ReLU.
+
+    Normalizations have no scale, no offset and an epsilon of 0 (1e-15 with
+    `"batch"`); convolutions have no bias. With `"batch"` the network is
+    scale-invariant in training mode, which normalizes by the batch; with
+    `"group"` in both modes; with `"none"`, or with `trainable_head=True`, it
+    is not.
+
+    With `"none"` the last convolution of each residual branch is drawn with
+    the 3n-th part of He's variance: otherwise the variance of the residual
+    stream would double with every block.
+
+    Args:
+        depth: 6n + 2, such as 8, 20 or 32.
+        input_shape: (height, width, channels), at least 4 x 4.
+        num_classes: number of logits.
+        normalization: `"batch"`, `"group"` or `"none"`.
+        widen_factor: multiplies every width.
+        base_width: channels of the stem and the first stage.
+        groups: number of groups with `"group"`.
+        momentum: of the moving statistics with `"batch"`.
+        seed: a non-negative integer for weights that are always the same,
+            or None for random ones.
+        trainable_head: whether the head is trained.
+        name: name of the model.
+
+    Returns:
+        A `keras.Model` from images of shape `(batch, *input_shape)` to logits
+        of shape `(batch, num_classes)`.
+
+    Raises:
+        TypeError: if an integer is asked for and something else than a
+            number is given.
+        ValueError: if an argument is out of its range.
+
+    References:
+        [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
+        Stochastic Differential Equations (SDEs)", NeurIPS 2021.
+    """
+    check_depth(depth)
+    check_image_shape(input_shape, num_halvings=2)
+    check_normalization(normalization)
+    check_width(normalization, base_width, widen_factor, groups)
+    check_common(num_classes, momentum, seed)
+
+    layers = NetworkLayers(normalization, groups, momentum, seed)
+    blocks = (depth - 2) // 6
+    width = base_width * widen_factor
+    gain = 1.0 / (3 * blocks) if normalization == "none" else 1.0
+
+    inputs = keras.Input(tuple(input_shape))
+    x = layers.convolution(inputs, width, 3, "stem")
+    for stage in range(3):
+        for block in range(blocks):
+            x = _block(
+                layers,
+                x,
+                filters=width * 2**stage,
+                strides=2 if stage > 0 and block == 0 else 1,
+                project=block == 0,
+                gain=gain,
+                name=f"stage{stage + 1}_block{block + 1}",
+            )
+    x = layers.norm(x, "final_norm")
+    x = keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="pool"
+    )(x)
+    outputs = layers.head(x, num_classes, trainable_head)
+    return keras.Model(inputs, outputs, name=name or f"preresnet{depth}")
+
+
+def _block(layers, x, filters, strides, project, gain, name):
+    normed = layers.norm(x, f"{name}_norm1")
+    shortcut = x
+    if project:
+        shortcut = layers.convolution(
+            normed, filters, 1, f"{name}_shortcut", strides
+        )
+    y = layers.relu(normed, f"{name}_relu1")
+    y = layers.convolution(y, filters, 3, f"{name}_conv1", strides)
+    y = layers.norm(y, f"{name}_norm2")
+    y = layers.relu(y, f"{name}_relu2")
+    y = layers.convolution(y, filters, 3, f"{name}_conv2", gain=gain)
+    return keras.layers.Add(name=f"{name}_add")([shortcut, y])

@@ -1,0 +1,120 @@
+"""The ordinary post-activation ResNet for small images."""
+
+import keras
+
+from keras_svag.applications.layers import (
+    NetworkLayers,
+    check_common,
+    check_depth,
+    check_image_shape,
+    check_normalization,
+    check_width,
+)
+
+
+def ResNet(
+    depth,
+    input_shape,
+    num_classes,
+    normalization="batch",
+    widen_factor=1,
+    base_width=16,
+    groups=8,
+    momentum=0.9,
+    seed=None,
+    trainable_head=True,
+    name=None,
+):
+    """Builds an ordinary ResNet, which is not scale-invariant.
+
+    A 3x3 stem, then three stages of n = (depth - 2) / 6 basic blocks with
+    strides 1, 2, 2 and widths 1, 2, 4 times `base_width * widen_factor`,
+    global average pooling and a linear head with a bias. A block is 3x3
+    convolution, norm, ReLU, 3x3 convolution, norm, added to its shortcut,
+    ReLU. The shortcut is the identity, or a 1x1 convolution and a norm where
+    the shape changes. Normalizations have a trainable scale and offset;
+    without them (`"none"`) convolutions have a bias instead, and the last
+    convolution of each residual branch is drawn with the 3n-th part of He's
+    variance, so that the sum over the blocks stays bounded.
+
+    Args:
+        depth: 6n + 2, such as 8, 20 or 32.
+        input_shape: (height, width, channels), at least 4 x 4.
+        num_classes: number of logits.
+        normalization: `"batch"`, `"group"` or `"none"`.
+        widen_factor: multiplies every width.
+        base_width: channels of the stem and the first stage.
+        groups: number of groups with `"group"`.
+        momentum: of the moving statistics with `"batch"`.
+        seed: a non-negative integer for weights that are always the same,
+            or None for random ones.
+        trainable_head: whether the head is trained.
+        name: name of the model.
+
+    Returns:
+        A `keras.Model` from images of shape `(batch, *input_shape)` to logits
+        of shape `(batch, num_classes)`.
+
+    Raises:
+        TypeError: if an integer is asked for and something else than a
+            number is given.
+        ValueError: if an argument is out of its range.
+
+    References:
+        He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",
+        CVPR 2016, section 4.2.
+    """
+    check_depth(depth)
+    check_image_shape(input_shape, num_halvings=2)
+    check_normalization(normalization)
+    check_width(normalization, base_width, widen_factor, groups)
+    check_common(num_classes, momentum, seed)
+
+    without_norm = normalization == "none"
+    layers = NetworkLayers(
+        normalization,
+        groups,
+        momentum,
+        seed,
+        affine=True,
+        bias=without_norm,
+    )
+    blocks = (depth - 2) // 6
+    width = base_width * widen_factor
+    gain = 1.0 / (3 * blocks) if without_norm else 1.0
+
+    inputs = keras.Input(tuple(input_shape))
+    x = layers.convolution(inputs, width, 3, "stem")
+    x = layers.norm(x, "stem_norm")
+    x = layers.relu(x, "stem_relu")
+    for stage in range(3):
+        for block in range(blocks):
+            x = _block(
+                layers,
+                x,
+                filters=width * 2**stage,
+                strides=2 if stage > 0 and block == 0 else 1,
+                gain=gain,
+                name=f"stage{stage + 1}_block{block + 1}",
+            )
+    x = keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="pool"
+    )(x)
+    outputs = layers.head(x, num_classes, trainable_head)
+    return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
+
+
+def _block(layers, x, filters, strides, gain, name):
+    shortcut = x
+    if strides > 1:
+        shortcut = layers.convolution(
+            x, filters, 1, f"{name}_shortcut", strides
+        )
+        shortcut = layers.norm(shortcut, f"{name}_shortcut_norm")
+    y = layers.convolution(x, filters, 3, f"{name}_conv1", strides)
+    y = layers.norm(y, f"{name}_norm1")
+    y = layers.relu(y, f"{name}_relu1")
+    y = layers.convolution(y, filters, 3, f"{name}_conv2", gain=gain)
+    y = layers.norm(y, f"{name}_norm2")
+    x = keras.layers.Add(name=f"{name}_add")([shortcut, y])
+    return layers.relu(x, f"{name}_relu2")

@@ -1,0 +1,107 @@
+"""VGG for small images, scale-invariant by default."""
+
+import keras
+
+from keras_svag.applications.layers import (
+    NetworkLayers,
+    check_common,
+    check_image_shape,
+    check_integer,
+    check_normalization,
+    check_width,
+)
+
+CONVOLUTIONS_PER_STAGE = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+WIDTH_MULTIPLIERS = (1, 2, 4, 8, 8)
+
+
+def VGG(
+    depth,
+    input_shape,
+    num_classes,
+    normalization="batch",
+    widen_factor=1,
+    base_width=64,
+    groups=8,
+    momentum=0.9,
+    seed=None,
+    trainable_head=False,
+    name=None,
+):
+    """Builds a VGG network with one linear layer for a head.
+
+    Five stages of 3x3 convolution, norm, ReLU, each ended by 2x2 average
+    pooling, with widths 1, 2, 4, 8, 8 times `base_width * widen_factor`;
+    then global average pooling and a frozen linear head. Normalizations have
+    no scale, no offset and an epsilon of 0 (1e-15 with `"batch"`), and
+    convolutions no bias, so the logits do not change when all trainable
+    weights are scaled together ([L21], section 5): with `"batch"` in training
+    mode, with `"group"` in both modes. With `"none"`, where convolutions have
+    a bias, or with `trainable_head=True` the network is not scale-invariant.
+
+    Args:
+        depth: 11, 13, 16 or 19; as usual it counts three fully connected
+            layers, of which only the head is here.
+        input_shape: (height, width, channels), at least 32 x 32.
+        num_classes: number of logits.
+        normalization: `"batch"`, `"group"` or `"none"`.
+        widen_factor: multiplies every width.
+        base_width: channels of the first stage.
+        groups: number of groups with `"group"`.
+        momentum: of the moving statistics with `"batch"`.
+        seed: a non-negative integer for weights that are always the same,
+            or None for random ones.
+        trainable_head: whether the head is trained.
+        name: name of the model.
+
+    Returns:
+        A `keras.Model` from images of shape `(batch, *input_shape)` to logits
+        of shape `(batch, num_classes)`.
+
+    Raises:
+        TypeError: if an integer is asked for and something else than a
+            number is given.
+        ValueError: if an argument is out of its range.
+
+    References:
+        Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale
+        Image Recognition", ICLR 2015, table 1, A, B, D and E.
+        [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
+        Stochastic Differential Equations (SDEs)", NeurIPS 2021.
+    """
+    check_integer("depth", depth, 11)
+    if depth not in CONVOLUTIONS_PER_STAGE:
+        raise ValueError(
+            f"depth must be one of 11, 13, 16, 19, but {depth} was given."
+        )
+    check_image_shape(input_shape, num_halvings=len(WIDTH_MULTIPLIERS))
+    check_normalization(normalization)
+    check_width(normalization, base_width, widen_factor, groups)
+    check_common(num_classes, momentum, seed)
+
+    layers = NetworkLayers(
+        normalization, groups, momentum, seed, bias=normalization == "none"
+    )
+    stages = zip(CONVOLUTIONS_PER_STAGE[depth], WIDTH_MULTIPLIERS, strict=True)
+
+    x = inputs = keras.Input(tuple(input_shape))
+    for stage, (convolutions, multiplier) in enumerate(stages, start=1):
+        filters = base_width * widen_factor * multiplier
+        for index in range(1, convolutions + 1):
+            name_of = f"stage{stage}_{{}}{index}".format
+            x = layers.convolution(x, filters, 3, name_of("conv"))
+            x = layers.norm(x, name_of("norm"))
+            x = layers.relu(x, name_of("relu"))
+        x = keras.layers.AveragePooling2D(
+            2, data_format="channels_last", name=f"stage{stage}_pool"
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="pool"
+    )(x)
+    outputs = layers.head(x, num_classes, trainable_head)
+    return keras.Model(inputs, outputs, name=name or f"vgg{depth}")

@@ -1,0 +1,55 @@
+import math
+
+import keras
+from keras import ops
+
+
+class TrainingClock(keras.callbacks.Callback):
+    """Adds SGD's clock to the logs of each epoch.
+
+    `learning_rate` is that of the epoch's first step. With `SVAG` there are
+    also `effective_step` (SGD steps done) and `continuous_time` (of the SDE).
+    Put it before the callbacks that read the logs.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        rate = self._optimizer.learning_rate
+        self._learning_rate = float(ops.convert_to_numpy(rate))
+
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = self._optimizer
+        logs["learning_rate"] = self._learning_rate
+        if hasattr(optimizer, "continuous_time"):
+            logs["effective_step"] = optimizer.effective_iterations
+            logs["continuous_time"] = float(
+                ops.convert_to_numpy(optimizer.continuous_time)
+            )
+
+    @property
+    def _optimizer(self):
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+class StopAtNonFiniteLoss(keras.callbacks.Callback):
+    """Stops training at the first step whose loss is not finite.
+
+    Attributes:
+        step: that step's number, counted from 1 over all epochs, or `None`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.step = None
+        self._steps_before = 0
+        self._steps_in_epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._steps_before += self._steps_in_epoch
+        self._steps_in_epoch = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps_in_epoch = batch + 1
+        if not math.isfinite(logs["loss"]):
+            self.step = self._steps_before + self._steps_in_epoch
+            self.model.stop_training = True

@@ -1,0 +1,115 @@
+"""C-closeness of two runs at equilibrium, with an interval."""
+
+import dataclasses
+import math
+import statistics
+
+from keras_svag.fieller import fieller_interval, student_t_quantile
+
+_STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
+
+
+@dataclasses.dataclass(frozen=True)
+class EquilibriumStatistics:
+    """Averages of R, G and N over a window at equilibrium.
+
+    Attributes:
+        weight_sq_norm, grad_sq_norm, noise_trace: R, G, and N at the run's own
+            batch size.
+        weight_sq_norm_se, grad_sq_norm_se, noise_trace_se: Their standard
+            errors; 0 for exact values.
+        count: Observations behind them; None takes the errors as known.
+    """
+
+    weight_sq_norm: float
+    grad_sq_norm: float
+    noise_trace: float
+    weight_sq_norm_se: float = 0.0
+    grad_sq_norm_se: float = 0.0
+    noise_trace_se: float = 0.0
+    count: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Closeness:
+    """How close two runs are: C, its interval, and the ratios behind it.
+
+    Attributes:
+        value: The least C for which the runs are C-close, at least 1.
+        low, high: Confidence interval of `value`.
+        ratios: `{statistic: (ratio, low, high)}`, second run over first.
+    """
+
+    value: float
+    low: float
+    high: float
+    ratios: dict[str, tuple[float, float, float]]
+
+
+def c_closeness(first, second, kappa=1.0, level=0.95):
+    """The least C for which two equilibria are C-close ([L21], section 5).
+
+    Args:
+        first: `EquilibriumStatistics` of the baseline, at B and η.
+        second: Those of the other run, at κB and κη. Its N is multiplied by κ
+            to state both at the same batch size.
+        kappa: κ, above 0; 1 compares N as given.
+        level: Level of the interval. Each of the three ratios gets a third of
+            the remaining error (Bonferroni), so it covers at least `level`.
+
+    Returns:
+        A `Closeness`.
+
+    Raises:
+        ValueError: If `kappa` or `level` is out of range, or R or N of a run
+            is not positive.
+    """
+    if not 0 < level < 1:
+        raise ValueError(
+            f"level must lie strictly between 0 and 1, got {level!r}."
+        )
+    if not 0 < kappa < math.inf:
+        raise ValueError(
+            f"kappa must be a finite number above 0, got {kappa!r}."
+        )
+    for name in ("weight_sq_norm", "noise_trace"):
+        for run in (first, second):
+            if not 0 < getattr(run, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be a finite number above 0 in both runs, "
+                    f"got {getattr(run, name)!r}."
+                )
+    quantile = _quantile(1 - (1 - level) / 3, first.count, second.count)
+    ratios = {}
+    for name in _STATISTICS:
+        scale = kappa if name == "noise_trace" else 1.0
+        ours, theirs = getattr(first, name), scale * getattr(second, name)
+        low, high = fieller_interval(
+            theirs,
+            ours,
+            (scale * getattr(second, f"{name}_se")) ** 2,
+            0.0,
+            getattr(first, f"{name}_se") ** 2,
+            quantile,
+        )
+        ratio = theirs / ours if ours > 0 and theirs > 0 else math.nan
+        ratios[name] = ratio, low, high
+    distances = [_distance(*ratio) for ratio in ratios.values()]
+    values, lows, highs = zip(*distances, strict=True)
+    return Closeness(max(values), max(lows), max(highs), ratios)
+
+
+def _quantile(level, *counts):
+    known = [count for count in counts if count is not None]
+    if known:
+        return student_t_quantile(level, max(min(known) - 1, 1))
+    return statistics.NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _distance(ratio, low, high):
+    """max(r, 1/r), and the range of it over low <= r <= high."""
+    # A G that is not positive leaves nothing to be close to.
+    value = max(ratio, 1 / ratio) if ratio > 0 else math.inf
+    farthest = max(high, 1 / low if low > 0 else math.inf)
+    nearest = max(low, 1 / high if high > 0 else math.inf, 1.0)
+    return value, nearest, farthest

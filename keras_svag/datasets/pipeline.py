@@ -1,0 +1,242 @@
+"""Batches of an in-memory data set, as a pure function of (seed, step)."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_svag.datasets.sampling import (
+    check_sampling,
+    check_seed,
+    check_sub_batch_size,
+    stream_seed,
+    sub_batch_indices,
+)
+
+
+def training_batches(
+    images,
+    labels,
+    *,
+    sub_batch_size,
+    sub_batches_per_step,
+    sampling,
+    seed,
+    preprocess,
+    start_step=0,
+    augmentation=None,
+    sub_batches_per_epoch=None,
+):
+    """Endless training batches that can be resumed at any step.
+
+    Step k of the data set holds sub-batch k if `sub_batches_per_step` is 1,
+    and sub-batches 2k and 2k + 1 with interleaved rows a0 b0 a1 b1 … if it is
+    2, so that contiguous sharding over replicas keeps pairs together. Two
+    consecutive steps of the first form hold the rows of one step of the
+    second, augmentation included; with `"shuffle"` this needs the same
+    `sub_batches_per_epoch` in both.
+
+    A step depends on `seed` and its number alone: a run that is resumed with
+    `start_step=k` sees what the uninterrupted one would have seen. TensorFlow's
+    global random state is neither read nor changed.
+
+    Args:
+        images: array of shape `(n, height, width, channels)`.
+        labels: integer array of shape `(n,)`.
+        sub_batch_size: integer, examples in a sub-batch.
+        sub_batches_per_step: 1 or 2.
+        sampling: `"with_replacement"`, `"without_replacement"` or
+            `"shuffle"`.
+        seed: integer.
+        preprocess: function from raw image batches to model inputs, such as
+            `standardization(…)`; its result is cast to float32.
+        start_step: integer >= 0, the number of the first step.
+        augmentation: None, or a function `(images, seed) -> images` of the raw
+            images of one sub-batch and a stateless seed of shape `(2,)`.
+        sub_batches_per_epoch: integer, for `"shuffle"` only; default: those of
+            as many whole steps as fit.
+
+    Returns:
+        An infinite `tf.data.Dataset` of `(x, y)`: float32 images and int32
+        labels with `sub_batch_size * sub_batches_per_step` rows, of static
+        shape.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    num_examples = _check_lengths(images, labels)
+    check_sampling(sampling)
+    check_seed(seed)
+    check_sub_batch_size(sub_batch_size, num_examples)
+    if sub_batches_per_step not in (1, 2):
+        raise ValueError(
+            "`sub_batches_per_step` must be 1 or 2; received: "
+            f"{sub_batches_per_step!r}."
+        )
+    if start_step < 0:
+        raise ValueError(
+            f"`start_step` must be at least 0; received: {start_step}."
+        )
+    if sampling == "shuffle":
+        sub_batches_per_epoch = _check_epoch(
+            sub_batches_per_epoch,
+            sub_batches_per_step,
+            sub_batch_size,
+            num_examples,
+        )
+    images = tf.constant(images)
+    labels = tf.constant(labels, tf.int32)
+
+    def draw(index, size, per_epoch=None):
+        return sub_batch_indices(
+            sampling, seed, index, num_examples, size, per_epoch
+        )
+
+    def rows_by_sub_batch(step):
+        if sampling == "shuffle":
+            # A step is one piece of the permutation, which is then made once.
+            rows = draw(
+                step,
+                sub_batch_size * sub_batches_per_step,
+                sub_batches_per_epoch // sub_batches_per_step,
+            )
+            return tf.split(rows, sub_batches_per_step)
+        first = step * sub_batches_per_step
+        return [
+            draw(first + offset, sub_batch_size)
+            for offset in range(sub_batches_per_step)
+        ]
+
+    def batch(step):
+        xs, ys = [], []
+        for offset, rows in enumerate(rows_by_sub_batch(step)):
+            x = tf.gather(images, rows)
+            if augmentation is not None:
+                index = step * sub_batches_per_step + offset
+                x = augmentation(x, stream_seed(seed, "augmentation", index))
+            xs.append(x)
+            ys.append(tf.gather(labels, rows))
+        x = preprocess(_interleave(xs))
+        return tf.cast(x, tf.float32), _interleave(ys)
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    batches = steps.map(
+        batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    return _without_file_sharding(batches.prefetch(tf.data.AUTOTUNE))
+
+
+def evaluation_batches(images, labels, batch_size, preprocess):
+    """All examples once, in order, in batches; the last may be shorter.
+
+    Args:
+        images: array of shape `(n, height, width, channels)`.
+        labels: integer array of shape `(n,)`.
+        batch_size: integer >= 1.
+        preprocess: as in `training_batches`.
+
+    Returns:
+        A finite `tf.data.Dataset` of `(x, y)`: float32 images and int32
+        labels.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    _check_lengths(images, labels)
+    if batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be at least 1; received: {batch_size}."
+        )
+    examples = tf.data.Dataset.from_tensor_slices(
+        (images, np.asarray(labels, np.int32))
+    )
+    batches = examples.batch(batch_size).map(
+        lambda x, y: (tf.cast(preprocess(x), tf.float32), y),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return _without_file_sharding(batches.prefetch(tf.data.AUTOTUNE))
+
+
+def standardization(mean, std, max_value):
+    """Returns the function `images -> (images / max_value - mean) / std`.
+
+    Args:
+        mean: one number per channel, after division by `max_value`.
+        std: one positive number per channel, likewise.
+        max_value: number, the largest raw pixel value.
+
+    Returns:
+        A function from images of shape `(batch, height, width, channels)` to
+        float32 tensors of the same shape.
+
+    Raises:
+        ValueError: if a standard deviation is not positive.
+    """
+    mean = np.asarray(mean, np.float32)
+    std = np.asarray(std, np.float32)
+    if not np.all(std > 0):
+        raise ValueError(
+            "`std` must be positive in every channel; received: "
+            f"{std.tolist()}."
+        )
+
+    def standardize(images):
+        # Broadcasting over rows of pixels instead of over single pixels is
+        # three times as fast, with the same result.
+        width, channels = images.shape[-2:]
+        rows = tf.reshape(images, (-1, width * channels))
+        rows = tf.cast(rows, tf.float32) / max_value
+        rows = (rows - np.tile(mean, width)) / np.tile(std, width)
+        return tf.ensure_shape(tf.reshape(rows, tf.shape(images)), images.shape)
+
+    return standardize
+
+
+def _interleave(parts):
+    rows = len(parts) * parts[0].shape[0]
+    return tf.reshape(tf.stack(parts, axis=1), (rows, *parts[0].shape[1:]))
+
+
+def _without_file_sharding(dataset):
+    # There are no files to shard by. DATA shards rows among workers, each of
+    # which makes the same batches.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return dataset.with_options(options)
+
+
+def _check_lengths(images, labels):
+    if len(images) != len(labels) or len(images) == 0:
+        raise ValueError(
+            "`images` and `labels` must have the same length >= 1; received: "
+            f"{len(images)} and {len(labels)}."
+        )
+    return len(images)
+
+
+def _check_epoch(
+    sub_batches_per_epoch, sub_batches_per_step, sub_batch_size, num_examples
+):
+    rows = sub_batch_size * sub_batches_per_step
+    whole_steps = num_examples // rows
+    if whole_steps == 0:
+        raise ValueError(
+            f"A step of {sub_batches_per_step} × {sub_batch_size} = {rows} "
+            f"examples (`sub_batches_per_step` × `sub_batch_size`) does not "
+            f"fit in one epoch of the {num_examples} examples that "
+            '`sampling="shuffle"` draws from: use a smaller `sub_batch_size` '
+            "or another sampling."
+        )
+    if sub_batches_per_epoch is None:
+        return whole_steps * sub_batches_per_step
+    if sub_batches_per_epoch % sub_batches_per_step or not (
+        1 <= sub_batches_per_epoch <= num_examples // sub_batch_size
+    ):
+        raise ValueError(
+            "`sub_batches_per_epoch` must be a positive multiple of "
+            f"`sub_batches_per_step`, {sub_batches_per_step}, and at most "
+            f"{num_examples // sub_batch_size}; received: "
+            f"{sub_batches_per_epoch}."
+        )
+    return sub_batches_per_epoch

@@ -1,0 +1,298 @@
+"""`NoiseEstimate`: gradient noise with error bars."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_svag.fieller import fieller_interval, student_t_quantile
+from keras_svag.observations import (
+    SAMPLING_MODES,
+    PairSums,
+    mean_and_covariance,
+    probe_mean_and_covariance,
+    sampling_correction,
+)
+from keras_svag.wording import (
+    describe_noise_to_signal,
+    noise_scale_warning,
+    plain_values,
+)
+
+__all__ = ["SAMPLING_MODES", "NoiseEstimate", "PairSums", "sampling_correction"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseEstimate:
+    """Squared gradient norm G and noise trace N, with standard errors.
+
+    G = |∇L|² (weight decay excluded) and N = Tr Σ at `batch_size` are averaged
+    apart and then divided: never clamped, and no ratios are averaged, because
+    a single step's estimate of G is often negative.
+
+    The errors of different observations are taken as uncorrelated, which holds
+    for batches drawn anew at every step: the estimate is then of the averages
+    of G and N over the steps, and drifting weights only widen the interval.
+
+    Attributes:
+        grad_sq_norm: G, squared gradient units.
+        noise_trace: N at `batch_size`, squared gradient units.
+        grad_sq_norm_se, noise_trace_se: Standard errors of the two means, NaN
+            for fewer than 2 observations.
+        covariance: Covariance of the two means.
+        count: Number of observations behind the means.
+        batch_size: Batch size B at which N is stated.
+        num_skipped: Non-finite observations, left out of everything else.
+        per_layer: The same by variable name, or None.
+        sampling: How batches were drawn, one of `SAMPLING_MODES`, or None.
+        num_examples: Size n of the data set, or None.
+        corrected_for_sampling: Whether the bias of `sampling` is removed.
+    """
+
+    grad_sq_norm: float
+    noise_trace: float
+    grad_sq_norm_se: float
+    noise_trace_se: float
+    covariance: float
+    count: int
+    batch_size: int | None = None
+    num_skipped: int = 0
+    per_layer: "dict[str, NoiseEstimate] | None" = None
+    sampling: str | None = None
+    num_examples: int | None = None
+    corrected_for_sampling: bool = False
+
+    @classmethod
+    def from_sums(
+        cls,
+        count,
+        sum_g,
+        sum_n,
+        sum_gg,
+        sum_gn,
+        sum_nn,
+        num_skipped=0,
+        **fields,
+    ):
+        """Builds the estimate from float64 sums over steps and replicas.
+
+        Nothing is corrected for sampling yet: `corrected` does that.
+        `from_sums(**sums.to_dict(), ...)` takes a `PairSums`.
+
+        Args:
+            count: Number of (finite) observations.
+            sum_g, sum_n, sum_gg, sum_gn, sum_nn: Sums of G_hat, N_hat (at
+                `batch_size`) and of their products.
+            num_skipped: Non-finite observations.
+            **fields: `batch_size`, `sampling`, `num_examples`, `per_layer`.
+
+        Raises:
+            ValueError: If `count` is negative.
+        """
+        if not count >= 0:
+            raise ValueError(f"count must be at least 0, got {count!r}.")
+        if count:
+            sums = PairSums(count, sum_g, sum_n, sum_gg, sum_gn, sum_nn)
+            moments = mean_and_covariance(sums)
+        else:
+            moments = np.full(2, math.nan), np.full((2, 2), math.nan)
+        return cls(
+            **_moment_fields(*moments),
+            count=int(count),
+            num_skipped=int(num_skipped),
+            **fields,
+        )
+
+    @classmethod
+    def from_probe(
+        cls,
+        sq_norms,
+        mean_dots,
+        *,
+        probe_batch_size,
+        batch_size=None,
+        dot_sq_sum=None,
+        sampling="with_replacement",
+        num_examples=None,
+        **fields,
+    ):
+        """Builds the estimate from the gradients of K batches at fixed weights.
+
+        Corrected for the sampling. Standard errors are the jackknife's over
+        batches: see `keras_svag.observations.probe_mean_and_covariance`. With
+        disjoint batches that use up much of the data they are too large.
+
+        Args:
+            sq_norms: |g_k|² of each batch, shape (K,), K >= 2.
+            mean_dots: ⟨g_k, mean gradient⟩ of each batch, shape (K,).
+            probe_batch_size: Examples in each of the K batches.
+            batch_size: B at which N is stated; `probe_batch_size` if None.
+            dot_sq_sum: Optional sum of ⟨g_j, g_k⟩² over ordered pairs j ≠ k:
+                sharper standard errors from 20 batches on.
+            sampling: One of `SAMPLING_MODES`; `shuffle` means disjoint batches.
+            num_examples: Size of the data set, for the correction.
+            **fields: `num_skipped`, `per_layer` (finished estimates).
+
+        Raises:
+            ValueError: If there are fewer than 2 batches, or the sampling or
+                a size is no valid one.
+        """
+        means, covariance = probe_mean_and_covariance(
+            sq_norms, mean_dots, dot_sq_sum
+        )
+        if batch_size is None:
+            batch_size = probe_batch_size
+        scale = np.array([1.0, probe_batch_size / batch_size])
+        raw = cls(
+            **_moment_fields(
+                scale * means, np.outer(scale, scale) * covariance
+            ),
+            count=len(sq_norms),
+            batch_size=batch_size,
+            sampling=sampling,
+            num_examples=num_examples,
+            **fields,
+        )
+        return raw.corrected(
+            sampling_correction(
+                sampling, num_examples, batch_size, probe_batch_size
+            )
+        )
+
+    def corrected(self, matrix):
+        """The estimate after a linear map of (G, N), layers included.
+
+        Layers that are corrected already are left as they are.
+
+        Args:
+            matrix: What `sampling_correction` returns.
+        """
+        matrix = np.asarray(matrix, np.float64)
+        means = matrix @ [self.grad_sq_norm, self.noise_trace]
+        covariance = matrix @ _covariance_matrix(self) @ matrix.T
+        # A shuffled data set of unknown size cannot be corrected.
+        sizes_known = None not in (
+            self.sampling,
+            self.num_examples,
+            self.batch_size,
+        )
+        return dataclasses.replace(
+            self,
+            **_moment_fields(means, covariance),
+            per_layer=self.per_layer
+            and {
+                name: layer
+                if layer.corrected_for_sampling
+                else layer.corrected(matrix)
+                for name, layer in self.per_layer.items()
+            },
+            corrected_for_sampling=sizes_known
+            or self.sampling == "with_replacement",
+        )
+
+    @property
+    def noise_to_signal(self):
+        """N / G, a ratio of averages; negative if G is, NaN if both are 0."""
+        if self.grad_sq_norm:
+            return self.noise_trace / self.grad_sq_norm
+        return math.inf if self.noise_trace > 0 else math.nan
+
+    @property
+    def noise_to_signal_se(self):
+        """Delta-method standard error of N / G; NaN unless G is positive.
+
+        For stopping rules and tables. Intervals never use it: with 20 pairs
+        at N / G = 100 it covers the truth about half of the time.
+        """
+        if not (self.grad_sq_norm > 0 and self._has_errors):
+            return math.nan
+        gradient = np.array([-self.noise_to_signal, 1.0]) / self.grad_sq_norm
+        variance = gradient @ _covariance_matrix(self) @ gradient
+        return math.sqrt(max(variance, 0.0))
+
+    @property
+    def noise_scale(self):
+        """Gradient noise scale B N / G in examples [McC18]; None without B."""
+        if self.batch_size is None:
+            return None
+        return self.batch_size * self.noise_to_signal
+
+    def interval(self, level=0.95):
+        """Confidence set for N / G by Fieller's method, t with count - 1 dof.
+
+        Args:
+            level: Two-sided level; each side errs with half of the rest.
+
+        Returns:
+            `(low, high)`. `high` is infinite where G is not told apart from
+            0; `(0, inf)`, which says nothing, where N is not either, where G
+            is significantly negative, or with fewer than 2 observations (3
+            batches of a probe).
+
+        Raises:
+            ValueError: If `level` is not strictly between 0 and 1.
+        """
+        quantile = student_t_quantile(level, max(self.count - 1, 1))
+        if not self._has_errors:
+            return 0.0, math.inf
+        return fieller_interval(
+            self.noise_trace,
+            self.grad_sq_norm,
+            self.noise_trace_se**2,
+            self.covariance,
+            self.grad_sq_norm_se**2,
+            quantile,
+        )
+
+    def grad_sq_norm_sign(self, level=0.95):
+        """What the observations say about the sign of G.
+
+        Returns:
+            `"positive"`, `"not told apart from 0"`, `"negative"` (which no
+            true G is: the batches were not drawn independently), or
+            `"unknown"` with too few observations.
+        """
+        quantile = student_t_quantile(level, max(self.count - 1, 1))
+        if not self._has_errors:
+            return "unknown"
+        if abs(self.grad_sq_norm) <= quantile * self.grad_sq_norm_se:
+            return "not told apart from 0"
+        return "positive" if self.grad_sq_norm > 0 else "negative"
+
+    @property
+    def _has_errors(self):
+        return self.count > 1 and not math.isnan(self.grad_sq_norm_se)
+
+    @property
+    def noise_scale_warning(self):
+        """A sentence where shuffling biases the reading, else None."""
+        return noise_scale_warning(self)
+
+    def describe(self, level=0.95):
+        """N / G with its interval in words, such as `N/G = 41 [33, 55]`."""
+        return describe_noise_to_signal(self, level)
+
+    def to_dict(self):
+        """Everything as plain values for strict JSON.
+
+        Numbers that are not finite become None: `noise_to_signal_high` is None
+        where the interval is unbounded.
+        """
+        return plain_values(self)
+
+
+def _moment_fields(means, covariance):
+    # A linear map can round a variance of 0 to just below it; NaN stays NaN.
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return {
+        "grad_sq_norm": float(means[0]),
+        "noise_trace": float(means[1]),
+        "grad_sq_norm_se": float(errors[0]),
+        "noise_trace_se": float(errors[1]),
+        "covariance": float(covariance[0, 1]),
+    }
+
+
+def _covariance_matrix(estimate):
+    g, n = estimate.grad_sq_norm_se, estimate.noise_trace_se
+    return np.array([[g**2, estimate.covariance], [estimate.covariance, n**2]])

@@ -1,0 +1,159 @@
+"""The linear and the square-root scaling rule.
+
+References:
+- [G17] Goyal et al., Accurate, Large Minibatch SGD, 2017, arXiv 1706.02677.
+- [M22] Malladi, Lyu, Panigrahi, Arora, On the SDEs and Scaling Rules for
+  Adaptive Gradient Algorithms, NeurIPS 2022, arXiv 2205.10287.
+"""
+
+import math
+
+
+def linear_scaling_rule(
+    learning_rate, kappa, weight_decay=0.0, batch_size=None, steps=None
+):
+    """Hyperparameters of SGD at batch size κB by the linear scaling rule [G17].
+
+    The learning rate grows with the batch; weight decay stays; the steps
+    shrink, so that the number of epochs stays.
+
+    Args:
+        learning_rate, weight_decay: η and λ at the baseline.
+        kappa: Factor on the batch size, above 0.
+        batch_size: B of the baseline, or None.
+        steps: Steps of the baseline, or None.
+
+    Returns:
+        A dict with `learning_rate`, `weight_decay`, and `batch_size` and
+        `steps` where given.
+
+    Raises:
+        ValueError: If an argument is out of range, κB is no whole number, or
+            κηλ >= 2, with which the weights diverge.
+    """
+    kappa = checked_positive("kappa", kappa)
+    decay = decay_per_step(learning_rate, weight_decay)
+    decay_ratio(kappa, decay)
+    return {
+        "learning_rate": kappa * learning_rate,
+        "weight_decay": weight_decay,
+    } | _scaled_sizes(kappa, batch_size, steps)
+
+
+def square_root_scaling_rule(
+    learning_rate,
+    kappa,
+    beta_1=None,
+    beta_2=None,
+    rho=None,
+    epsilon=None,
+    weight_decay=None,
+    decoupled=True,
+    batch_size=None,
+    steps=None,
+):
+    """Hyperparameters of Adam or RMSprop at batch size κB [M22].
+
+    η√κ, 1 - κ (1 - β), ε/√κ, and decoupled weight decay λ√κ; decay that is
+    added to the gradient stays; the steps shrink with κ.
+
+    Args:
+        learning_rate: η at the baseline.
+        kappa: Factor on the batch size, above 0.
+        beta_1, beta_2, rho: Averaging factors in [0, 1) (`rho` is RMSprop's),
+            or None.
+        epsilon: ε, or None.
+        weight_decay: λ, or None.
+        decoupled: Whether the decay acts on the weights times the learning
+            rate, as AdamW's and Keras's `weight_decay` does.
+        batch_size: B of the baseline, or None.
+        steps: Steps of the baseline, or None.
+
+    Returns:
+        A dict with `learning_rate` and every other hyperparameter given.
+
+    Raises:
+        ValueError: If an argument is out of range, κB is no whole number, or
+            κ (1 - β) >= 1, with which nothing would be averaged.
+    """
+    kappa = checked_positive("kappa", kappa)
+    checked_nonnegative("learning_rate", learning_rate)
+    root = math.sqrt(kappa)
+    scaled = {"learning_rate": root * learning_rate}
+    for name, beta in (("beta_1", beta_1), ("beta_2", beta_2), ("rho", rho)):
+        if beta is None:
+            continue
+        if not 0 <= beta < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {beta!r}.")
+        if kappa * (1 - beta) >= 1:
+            raise ValueError(
+                f"kappa * (1 - {name}) must be below 1, got kappa = {kappa!r} "
+                f"with {name} = {beta!r}: keep kappa below "
+                f"{1 / (1 - beta):.4g}."
+            )
+        scaled[name] = 1 - kappa * (1 - beta)
+    if epsilon is not None:
+        scaled["epsilon"] = checked_nonnegative("epsilon", epsilon) / root
+    if weight_decay is not None:
+        checked_nonnegative("weight_decay", weight_decay)
+        scaled["weight_decay"] = weight_decay * (root if decoupled else 1)
+    return scaled | _scaled_sizes(kappa, batch_size, steps)
+
+
+def _scaled_sizes(kappa, batch_size, steps):
+    scaled = {}
+    if batch_size is not None:
+        exact = kappa * checked_positive("batch_size", batch_size)
+        if round(exact) < 1 or abs(exact - round(exact)) > 1e-6:
+            raise ValueError(
+                f"kappa * batch_size must be a whole number, got {exact!r}: "
+                f"take kappa = {max(round(exact), 1)} / {batch_size}."
+            )
+        scaled["batch_size"] = round(exact)
+    if steps is not None:
+        scaled["steps"] = round(checked_nonnegative("steps", steps) / kappa)
+    return scaled
+
+
+def checked_positive(name, value):
+    """`value`, if it is a finite number above 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"{name} must be a finite number above 0, got {value!r}."
+        )
+    return value
+
+
+def checked_nonnegative(name, value):
+    """`value`, if it is a finite number of at least 0."""
+    if not 0 <= value < math.inf:
+        raise ValueError(
+            f"{name} must be a finite number of at least 0, got {value!r}."
+        )
+    return value
+
+
+def decay_per_step(learning_rate, weight_decay):
+    """u = ηλ, 0 where either is not known."""
+    if learning_rate is not None:
+        checked_nonnegative("learning_rate", learning_rate)
+    if weight_decay is not None:
+        checked_nonnegative("weight_decay", weight_decay)
+    decay = (learning_rate or 0.0) * (weight_decay or 0.0)
+    if decay >= 2:
+        raise ValueError(
+            "learning_rate * weight_decay must be below 2, got "
+            f"{learning_rate!r} * {weight_decay!r}: the weights would diverge."
+        )
+    return decay
+
+
+def decay_ratio(kappa, decay):
+    """ρ = (2 - κu) / (2 - u)."""
+    if kappa * decay >= 2:
+        raise ValueError(
+            "kappa * learning_rate * weight_decay must be below 2, got kappa "
+            f"= {kappa!r} with learning_rate * weight_decay = {decay!r}: keep "
+            f"kappa below {2 / decay:.4g}."
+        )
+    return (2 - kappa * decay) / (2 - decay)

@@ -1,0 +1,94 @@
+import json
+import os
+import shutil
+
+from keras_svag.version import __version__
+
+
+class WorkDir:
+    """The directory of one run: its configuration, its results.
+
+    Nothing is written before `begin`. `results.json` is written last: a run
+    that has it is finished.
+
+    Args:
+        path: the directory.
+        config: dict of JSON values, the run's configuration.
+
+    Raises:
+        ValueError: if the directory holds a run of another configuration.
+    """
+
+    def __init__(self, path, config):
+        self.path = path
+        self._config = json.loads(
+            json.dumps({**config, "version": __version__})
+        )
+        self._refuse_other_run()
+
+    def begin(self):
+        """Makes the directory and writes `config.json`.
+
+        What an unfinished run left there of its events is removed.
+
+        Raises:
+            ValueError: if the directory cannot be written.
+        """
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            self._write_json("config.json", self._config)
+        except OSError as error:
+            raise ValueError(
+                f"The working directory {self.path!r} cannot be written "
+                f"({error.strerror}); give another --workdir."
+            ) from error
+        for name in ("train", "validation"):
+            shutil.rmtree(self.file(name), ignore_errors=True)
+
+    def file(self, name):
+        """Path of a file in the directory."""
+        return os.path.join(self.path, name)
+
+    @property
+    def results(self):
+        """Results of the finished run, a dict, or `None`."""
+        return self._read_json("results.json")
+
+    @results.setter
+    def results(self, results):
+        self._write_json("results.json", results)
+
+    def _refuse_other_run(self):
+        other = self._read_json("config.json")
+        if other is None:
+            return
+        differing = sorted(
+            key
+            for key in {*self._config, *other} - {"version"}
+            if self._config.get(key) != other.get(key)
+        )
+        if differing:
+            raise ValueError(
+                f"The working directory {self.path!r} holds a run with another "
+                f"configuration (it differs in {', '.join(differing)}); give "
+                "another --workdir, or remove it."
+            )
+
+    def _read_json(self, name):
+        try:
+            with open(self.file(name), encoding="utf-8") as file:
+                return json.load(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise ValueError(
+                f"{self.file(name)} is no valid JSON ({error}); remove it."
+            ) from error
+
+    def _write_json(self, name, value):
+        # Written whole or not at all.
+        partial = self.file(f".{name}.partial")
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+        os.replace(partial, self.file(name))

@@ -1,0 +1,61 @@
+"""Package metadata; the version's one place is keras_svag/version.py."""
+
+import runpy
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+README = ROOT / "README.md"
+
+setup(
+    name="keras-svag",
+    # The file is run by itself: importing the package would need TensorFlow.
+    version=runpy.run_path(str(ROOT / "keras_svag" / "version.py"))[
+        "__version__"
+    ],
+    description=(
+        "SVAG for Keras: simulate SGD's SDE, measure gradient noise, and"
+        " test the linear scaling rule"
+    ),
+    long_description=README.read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["keras_svag", "keras_svag.*"]),
+    install_requires=[
+        # Training runs on it. The optimizer and the model override hooks of
+        # Keras that are not promised to stay, so both lower bounds are the
+        # oldest releases on which the tests have run.
+        "tensorflow>=2.21",
+        "keras>=3.15",
+        # Builds and reads the embedded digits, CIFAR, SVHN and MNIST.
+        "tensorflow-datasets>=4.9.10",
+        # tensorflow-datasets imports it without requiring it.
+        "importlib_resources",
+        # Reads what the training script logs; TensorFlow leaves it out.
+        "tensorboard",
+        # Flags of the training script.
+        "absl-py",
+        # Training configurations.
+        "ml-collections",
+        # Ships the optical digits, the data set that needs no network.
+        "scikit-learn",
+        # The theory and the error bars, which need no TensorFlow.
+        "numpy",
+    ],
+    extras_require={
+        "test": [
+            "pytest",
+            # Properties tested over generated arguments.
+            "hypothesis",
+            # `make lint`.
+            "ruff",
+            # The packaging test builds a wheel without a network.
+            "setuptools",
+            "wheel",
+        ],
+    },
+    # The usual build/ is the BUILD file where file names ignore case.
+    options={"build": {"build_base": ".build"}},
+)

@@ -1,0 +1,284 @@
+"""Trains a network by SVAG or another optimizer and measures its noise.
+
+    python train.py --config=configs/digits.py --workdir=runs/digits
+
+Every number of the configuration can be overridden, `--config.ell=8`. The
+working directory gets config.json, history.csv, TensorBoard's events, the
+trained model.keras and results.json.
+"""
+
+import functools
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import tensorflow as tf
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from keras_svag import SVAG, SVAGModel, applications, datasets
+from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
+from keras_svag.schedules import learning_rate_schedule
+from keras_svag.simulation import Simulation
+from keras_svag.workdir import WorkDir
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/digits.py", "Configuration file.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory that the run is written to.", required=True
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Directory of the prepared TensorFlow Datasets."
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "none",
+    ["none", "mirrored"],
+    "mirrored: data-parallel over this machine's GPUs or virtual CPUs.",
+)
+_VIRTUAL_DEVICES = flags.DEFINE_integer(
+    "virtual_devices", None, "Number of virtual CPUs to mirror over."
+)
+
+NETWORKS = {
+    "scale_invariant_mlp": applications.ScaleInvariantMLP,
+    "pre_resnet": applications.PreResNet,
+    "resnet": applications.ResNet,
+    "vgg": applications.VGG,
+}
+
+
+def make_strategy(name, virtual_devices):
+    if virtual_devices is not None:
+        if name != "mirrored" or virtual_devices < 1:
+            raise ValueError(
+                "--virtual_devices must be at least 1 and needs "
+                f"--strategy=mirrored, got {virtual_devices} with "
+                f"--strategy={name}."
+            )
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * virtual_devices,
+        )
+    if name == "none":
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy(
+        virtual_devices and [f"CPU:{i}" for i in range(virtual_devices)]
+    )
+
+
+def make_simulation(config, num_examples):
+    is_svag = config.optimizer == "svag"
+    if config.ell != 1 and not is_svag:
+        raise ValueError(
+            f"`ell` must be 1 with optimizer={config.optimizer!r}, got "
+            f"{config.ell}: only 'svag' amplifies noise."
+        )
+    return Simulation(
+        num_examples=num_examples,
+        batch_size=config.batch_size,
+        ell=config.ell,
+        pairing=config.pairing if is_svag else None,
+        pairs_within_step=config.measure_noise,
+    )
+
+
+def make_optimizer(config, steps_per_epoch):
+    learning_rate = learning_rate_schedule(
+        config.schedule,
+        config.learning_rate,
+        steps_per_epoch,
+        config.epochs,
+        config.milestones,
+        config.decay_factor,
+    )
+    common = {
+        "learning_rate": learning_rate,
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "svag":
+        if config.momentum:
+            raise ValueError(
+                "`momentum` must be 0 with optimizer='svag', got "
+                f"{config.momentum}: SVAG simulates plain SGD."
+            )
+        return SVAG(ell=config.ell, pairing=config.pairing, **common)
+    if config.momentum:
+        common["momentum"] = config.momentum
+    try:
+        return keras.optimizers.get(
+            {"class_name": config.optimizer, "config": common}
+        )
+    except TypeError as error:
+        raise ValueError(
+            "`optimizer` must be 'svag' or the name of a Keras optimizer, such "
+            f"as 'sgd' or 'adam', got {config.optimizer!r}."
+        ) from error
+
+
+def make_network(config, dataset, simulation):
+    options = config.model.to_dict()
+    name = options.pop("name")
+    if name not in NETWORKS:
+        raise ValueError(
+            f"`model.name` must be one of {', '.join(NETWORKS)}, got {name!r}."
+        )
+    if "momentum" in options:
+        options["momentum"] = simulation.running_average_momentum(
+            options["momentum"]
+        )
+    return NETWORKS[name](
+        input_shape=dataset.train_images.shape[1:],
+        num_classes=dataset.num_classes,
+        seed=config.seed,
+        **options,
+    )
+
+
+def compile_model(config, dataset, simulation):
+    model = make_network(config, dataset, simulation)
+    if config.measure_noise:
+        model = SVAGModel(
+            model,
+            num_examples=simulation.num_examples,
+            sampling=config.sampling,
+        )
+    model.compile(
+        optimizer=make_optimizer(config, simulation.sgd_steps_per_epoch),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def make_augmentation(config):
+    if not config.augmentation:
+        return None
+    # Mirrored, a digit is another one or none.
+    flip = config.dataset in ("cifar10", "cifar100")
+    return functools.partial(datasets.augment, flip=flip)
+
+
+def make_data(config, dataset, simulation):
+    standardize = datasets.standardization(
+        dataset.mean, dataset.std, dataset.max_value
+    )
+    training = datasets.training_batches(
+        dataset.train_images,
+        dataset.train_labels,
+        sub_batch_size=simulation.sub_batch_size,
+        sub_batches_per_step=simulation.sub_batches_per_step,
+        sub_batches_per_epoch=simulation.sub_batches_per_shuffled_epoch,
+        sampling=config.sampling,
+        seed=config.seed,
+        augmentation=make_augmentation(config),
+        preprocess=standardize,
+    )
+    evaluation = datasets.evaluation_batches(
+        dataset.test_images, dataset.test_labels, 500, standardize
+    )
+    return training, evaluation
+
+
+def train(config, workdir, data_dir, strategy):
+    """Trains as `config` says; returns the results, a dict, or None."""
+    dataset = datasets.load(config.dataset, data_dir)
+    keras.utils.set_random_seed(config.seed)
+    simulation = make_simulation(config, len(dataset.train_images))
+    training, evaluation = make_data(config, dataset, simulation)
+    with strategy.scope():
+        model = compile_model(config, dataset, simulation)
+    workdir.begin()
+    stop_at_non_finite_loss = StopAtNonFiniteLoss()
+    model.fit(
+        training,
+        epochs=config.epochs,
+        steps_per_epoch=simulation.steps_per_epoch,
+        validation_data=evaluation,
+        validation_freq=config.validate_every,
+        shuffle=False,
+        verbose=1 if sys.stdout.isatty() else 2,
+        callbacks=[
+            TrainingClock(),
+            stop_at_non_finite_loss,
+            keras.callbacks.CSVLogger(workdir.file("history.csv")),
+            keras.callbacks.TensorBoard(workdir.path, write_graph=False),
+        ],
+    )
+    if stop_at_non_finite_loss.step is not None:
+        raise FloatingPointError(
+            "The loss is not finite at training step "
+            f"{stop_at_non_finite_loss.step}: training stopped, and "
+            f"{workdir.path} keeps what was written; try a smaller "
+            "--config.learning_rate."
+        )
+    results = model.evaluate(evaluation, verbose=0, return_dict=True)
+    if config.measure_noise:
+        results["gradient_noise"] = model.gradient_noise.estimate().to_dict()
+    getattr(model, "model", model).save(workdir.file("model.keras"))
+    workdir.results = results
+    return results
+
+
+def table(results, workdir):
+    rows = [("test accuracy", f"{results['accuracy']:.2%}")]
+    noise = results.get("gradient_noise")
+    if noise:
+        rows += [
+            (
+                "G = |∇L|²",
+                f"{noise['grad_sq_norm']:.4g} ± {noise['grad_sq_norm_se']:.2g}",
+            ),
+            (
+                f"N = Tr Σ at batch size {noise['batch_size']}",
+                f"{noise['noise_trace']:.4g} ± {noise['noise_trace_se']:.2g}",
+            ),
+            (
+                "N/G",
+                f"{noise['noise_to_signal']:.4g} ± "
+                f"{noise['noise_to_signal_se']:.2g}",
+            ),
+        ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    return "\n".join(
+        [
+            "",
+            *lines,
+            "(noise over the last epoch, ± one standard error)",
+            "",
+            f"tensorboard --logdir={workdir.path}",
+        ]
+    )
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+    logging.set_verbosity(logging.ERROR)
+    config = _CONFIG.value
+    try:
+        workdir = WorkDir(_WORKDIR.value, config.to_dict())
+        results = workdir.results
+        if results is not None:
+            print(f"The run in {workdir.path} is finished already.")
+        else:
+            strategy = make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
+            results = train(config, workdir, _DATA_DIR.value, strategy)
+    except (ValueError, TypeError, FloatingPointError) as error:
+        sys.exit(f"train.py: {error}")
+    print(table(results, workdir))
+
+
+def parse_flags(argv):
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"train.py: the configuration has no such key: {error}.")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -24,8 +24,21 @@ from keras_svag.schedules import learning_rate_schedule
 from keras_svag.simulation import Simulation
 from keras_svag.workdir import WorkDir
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/digits.py", "Configuration file.", lock_config=True
+
+def _in_one_sentence(parse, *args, **kwargs):
+    try:
+        return parse(*args, **kwargs)
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"train.py: the configuration has no key {error}.")
+
+
+# It is parsed where it is defined if the command line leaves out --config.
+_CONFIG = _in_one_sentence(
+    config_flags.DEFINE_config_file,
+    "config",
+    "configs/digits.py",
+    "Configuration file.",
+    lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory that the run is written to.", required=True
@@ -112,10 +125,10 @@ def make_optimizer(config, steps_per_epoch):
         return keras.optimizers.get(
             {"class_name": config.optimizer, "config": common}
         )
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             "`optimizer` must be 'svag' or the name of a Keras optimizer, such "
-            f"as 'sgd' or 'adam', got {config.optimizer!r}."
+            f"as 'sgd' or 'adam', got {config.optimizer!r} with {common}."
         ) from error
 
 
@@ -274,10 +287,7 @@ def main(argv):
 
 
 def parse_flags(argv):
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-        sys.exit(f"train.py: the configuration has no such key: {error}.")
+    return _in_one_sentence(app.parse_flags_with_usage, argv)
 
 
 if __name__ == "__main__":

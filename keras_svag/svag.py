@@ -172,11 +172,6 @@ class SVAG(keras.optimizers.Optimizer):
         w1, w2 = self.gradient_weights
         if w2 == 0:
             return first
-        # As constants, the weights would be folded into the gradients' own
-        # arithmetic, and a pair's bits would depend on the graph around it.
-        always = ops.greater_equal(self._iterations, 0)
-        w1 = ops.cast(ops.where(always, w1, 1.0), first.dtype)
-        w2 = ops.cast(ops.where(always, w2, 2.0), first.dtype)
         return ops.add(ops.multiply(first, w1), ops.multiply(second, w2))
 
     def apply(self, grads, trainable_variables=None):

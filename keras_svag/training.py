@@ -122,10 +122,16 @@ class SVAGModel(ModelWrapper):
                 data, self.distribute_strategy.num_replicas_in_sync
             )
             if not self.measure_noise and self._weights == (1, 0):
-                return super().train_step(first)
-            return self._pair_step(first, second)
+                return self._applied(self._gradients(first))
+            return self._applied(self._mixed_gradients(first, second))
 
-    def _pair_step(self, first, second):
+    def _applied(self, gradients):
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_weights, strict=True)
+        )
+        return self.get_metrics_result()
+
+    def _mixed_gradients(self, first, second):
         g1 = self._gradients(first)
         second_leaves_no_trace = self._weights == (1, 0)
         if second_leaves_no_trace:
@@ -140,14 +146,10 @@ class SVAGModel(ModelWrapper):
                 variable.assign(value)
         if self.measure_noise:
             self._measure(g1, g2, num_rows(first))
-        mixed = [
+        return [
             None if a is None else self._mix(a, b)
             for a, b in zip(g1, g2, strict=True)
         ]
-        self.optimizer.apply_gradients(
-            zip(mixed, self.trainable_weights, strict=True)
-        )
-        return self.get_metrics_result()
 
     def _gradients(self, half):
         """Gradients of the half's (scaled) loss; the metrics see the half."""
@@ -164,10 +166,7 @@ class SVAGModel(ModelWrapper):
             sample_weight=num_rows(half),
         )
         self.compute_metrics(x, y, y_pred, sample_weight)
-        # Sparse gradients of embeddings are mixed and measured as dense ones.
-        return [
-            None if g is None else tf.convert_to_tensor(g) for g in gradients
-        ]
+        return [None if g is None else _dense(g) for g in gradients]
 
     def _mix(self, first, second):
         if isinstance(self._inner_optimizer, SVAG):
@@ -257,3 +256,14 @@ class SVAGModel(ModelWrapper):
             }
         )
         return config
+
+
+def _dense(gradient):
+    """The gradient as a dense tensor, as embeddings' sparse ones are not.
+
+    The graph optimizer would fold the weights that mix a pair into the
+    gradient's own arithmetic, and a pair's last bits would then depend on the
+    graph around it: it does not look through `ensure_shape`.
+    """
+    gradient = tf.convert_to_tensor(gradient)
+    return tf.ensure_shape(gradient, gradient.shape)

@@ -1,0 +1,265 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag.applications import BatchNormalization, GroupNormalization
+
+TOLERANCES = {
+    "float32": 2e-5,
+    "float64": 1e-12,
+    "mixed_float16": 4e-3,
+    "mixed_bfloat16": 3e-2,
+}
+
+
+def normal(shape, seed=0, mean=0.0):
+    return np.random.default_rng(seed).normal(mean, 1.0, shape)
+
+
+def value_and_gradients(layer, x, weights, **kwargs):
+    """Output, and the gradient of <weights, output> to x and variables."""
+    x = tf.constant(x, layer.compute_dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, **kwargs)
+        loss = tf.reduce_sum(tf.cast(y, "float64") * weights)
+    sources = [x, *(v.value for v in layer.trainable_variables)]
+    gradients = tape.gradient(loss, sources)
+    return [np.asarray(t, "float64") for t in (y, *gradients)]
+
+
+def assert_same_layer(layer, reference, x, tolerance, **kwargs):
+    layer.build(x.shape)
+    reference.build(x.shape)
+    for variable in reference.variables:
+        start = normal(variable.shape, seed=len(variable.path), mean=2.0)
+        variable.assign(np.abs(start))
+    layer.set_weights(reference.get_weights())
+    weights = normal(x.shape, seed=9)
+    # Twice: the second call sees the first one's moving statistics.
+    for _ in range(2):
+        actual = value_and_gradients(layer, x, weights, **kwargs)
+        expected = value_and_gradients(reference, x, weights, **kwargs)
+        for a, e in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(
+                a, e, rtol=tolerance, atol=tolerance * np.abs(e).max()
+            )
+        for a, e in zip(
+            layer.get_weights(), reference.get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(a, e, rtol=min(tolerance, 1e-5))
+
+
+def operations(function, x):
+    graph = tf.function(function).get_concrete_function(x).graph
+    return {operation.type for operation in graph.get_operations()}
+
+
+@pytest.mark.parametrize("policy", TOLERANCES)
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_normalization_equals_keras(policy, affine, training):
+    # 8 positions a channel: an unbiased variance would be 8/7 too large.
+    arguments = {"center": affine, "scale": affine, "dtype": policy}
+    assert_same_layer(
+        BatchNormalization(momentum=0.7, epsilon=1e-3, **arguments),
+        keras.layers.BatchNormalization(
+            momentum=0.7, epsilon=1e-3, **arguments
+        ),
+        normal((2, 2, 2, 5), mean=0.5),
+        TOLERANCES[policy],
+        training=training,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments"),
+    [
+        ((6, 5), {}),
+        ((3, 4, 5), {}),
+        ((3, 4, 4, 5), {"axis": 1}),
+        ((3, 4, 4, 5), {"axis": 3}),
+        ((3, 4, 4, 5), {"renorm": True}),
+        ((3, 4, 4, 5), {"synchronized": True}),
+        ((1, 1, 1, 5), {}),
+    ],
+)
+def test_batch_normalization_equals_keras_elsewhere(shape, arguments):
+    assert_same_layer(
+        BatchNormalization(**arguments),
+        keras.layers.BatchNormalization(**arguments),
+        normal(shape),
+        TOLERANCES["float32"],
+        training=True,
+    )
+
+
+def test_batch_normalization_equals_keras_with_a_mask():
+    mask = np.ones((3, 4, 4), bool)
+    mask[1, :2] = False
+    assert_same_layer(
+        BatchNormalization(),
+        keras.layers.BatchNormalization(),
+        normal((3, 4, 4, 5)),
+        TOLERANCES["float32"],
+        training=True,
+        mask=tf.constant(mask),
+    )
+
+
+def test_batch_normalization_is_fused_in_training_only():
+    layer = BatchNormalization()
+    x = tf.zeros((2, 4, 4, 3))
+    layer.build(x.shape)
+    fused = "FusedBatchNormV3"
+    assert fused in operations(lambda x: layer(x, training=True), x)
+    assert fused not in operations(lambda x: layer(x, training=False), x)
+    layer.trainable = False
+    assert fused not in operations(lambda x: layer(x, training=True), x)
+
+
+def test_batch_normalization_moves_a_biased_variance():
+    x = normal((2, 2, 2, 3), mean=4.0)
+    layer = BatchNormalization(momentum=0.9)
+    layer(tf.constant(x, "float32"), training=True)
+    np.testing.assert_allclose(
+        layer.moving_mean, 0.1 * x.mean((0, 1, 2)), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        layer.moving_variance, 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("policy", TOLERANCES)
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [
+        ((4, 12), 3),
+        ((4, 6, 12), 4),
+        ((4, 5, 6, 12), 4),
+        ((4, 5, 6, 12), 1),
+        ((4, 5, 6, 12), -1),
+        ((2, 3, 2, 4, 12), 6),
+    ],
+)
+def test_group_normalization_equals_keras(policy, affine, shape, groups):
+    arguments = {"center": affine, "scale": affine, "dtype": policy}
+    assert_same_layer(
+        GroupNormalization(groups, epsilon=1e-4, **arguments),
+        keras.layers.GroupNormalization(groups, epsilon=1e-4, **arguments),
+        normal(shape, mean=0.5),
+        TOLERANCES[policy],
+    )
+
+
+def test_group_normalization_equals_keras_over_another_axis():
+    assert_same_layer(
+        GroupNormalization(2, axis=1),
+        keras.layers.GroupNormalization(2, axis=1),
+        normal((3, 4, 5, 6)),
+        TOLERANCES["float32"],
+    )
+
+
+def test_group_normalization_with_an_offset_large_against_the_spread():
+    x = (1e4 + normal((2, 8, 8, 4))).astype("float32")
+    y = GroupNormalization(2, epsilon=0.0)(x)
+    groups = x.astype("float64").reshape((2, 8, 8, 2, 2))
+    mean = groups.mean((1, 2, 4), keepdims=True)
+    std = groups.std((1, 2, 4), keepdims=True)
+    expected = ((groups - mean) / std).reshape(x.shape)
+    # float32 holds 10,000 to 1e-3, but 10,000 ** 2 only to 8: E x^2 - (E x)^2
+    # would be no estimate of a variance of 1.
+    np.testing.assert_allclose(y, expected, atol=5e-3)
+
+
+def test_group_normalization_takes_epsilon_zero():
+    x = normal((2, 4, 4, 6))
+    x[0] = 0.0
+    x[1, ..., :3] = 2.0
+    layer = GroupNormalization(2, epsilon=0.0, center=False, scale=False)
+    y, gradient = value_and_gradients(layer, x, normal(x.shape, seed=1))
+    # A group without variance gives nothing and asks for nothing.
+    for a in (y, gradient):
+        np.testing.assert_array_equal(a[0], 0.0)
+        np.testing.assert_array_equal(a[1, ..., :3], 0.0)
+        assert np.isfinite(a).all()
+    group = x[1, ..., 3:]
+    np.testing.assert_allclose(
+        y[1, ..., 3:], (group - group.mean()) / group.std(), atol=1e-5
+    )
+
+
+def test_gradient_of_a_constant_batch_is_finite():
+    layer = BatchNormalization(epsilon=1e-15, center=False, scale=False)
+    x = np.zeros((2, 4, 4, 3))
+    y, gradient = value_and_gradients(layer, x, normal(x.shape), training=True)
+    np.testing.assert_array_equal(y, 0.0)
+    assert np.isfinite(gradient).all()
+
+
+def test_batch_normalization_repeats_itself_bit_for_bit():
+    layer = BatchNormalization(epsilon=1e-15, center=False, scale=False)
+    x, weights = normal((16, 16, 16, 8)), normal((16, 16, 16, 8), seed=1)
+    first = value_and_gradients(layer, x, weights, training=True)
+    for _ in range(5):
+        again = value_and_gradients(layer, x, weights, training=True)
+        for a, e in zip(again, first, strict=True):
+            np.testing.assert_array_equal(a, e)
+
+
+def network():
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(
+        8, 3, kernel_initializer=keras.initializers.HeNormal(seed=0)
+    )(inputs)
+    x = BatchNormalization(momentum=0.5)(x)
+    x = GroupNormalization(4, epsilon=0.0)(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def trained_network():
+    model = network()
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+    x, y = normal((8, 6, 6, 3)), normal((8, 8), seed=1)
+    model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    return model
+
+
+def test_layers_survive_saving(tmp_path):
+    model = trained_network()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [type(layer) for layer in loaded.layers] == [
+        type(layer) for layer in model.layers
+    ]
+    for layer, original in zip(loaded.layers, model.layers, strict=True):
+        assert layer.get_config() == original.get_config()
+    x = normal((2, 6, 6, 3), seed=2)
+    np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+    assert isinstance(loaded.layers[2], keras.layers.BatchNormalization)
+    assert isinstance(loaded.layers[3], keras.layers.GroupNormalization)
+
+
+def test_layers_train_under_mirrored_strategy():
+    expected = trained_network()
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        actual = trained_network()
+    for a, e in zip(actual.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_work_under_xla():
+    model = network()
+    x = tf.constant(normal((4, 6, 6, 3)), "float32")
+
+    def output_and_gradient(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x, training=True) ** 3)
+        return tape.gradient(loss, model.trainable_variables)
+
+    compiled = tf.function(output_and_gradient, jit_compile=True)(x)
+    for a, e in zip(compiled, output_and_gradient(x), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,567 @@
+import functools
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag.applications import (
+    VGG,
+    BatchNormalization,
+    GroupNormalization,
+    PreResNet,
+    ResNet,
+    ScaleInvariantMLP,
+)
+
+IMAGE = (8, 8, 3)
+
+
+def preresnet(**kwargs):
+    return PreResNet(8, IMAGE, 10, **{"seed": 0, **kwargs})
+
+
+def resnet(**kwargs):
+    return ResNet(8, IMAGE, 10, **{"seed": 0, **kwargs})
+
+
+def vgg(**kwargs):
+    return VGG(11, (32, 32, 3), 10, **{"seed": 0, "base_width": 8, **kwargs})
+
+
+def mlp(**kwargs):
+    return ScaleInvariantMLP(IMAGE, 10, **{"seed": 0, **kwargs})
+
+
+NETWORKS = [preresnet, resnet, vgg, mlp]
+SCALE_INVARIANT = [
+    (preresnet, "batch"),
+    (preresnet, "group"),
+    (vgg, "batch"),
+    (vgg, "group"),
+    (mlp, "layer"),
+    (mlp, "group"),
+    (mlp, "batch"),
+]
+ORDINARY = [
+    (preresnet, {"normalization": "none"}),
+    (preresnet, {"trainable_head": True}),
+    (vgg, {"normalization": "none"}),
+    (vgg, {"trainable_head": True}),
+    (resnet, {"normalization": "batch"}),
+    (resnet, {"normalization": "group"}),
+    (resnet, {"normalization": "none"}),
+]
+
+
+@pytest.fixture
+def dtype_policy():
+    policy = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(policy)
+
+
+def images(model, count=6, seed=0):
+    shape = (count, *model.input_shape[1:])
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def scale_trainable(model, factor):
+    for variable in model.trainable_variables:
+        variable.assign(variable * factor)
+
+
+def scaled_logits(model, factor, training):
+    x = images(model)
+    scale_trainable(model, factor)
+    logits = np.asarray(model(x, training=training))
+    scale_trainable(model, 1 / factor)
+    return logits
+
+
+def loss_gradient(model, x):
+    labels = np.arange(len(x)) % 10
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        value = loss(labels, model(x, training=True))
+    return tape.gradient(value, model.trainable_variables)
+
+
+def cosine_of_weights_and_gradient(model):
+    x = [np.asarray(v, "float64") for v in model.trainable_variables]
+    g = [np.asarray(g, "float64") for g in loss_gradient(model, images(model))]
+    inner = sum(np.sum(a * b) for a, b in zip(x, g, strict=True))
+    norms = math.sqrt(sum(np.sum(a * a) for a in x)) * math.sqrt(
+        sum(np.sum(b * b) for b in g)
+    )
+    assert norms > 0
+    return inner / norms
+
+
+def size(variables):
+    return sum(math.prod(v.shape) for v in variables)
+
+
+def without_moving_statistics(model):
+    return [v for v in model.variables if "moving_" not in v.path]
+
+
+def stage_widths(width):
+    return [(width, width), (width, 2 * width), (2 * width, 4 * width)]
+
+
+def preresnet_count(depth, width, channels=3):
+    blocks = (depth - 2) // 6
+    count = 9 * channels * width
+    for before, after in stage_widths(width):
+        count += before * after
+        count += 9 * before * after + 9 * after**2
+        count += (blocks - 1) * 2 * 9 * after**2
+    return count
+
+
+def resnet_count(depth, width, per_channel, channels=3):
+    """`per_channel`: 2 for scale and offset, 1 for a bias."""
+    blocks = (depth - 2) // 6
+    count = 9 * channels * width + per_channel * width
+    for before, after in stage_widths(width):
+        if before != after:
+            count += before * after + per_channel * after
+        count += 9 * before * after + 9 * after**2
+        count += (blocks - 1) * 2 * 9 * after**2
+        count += blocks * 2 * per_channel * after
+    return count
+
+
+def vgg_count(depth, width, bias, channels=3):
+    plans = {11: "11222", 13: "22222", 16: "22333", 19: "22444"}
+    count, before = 0, channels
+    for convolutions, multiplier in zip(
+        plans[depth], (1, 2, 4, 8, 8), strict=True
+    ):
+        for _ in range(int(convolutions)):
+            after = multiplier * width
+            count += 9 * before * after + bias * after
+            before = after
+    return count
+
+
+def test_preresnet_32_has_the_known_size():
+    model = PreResNet(32, (32, 32, 3), 10)
+    trainable = preresnet_count(32, 16)
+    assert trainable == 464_048
+    assert size(model.trainable_variables) == trainable
+    assert size(without_moving_statistics(model)) == trainable + 65 * 10
+    assert trainable + 65 * 10 == 464_698
+
+
+@pytest.mark.parametrize("normalization", ["batch", "group", "none"])
+@pytest.mark.parametrize("widen_factor", [1, 2])
+def test_preresnet_size(normalization, widen_factor):
+    model = preresnet(normalization=normalization, widen_factor=widen_factor)
+    assert size(model.trainable_variables) == preresnet_count(
+        8, 16 * widen_factor
+    )
+    assert size(without_moving_statistics(model)) == (
+        size(model.trainable_variables) + (64 * widen_factor + 1) * 10
+    )
+
+
+@pytest.mark.parametrize("normalization", ["batch", "group", "none"])
+@pytest.mark.parametrize(("depth", "widen_factor"), [(8, 1), (8, 2), (14, 1)])
+def test_resnet_size(normalization, depth, widen_factor):
+    model = ResNet(
+        depth,
+        IMAGE,
+        10,
+        normalization=normalization,
+        widen_factor=widen_factor,
+    )
+    width = 16 * widen_factor
+    per_channel = 1 if normalization == "none" else 2
+    assert size(model.trainable_variables) == (
+        resnet_count(depth, width, per_channel) + (4 * width + 1) * 10
+    )
+
+
+@pytest.mark.parametrize("normalization", ["batch", "group", "none"])
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_vgg_size(depth, normalization):
+    model = VGG(
+        depth,
+        (32, 32, 3),
+        10,
+        normalization=normalization,
+        base_width=8,
+        widen_factor=2,
+    )
+    assert size(model.trainable_variables) == vgg_count(
+        depth, 16, bias=normalization == "none"
+    )
+    assert size(without_moving_statistics(model)) == (
+        size(model.trainable_variables) + (8 * 16 + 1) * 10
+    )
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_vgg_has_three_layers_less_than_its_name_says_and_a_head(depth):
+    layers = VGG(depth, (32, 32, 3), 10, base_width=8).layers
+    convolutions = [x for x in layers if isinstance(x, keras.layers.Conv2D)]
+    assert len(convolutions) == depth - 3
+    assert isinstance(layers[-1], keras.layers.Dense)
+
+
+def test_mlp_size():
+    model = mlp(hidden_units=(64, 32))
+    assert size(model.trainable_variables) == 192 * 64 + 64 * 32
+    assert size(model.variables) == (
+        size(model.trainable_variables) + (32 + 1) * 10
+    )
+
+
+@pytest.mark.parametrize(("network", "normalization"), SCALE_INVARIANT)
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("float32", 1e-4), ("float64", 1e-10)]
+)
+def test_logits_do_not_change_with_the_scale_of_the_weights(
+    network, normalization, policy, tolerance, dtype_policy
+):
+    dtype_policy(policy)
+    model = network(normalization=normalization)
+    expected = scaled_logits(model, 1.0, training=True)
+    assert expected.std() > 0.05
+    for factor in (10.0, 0.1):
+        np.testing.assert_allclose(
+            scaled_logits(model, factor, training=True),
+            expected,
+            rtol=tolerance,
+            atol=tolerance * np.abs(expected).max(),
+        )
+
+
+@pytest.mark.parametrize(("network", "normalization"), SCALE_INVARIANT)
+def test_gradient_is_orthogonal_to_the_weights(network, normalization):
+    model = network(normalization=normalization)
+    assert abs(cosine_of_weights_and_gradient(model)) < 1e-7
+
+
+@pytest.mark.parametrize(("network", "arguments"), ORDINARY)
+def test_ordinary_networks_are_not_scale_invariant(network, arguments):
+    model = network(**arguments)
+    expected = scaled_logits(model, 1.0, training=True)
+    for factor in (10.0, 0.1):
+        change = scaled_logits(model, factor, training=True) - expected
+        assert np.abs(change).max() > 0.5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"normalization": "none"}, {"trainable_head": True}]
+)
+def test_gradient_of_an_ordinary_network_is_not_orthogonal(arguments):
+    assert abs(cosine_of_weights_and_gradient(preresnet(**arguments))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("network", "normalization"),
+    [(preresnet, "group"), (vgg, "group"), (mlp, "layer"), (mlp, "group")],
+)
+def test_examples_do_not_depend_on_the_rest_of_the_batch(
+    network, normalization
+):
+    model = network(normalization=normalization)
+    x = images(model)
+    np.testing.assert_allclose(
+        model(x[:2], training=True), model(x, training=True)[:2], atol=1e-5
+    )
+
+
+def test_mlp_normalizes_each_example_unless_told_otherwise():
+    assert not any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for layer in mlp().layers
+    )
+
+
+@pytest.mark.parametrize(
+    "network", [preresnet, vgg, mlp], ids=lambda n: n.__name__
+)
+def test_head_is_frozen_normal_with_zero_bias(network):
+    head = network().layers[-1]
+    assert not head.trainable
+    kernel, bias = head.get_weights()
+    np.testing.assert_array_equal(bias, 0.0)
+    # The variance of m normal draws has a standard error of sqrt(2/m).
+    error = kernel.var() / (2 / kernel.shape[0]) - 1
+    assert abs(error) < 4 * math.sqrt(2 / kernel.size)
+
+
+def test_convolutions_are_he_normal():
+    model = preresnet(widen_factor=2)
+    kernels = [v.numpy() for v in model.trainable_variables]
+    draws = np.concatenate(
+        [k.ravel() / math.sqrt(2 / math.prod(k.shape[:3])) for k in kernels]
+    )
+    assert abs(draws.var() - 1) < 4 * math.sqrt(2 / draws.size)
+
+
+def test_residual_stream_without_norm_keeps_its_size():
+    # Unscaled, 15 blocks would multiply the variance by about 2 ** 15.
+    deep = PreResNet(32, IMAGE, 10, normalization="none", seed=0)
+    logits = np.asarray(deep(images(deep)))
+    assert 0.1 < logits.std() < 20
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.__name__)
+def test_seed_fixes_the_weights(network):
+    one, same, other = network(), network(), network(seed=1)
+    for a, b in zip(one.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(
+        one.trainable_variables, other.trainable_variables, strict=True
+    ):
+        if np.ptp(a) > 0:
+            assert np.abs(a - b).max() > 0
+
+
+def test_every_layer_has_its_own_draw():
+    kernels = [v.numpy() for v in preresnet().trainable_variables]
+    # One seed for all would repeat the draws up to He's factor.
+    first = [k.ravel()[0] * math.sqrt(math.prod(k.shape[:3])) for k in kernels]
+    assert len(set(np.round(first, 4))) == len(first)
+
+
+def test_weights_without_a_seed_are_random():
+    one, other = (mlp(seed=None).get_weights() for _ in range(2))
+    assert np.abs(one[0] - other[0]).max() > 0
+
+
+@pytest.mark.parametrize("normalization", ["batch", "group"])
+@pytest.mark.parametrize("network", [preresnet, resnet, vgg])
+def test_blank_images_give_finite_gradients(network, normalization):
+    model = network(normalization=normalization)
+    x = np.zeros((2, *model.input_shape[1:]))
+    assert np.isfinite(np.asarray(model(x, training=True))).all()
+    for gradient in loss_gradient(model, x):
+        assert np.isfinite(np.asarray(gradient)).all()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.__name__)
+def test_mixed_precision(network, policy, dtype_policy):
+    full = network()
+    dtype_policy(policy)
+    mixed = network()
+    mixed.set_weights(full.get_weights())
+    x = images(full)
+    logits = mixed(x, training=True)
+    assert logits.dtype == "float32"
+    expected = np.asarray(full(x, training=True))
+    error = np.abs(logits - expected).max() / np.abs(expected).max()
+    assert error < (0.03 if policy == "mixed_float16" else 0.2)
+    for gradient in loss_gradient(mixed, x):
+        assert np.isfinite(np.asarray(gradient)).all()
+
+
+@pytest.mark.parametrize(
+    ("network", "normalization"),
+    [(preresnet, "batch"), (resnet, "group"), (vgg, "none"), (mlp, "layer")],
+)
+def test_networks_survive_saving(network, normalization, tmp_path):
+    model = network(normalization=normalization)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = images(model)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert [v.path for v in loaded.trainable_variables] == [
+        v.path for v in model.trainable_variables
+    ]
+
+
+def reference_norm(x, normalization):
+    axes = (0, 1, 2) if normalization == "batch" else (1, 2, 4)
+    groups = x if normalization == "batch" else x.reshape(*x.shape[:3], 8, -1)
+    centred = groups - groups.mean(axes, keepdims=True)
+    std = np.sqrt((centred**2).mean(axes, keepdims=True))
+    return (centred / std).reshape(x.shape)
+
+
+def reference_preresnet(model, x, normalization, blocks=1):
+    """The architecture once more, with nothing but convolutions borrowed."""
+    weights = {v.path: np.asarray(v, "float64") for v in model.variables}
+
+    def convolve(x, name, strides=1):
+        return tf.nn.conv2d(
+            x, weights[f"{name}/kernel"], strides, "SAME"
+        ).numpy()
+
+    def norm(x):
+        return reference_norm(x, normalization)
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    x = convolve(x, "stem")
+    for stage in range(1, 4):
+        for block in range(1, blocks + 1):
+            name = f"stage{stage}_block{block}"
+            strides = 2 if stage > 1 and block == 1 else 1
+            shortcut = x
+            if block == 1:
+                shortcut = convolve(norm(x), f"{name}_shortcut", strides)
+            y = convolve(relu(norm(x)), f"{name}_conv1", strides)
+            x = shortcut + convolve(relu(norm(y)), f"{name}_conv2")
+    x = norm(x).mean((1, 2))
+    return x @ weights["head/kernel"] + weights["head/bias"]
+
+
+@pytest.mark.parametrize("depth", [8, 14])
+@pytest.mark.parametrize("normalization", ["batch", "group"])
+def test_preresnet_is_the_papers(normalization, depth, dtype_policy):
+    dtype_policy("float64")
+    model = PreResNet(depth, IMAGE, 10, normalization=normalization, seed=0)
+    x = images(model).astype("float32")
+    expected = reference_preresnet(
+        model, x.astype("float64"), normalization, blocks=(depth - 2) // 6
+    )
+    actual = model(x, training=True)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_vgg_pools_by_averages():
+    layers = vgg().layers
+    kinds = [type(x) for x in layers if "Pool" in type(x).__name__]
+    assert kinds == [keras.layers.AveragePooling2D] * 5 + [
+        keras.layers.GlobalAveragePooling2D
+    ]
+
+
+def test_blank_image_in_half_precision_gives_finite_gradients(dtype_policy):
+    dtype_policy("mixed_float16")
+    model = preresnet(normalization="group")
+    x = images(model)
+    x[0] = 0.0
+    for gradient in loss_gradient(model, x):
+        assert np.isfinite(np.asarray(gradient)).all()
+
+
+@functools.cache
+def mirrored_strategy():
+    return tf.distribute.MirroredStrategy(["CPU:0"])
+
+
+@pytest.mark.parametrize("normalization", ["batch", "group"])
+def test_training_under_mirrored_strategy(normalization):
+    def trained():
+        model = preresnet(normalization=normalization)
+        model.compile(
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        x = images(model, count=8)
+        model.fit(
+            x, np.arange(8), batch_size=4, shuffle=False, verbose=0, epochs=2
+        )
+        return model.get_weights()
+
+    with mirrored_strategy().scope():
+        actual = trained()
+    for a, e in zip(actual, trained(), strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-4)
+
+
+def test_networks_are_made_of_the_fast_layers():
+    layers = preresnet().layers
+    norms = [x for x in layers if isinstance(x, BatchNormalization)]
+    # Two a block and the final one; every shortcut shares its block's first.
+    assert len(norms) == 2 * 3 + 1
+    layers = preresnet(normalization="group").layers
+    norms = [x for x in layers if isinstance(x, GroupNormalization)]
+    assert len(norms) == 2 * 3 + 1
+    assert {norm.groups for norm in norms} == {8}
+
+
+def test_momentum_reaches_the_batch_normalizations():
+    model = preresnet(momentum=0.5)
+    assert {
+        layer.momentum
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    } == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "message"),
+    [
+        (PreResNet, {"depth": 10}, "depth must be 6n.*10 was given"),
+        (PreResNet, {"depth": 2}, "depth must be .* at least 8"),
+        (PreResNet, {"depth": 20.5}, "depth must be an integer"),
+        (PreResNet, {"depth": True}, "depth must be an integer"),
+        (ResNet, {"depth": 33}, "depth must be 6n.*33 was given"),
+        (VGG, {"depth": 12}, "depth must be one of 11, 13, 16, 19"),
+        (VGG, {"depth": -16}, "depth must be .*-16"),
+        (PreResNet, {"normalization": "layer"}, "one of batch, group, none"),
+        (ResNet, {"normalization": None}, "one of batch, group, none"),
+        (VGG, {"normalization": "instance"}, "one of batch, group, none"),
+        (PreResNet, {"widen_factor": 0}, "widen_factor must be"),
+        (PreResNet, {"widen_factor": 1.5}, "widen_factor must be"),
+        (PreResNet, {"base_width": -16}, "base_width must be"),
+        (VGG, {"groups": 0}, "groups must be"),
+        (
+            PreResNet,
+            {"normalization": "group", "base_width": 12},
+            "divisible by groups.*12 channels and 8",
+        ),
+        (PreResNet, {"input_shape": (3, 8, 3)}, "at least 4 x 4"),
+        (VGG, {"input_shape": (28, 28, 1)}, "at least 32 x 32"),
+        (PreResNet, {"input_shape": (8, 8)}, "height, width, channels"),
+        (PreResNet, {"input_shape": 8}, "height, width, channels"),
+        (PreResNet, {"input_shape": (8, 8, -3)}, "every entry of input_shape"),
+        (PreResNet, {"num_classes": 1}, "num_classes must be .* at least 2"),
+        (ResNet, {"momentum": 1.0}, "momentum.*below 1, but 1.0"),
+        (ResNet, {"momentum": float("nan")}, "momentum.*nan"),
+        (VGG, {"seed": -1}, "seed must be"),
+        (VGG, {"seed": 0.5}, "seed must be"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(network, arguments, message):
+    good = {
+        "depth": 16 if network is VGG else 8,
+        "input_shape": (32, 32, 3),
+        "num_classes": 10,
+    }
+    with pytest.raises(ValueError, match=message) as error:
+        network(**{**good, **arguments})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"normalization": "none"}, "one of layer, group, batch"),
+        ({"hidden_units": ()}, "hidden_units must be a tuple"),
+        ({"hidden_units": 64}, "hidden_units must be a tuple"),
+        ({"hidden_units": (64, 0)}, "every entry of hidden_units"),
+        ({"hidden_units": (64, 1)}, "more than one unit per group"),
+        (
+            {"hidden_units": (60,), "normalization": "group"},
+            "multiple of groups.*60 units and 8",
+        ),
+        (
+            {"hidden_units": (8,), "normalization": "group"},
+            "more than one unit per group",
+        ),
+        ({"input_shape": ()}, "input_shape must be a tuple"),
+        ({"input_shape": (8, None)}, "every entry of input_shape"),
+        ({"num_classes": 0}, "num_classes must be"),
+    ],
+)
+def test_bad_mlp_arguments_get_one_sentence(arguments, message):
+    good = {"input_shape": IMAGE, "num_classes": 10}
+    with pytest.raises((ValueError, TypeError), match=message):
+        ScaleInvariantMLP(**{**good, **arguments})
+
+
+def test_a_wrong_kind_of_argument_is_a_type_error():
+    with pytest.raises(TypeError, match="depth must be an integer.*'20'"):
+        PreResNet("20", IMAGE, 10)

@@ -1,5 +1,7 @@
 import dataclasses
 
+from keras_svag.weights import svag_weights
+
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
@@ -72,13 +74,12 @@ class Simulation:
         Derived: u updates per SGD step at `momentum ** (1 / u)` forget as much
         as one at `momentum`.
         """
-        updates = self.ell * (1 if self._second_pass_leaves_no_trace else 2)
-        return momentum ** (1 / updates)
+        return momentum ** (1 / (self.ell * self._updates_per_pair))
 
     @property
-    def _second_pass_leaves_no_trace(self):
-        return (
-            self.pairs_within_step
-            and self.pairing == "independent"
-            and self.ell == 1
-        )
+    def _updates_per_pair(self):
+        if self.pairing is None:
+            return 2 if self.pairs_within_step else 1
+        _, second_weight = svag_weights(self.ell, self.pairing)
+        # Measured at most, the second pass of an SVAGModel leaves no trace.
+        return 1 if second_weight == 0 and self.pairs_within_step else 2

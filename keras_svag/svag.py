@@ -12,18 +12,15 @@ _CLIPPING = (
     "clipping the mixed gradient biases the SDE, and clipping its parts apart "
     "is not the clipping of a batch"
 )
-_EMA = "Keras moves the average at every batch, SVAG steps once per pair"
 _REFUSED = {
     "clipnorm": _CLIPPING,
     "clipvalue": _CLIPPING,
     "global_clipnorm": _CLIPPING,
-    "use_ema": _EMA,
-    "ema_momentum": _EMA,
-    "ema_overwrite_frequency": _EMA,
+    "use_ema": "Keras moves the average at every batch, SVAG steps once per "
+    "pair",
     "gradient_accumulation_steps": "SVAG mixes gradients by pairs, with "
     "weights of its own",
 }
-_KERAS_DEFAULTS = {"use_ema": (False,), "ema_momentum": (None, 0.99)}
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -89,9 +86,7 @@ class SVAG(keras.optimizers.Optimizer):
     ):
         for argument, reason in _REFUSED.items():
             value = kwargs.pop(argument, None)
-            if value not in _KERAS_DEFAULTS.get(argument, ()) and (
-                value is not None
-            ):
+            if value:
                 raise ValueError(
                     f"SVAG does not take `{argument}` (got {value!r}): "
                     f"{reason}; leave it out."
@@ -134,10 +129,11 @@ class SVAG(keras.optimizers.Optimizer):
             variables, "first_gradient"
         )
         if self.gradient_weights == (1, 0):
+            remedy = "; pairing='halves' uses both" if self.ell == 1 else ""
             warnings.warn(
-                "SVAG with ell=1 and pairing='independent' on a plain model is "
-                "SGD on every first batch of two and ignores the second; "
-                "pairing='halves' uses both.",
+                f"With ell={self.ell} and pairing={self.pairing!r} the second "
+                "batch of each pair has weight 0: a plain model ignores every "
+                f"second batch{remedy}.",
                 stacklevel=2,
             )
 
@@ -282,8 +278,6 @@ class SVAG(keras.optimizers.Optimizer):
 
     def get_config(self):
         config = super().get_config()
-        for argument in _REFUSED:
-            config.pop(argument, None)
         config.update({"ell": self.ell, "pairing": self.pairing})
         if any(self._excluded.values()):
             config["excluded_from_weight_decay"] = {

@@ -4,7 +4,8 @@
 
 Every number of the configuration can be overridden, `--config.ell=8`. The
 working directory gets config.json, history.csv, TensorBoard's events, the
-trained model.keras and results.json.
+trained model.keras and results.json. `--config.lsr.*` are the settings of the
+check of the linear scaling rule, `--config.lsr.enabled=False` turns it off.
 """
 
 import functools
@@ -20,6 +21,8 @@ from ml_collections import config_flags
 
 from keras_svag import SVAG, SVAGModel, applications, datasets
 from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
+from keras_svag.linear_scaling_check import LinearScalingRuleCheck
+from keras_svag.results import results_table
 from keras_svag.schedules import learning_rate_schedule
 from keras_svag.simulation import Simulation
 from keras_svag.workdir import WorkDir
@@ -158,6 +161,7 @@ def compile_model(config, dataset, simulation):
             model,
             num_examples=simulation.num_examples,
             sampling=config.sampling,
+            per_layer=config.lsr.per_layer,
         )
     model.compile(
         optimizer=make_optimizer(config, simulation.sgd_steps_per_epoch),
@@ -196,6 +200,22 @@ def make_data(config, dataset, simulation):
     return training, evaluation
 
 
+def make_check(config, training, workdir):
+    """The check of the linear scaling rule, or None if nothing is measured."""
+    if not (config.measure_noise and config.lsr.enabled):
+        return None
+    images, _ = next(iter(training))
+    return LinearScalingRuleCheck(
+        config.batch_size,
+        closeness=config.lsr.closeness,
+        kappas=config.lsr.kappas,
+        window=config.lsr.window,
+        log_dir=workdir.path,
+        scale_invariant=images,
+        verbose=0,
+    )
+
+
 def train(config, workdir, data_dir, strategy):
     """Trains as `config` says; returns the results, a dict, or None."""
     dataset = datasets.load(config.dataset, data_dir)
@@ -204,6 +224,7 @@ def train(config, workdir, data_dir, strategy):
     training, evaluation = make_data(config, dataset, simulation)
     with strategy.scope():
         model = compile_model(config, dataset, simulation)
+    check = make_check(config, training, workdir)
     workdir.begin()
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
     model.fit(
@@ -219,6 +240,7 @@ def train(config, workdir, data_dir, strategy):
             stop_at_non_finite_loss,
             keras.callbacks.CSVLogger(workdir.file("history.csv")),
             keras.callbacks.TensorBoard(workdir.path, write_graph=False),
+            *([check] if check else []),
         ],
     )
     if stop_at_non_finite_loss.step is not None:
@@ -231,41 +253,11 @@ def train(config, workdir, data_dir, strategy):
     results = model.evaluate(evaluation, verbose=0, return_dict=True)
     if config.measure_noise:
         results["gradient_noise"] = model.gradient_noise.estimate().to_dict()
+    if check:
+        results["linear_scaling"] = check.report.to_dict()
     getattr(model, "model", model).save(workdir.file("model.keras"))
     workdir.results = results
     return results
-
-
-def table(results, workdir):
-    rows = [("test accuracy", f"{results['accuracy']:.2%}")]
-    noise = results.get("gradient_noise")
-    if noise:
-        rows += [
-            (
-                "G = |∇L|²",
-                f"{noise['grad_sq_norm']:.4g} ± {noise['grad_sq_norm_se']:.2g}",
-            ),
-            (
-                f"N = Tr Σ at batch size {noise['batch_size']}",
-                f"{noise['noise_trace']:.4g} ± {noise['noise_trace_se']:.2g}",
-            ),
-            (
-                "N/G",
-                f"{noise['noise_to_signal']:.4g} ± "
-                f"{noise['noise_to_signal_se']:.2g}",
-            ),
-        ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return "\n".join(
-        [
-            "",
-            *lines,
-            "(noise over the last epoch, ± one standard error)",
-            "",
-            f"tensorboard --logdir={workdir.path}",
-        ]
-    )
 
 
 def main(argv):
@@ -283,7 +275,8 @@ def main(argv):
             results = train(config, workdir, _DATA_DIR.value, strategy)
     except (ValueError, TypeError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
-    print(table(results, workdir))
+    print(f"\n{results_table(results)}")
+    print(f"\ntensorboard --logdir={workdir.path}")
 
 
 def parse_flags(argv):

@@ -39,4 +39,11 @@ def get_config():
 
     config.measure_noise = True
     config.validate_every = 1
+
+    config.lsr = ml_collections.ConfigDict()
+    config.lsr.enabled = True
+    config.lsr.closeness = 2**0.5
+    config.lsr.kappas = (2, 4, 8, 16)
+    config.lsr.window = ml_collections.config_dict.placeholder(int)
+    config.lsr.per_layer = False
     return config

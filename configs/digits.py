@@ -1,7 +1,7 @@
 """SVAG on the optical digits of scikit-learn: the quick demonstration.
 
 A scale-invariant perceptron on 1,437 images of 8×8, simulating the SDE of SGD
-at batch size 32 with amplification 4.
+at batch size 16 with amplification 4.
 
     python train.py --config=configs/digits.py --workdir=runs/digits
 """
@@ -14,7 +14,7 @@ def get_config():
     config.dataset = "digits"
     config.augmentation = False
     config.sampling = "with_replacement"
-    config.batch_size = 32
+    config.batch_size = 16
     config.epochs = 40
     config.seed = 0
 
@@ -25,7 +25,7 @@ def get_config():
     config.optimizer = "svag"
     config.ell = 4
     config.pairing = "independent"
-    config.learning_rate = 0.5
+    config.learning_rate = 0.2
     config.momentum = 0.0
     config.weight_decay = 5e-3
     config.schedule = "constant"
@@ -34,4 +34,11 @@ def get_config():
 
     config.measure_noise = True
     config.validate_every = 1
+
+    config.lsr = ml_collections.ConfigDict()
+    config.lsr.enabled = True
+    config.lsr.closeness = 2**0.5
+    config.lsr.kappas = (2, 4, 8, 16)
+    config.lsr.window = ml_collections.config_dict.placeholder(int)
+    config.lsr.per_layer = False
     return config

@@ -1,6 +1,11 @@
 """SVAG and gradient noise for Keras: the SDE of SGD, simulated and measured."""
 
+from keras_svag import applications, scaling
+from keras_svag.estimate import NoiseEstimate
+from keras_svag.invariance import is_scale_invariant
+from keras_svag.linear_scaling_check import LinearScalingRuleCheck
 from keras_svag.metrics import GradientNoise
+from keras_svag.probe import measure_gradient_noise
 from keras_svag.svag import SVAG
 from keras_svag.training import SVAGModel
 from keras_svag.version import __version__
@@ -9,7 +14,13 @@ from keras_svag.weights import svag_weights
 __all__ = [
     "SVAG",
     "GradientNoise",
+    "LinearScalingRuleCheck",
+    "NoiseEstimate",
     "SVAGModel",
     "__version__",
+    "applications",
+    "is_scale_invariant",
+    "measure_gradient_noise",
+    "scaling",
     "svag_weights",
 ]

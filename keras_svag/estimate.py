@@ -47,6 +47,8 @@ class NoiseEstimate:
         sampling: How batches were drawn, one of `SAMPLING_MODES`, or None.
         num_examples: Size n of the data set, or None.
         corrected_for_sampling: Whether the bias of `sampling` is removed.
+        num_examples_used: Examples that a probe drew, or None.
+        degrees_of_freedom: Student's, of the errors; count - 1 if None.
     """
 
     grad_sq_norm: float
@@ -61,6 +63,8 @@ class NoiseEstimate:
     sampling: str | None = None
     num_examples: int | None = None
     corrected_for_sampling: bool = False
+    num_examples_used: int | None = None
+    degrees_of_freedom: int | None = None
 
     @classmethod
     def from_sums(
@@ -218,7 +222,7 @@ class NoiseEstimate:
         return self.batch_size * self.noise_to_signal
 
     def interval(self, level=0.95):
-        """Confidence set for N / G by Fieller's method, t with count - 1 dof.
+        """Confidence set for N / G by Fieller's method with Student's t.
 
         Args:
             level: Two-sided level; each side errs with half of the rest.
@@ -232,7 +236,7 @@ class NoiseEstimate:
         Raises:
             ValueError: If `level` is not strictly between 0 and 1.
         """
-        quantile = student_t_quantile(level, max(self.count - 1, 1))
+        quantile = self._quantile(level)
         if not self._has_errors:
             return 0.0, math.inf
         return fieller_interval(
@@ -252,12 +256,16 @@ class NoiseEstimate:
             true G is: the batches were not drawn independently), or
             `"unknown"` with too few observations.
         """
-        quantile = student_t_quantile(level, max(self.count - 1, 1))
+        quantile = self._quantile(level)
         if not self._has_errors:
             return "unknown"
         if abs(self.grad_sq_norm) <= quantile * self.grad_sq_norm_se:
             return "not told apart from 0"
         return "positive" if self.grad_sq_norm > 0 else "negative"
+
+    def _quantile(self, level):
+        dof = self.degrees_of_freedom or max(self.count - 1, 1)
+        return student_t_quantile(level, dof)
 
     @property
     def _has_errors(self):

@@ -4,7 +4,11 @@ import keras
 from keras import ops
 
 from keras_svag.estimate import NoiseEstimate
-from keras_svag.observations import SAMPLING_MODES, sampling_correction
+from keras_svag.observations import (
+    SAMPLING_MODES,
+    PairSums,
+    sampling_correction,
+)
 
 _NUM_SUMS = 6  # count, G, N, G², GN, N²
 _IDENTITY = ((1.0, 0.0), (0.0, 1.0))
@@ -55,7 +59,10 @@ class GradientNoise(keras.metrics.Metric):
         dtype=None,
     ):
         super().__init__(name=name, dtype=dtype)
-        _check_sizes(batch_size, num_examples, sampling)
+        _check_sampling(sampling, num_examples)
+        _check_size("batch_size", batch_size, 1)
+        _check_size("num_examples", num_examples, max(2, batch_size or 2))
+        _check_size("sub_batch_size", sub_batch_size, 1)
         self.num_examples = num_examples
         self.sampling = sampling
         self.set_batch_size(batch_size, sub_batch_size)
@@ -121,6 +128,13 @@ class GradientNoise(keras.metrics.Metric):
         (a11, a12), (a21, a22) = self._correction
         return a11 * g + a12 * n, a21 * g + a22 * n
 
+    def sums(self):
+        """`PairSums` of the observations so far, not corrected for sampling."""
+        return PairSums(
+            *(float(total) for total in ops.convert_to_numpy(self._sums)),
+            int(ops.convert_to_numpy(self._num_skipped)),
+        )
+
     def estimate(self):
         """Means and standard errors so far.
 
@@ -167,7 +181,7 @@ def _add_where(condition, sums, g, n):
     sums.assign_add(ops.where(condition, new, ops.zeros_like(new)))
 
 
-def _check_sizes(batch_size, num_examples, sampling):
+def _check_sampling(sampling, num_examples):
     if sampling not in SAMPLING_MODES:
         raise ValueError(
             f"`sampling` must be one of {', '.join(SAMPLING_MODES)}, got "
@@ -178,16 +192,15 @@ def _check_sizes(batch_size, num_examples, sampling):
             "`num_examples` is needed with sampling='without_replacement', "
             "got None; give the size of the training set."
         )
-    for argument, size, smallest in (
-        ("batch_size", batch_size, 1),
-        ("num_examples", num_examples, max(2, batch_size or 2)),
+
+
+def _check_size(argument, size, smallest):
+    if size is not None and (
+        isinstance(size, bool)
+        or not isinstance(size, numbers.Integral)
+        or size < smallest
     ):
-        if size is not None and (
-            isinstance(size, bool)
-            or not isinstance(size, numbers.Integral)
-            or size < smallest
-        ):
-            raise ValueError(
-                f"`{argument}` must be None or an integer >= {smallest}, got "
-                f"{size!r}."
-            )
+        raise ValueError(
+            f"`{argument}` must be None or an integer >= {smallest}, got "
+            f"{size!r}."
+        )

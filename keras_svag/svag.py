@@ -1,26 +1,16 @@
 import contextlib
-import math
-import numbers
+import re
 import warnings
 
 import keras
 from keras import ops
 
-from keras_svag.weights import svag_weights
-
-_CLIPPING = (
-    "clipping the mixed gradient biases the SDE, and clipping its parts apart "
-    "is not the clipping of a batch"
+from keras_svag.hyperparameters import (
+    checked_learning_rate,
+    nonnegative,
+    refuse_unsupported,
 )
-_REFUSED = {
-    "clipnorm": _CLIPPING,
-    "clipvalue": _CLIPPING,
-    "global_clipnorm": _CLIPPING,
-    "use_ema": "Keras moves the average at every batch, SVAG steps once per "
-    "pair",
-    "gradient_accumulation_steps": "SVAG mixes gradients by pairs, with "
-    "weights of its own",
-}
+from keras_svag.weights import svag_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -68,7 +58,8 @@ class SVAG(keras.optimizers.Optimizer):
 
     Raises:
         ValueError: if an argument is out of range, or is one that SVAG cannot
-            honour: clipping, `use_ema`, `gradient_accumulation_steps`.
+            honour: clipping, `use_ema`, `gradient_accumulation_steps`; when
+            it is built, if it was created outside the strategy of the model.
 
     References:
         - [Li, Malladi, Arora, 2021](https://arxiv.org/abs/2102.12470),
@@ -84,19 +75,13 @@ class SVAG(keras.optimizers.Optimizer):
         name="svag",
         **kwargs,
     ):
-        for argument, reason in _REFUSED.items():
-            value = kwargs.pop(argument, None)
-            if value:
-                raise ValueError(
-                    f"SVAG does not take `{argument}` (got {value!r}): "
-                    f"{reason}; leave it out."
-                )
+        refuse_unsupported(kwargs)
         excluded = kwargs.pop("excluded_from_weight_decay", None)
         weights = svag_weights(ell, pairing)
         if weight_decay is not None:
-            weight_decay = _nonnegative("weight_decay", weight_decay)
+            weight_decay = nonnegative("weight_decay", weight_decay)
         super().__init__(
-            learning_rate=_checked_learning_rate(learning_rate),
+            learning_rate=checked_learning_rate(learning_rate),
             weight_decay=weight_decay,
             name=name,
             **kwargs,
@@ -110,18 +95,24 @@ class SVAG(keras.optimizers.Optimizer):
             aggregation="only_first_replica",
             name="continuous_time",
         )
-        self._excluded = excluded or {"paths": [], "names": []}
+        self._excluded = excluded or {"paths": [], "names": [], "mask": []}
         self._pairs_within_step = False
         self._given_mixed_gradients = False
 
     def build(self, variables):
         if self.built:
             return
+        if _replicated(self._iterations) != all(map(_replicated, variables)):
+            raise ValueError(
+                f"The optimizer {self.name!r} was not created under the "
+                "distribution strategy of the variables, so its counters would "
+                "be wrong; create SVAG(...) inside `with strategy.scope():`, "
+                "as the model."
+            )
         super().build(variables)
-        paths = self._excluded["paths"]
+        mask = self._excluded_from_weight_decay(variables)
         super().exclude_from_weight_decay(
-            var_list=[v for v in variables if _path(v) in paths],
-            var_names=self._excluded["names"],
+            [v for v, excluded in zip(variables, mask, strict=True) if excluded]
         )
         if self._pairs_within_step:
             return
@@ -226,7 +217,7 @@ class SVAG(keras.optimizers.Optimizer):
 
         Args:
             var_list: variables to exclude.
-            var_names: strings: a variable whose name contains one of them is
+            var_names: strings: a variable whose path contains one of them is
                 excluded.
 
         Raises:
@@ -241,7 +232,19 @@ class SVAG(keras.optimizers.Optimizer):
         self._excluded = {
             "paths": sorted(_path(v) for v in var_list or ()),
             "names": sorted(var_names or ()),
+            "mask": [],
         }
+
+    def _excluded_from_weight_decay(self, variables):
+        """Whether each variable is excluded: a list of booleans, once built."""
+        names, paths = self._excluded["names"], self._excluded["paths"]
+        # Loading a model can rename its variables, but keeps their order.
+        if len(self._excluded["mask"]) != len(variables):
+            self._excluded["mask"] = [
+                path in paths or any(re.search(name, path) for name in names)
+                for path in map(_path, variables)
+            ]
+        return self._excluded["mask"]
 
     @property
     def learning_rate(self):
@@ -251,7 +254,7 @@ class SVAG(keras.optimizers.Optimizer):
     def learning_rate(self, learning_rate):
         # `fset` is how a setter calls the one that it overrides.
         keras.optimizers.Optimizer.learning_rate.fset(
-            self, _checked_learning_rate(learning_rate)
+            self, checked_learning_rate(learning_rate)
         )
 
     def _get_current_learning_rate(self):
@@ -279,34 +282,16 @@ class SVAG(keras.optimizers.Optimizer):
     def get_config(self):
         config = super().get_config()
         config.update({"ell": self.ell, "pairing": self.pairing})
-        if any(self._excluded.values()):
+        if self._excluded["paths"] or self._excluded["names"]:
             config["excluded_from_weight_decay"] = {
                 key: list(values) for key, values in self._excluded.items()
             }
         return config
 
 
+def _replicated(variable):
+    return hasattr(getattr(variable, "value", None), "distribute_strategy")
+
+
 def _path(variable):
     return getattr(variable, "path", variable.name)
-
-
-def _checked_learning_rate(learning_rate):
-    if callable(learning_rate) or isinstance(
-        learning_rate, (dict, keras.Variable)
-    ):
-        return learning_rate
-    if ops.is_tensor(learning_rate):
-        learning_rate = float(learning_rate)
-    return _nonnegative("learning_rate", learning_rate)
-
-
-def _nonnegative(argument, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        number = math.nan
-    else:
-        number = float(value)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(
-            f"`{argument}` must be a finite number >= 0, got {value!r}."
-        )
-    return number

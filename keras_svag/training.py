@@ -85,10 +85,12 @@ class SVAGModel(ModelWrapper):
         self._name_layers()
 
     def _name_layers(self):
-        if self.measure_noise and self.per_layer and self.model.built:
-            if self.gradient_noise.layers is None:
-                paths = [v.path for v in self.trainable_variables]
-                self.gradient_noise.set_layers(paths)
+        paths = tuple(v.path for v in self.trainable_variables)
+        if self.measure_noise and self.per_layer and paths:
+            if self.gradient_noise.layers != paths:
+                # A model that was not built has its variables only in tracing.
+                with tf.init_scope():
+                    self.gradient_noise.set_layers(paths)
 
     @property
     def training_metrics(self):
@@ -126,9 +128,12 @@ class SVAGModel(ModelWrapper):
             return self._applied(self._mixed_gradients(first, second))
 
     def _applied(self, gradients):
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_weights, strict=True)
-        )
+        if gradients:
+            self.optimizer.apply_gradients(
+                zip(gradients, self.trainable_weights, strict=True)
+            )
+        else:
+            warnings.warn("There are no trainable weights.", stacklevel=2)
         return self.get_metrics_result()
 
     def _mixed_gradients(self, first, second):
@@ -144,7 +149,7 @@ class SVAGModel(ModelWrapper):
         if second_leaves_no_trace:
             for variable, value in state:
                 variable.assign(value)
-        if self.measure_noise:
+        if self.measure_noise and g1:
             self._measure(g1, g2, num_rows(first))
         return [
             None if a is None else self._mix(a, b)

@@ -42,7 +42,7 @@ class WorkDir:
                 f"The working directory {self.path!r} cannot be written "
                 f"({error.strerror}); give another --workdir."
             ) from error
-        for name in ("train", "validation"):
+        for name in ("train", "validation", "linear_scaling"):
             shutil.rmtree(self.file(name), ignore_errors=True)
 
     def file(self, name):

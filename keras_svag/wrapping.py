@@ -93,13 +93,21 @@ class ModelWrapper(keras.Model):
         return [m for m in metrics if m not in hidden]
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        self._trace_anew_unless_fed(x, batch_size)
+        return super().fit(x, y, batch_size, *args, **kwargs)
+
+    def train_on_batch(self, x, *args, **kwargs):
+        self._trace_anew_unless_fed(x, None)
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def _trace_anew_unless_fed(self, x, batch_size):
         # A function traced for two batch sizes has a dynamic one, and no
-        # batch of unknown size can be split: trace anew.
-        fed = (batch_size, str(getattr(x, "element_spec", None)))
+        # batch of unknown size can be split.
+        shapes = [getattr(leaf, "shape", None) for leaf in tree.flatten(x)]
+        fed = str((batch_size, shapes, getattr(x, "element_spec", None)))
         if self._fed not in (None, fed):
             self.train_function = None
         self._fed = fed
-        return super().fit(x, y, batch_size, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         with self._training_metrics_hidden():

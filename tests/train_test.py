@@ -21,6 +21,7 @@ def small_config(**overrides):
     config = digits.get_config()
     config.epochs = 1
     config.batch_size = 128
+    config.learning_rate = 0.5
     config.model.hidden_units = (8,)
     config.update(overrides)
     return config
@@ -60,6 +61,7 @@ def finished(tmp_path_factory):
         f"--workdir={workdir}",
         "--config.epochs=2",
         "--config.batch_size=128",
+        "--config.learning_rate=0.5",
         "--config.model.hidden_units=(8,)",
     ]
     return workdir, arguments, command(*arguments)

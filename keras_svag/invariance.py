@@ -1,0 +1,110 @@
+"""Whether a network's outputs depend on the scale of its weights."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_svag.model_state import preserved_state
+
+# Powers of two, by which products in floating point scale without rounding.
+_FACTORS = (2.0**-3, 2.0**3)
+
+
+def is_scale_invariant(model, x, rtol=None):
+    """Measures whether scaling all trainable weights leaves the loss unchanged.
+
+    The model is run in training mode, where BatchNormalization normalizes by
+    the batch (by its moving statistics it would not be invariant), with the
+    same dropout masks every time. Compared are the outputs, and the losses
+    that layers add: with an L2 regularizer in the loss it is not invariant.
+    Weights are moved a little first, since biases that are still zero do not
+    show. The model is left as it was, to the bit.
+
+    A normalization's epsilon counts: with Keras's default of 1e-3 a network
+    is invariant only roughly, and not to the default `rtol`.
+
+    Args:
+        model: a `keras.Model`.
+        x: one batch of inputs, a (nest of) array(s), of at least 2 examples
+            for a model with BatchNormalization.
+        rtol: largest difference of an output that counts as none, relative to
+            the largest output; by default the square root of the rounding
+            error of the model's compute dtype, 3e-4 for float32.
+
+    Returns:
+        A bool.
+
+    Raises:
+        TypeError: if `model` is no `keras.Model`.
+        ValueError: if it has no trainable weights, `rtol` is not positive, or
+            the outputs are not finite.
+
+    References:
+        [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
+        Stochastic Differential Equations (SDEs)", NeurIPS 2021, section 5,
+        whose conditions suppose a scale-invariant loss.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model, got {type(model).__name__}."
+        )
+    if rtol is not None and not rtol > 0:
+        raise ValueError(f"`rtol` must be None or > 0, got {rtol!r}.")
+    x = tree.map_structure(ops.convert_to_tensor, x)
+    if not all(layer.built for layer in model._flatten_layers()):
+        model(x)
+    if not model.trainable_weights:
+        raise ValueError(
+            "`model` has no trainable weights, so there is nothing to scale; "
+            "set `trainable` on some of its layers."
+        )
+    if rtol is None:
+        rtol = _rounding_error(model.compute_dtype) ** 0.5
+
+    reference = _outputs(model, x, 1.0)
+    if not all(np.isfinite(output).all() for output in reference):
+        raise ValueError(
+            "The outputs of `model` on `x` are not finite, so they cannot be "
+            "compared; check the inputs and the weights."
+        )
+    return all(
+        _is_close(output, expected, rtol)
+        for factor in _FACTORS
+        for output, expected in zip(
+            _outputs(model, x, factor), reference, strict=True
+        )
+    )
+
+
+def _outputs(model, x, factor):
+    rng = np.random.default_rng(0)
+    with preserved_state(model):
+        for variable in model.trainable_weights:
+            value = ops.convert_to_numpy(variable).astype(np.float64)
+            size = np.sqrt(np.mean(value**2)) or 1.0
+            value += 0.1 * size * rng.standard_normal(value.shape)
+            # Rounded before it is scaled, and not after.
+            variable.assign(
+                ops.cast(value, variable.dtype)
+                * ops.cast(factor, variable.dtype)
+            )
+        if model._call_has_training_arg:
+            outputs = model(x, training=True)
+        else:
+            outputs = model(x)
+        outputs = [*tree.flatten(outputs), *model.losses]
+        return [
+            ops.convert_to_numpy(ops.cast(output, "float64"))
+            for output in outputs
+        ]
+
+
+def _is_close(output, expected, rtol):
+    difference = np.max(np.abs(output - expected), initial=0.0)
+    return bool(difference <= rtol * np.max(np.abs(expected), initial=0.0))
+
+
+def _rounding_error(dtype):
+    return {"float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(
+        dtype, 2.0**-23
+    )

@@ -1,0 +1,206 @@
+"""What TensorBoard shows of the gradient noise and the linear scaling rule."""
+
+import math
+import os
+
+import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+
+from keras_svag.fieller import student_t_quantile
+
+_G = "gradient_noise/grad_sq_norm"
+_N = "gradient_noise/noise_trace"
+_RATIO = "noise_to_signal/ratio"
+_THRESHOLD = "noise_to_signal/threshold"
+_KAPPA = "max_batch_multiplier/kappa_max"
+_BALANCE = "equilibrium/balance"
+
+
+class NoiseSummaries:
+    """Writes scalars of every epoch, their layout, and the report as a card.
+
+    A quantity with error bars is three scalars, `tag`, `tag_low` and
+    `tag_high`, which the layout of the Custom Scalars tab draws as a line with
+    its band. Where an interval has no upper end nothing is written: a band
+    needs both.
+
+    Args:
+        log_dir: directory of the run; events go to its subdirectory
+            `linear_scaling`.
+    """
+
+    def __init__(self, log_dir):
+        self._writer = tf.summary.create_file_writer(
+            os.path.join(log_dir, "linear_scaling")
+        )
+        with self._writer.as_default(step=0):
+            tf.summary.experimental.write_raw_pb(
+                custom_scalar.pb(_layout()).SerializeToString()
+            )
+
+    def write_epoch(self, report):
+        """Writes the scalars of one epoch, from the report on it alone."""
+        verdict, estimate = report.verdict, report.estimate
+        with self._writer.as_default(step=report.last_epoch):
+            for tag, value, error in (
+                (_G, estimate.grad_sq_norm, estimate.grad_sq_norm_se),
+                (_N, estimate.noise_trace, estimate.noise_trace_se),
+            ):
+                reach = error * student_t_quantile(
+                    verdict.level, max(estimate.count - 1, 1)
+                )
+                _band(tag, value - reach, value, value + reach)
+            low, high = verdict.interval
+            _band(_RATIO, low, verdict.noise_to_signal, high)
+            _scalar(_THRESHOLD, verdict.min_noise_to_signal)
+            _band(
+                _KAPPA,
+                verdict.max_multiplier_low,
+                verdict.max_multiplier,
+                verdict.max_multiplier_high,
+            )
+            _scalar(_BALANCE, verdict.balance)
+        self._writer.flush()
+
+    def write_report(self, report):
+        """Writes the text cards, at the end of training."""
+        with self._writer.as_default(step=report.last_epoch):
+            tf.summary.text("linear_scaling_rule", report_markdown(report))
+            if report.estimate.per_layer:
+                tf.summary.text(
+                    "gradient_noise_per_layer",
+                    layers_markdown(report.estimate.per_layer),
+                )
+
+    def close(self):
+        """Closes the file of events."""
+        self._writer.close()
+
+
+def _scalar(tag, value):
+    if value is not None and math.isfinite(value):
+        tf.summary.scalar(tag, value)
+
+
+def _band(tag, low, value, high):
+    ends = (low, value, high)
+    if any(end is None or not math.isfinite(end) for end in ends):
+        return
+    for suffix, end in zip(("_low", "", "_high"), ends, strict=True):
+        tf.summary.scalar(tag + suffix, end)
+
+
+def _layout():
+    def band(tag):
+        return layout_pb2.MarginChartContent.Series(
+            value=tag, lower=f"{tag}_low", upper=f"{tag}_high"
+        )
+
+    def line(tag):
+        return layout_pb2.MarginChartContent.Series(
+            value=tag, lower=tag, upper=tag
+        )
+
+    def chart(title, *series):
+        # Charts of plain lines would be smoothed, and lines leave their bands.
+        content = layout_pb2.MarginChartContent(series=series)
+        return layout_pb2.Chart(title=title, margin=content)
+
+    return layout_pb2.Layout(
+        category=[
+            layout_pb2.Category(
+                title="Gradient noise and the linear scaling rule",
+                # TensorBoard shows the last one first.
+                chart=[
+                    chart("Balance: 1 at equilibrium", line(_BALANCE)),
+                    chart(
+                        "κ_max: factors on the batch above the band are "
+                        "ruled out",
+                        band(_KAPPA),
+                    ),
+                    chart(
+                        "N/G with its 95% band, and what SGD needs to follow "
+                        "its SDE",
+                        band(_RATIO),
+                        line(_THRESHOLD),
+                    ),
+                    chart(
+                        "G = |∇L|² and N = Tr Σ, with 95% bands",
+                        band(_G),
+                        band(_N),
+                    ),
+                ],
+            )
+        ]
+    )
+
+
+def report_markdown(report):
+    """A `LinearScalingReport` as Markdown."""
+    verdict = report.verdict
+    sections = ["### Linear scaling rule", report.headline]
+    if not verdict.refusal:
+        sections.append(
+            "\n".join(
+                [
+                    "| batch | learning rate | verdict |",
+                    "|---:|---:|---|",
+                    *(
+                        f"| {kappa * verdict.batch_size:,.0f} | "
+                        f"{kappa * verdict.learning_rate:g} | {answer} |"
+                        for kappa, answer in (
+                            verdict.multiplier_verdicts.items()
+                        )
+                    ),
+                ]
+            )
+        )
+        sections.append(report.sde_line)
+    sections.append(report.window_line)
+    sections += [note.rstrip(".") for note in verdict.notes]
+    sections += [f"Before, {earlier.summary}" for earlier in report.earlier]
+    if verdict.heuristic and not verdict.refusal:
+        sections.append(
+            "\n".join(
+                [
+                    "**Only a heuristic**, because",
+                    "",
+                    *(f"- {reason}" for reason in verdict.heuristic_reasons),
+                ]
+            )
+        )
+    return "\n\n".join(sections)
+
+
+def layers_markdown(per_layer):
+    """G, N and N / G of every variable as a table, the largest N first.
+
+    Args:
+        per_layer: `{name: NoiseEstimate}`.
+    """
+    layers = sorted(
+        per_layer.items(), key=lambda item: item[1].noise_trace, reverse=True
+    )
+    total = sum(estimate.noise_trace for _, estimate in layers)
+    rows = [
+        "| variable | G | N | N/G, 95% interval | share of N |",
+        "|---|---:|---:|---:|:---|",
+    ]
+    for name, estimate in layers:
+        share = estimate.noise_trace / total if total else 0.0
+        rows.append(
+            f"| {name} | {estimate.grad_sq_norm:.3g} | "
+            f"{estimate.noise_trace:.3g} | {_ratio_cell(estimate)} | "
+            f"{'█' * max(round(40 * share), 0)} {share:.1%} |"
+        )
+    return "\n".join(rows)
+
+
+def _ratio_cell(estimate):
+    low, high = estimate.interval()
+    end = f"{high:.3g}" if math.isfinite(high) else "∞"
+    point = (
+        f"{estimate.noise_to_signal:.3g}" if estimate.grad_sq_norm > 0 else "–"
+    )
+    return f"{point} [{low:.3g}, {end}]"

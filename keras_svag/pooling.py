@@ -1,0 +1,150 @@
+"""One noise estimate from those of several windows."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_svag.estimate import NoiseEstimate
+from keras_svag.observations import PairSums
+
+_FLOATS = (
+    "grad_sq_norm",
+    "noise_trace",
+    "grad_sq_norm_se",
+    "noise_trace_se",
+    "covariance",
+)
+
+
+def pooled(estimates):
+    """The estimate that all observations together give.
+
+    The observations of each are replaced by as many with the same mean and
+    the same covariance of the mean, so that a window counts with its number of
+    observations, and the drift from window to window widens the interval. For
+    estimates from sums over steps this is exact. Degrees of freedom add up.
+
+    Args:
+        estimates: `NoiseEstimate`s, at least one, of one batch size. Empty
+            ones add what they skipped and nothing else.
+
+    Returns:
+        A `NoiseEstimate`, with `per_layer` if all have the same layers.
+
+    Raises:
+        ValueError: If there is none, or their batch sizes differ.
+    """
+    estimates = list(estimates)
+    if not estimates:
+        raise ValueError("pooled needs at least one estimate, got none.")
+    sizes = {estimate.batch_size for estimate in estimates}
+    if len(sizes) > 1:
+        raise ValueError(
+            "estimates must be of one batch size, got those of "
+            f"{', '.join(map(str, sizes))}: N is stated at one batch size."
+        )
+    sums = sum(map(_equivalent_sums, estimates), start=PairSums())
+    last = estimates[-1]
+    return dataclasses.replace(
+        NoiseEstimate.from_sums(
+            **sums.to_dict(),
+            batch_size=last.batch_size,
+            sampling=last.sampling,
+            num_examples=last.num_examples,
+            per_layer=_pooled_layers(estimates),
+        ),
+        corrected_for_sampling=all(
+            estimate.corrected_for_sampling for estimate in estimates
+        ),
+        num_examples_used=_sum_of_known(
+            estimate.num_examples_used for estimate in estimates
+        ),
+        degrees_of_freedom=_pooled_degrees_of_freedom(estimates),
+    )
+
+
+def _sum_of_known(values):
+    values = [value for value in values if value is not None]
+    return sum(values) if values else None
+
+
+def _pooled_degrees_of_freedom(estimates):
+    """Those of a pooled variance; None if they follow from the count."""
+    if all(estimate.degrees_of_freedom is None for estimate in estimates):
+        return None
+    return sum(
+        estimate.degrees_of_freedom or max(estimate.count - 1, 1)
+        for estimate in estimates
+        if estimate.count
+    )
+
+
+def _pooled_layers(estimates):
+    if any(
+        not e.per_layer or e.per_layer.keys() != estimates[0].per_layer.keys()
+        for e in estimates
+    ):
+        return None
+    return {
+        name: pooled([e.per_layer[name] for e in estimates])
+        for name in estimates[0].per_layer
+    }
+
+
+def _equivalent_sums(estimate):
+    """Sums of observations with the estimate's mean and covariance."""
+    count = estimate.count
+    if not count:
+        return PairSums(num_skipped=estimate.num_skipped)
+    mean = np.array([estimate.grad_sq_norm, estimate.noise_trace])
+    cross = estimate.covariance
+    covariance = np.array(
+        [
+            [estimate.grad_sq_norm_se**2, cross],
+            [cross, estimate.noise_trace_se**2],
+        ]
+    )
+    if np.isnan(covariance).any():
+        # An estimate without errors is one observation of unknown precision.
+        count, covariance = 1, np.zeros((2, 2))
+    seconds = count * ((count - 1) * covariance + np.outer(mean, mean))
+    return PairSums(
+        count,
+        *(float(total) for total in count * mean),
+        float(seconds[0, 0]),
+        float(seconds[0, 1]),
+        float(seconds[1, 1]),
+        estimate.num_skipped,
+    )
+
+
+def estimate_to_state(estimate):
+    """A `NoiseEstimate` as plain values for strict JSON, to be restored."""
+    state = {
+        field.name: getattr(estimate, field.name)
+        for field in dataclasses.fields(estimate)
+    }
+    for name in _FLOATS:
+        if math.isnan(state[name]):
+            state[name] = None
+    if estimate.per_layer is not None:
+        state["per_layer"] = {
+            name: estimate_to_state(layer)
+            for name, layer in estimate.per_layer.items()
+        }
+    return state
+
+
+def estimate_from_state(state):
+    """The `NoiseEstimate` that `estimate_to_state` was given."""
+    state = dict(state)
+    for name in _FLOATS:
+        if state[name] is None:
+            state[name] = math.nan
+    if state["per_layer"] is not None:
+        state["per_layer"] = {
+            name: estimate_from_state(layer)
+            for name, layer in state["per_layer"].items()
+        }
+    return NoiseEstimate(**state)

@@ -1,0 +1,260 @@
+"""Measures the gradient noise of a model that is not being trained."""
+
+import dataclasses
+import numbers
+
+import keras
+import numpy as np
+
+from keras_svag.datasets.sampling import check_sampling, sub_batch_indices
+from keras_svag.estimate import NoiseEstimate
+from keras_svag.examples import open_examples
+from keras_svag.model_state import preserved_state
+from keras_svag.observations import sampling_correction
+from keras_svag.probe_moments import (
+    probe_degrees_of_freedom,
+    sequential_moments,
+)
+from keras_svag.sequential_gradients import SequentialGradients
+
+# With fewer batches the standard error is too uncertain to stop by.
+_FEWEST_BEFORE_STOPPING = 20
+
+
+def measure_gradient_noise(
+    model,
+    dataset,
+    batch_size,
+    num_batches,
+    loss=None,
+    rtol=None,
+    per_layer=False,
+    seed=None,
+    verbose="auto",
+    sampling="with_replacement",
+):
+    """Measures G = |∇L|² and N = Tr Σ at the model's present weights.
+
+    Draws `num_batches` mini-batches and takes the gradient of the training
+    loss on each: in training mode, regularizers and `add_loss` included. Each
+    gradient is compared with the mean and with the alternating sum of those
+    before it, and forgotten; two running sums are all that is kept, whatever
+    `num_batches`. That gives the unbiased estimates over all pairs of
+    batches, and their standard errors: see `sequential_moments` in
+    `keras_svag.probe_moments`.
+
+    Nothing is left changed, to the bit, even if it is interrupted: weights,
+    moving statistics of BatchNormalization, random seeds (dropout draws what
+    the next training step would), metrics, optimizer. A model in a
+    `tf.distribute` strategy is measured on one device; every gradient is that
+    of a whole mini-batch.
+
+    ```python
+    model.compile(optimizer="sgd", loss="mse")
+    noise = keras_svag.measure_gradient_noise(model, (x, y), 128, 100)
+    print(noise.describe())  # N/G = 41 [33, 55]
+    ```
+
+    Args:
+        model: a compiled `keras.Model`, wrapped in an `SVAGModel` or not; an
+            uncompiled one with `loss`.
+        dataset: single examples: a tuple of arrays `(x, y)` or
+            `(x, y, sample_weight)`, or a finite, unbatched `tf.data.Dataset`
+            of the same, in any order. Such a data set is read once per GiB of
+            examples drawn, and only these are held in memory.
+        batch_size: integer >= 1, examples in a mini-batch; N is at this size.
+        num_batches: integer >= 2, how many mini-batches. With fewer than 4
+            there are no standard errors; intervals are good from 20 on.
+        loss: replaces the compiled loss (and a `compute_loss` of the model's
+            own), as in `keras.Model.compile`.
+        rtol: if given, stops as soon as the relative standard error of N/G is
+            at most this, after 20 batches at the earliest. Since it stops
+            where the error looks small, intervals cover somewhat less often
+            than they say (benchmarks/probe_coverage.py).
+        per_layer: whether to measure each trainable variable apart too.
+        seed: integer, the seed of the draws; `None`: other draws every time.
+            Global random states are neither used nor changed.
+        verbose: 0 (silent), 1 (a progress bar and the result), 2 (one line of
+            each) or `"auto"`, which is 1.
+        sampling: `"with_replacement"` (exactly unbiased), or
+            `"without_replacement"` (distinct examples within a batch) or
+            `"shuffle"` (disjoint batches), whose bias is corrected.
+
+    Returns:
+        A `NoiseEstimate` at `batch_size`. Its `num_examples_used` is the
+        number of examples drawn; batches whose gradient is not finite, as
+        happens in float16, are left out and counted in `num_skipped`.
+
+    Raises:
+        TypeError: if `model` is no `keras.Model`, `dataset` no such data set
+            or `seed` no integer.
+        ValueError: if a number is out of range, the data set has too few
+            examples or is batched or infinite, or there is no loss or no
+            trainable weight.
+    """
+    _check_arguments(model, batch_size, num_batches, rtol, verbose)
+    check_sampling(sampling)
+    if loss is None and not model.compiled:
+        raise ValueError(
+            "`model` has no loss, because it is not compiled; give `loss`, or "
+            "call model.compile(loss=...)."
+        )
+    examples = open_examples(dataset, model)
+    _check_num_examples(
+        examples.num_examples, batch_size, num_batches, sampling
+    )
+    if seed is None:
+        seed = int(np.random.default_rng().integers(2**63))
+    _build(model, examples)
+    _check_model(model, batch_size)
+
+    draws = (
+        sub_batch_indices(
+            sampling, seed, index, examples.num_examples, batch_size
+        ).numpy()
+        for index in range(num_batches)
+    )
+    common = {
+        "batch_size": batch_size,
+        "sampling": sampling,
+        "num_examples": examples.num_examples,
+    }
+    verbose = 1 if verbose == "auto" else verbose
+    progress = keras.utils.Progbar(
+        num_batches, verbose=verbose, stateful_metrics=["noise_to_signal"]
+    )
+    with preserved_state(model):
+        gradients = SequentialGradients(model, loss)
+        for drawn, batch in enumerate(examples.batches(draws), start=1):
+            gradients.add(batch)
+            stop = drawn == num_batches
+            if rtol is not None and gradients.count >= _FEWEST_BEFORE_STOPPING:
+                so_far = _estimate(gradients.moments(), **common)
+                error = so_far.noise_to_signal_se / so_far.noise_to_signal
+                stop |= error <= rtol
+            if verbose:
+                progress.update(drawn, gradients.summary(), finalize=stop)
+            if stop:
+                break
+
+    common |= {
+        "num_skipped": drawn - gradients.count,
+        "num_examples_used": drawn * batch_size,
+    }
+    layers = None
+    if per_layer:
+        layers = {
+            name: _estimate(gradients.moments(index), **common)
+            for index, name in enumerate(_distinct_paths(model))
+        }
+    estimate = dataclasses.replace(
+        _estimate(gradients.moments(), **common), per_layer=layers
+    )
+    if verbose:
+        print(
+            f"{estimate.describe()} at batch size {batch_size:,}, from "
+            f"{estimate.num_examples_used:,} examples"
+        )
+    return estimate
+
+
+def _estimate(moments, batch_size, sampling, num_examples, **fields):
+    fields |= {
+        "batch_size": batch_size,
+        "sampling": sampling,
+        "num_examples": num_examples,
+    }
+    if not moments.shape[1]:
+        return NoiseEstimate.from_sums(0, 0, 0, 0, 0, 0, **fields)
+    count = moments.shape[1] + 1
+    means, covariance = sequential_moments(*moments)
+    errors = np.sqrt(np.diag(covariance))
+    estimate = NoiseEstimate(
+        grad_sq_norm=float(means[0]),
+        noise_trace=float(means[1]),
+        grad_sq_norm_se=float(errors[0]),
+        noise_trace_se=float(errors[1]),
+        covariance=float(covariance[0, 1]),
+        count=count,
+        degrees_of_freedom=probe_degrees_of_freedom(count),
+        **fields,
+    )
+    return estimate.corrected(
+        sampling_correction(sampling, num_examples, batch_size, batch_size)
+    )
+
+
+def _build(model, examples):
+    batch = next(examples.batches([np.zeros(2, int)]))
+    # Does nothing without a strategy: losses are then built when traced.
+    model._maybe_symbolic_build(data_batch=batch)
+    if not all(layer.built for layer in model._flatten_layers()):
+        model(keras.utils.unpack_x_y_sample_weight(batch)[0])
+
+
+def _distinct_paths(model):
+    paths = [v.path for v in model.trainable_weights]
+    return [
+        f"{path}_{paths[:index].count(path)}" if path in paths[:index] else path
+        for index, path in enumerate(paths)
+    ]
+
+
+def _check_arguments(model, batch_size, num_batches, rtol, verbose):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model, got {type(model).__name__}."
+        )
+    for argument, value, smallest in (
+        ("batch_size", batch_size, 1),
+        ("num_batches", num_batches, 2),
+    ):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Integral)
+            or value < smallest
+        ):
+            raise ValueError(
+                f"`{argument}` must be an integer >= {smallest}, got {value!r}."
+            )
+    if rtol is not None and not (isinstance(rtol, numbers.Real) and rtol > 0):
+        raise ValueError(
+            "`rtol` must be None or a relative standard error > 0, such as "
+            f"0.1, got {rtol!r}."
+        )
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(
+            f"`verbose` must be 0, 1, 2 or 'auto', got {verbose!r}."
+        )
+
+
+def _check_num_examples(num_examples, batch_size, num_batches, sampling):
+    needed, why = batch_size, f"a batch of {batch_size:,}"
+    if sampling == "shuffle":
+        needed *= num_batches
+        why = f"{num_batches:,} disjoint batches of {batch_size:,}"
+    elif sampling == "without_replacement":
+        needed += 1
+        why += " to differ from another"
+    if num_examples < max(needed, 2):
+        raise ValueError(
+            f"`dataset` must have at least {max(needed, 2):,} examples for "
+            f"{why}, got {num_examples:,}; use a smaller `batch_size`"
+            f"{' or fewer batches' if sampling == 'shuffle' else ''}."
+        )
+
+
+def _check_model(model, batch_size):
+    if not model.trainable_weights:
+        raise ValueError(
+            "`model` has no trainable weights, so it has no gradient to "
+            "measure; set `trainable` on some of its layers."
+        )
+    if batch_size == 1 and any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for layer in model._flatten_layers()
+    ):
+        raise ValueError(
+            "`batch_size` must be at least 2 for a model with "
+            "BatchNormalization, got 1: a single example has no variance."
+        )

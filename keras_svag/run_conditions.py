@@ -1,0 +1,109 @@
+"""Reads from a compiled model what the theory of its training assumes."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_svag.examples import open_examples
+from keras_svag.linear_scaling_report import RunConditions
+from keras_svag.metrics import GradientNoise
+from keras_svag.noise import squared_norm
+from keras_svag.training import SVAGModel
+
+_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+def inner_optimizer(model):
+    """The optimizer of a compiled model, without a loss scale around it."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def find_metric(model):
+    """The `GradientNoise` among a model's metrics, or None."""
+    for metric in model.metrics:
+        if isinstance(metric, GradientNoise):
+            return metric
+    return None
+
+
+def decayed_variables(model):
+    """Trainable variables that the optimizer's weight decay acts on."""
+    optimizer = inner_optimizer(model)
+    if not optimizer.weight_decay:
+        return []
+    return [
+        v for v in model.trainable_variables if optimizer._use_weight_decay(v)
+    ]
+
+
+def decayed_sq_norm(model):
+    """R of the decayed variables, of all trainable ones if none is decayed."""
+    variables = decayed_variables(model) or model.trainable_variables
+    return float(ops.convert_to_numpy(squared_norm(variables)))
+
+
+def has_finite_weights(model):
+    """Whether all trainable weights are finite numbers."""
+    total = squared_norm(model.trainable_variables)
+    return bool(np.isfinite(ops.convert_to_numpy(total)))
+
+
+def run_conditions(model, scale_invariant=None, halves_measured=False):
+    """The `RunConditions` of a compiled model.
+
+    Args:
+        model: A compiled `keras.Model`.
+        scale_invariant: Whether its loss is; None if not known.
+        halves_measured: Whether the noise is that of the model's training
+            step, not that of a probe.
+    """
+    optimizer = inner_optimizer(model)
+    decayed = decayed_variables(model)
+    regularized = any(
+        getattr(v, "regularizer", None) for v in model.trainable_variables
+    )
+    return RunConditions(
+        optimizer=type(optimizer).__name__,
+        weight_decay=float(optimizer.weight_decay or 0) if decayed else 0.0,
+        momentum=_momentum(optimizer),
+        ell=getattr(optimizer, "ell", 1),
+        all_weights_decayed=len(decayed) == len(model.trainable_variables),
+        scale_invariant=False if regularized else scale_invariant,
+        batch_norm_halves=halves_measured and _normalizes_halves(model),
+        other_reasons=tuple(_other_reasons(optimizer, decayed, regularized)),
+    )
+
+
+def _momentum(optimizer):
+    momentum = getattr(optimizer, "momentum", 0.0)
+    return float(momentum) if isinstance(momentum, (int, float)) else 0.0
+
+
+def _other_reasons(optimizer, decayed, regularized):
+    if regularized:
+        yield "the loss contains a regularizer; use the optimizer's decay"
+    if any(getattr(optimizer, name, None) for name in _CLIPPING):
+        yield "gradients are clipped"
+    accumulated = getattr(optimizer, "gradient_accumulation_steps", None)
+    if accumulated:
+        yield f"the gradients of {accumulated} batches are accumulated"
+    if optimizer.weight_decay and not decayed:
+        yield "weight decay excludes every trainable weight"
+
+
+def _normalizes_halves(model):
+    if not isinstance(model, SVAGModel):
+        return False
+    if getattr(inner_optimizer(model), "pairing", None) == "independent":
+        return False
+    return any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for layer in model._flatten_layers()
+    )
+
+
+def first_inputs(data, model, size):
+    """Inputs of the first `size` examples of a probe's data, as one batch."""
+    examples = open_examples(data, model)
+    rows = np.arange(min(size, examples.num_examples))
+    return next(examples.batches([rows]))[0]

@@ -1,0 +1,325 @@
+"""Checks under MirroredStrategy, one process for each number of replicas.
+
+`python distribution_checks.py R` runs every check on R virtual CPUs and
+prints a line `name: passed` or `name: ` and the error for each.
+"""
+
+import os
+import sys
+import tempfile
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+from small_problems import (
+    dense_network,
+    interleaved,
+    largest_difference,
+    linear_model,
+    regression,
+)
+
+from keras_svag import SVAG, SVAGModel
+
+SUB_BATCH = 8
+NUM_STEPS = 6
+
+
+def fit(model, x, y, batch_size, **kwargs):
+    kwargs = {"verbose": 0, "shuffle": False, **kwargs}
+    return model.fit(x, y, batch_size=batch_size, **kwargs).history
+
+
+def optimizer(pairing="independent"):
+    schedule = keras.optimizers.schedules.CosineDecay(0.5, 4)
+    return SVAG(schedule, ell=3, pairing=pairing, weight_decay=0.1)
+
+
+def consecutive():
+    return regression(NUM_STEPS * 2 * SUB_BATCH)
+
+
+def pairs():
+    return [interleaved(rows, SUB_BATCH) for rows in consecutive()]
+
+
+def one_device(pairing="independent"):
+    model = SVAGModel(dense_network())
+    model.compile(optimizer(pairing), "mse")
+    fit(model, *pairs(), 2 * SUB_BATCH)
+    return model
+
+
+def mirrored(
+    strategy, wrapped, build_model=dense_network, make_optimizer=optimizer
+):
+    with strategy.scope():
+        model = build_model()
+        if wrapped:
+            model = SVAGModel(model)
+        model.compile(make_optimizer(), "mse")
+    return model
+
+
+def check_svag_model_equals_one_device(strategy):
+    for pairing in ("independent", "halves"):
+        model = mirrored(
+            strategy, True, dense_network, lambda p=pairing: optimizer(p)
+        )
+        fit(model, *pairs(), 2 * SUB_BATCH)
+        expected = one_device(pairing)
+        difference = largest_difference(model, expected)
+        assert difference < 1e-6, (pairing, difference)
+        times = [float(m.optimizer.continuous_time) for m in (model, expected)]
+        np.testing.assert_allclose(*times, rtol=1e-9)
+        assert model.optimizer.effective_iterations == NUM_STEPS / 3
+
+
+def check_plain_model_equals_one_device(strategy):
+    model = mirrored(strategy, False)
+    fit(model, *consecutive(), SUB_BATCH)
+    assert largest_difference(model, one_device()) < 1e-6
+    assert model.optimizer.effective_iterations == NUM_STEPS / 3
+
+
+def check_reload_in_mid_pair(strategy):
+    x, y = consecutive()
+    done = 3 * SUB_BATCH
+    model = mirrored(strategy, False)
+    fit(model, x[:done], y[:done], SUB_BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.keras")
+        model.save(path)
+        with strategy.scope():
+            loaded = keras.saving.load_model(path)
+    fit(loaded, x[done:], y[done:], SUB_BATCH)
+    assert largest_difference(loaded, one_device()) < 1e-6
+
+
+def check_reload_of_svag_model(strategy):
+    x, y = pairs()
+    done = 2 * 2 * SUB_BATCH
+    model = mirrored(strategy, True)
+    fit(model, x[:done], y[:done], 2 * SUB_BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.keras")
+        model.save(path)
+        with strategy.scope():
+            loaded = keras.saving.load_model(path)
+    fit(loaded, x[done:], y[done:], 2 * SUB_BATCH)
+    assert largest_difference(loaded, one_device()) < 1e-6
+
+
+def check_ordinary_optimizer_equals_plain_model_on_one_device(strategy):
+    plain = dense_network()
+    plain.compile("adam", "mse", metrics=["mae"])
+    expected = fit(plain, *pairs(), 2 * SUB_BATCH)
+    with strategy.scope():
+        model = SVAGModel(dense_network())
+        model.compile("adam", "mse", metrics=["mae"])
+    history = fit(model, *pairs(), 2 * SUB_BATCH)
+    assert largest_difference(model, plain) < 1e-5
+    for key, values in expected.items():
+        np.testing.assert_allclose(history[key], values, rtol=1e-5)
+
+
+def numpy_observation(x, y, kernel):
+    """G and N, at the size of a half, of one replica's rows."""
+    g1, g2 = (
+        2 * x[i::2].T @ (x[i::2] @ kernel - y[i::2]) / len(x[i::2])
+        for i in (0, 1)
+    )
+    return np.sum(g1 * g2), np.sum((g1 - g2) ** 2) / 2
+
+
+def check_noise_has_one_observation_of_each_step_and_replica(strategy):
+    replicas = strategy.num_replicas_in_sync
+    batch_size, steps = 2 * SUB_BATCH, 3
+    x, y = regression(steps * batch_size, num_outputs=1)
+    for pairing, simulated in (("independent", 8), ("halves", 16)):
+        model = mirrored(
+            strategy,
+            True,
+            lambda: linear_model(4),
+            lambda p=pairing: SVAG(0.0, ell=2, pairing=p),
+        )
+        kernel = model.get_weights()[0]
+        logs = fit(model, x, y, batch_size)
+        rows = batch_size // replicas
+        observations = np.array(
+            [
+                numpy_observation(x[i : i + rows], y[i : i + rows], kernel)
+                for i in range(0, len(x), rows)
+            ]
+        )
+        observations[:, 1] *= rows / 2 / simulated
+        estimate = model.gradient_noise.estimate()
+        assert estimate.count == steps * replicas
+        assert estimate.batch_size == simulated
+        ours = estimate.grad_sq_norm, estimate.noise_trace
+        np.testing.assert_allclose(ours, observations.mean(0), rtol=1e-4)
+        errors = observations.std(0, ddof=1) / len(observations) ** 0.5
+        ours = estimate.grad_sq_norm_se, estimate.noise_trace_se
+        np.testing.assert_allclose(ours, errors, rtol=1e-4)
+        np.testing.assert_allclose(logs["grad_sq_norm"], estimate.grad_sq_norm)
+        np.testing.assert_allclose(
+            logs["weight_sq_norm"], np.sum(kernel**2), rtol=1e-5
+        )
+        losses = np.mean((x @ kernel - y) ** 2)
+        np.testing.assert_allclose(logs["loss"], losses, rtol=1e-5)
+
+
+def collectives(strategy, model):
+    """Numbers of elements that each all-reduce of a training step carries."""
+    x, y = (tf.constant(rows[: 2 * SUB_BATCH]) for rows in pairs())
+    data = tf.data.Dataset.from_tensors((x, y)).unbatch()
+    data = data.batch(2 * SUB_BATCH, drop_remainder=True)
+    batch = next(iter(strategy.experimental_distribute_dataset(data)))
+
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(batch):
+        return strategy.run(model.train_step, args=(batch,))
+
+    graph = step.get_concrete_function(batch).graph
+    graphs = [graph, *(f.graph for f in graph._functions.values())]
+    return sorted(
+        operation.inputs[0].shape.num_elements()
+        for g in graphs
+        for operation in g.get_operations()
+        if operation.type.startswith("CollectiveReduce")
+    )
+
+
+def check_no_more_gradients_are_reduced_than_by_sgd(strategy):
+    plain = mirrored(strategy, False, dense_network, lambda: "sgd")
+    expected = collectives(strategy, plain)
+    total = sum(np.prod(v.shape) for v in plain.trainable_variables)
+    assert sum(expected) >= total, "the all-reduces of SGD were not found"
+    for wrapped in (False, True):
+        model = mirrored(strategy, wrapped)
+        assert collectives(strategy, model) == expected
+    assert expected == collectives(
+        strategy, mirrored(strategy, True, dense_network, lambda: "sgd")
+    )
+
+
+def check_evaluate_and_predict(strategy):
+    x, y = regression(32)
+    model = mirrored(strategy, True)
+    fit(model, *pairs(), 2 * SUB_BATCH)
+    expected = one_device()
+    logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
+    assert set(logs) == {"loss"}
+    loss = expected.evaluate(x, y, batch_size=8, verbose=0)
+    np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
+    predictions = [
+        m.predict(x, batch_size=8, verbose=0) for m in (model, expected)
+    ]
+    np.testing.assert_allclose(*predictions, atol=1e-5)
+
+
+def refused(action, *parts):
+    try:
+        action()
+    except ValueError as error:
+        for part in parts:
+            assert part in str(error), (part, str(error))
+    else:
+        raise AssertionError(f"no ValueError with {parts}")
+
+
+def check_batch_that_replicas_cannot_pair_is_refused(strategy):
+    replicas = strategy.num_replicas_in_sync
+    for size in (replicas, 3 * replicas, 2 * replicas + 1):
+        model = mirrored(strategy, True)
+        before = model.get_weights()
+        refused(
+            lambda model=model, size=size: fit(
+                model, *regression(4 * size), size
+            ),
+            "drop_remainder=True",
+            f"multiple of {2 * replicas}",
+        )
+        for ours, theirs in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def check_several_steps_per_execution_are_refused(strategy):
+    def compile_model():
+        with strategy.scope():
+            model = SVAGModel(dense_network())
+            model.compile(optimizer(), "mse", steps_per_execution=2)
+
+    refused(compile_model, "`steps_per_execution` must be 1", "got 2")
+
+
+def check_optimizer_created_outside_the_scope_is_refused(strategy):
+    outside = optimizer()
+    for wrapped in (False, True):
+        model = mirrored(strategy, wrapped, make_optimizer=lambda: outside)
+        refused(
+            lambda model=model: fit(model, *pairs(), 2 * SUB_BATCH),
+            "strategy.scope()",
+        )
+
+
+def check_batch_normalization_trains(strategy):
+    def build_model():
+        return keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras.layers.BatchNormalization(momentum=0.5),
+                keras.layers.Dense(2),
+            ]
+        )
+
+    for ell in (1, 2):
+        model = mirrored(strategy, True, build_model, SVAG(0.1, ell=ell), "mse")
+        logs = fit(model, *pairs(), 2 * SUB_BATCH, epochs=3)
+        assert np.all(np.isfinite(list(logs.values())))
+        assert logs["loss"][-1] < logs["loss"][0]
+        moving_mean = np.asarray(model.model.layers[0].moving_mean)
+        assert np.any(moving_mean != 0)
+
+
+def check_model_that_is_not_built_trains(strategy):
+    def build_model():
+        keras.utils.set_random_seed(0)
+        return keras.Sequential([keras.layers.Dense(5), keras.layers.Dense(2)])
+
+    with strategy.scope():
+        model = SVAGModel(build_model(), per_layer=True)
+        model.compile(optimizer(), "mse")
+    logs = fit(model, *pairs(), 2 * SUB_BATCH)
+    assert np.all(np.isfinite(list(logs.values())))
+    assert len(model.gradient_noise.estimate().per_layer) == 4
+
+
+CHECKS = [name for name in list(globals()) if name.startswith("check_")]
+
+
+def main(replicas):
+    warnings.simplefilter("ignore")
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * replicas,
+    )
+    strategy = tf.distribute.MirroredStrategy(
+        [f"/cpu:{index}" for index in range(replicas)]
+    )
+    assert strategy.num_replicas_in_sync == replicas
+    for name in CHECKS:
+        try:
+            globals()[name](strategy)
+            outcome = "passed"
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}".replace("\n", " ")
+        print(f"{name}: {outcome}", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,143 @@
+"""Equilibrium identities, on a small scale-invariant network, really trained.
+
+For a scale-invariant loss the gradient is orthogonal to the weights, so that
+a step of size η/ell changes R = |x|² by `η²/ell (N + G/ell) - (2 - ηλ/ell)
+(η/ell) λ R` in the mean: at stationarity the two are equal.
+"""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_svag import SVAG, SVAGModel, applications
+from keras_svag.scaling import balance
+
+NUM_EXAMPLES = 48
+BATCH_SIZE = 16
+LEARNING_RATE = 0.5
+WEIGHT_DECAY = 0.2
+STEPS_TO_EQUILIBRIUM = 300  # of SGD; R settles within 1 / (4 η λ) = 2.5
+
+
+@functools.cache
+def examples():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(NUM_EXAMPLES, 6)).astype("float32")
+    # Labels that depend on the inputs by half keep G comparable to N.
+    y = (x[:, 0] > 0).astype(int) + (rng.uniform(size=NUM_EXAMPLES) < 0.3)
+    return x, y
+
+
+def batches(num_steps, rows, seed):
+    """Rows drawn with replacement: x, y and weights of 1."""
+    x, y = examples()
+    rng = np.random.default_rng(seed)
+    index = rng.integers(0, NUM_EXAMPLES, num_steps * rows)
+    return x[index], y[index], np.ones(len(index), "float32")
+
+
+def noisy_full_batches(num_steps, seed):
+    """The whole data twice a step, weighted to give full gradients plus noise.
+
+    Weights `1 + sqrt(n/B) (z_i - mean z)` add Gaussian noise with the
+    covariance of a batch of B drawn with replacement.
+    """
+    x, y = examples()
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(num_steps, NUM_EXAMPLES, 2))
+    z -= z.mean(axis=1, keepdims=True)
+    weights = 1 + np.sqrt(NUM_EXAMPLES / BATCH_SIZE) * z
+    index = np.tile(np.repeat(np.arange(NUM_EXAMPLES), 2), num_steps)
+    return x[index], y[index], weights.ravel().astype("float32")
+
+
+def averages(optimizer, data, rows, settling_steps):
+    """Averages of R, G and N over a run, after it has settled."""
+    keras.utils.set_random_seed(1)
+    network = applications.ScaleInvariantMLP((6,), 3, (8, 8), seed=0)
+    model = SVAGModel(network, sampling="with_replacement")
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=100,
+    )
+    start = settling_steps * rows
+    for part in (slice(0, start), slice(start, None)):
+        x, y, weights = (array[part] for array in data)
+        history = model.fit(
+            x, y, rows, sample_weight=weights, shuffle=False, verbose=0
+        ).history
+    estimate = model.gradient_noise.estimate()
+    return (
+        history["weight_sq_norm"][0],
+        estimate.grad_sq_norm,
+        estimate.noise_trace,
+    )
+
+
+def balances(measured, ell):
+    """The balance of a run by each of the three identities."""
+    return {
+        process: balance(process, *measured, LEARNING_RATE, WEIGHT_DECAY, ell)
+        for process in ("sgd", "svag", "sde")
+    }
+
+
+def svag(ell, pairing="independent"):
+    return SVAG(LEARNING_RATE, ell, pairing, weight_decay=WEIGHT_DECAY)
+
+
+def rows_that_balance(measured, ell):
+    return {
+        process
+        for process, ratio in balances(measured, ell).items()
+        if abs(ratio - 1) <= 0.02
+    }
+
+
+def test_sgd_balances_by_its_own_row():
+    data = batches(4300, BATCH_SIZE, seed=0)
+    sgd = keras.optimizers.SGD(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    measured = averages(sgd, data, BATCH_SIZE, STEPS_TO_EQUILIBRIUM)
+    # At ell = 1 SVAG's row is SGD's.
+    assert rows_that_balance(measured, ell=1) == {"sgd", "svag"}
+
+
+def test_noisy_gradient_descent_balances_as_sgd_does():
+    data = noisy_full_batches(6300, seed=3)
+    rows = 2 * NUM_EXAMPLES
+    measured = averages(svag(ell=1), data, rows, STEPS_TO_EQUILIBRIUM)
+    assert rows_that_balance(measured, ell=1) == {"sgd", "svag"}
+
+
+def svag_averages(ell, pairing, num_steps):
+    batch = BATCH_SIZE * (2 if pairing == "independent" else 1)
+    return averages(
+        svag(ell, pairing),
+        batches(num_steps, batch, seed=ell),
+        batch,
+        settling_steps=min(ell * STEPS_TO_EQUILIBRIUM, num_steps // 4),
+    )
+
+
+@pytest.mark.parametrize(
+    "ell, pairing, rows",
+    [
+        (1, "independent", {"sgd", "svag"}),
+        (4, "independent", {"svag"}),
+        (4, "halves", {"svag"}),
+    ],
+)
+def test_svag_balances_by_the_row_of_its_ell(ell, pairing, rows):
+    measured = svag_averages(ell, pairing, num_steps=4000 + 1200 * ell)
+    assert rows_that_balance(measured, ell) == rows
+
+
+def test_svag_of_large_ell_balances_by_the_row_of_the_sde():
+    measured = svag_averages(ell=32, pairing="halves", num_steps=10_000)
+    # N + G / ell, by which SVAG balances, is still 1.5% above N.
+    by_row = balances(measured, ell=32)
+    assert abs(by_row["sde"] - 1) < 0.04
+    assert by_row["sgd"] < 0.75

@@ -1,0 +1,218 @@
+import json
+import math
+
+import pytest
+
+from keras_svag.estimate import NoiseEstimate
+from keras_svag.linear_scaling_report import (
+    RunConditions,
+    linear_scaling_report,
+)
+from keras_svag.noise_epochs import NoiseEpoch
+
+BATCH_SIZE = 128
+RATE = 0.8
+DECAY = 5e-4
+SGD = RunConditions("SGD", weight_decay=DECAY, scale_invariant=True)
+
+
+def noise(g=1.0, n=41.0, **fields):
+    defaults = {
+        "grad_sq_norm_se": 0.05 * abs(g),
+        "noise_trace_se": 0.02 * n,
+        "covariance": 0.0,
+        "count": 400,
+        "batch_size": BATCH_SIZE,
+        "sampling": "with_replacement",
+        "corrected_for_sampling": True,
+    }
+    return NoiseEstimate(g, n, **defaults | fields)
+
+
+def equilibrium_sq_norm(g, n, rate=RATE, decay=DECAY):
+    return rate * (g + n) / ((2 - rate * decay) * decay)
+
+
+def epoch(number, g=1.0, n=41.0, rate=RATE, last_rate=None, **fields):
+    sq_norm = fields.pop("weight_sq_norm", equilibrium_sq_norm(g, n))
+    return NoiseEpoch(
+        number, noise(g, n, **fields), (g, n), sq_norm, rate, last_rate or rate
+    )
+
+
+def report(epochs, conditions=SGD, **settings):
+    return linear_scaling_report(
+        epochs, conditions, batch_size=BATCH_SIZE, **settings
+    )
+
+
+def test_report_averages_g_and_n_apart_over_the_window():
+    epochs = [epoch(1, g=100.0), epoch(2, g=1.0), epoch(3, g=3.0, n=79.0)]
+    actual = report(epochs, window=2)
+    # The mean of the ratios would be 33.7.
+    assert actual.verdict.noise_to_signal == pytest.approx((41 + 79) / (1 + 3))
+    assert (actual.first_epoch, actual.last_epoch) == (2, 3)
+    assert actual.estimate.count == 800
+
+
+def test_report_names_the_largest_batch_in_its_first_line():
+    actual = report([epoch(1)])
+    q, u = 41.0, RATE * DECAY
+    largest = BATCH_SIZE * (4 * (1 + q) - q * (2 - u)) / (2 - u + 2 * u * 42)
+    first_line = str(actual).splitlines()[0]
+    assert actual.verdict.max_batch_size == pytest.approx(largest)
+    assert "batch 128, learning rate 0.8: N/G = 41 [37, 46]" in first_line
+    assert f"point estimate {float(f'{largest:.2g}'):,.0f}" in first_line
+    assert first_line.endswith("at equilibrium: yes (balance 1.00)")
+    assert "heuristic" not in str(actual)
+
+
+def test_report_has_a_line_for_every_kappa():
+    lines = str(report([epoch(1)], kappas=(4, 100))).splitlines()
+    assert "  ×4: batch 512, learning rate 3.2: not ruled out" in lines
+    assert "  ×100: batch 12,800, learning rate 80: ruled out" in lines
+
+
+def test_default_window_is_the_last_quarter_and_at_least_one_epoch():
+    epochs = [epoch(i) for i in range(1, 41)]
+    assert report(epochs).first_epoch == 31
+    assert report(epochs[:3]).first_epoch == 3
+
+
+def test_window_does_not_reach_over_a_change_of_the_learning_rate():
+    before = [epoch(i, n=10.0) for i in range(1, 9)]
+    after = [epoch(i, n=90.0, rate=0.08) for i in range(9, 11)]
+    actual = report(before + after, window=5)
+    assert (actual.first_epoch, actual.last_epoch) == (9, 10)
+    assert actual.verdict.learning_rate == pytest.approx(0.08)
+    assert actual.verdict.noise_to_signal == pytest.approx(90)
+
+
+def test_earlier_learning_rates_are_judged_too():
+    before = [epoch(i, n=10.0) for i in range(1, 9)]
+    after = [epoch(i, n=90.0, rate=0.08) for i in range(9, 11)]
+    actual = report(before + after, window=5)
+    (earlier,) = actual.earlier
+    assert (earlier.first_epoch, earlier.last_epoch) == (4, 8)
+    assert earlier.verdict.noise_to_signal == pytest.approx(10)
+    assert "Before, epochs 4 to 8: batch 128, learning rate 0.8: N/G = 10" in (
+        str(actual)
+    )
+
+
+def test_a_rate_that_changes_all_the_time_leaves_the_last_epoch():
+    rates = [0.8 - 0.05 * i for i in range(11)]
+    epochs = [
+        epoch(i + 1, rate=rates[i], last_rate=rates[i + 1]) for i in range(10)
+    ]
+    actual = report(epochs, window=5)
+    assert (actual.first_epoch, actual.last_epoch) == (10, 10)
+    assert actual.earlier == ()
+    assert actual.verdict.learning_rate == pytest.approx(0.325)
+    assert "the learning rate changes within the last epoch" in str(actual)
+
+
+def test_balance_uses_what_the_steps_saw_not_the_corrected_means():
+    sq_norm = equilibrium_sq_norm(0.8, 42.0)
+    epochs = [NoiseEpoch(1, noise(3.0, 41.0), (0.8, 42.0), sq_norm, RATE, RATE)]
+    assert report(epochs).verdict.balance == pytest.approx(1)
+
+
+def test_balance_is_that_of_the_optimizer():
+    ell, g, n = 4, 30.0, 41.0
+    sq_norm = RATE * (n + g / ell) / ((2 - RATE * DECAY / ell) * DECAY)
+    svag = RunConditions(
+        "SVAG", weight_decay=DECAY, ell=ell, scale_invariant=True
+    )
+    actual = report([epoch(1, g, n, weight_sq_norm=sq_norm)], svag)
+    assert actual.verdict.balance == pytest.approx(1)
+    assert "SVAG with ell 4, which stands in for the SDE" in str(actual)
+
+
+def test_far_from_equilibrium_the_report_says_no_and_how_long_it_takes():
+    far = [epoch(1, weight_sq_norm=2 * equilibrium_sq_norm(1, 41))]
+    text = str(report(far))
+    assert "at equilibrium: no (balance 2.00)" in text
+    assert f"{1 / (2 * RATE * DECAY):,.0f} SGD steps" in text
+    assert "- the run is not at equilibrium" in text
+
+
+@pytest.mark.parametrize(
+    "conditions, reason",
+    [
+        ({"scale_invariant": None}, "not known to be scale-invariant"),
+        ({"scale_invariant": False}, "the loss is not scale-invariant"),
+        ({"weight_decay": 0.0}, "there is no weight decay"),
+        ({"momentum": 0.9}, "momentum is 0.9"),
+        ({"all_weights_decayed": False}, "some trainable weights are not"),
+        ({"batch_norm_halves": True}, "batch normalization saw halves"),
+        ({"other_reasons": ("gradients are clipped",)}, "are clipped"),
+    ],
+)
+def test_a_failed_assumption_makes_the_verdict_a_heuristic(conditions, reason):
+    fields = {"weight_decay": DECAY, "scale_invariant": True} | conditions
+    actual = report([epoch(1)], RunConditions("SGD", **fields))
+    assert actual.verdict.heuristic
+    assert any(reason in r for r in actual.verdict.heuristic_reasons)
+    assert reason in str(actual).split("Only a heuristic, because")[1]
+    if "batch_norm_halves" not in conditions:
+        assert actual.verdict.balance is None
+
+
+def test_adaptive_optimizers_are_pointed_to_the_square_root_rule():
+    text = str(report([epoch(1)], RunConditions("Adam", weight_decay=0.01)))
+    assert "square_root_scaling_rule" in text
+    assert "×2" not in text
+
+
+def test_a_decay_with_which_weights_diverge_gets_no_verdict():
+    conditions = RunConditions("SGD", weight_decay=4.0, scale_invariant=True)
+    actual = report([epoch(1, weight_sq_norm=1.0)], conditions)
+    assert "no verdict. The weights diverge: learning rate times weight" in (
+        str(actual)
+    )
+    assert actual.verdict.weight_decay == 4.0
+
+
+def test_skipped_steps_are_reported():
+    text = str(report([epoch(1, num_skipped=7)]))
+    assert "7 observations were not finite and left out" in text
+
+
+def test_epochs_without_observations_leave_the_averages_alone():
+    nan = math.nan
+    empty = NoiseEpoch(
+        2,
+        NoiseEstimate(nan, nan, nan, nan, nan, 0, BATCH_SIZE, num_skipped=9),
+        (nan, nan),
+        nan,
+        RATE,
+        RATE,
+    )
+    actual = report([epoch(1), empty], window=2)
+    assert actual.verdict.balance == pytest.approx(1)
+    assert actual.estimate.num_skipped == 9
+    assert "N/G is not measured" in str(report([empty], window=1))
+
+
+def test_gradients_of_zero_have_no_ratio():
+    zero = epoch(1, 0.0, 0.0, weight_sq_norm=1.0)
+    assert "N/G is undefined: every gradient was exactly zero" in (
+        str(report([zero]))
+    )
+
+
+def test_report_as_dict_is_strict_json():
+    unbounded = epoch(2, g=0.1, grad_sq_norm_se=1.0, rate=0.5)
+    actual = report([epoch(1), epoch(1.5), unbounded]).to_dict()
+    restored = json.loads(json.dumps(actual, allow_nan=False))
+    assert restored["noise_to_signal_high"] is None
+    assert restored["multiplier_verdicts"]["2"] == "not ruled out"
+    assert restored["gradient_noise"]["count"] == 400
+    assert len(restored["earlier"]) == 1
+
+
+def test_epoch_state_is_strict_json_and_is_restored():
+    one = epoch(3, count=1, grad_sq_norm_se=math.nan)
+    state = json.loads(json.dumps(one.to_state(), allow_nan=False))
+    assert repr(NoiseEpoch.from_state(state)) == repr(one)

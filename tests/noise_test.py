@@ -1,0 +1,102 @@
+"""The pair estimator against exact enumeration on a linear regression."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag.noise import pair_moments, squared_norm
+from keras_svag.observations import sampling_correction
+
+NUM_EXAMPLES, SUB_BATCH = 6, 2
+
+
+def example_gradients(num_examples=NUM_EXAMPLES, seed=0):
+    """Gradients (n, 3) of (x·w - y)²/2 at a fixed w, one row an example."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_examples, 3))
+    y = rng.normal(size=num_examples)
+    return (x @ np.array([0.4, -0.2, 0.7]) - y)[:, None] * x
+
+
+def exact_moments(gradients, batch_size):
+    """G, and N at `batch_size` for examples drawn with replacement."""
+    mean = gradients.mean(0)
+    return mean @ mean, gradients.var(0).sum() / batch_size
+
+
+def enumerated_pairs(sampling):
+    """All equally likely pairs of sub-batches of examples."""
+    examples = range(NUM_EXAMPLES)
+    if sampling == "with_replacement":
+        sub_batches = list(itertools.product(examples, repeat=SUB_BATCH))
+    else:
+        sub_batches = list(itertools.combinations(examples, SUB_BATCH))
+    for first, second in itertools.product(sub_batches, repeat=2):
+        if sampling != "shuffle" or not set(first) & set(second):
+            yield first, second
+
+
+def moments_of_pairs(gradients, pairs):
+    """Mean of the estimator over the pairs, as `(G, N at the sub-batch)`."""
+    first, second = np.swapaxes(np.array(list(pairs)), 0, 1)
+    first, second = (
+        tf.constant(gradients[rows].mean(1), "float32")
+        for rows in (first, second)
+    )
+    # Two variables, of 1 and 2 components.
+    grad_sq_norms, noise_traces = tf.vectorized_map(
+        lambda pair: pair_moments(
+            [pair[0][:1], pair[0][1:]], [pair[1][:1], pair[1][1:]]
+        ),
+        (first, second),
+    )
+    return [
+        float(tf.reduce_mean(tf.reduce_sum(tf.cast(m, tf.float64), 1)))
+        for m in (grad_sq_norms, noise_traces)
+    ]
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize(
+    "sampling", ["with_replacement", "without_replacement", "shuffle"]
+)
+def test_mean_over_all_pairs_is_exact(sampling, scale):
+    gradients = example_gradients()
+    batch_size = scale * SUB_BATCH  # "independent", and "halves"
+    g, n = moments_of_pairs(gradients, enumerated_pairs(sampling))
+    n *= SUB_BATCH / batch_size
+    correction = sampling_correction(
+        sampling, NUM_EXAMPLES, batch_size, SUB_BATCH
+    )
+    exact = exact_moments(gradients, batch_size)
+    np.testing.assert_allclose(correction @ np.array([g, n]), exact, rtol=1e-5)
+    uncorrected_is_exact = np.allclose([g, n], exact, rtol=1e-3)
+    assert uncorrected_is_exact == (sampling == "with_replacement")
+
+
+def test_moments_are_per_variable_and_float32():
+    first = [tf.constant([1.0, 2.0]), tf.constant([[3.0]], tf.float16), None]
+    second = [tf.constant([3.0, -1.0]), tf.constant([[-2.0]], tf.float16), None]
+    grad_sq_norm, noise_trace = pair_moments(first, second)
+    assert grad_sq_norm.dtype == noise_trace.dtype == tf.float32
+    np.testing.assert_allclose(grad_sq_norm, [3 - 2, -6, 0])
+    np.testing.assert_allclose(noise_trace, [(4 + 9) / 2, 25 / 2, 0])
+
+
+def test_float16_gradients_do_not_overflow():
+    gradient = [tf.constant([300.0, 300.0], tf.float16)]
+    grad_sq_norm, _ = pair_moments(gradient, gradient)
+    np.testing.assert_allclose(grad_sq_norm, [2 * 300.0**2])
+
+
+def test_lists_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        pair_moments([tf.ones(2)], [])
+
+
+def test_squared_norm_is_the_sum_over_all_variables():
+    variables = [tf.constant([1.0, 2.0]), tf.constant([[300.0]], tf.float16)]
+    assert float(squared_norm(variables)) == pytest.approx(5 + 9e4)
+    assert float(squared_norm([])) == 0

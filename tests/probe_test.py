@@ -1,0 +1,560 @@
+import math
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag.datasets.sampling import sub_batch_indices
+from keras_svag.observations import sampling_correction
+from keras_svag.probe import measure_gradient_noise
+from keras_svag.training import SVAGModel
+
+
+def regression(n=60, features=5, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, features)).astype("float32")
+    y = (x @ rng.normal(size=(features, 1)) + rng.normal(size=(n, 1))).astype(
+        "float32"
+    )
+    return x, y
+
+
+def linear_model(features=5, loss="mse", **kwargs):
+    model = keras.Sequential(
+        [keras.Input((features,)), keras.layers.Dense(1, use_bias=False)],
+    )
+    model.layers[0].set_weights([np.full((features, 1), 0.1, "float32")])
+    model.compile("sgd", loss, **kwargs)
+    return model
+
+
+def example_gradients(x, y):
+    """Of the squared error at weights of 0.1."""
+    x, y = x.astype("float64"), y.astype("float64")
+    return 2 * (x @ np.full((x.shape[1], 1), 0.1) - y) * x
+
+
+def true_noise(x, y, batch_size):
+    """G, and N for draws with replacement."""
+    gradients = example_gradients(x, y)
+    mean = gradients.mean(0)
+    return mean @ mean, np.sum((gradients - mean) ** 2) / len(x) / batch_size
+
+
+def network(seed=0):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((5,))
+    x = keras.layers.Dense(
+        8, activation="tanh", kernel_regularizer=keras.regularizers.L2(0.1)
+    )(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.4)(x)
+    return keras.Model(
+        inputs,
+        {
+            "value": keras.layers.Dense(1, name="value")(x),
+            "sign": keras.layers.Dense(2, name="sign")(x),
+        },
+    )
+
+
+def compiled_network(seed=0):
+    model = network(seed)
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        loss={
+            "value": "mse",
+            "sign": keras.losses.SparseCategoricalCrossentropy(True),
+        },
+        metrics={"sign": ["accuracy"]},
+    )
+    return model
+
+
+def two_targets(y):
+    return {"value": y, "sign": (y[:, 0] > 0).astype("int32")}
+
+
+def state(model):
+    variables = [
+        *model.variables,
+        *model.metrics_variables,
+        *model.optimizer.variables,
+    ]
+    return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+def assert_same(before, after):
+    assert len(before) == len(after)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def measure(model, dataset, batch_size=8, num_batches=30, **kwargs):
+    kwargs = {"seed": 0, "verbose": 0, **kwargs}
+    return measure_gradient_noise(
+        model, dataset, batch_size, num_batches, **kwargs
+    )
+
+
+def test_linear_regression_has_its_known_noise():
+    x, y = regression()
+    g, n = true_noise(x, y, 8)
+    estimate = measure(linear_model(), (x, y), 8, 400)
+    assert abs(estimate.grad_sq_norm - g) < 3.5 * estimate.grad_sq_norm_se
+    assert abs(estimate.noise_trace - n) < 3.5 * estimate.noise_trace_se
+    # The errors are small enough to tell N at 8 from N at 7 or 9.
+    assert estimate.noise_trace_se < 0.05 * n
+    low, high = estimate.interval()
+    assert low < n / g < high < 1.5 * n / g
+    assert estimate.noise_scale == 8 * estimate.noise_to_signal
+
+
+@pytest.mark.parametrize(
+    "sampling", ["with_replacement", "without_replacement", "shuffle"]
+)
+def test_estimate_is_that_over_all_pairs_of_the_drawn_batches(sampling):
+    x, y = regression()
+    estimate = measure(linear_model(), (x, y), 6, 10, sampling=sampling)
+    batches = np.array(
+        [
+            example_gradients(x, y)[
+                sub_batch_indices(sampling, 0, index, len(x), 6).numpy()
+            ].mean(0)
+            for index in range(10)
+        ]
+    )
+    gram = batches @ batches.T
+    g = (gram.sum() - np.trace(gram)) / 90
+    corrected = np.array(sampling_correction(sampling, 60, 6, 6)) @ [
+        g,
+        np.trace(gram) / 10 - g,
+    ]
+    np.testing.assert_allclose(
+        [estimate.grad_sq_norm, estimate.noise_trace], corrected, rtol=1e-5
+    )
+    assert estimate.corrected_for_sampling
+    assert estimate.sampling == sampling
+
+
+def test_agrees_with_the_pair_estimator():
+    x, y = regression(n=300, seed=1)
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(16, activation="tanh"),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("sgd", "mse")
+    probe = measure(model, (x, y), 16, 200)
+
+    rows = np.random.default_rng(2).integers(300, size=400 * 16)
+    pairs = SVAGModel(model, sampling="with_replacement")
+    pairs.compile(keras.optimizers.SGD(0.0), "mse")
+    pairs.fit(x[rows], y[rows], batch_size=16, shuffle=False, verbose=0)
+    pair = pairs.gradient_noise.estimate()
+    assert pair.count == 400
+    for name in ("grad_sq_norm", "noise_trace"):
+        error = math.hypot(
+            getattr(probe, f"{name}_se"), getattr(pair, f"{name}_se")
+        )
+        assert abs(getattr(probe, name) - getattr(pair, name)) < 3.5 * error
+        assert error < 0.2 * getattr(pair, name)
+    # The wrapper is measured as the model in it.
+    wrapped = measure(pairs, (x, y), 16, 200)
+    assert wrapped.noise_to_signal == pytest.approx(probe.noise_to_signal)
+
+
+def test_state_is_left_as_it_was_to_the_bit():
+    x, y = regression()
+    data = (x, two_targets(y))
+    model = compiled_network()
+    model.fit(*data, epochs=1, verbose=0)
+    before, losses = state(model), len(model.losses)
+    noise = measure(model, data, num_batches=5, per_layer=True)
+    assert noise.count == 5
+    assert_same(before, state(model))
+    assert len(model.losses) == losses
+    float(sum(model.losses))
+
+
+def test_metrics_of_a_model_that_was_never_fed_stay_empty():
+    x, y = regression()
+    model = compiled_network()
+    measure(model, (x, two_targets(y)), num_batches=2)
+    assert any("value_loss" in m.name for m in model.metrics)
+    assert all(not np.any(v.numpy()) for v in model.metrics_variables)
+
+
+class AddingLoss(keras.layers.Layer):
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(keras.ops.square(inputs)))
+        return inputs
+
+
+def test_losses_that_layers_added_stay_and_count():
+    x, y = regression()
+    model = keras.Sequential([keras.Input((5,)), linear_model(), AddingLoss()])
+    model.compile("sgd", "mse")
+    model(x)
+    losses = [float(loss) for loss in model.losses]
+    estimate = measure(model, (x, y), 8, 400)
+    assert [float(loss) for loss in model.losses] == losses
+    # (p - y)² + p² has the gradient of 2 (p - y / 2)².
+    gradients = 2 * example_gradients(x, y / 2)
+    g = np.sum(gradients.mean(0) ** 2)
+    assert abs(estimate.grad_sq_norm - g) < 3.5 * estimate.grad_sq_norm_se
+
+
+def test_batch_normalization_is_in_training_mode():
+    x, y = regression()
+    model = batch_normalized_model()
+    expected = measure(model, (x, y))
+    model.layers[0].moving_mean.assign(np.full(5, 100.0))
+    model.layers[0].moving_variance.assign(np.full(5, 1e4))
+    assert measure(model, (x, y)) == expected
+
+
+def test_training_goes_on_as_if_nothing_had_been_measured():
+    x, y = regression()
+    data = (x, two_targets(y))
+
+    def train(probes):
+        model = compiled_network()
+        if probes:
+            measure(model, data, num_batches=3, seed=None)
+        for _ in range(2):
+            model.fit(*data, verbose=0)
+            if probes:
+                measure(model, data, num_batches=3, seed=None)
+        return state(model)
+
+    assert_same(train(False), train(True))
+
+
+class Interrupting(keras.layers.Layer):
+    calls = 0
+
+    def call(self, inputs):
+        if inputs.shape[0] is not None:
+            self.calls += 1
+            if self.calls == 4:
+                raise KeyboardInterrupt
+        return inputs
+
+
+def test_state_is_restored_when_interrupted():
+    x, y = regression()
+    inputs = keras.Input((5,))
+    hidden = keras.layers.BatchNormalization()(inputs)
+    hidden = keras.layers.Dropout(0.5)(hidden)
+    interrupting = Interrupting()
+    outputs = keras.layers.Dense(1)(interrupting(hidden))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse", run_eagerly=True)
+    interrupting.calls = -1
+    model.train_on_batch(x[:8], y[:8])
+    interrupting.calls = 0
+    before = state(model)
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, (x, y))
+    assert interrupting.calls == 4
+    assert_same(before, state(model))
+
+
+def test_global_random_states_are_left_alone():
+    def draws(probes):
+        keras.utils.set_random_seed(5)
+        model = linear_model()
+        if probes:
+            measure(model, regression(), num_batches=3, seed=None)
+            measure(
+                model,
+                tf.data.Dataset.from_tensor_slices(regression()),
+                num_batches=3,
+            )
+        return (
+            random.random(),
+            np.random.random(),
+            float(tf.random.normal(())),
+            float(keras.random.normal(())),
+        )
+
+    assert draws(False) == draws(True)
+
+
+class Noisy(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs + keras.random.normal(keras.ops.shape(inputs))
+
+
+def test_global_seed_of_keras_is_restored():
+    keras.utils.set_random_seed(6)
+    keras.random.normal(())
+    model = keras.Sequential([keras.Input((5,)), Noisy(), linear_model()])
+    model.compile("sgd", "mse")
+
+    def next_draw(probes):
+        keras.utils.set_random_seed(6)
+        keras.random.normal(())
+        if probes:
+            measure(model, regression(), num_batches=3)
+        return float(keras.random.normal(()))
+
+    assert next_draw(False) == next_draw(True)
+
+
+def test_is_traced_once():
+    traces = []
+
+    def loss(y_true, y_pred):
+        traces.append(1)
+        return keras.losses.mean_squared_error(y_true, y_pred)
+
+    measure(linear_model(loss=loss), regression(), num_batches=20)
+    assert len(traces) == 1
+
+
+def test_layers_add_up_to_the_whole():
+    x, y = regression()
+    model = compiled_network()
+    estimate = measure(model, (x, two_targets(y)), per_layer=True)
+    layers = estimate.per_layer
+    assert list(layers) == [v.path for v in model.trainable_weights]
+    for name in ("grad_sq_norm", "noise_trace"):
+        np.testing.assert_allclose(
+            sum(getattr(layer, name) for layer in layers.values()),
+            getattr(estimate, name),
+        )
+    assert all(layer.count == 30 for layer in layers.values())
+    assert measure(model, (x, two_targets(y))).per_layer is None
+
+
+def test_regularizer_is_part_of_the_loss():
+    x, y = regression()
+    model = linear_model()
+    plain = measure(model, (x, y), num_batches=100)
+    model.layers[0].kernel_regularizer = keras.regularizers.L2(10.0)
+    model.layers[0].kernel.regularizer = keras.regularizers.L2(10.0)
+    decayed = measure(model, (x, y), num_batches=100)
+    rows = [
+        sub_batch_indices("with_replacement", 0, i, 60, 8).numpy()
+        for i in range(100)
+    ]
+    mean = np.mean([example_gradients(x, y)[r].mean(0) for r in rows], 0)
+    # N is the same; the mean gradient moves by 2 * 10 * 0.1.
+    np.testing.assert_allclose(
+        decayed.noise_trace, plain.noise_trace, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        decayed.grad_sq_norm - plain.grad_sq_norm,
+        2 * 2.0 * mean.sum() + 5 * 2.0**2,
+        rtol=1e-4,
+    )
+
+
+def test_given_loss_replaces_the_compiled_one():
+    x, y = regression()
+    compiled = measure(linear_model(), (x, y))
+    uncompiled = keras.Sequential(linear_model().layers)
+    assert not uncompiled.compiled
+    assert measure(uncompiled, (x, y), loss="mse") == compiled
+    assert measure(linear_model(loss="mae"), (x, y), loss="mse") == compiled
+
+
+def test_sample_weights_count():
+    x, y = regression()
+    model = linear_model()
+    double = measure(model, (x, y, np.full(60, 2.0)))
+    single = measure(model, (x, y))
+    np.testing.assert_allclose(double.noise_trace, 4 * single.noise_trace)
+
+
+def test_mixed_float16_is_unscaled():
+    x, y = regression()
+    keras.utils.set_random_seed(7)
+    policy = keras.mixed_precision.DTypePolicy("mixed_float16")
+    models = []
+    for dtype in (policy, "float32"):
+        inputs = keras.Input((5,))
+        hidden = keras.layers.Dense(8, "tanh", dtype=dtype)(inputs)
+        outputs = keras.layers.Dense(1, dtype=dtype)(hidden)
+        models.append(keras.Model(inputs, outputs))
+    mixed, single = models
+    mixed.compile(
+        keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(), initial_scale=2.0**10
+        ),
+        "mse",
+    )
+    single.compile("sgd", "mse")
+    single.set_weights(mixed.get_weights())
+    measured, expected = measure(mixed, (x, y)), measure(single, (x, y))
+    np.testing.assert_allclose(
+        [measured.grad_sq_norm, measured.noise_trace],
+        [expected.grad_sq_norm, expected.noise_trace],
+        rtol=0.02,
+    )
+
+
+def test_batches_that_are_not_finite_are_left_out_and_counted():
+    x, y = regression()
+    y[7] = np.inf
+    estimate = measure(linear_model(), (x, y))
+    hit = sum(
+        7 in sub_batch_indices("with_replacement", 0, i, 60, 8).numpy()
+        for i in range(30)
+    )
+    assert 0 < hit < 30
+    assert (estimate.num_skipped, estimate.count) == (hit, 30 - hit)
+    assert math.isfinite(estimate.noise_to_signal)
+    assert estimate.num_examples_used == 240
+    nothing = measure(linear_model(), (x, np.full_like(y, np.inf)))
+    assert (nothing.num_skipped, nothing.count) == (30, 0)
+    assert "not measured" in nothing.describe()
+
+
+def test_stops_at_the_relative_error_asked_for():
+    x, y = regression()
+    model = linear_model()
+    estimate = measure(model, (x, y), num_batches=500, rtol=0.07)
+    assert 20 < estimate.count < 400
+    assert estimate.num_examples_used == 8 * estimate.count
+    error = estimate.noise_to_signal_se / estimate.noise_to_signal
+    assert error <= 0.07
+    one_less = measure(model, (x, y), num_batches=estimate.count - 1)
+    assert one_less.noise_to_signal_se / one_less.noise_to_signal > 0.07
+    assert measure(model, (x, y), num_batches=9, rtol=9.0).count == 9
+
+
+def test_says_what_it_took(capsys):
+    measure(linear_model(), regression(), verbose=2)
+    printed = capsys.readouterr().out
+    assert "30/30" in printed
+    assert "at batch size 8, from 240 examples" in printed
+    measure(linear_model(), regression(), verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+def test_zero_gradients_are_said_in_words():
+    x, _ = regression()
+    model = linear_model()
+    estimate = measure(model, (x, model(x).numpy()))
+    assert (estimate.grad_sq_norm, estimate.noise_trace) == (0, 0)
+    assert math.isnan(estimate.noise_to_signal)
+    assert "exactly zero" in estimate.describe()
+
+
+def test_two_batches_give_means_without_errors():
+    estimate = measure(linear_model(), regression(), num_batches=2)
+    assert estimate.count == 2
+    assert math.isnan(estimate.grad_sq_norm_se)
+    assert estimate.interval() == (0.0, math.inf)
+
+
+def frozen_model():
+    model = linear_model()
+    model.trainable = False
+    return model
+
+
+def batch_normalized_model():
+    model = keras.Sequential(
+        [keras.Input((5,)), keras.layers.BatchNormalization(), linear_model()]
+    )
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    "arguments, error, sentence",
+    [
+        ({"batch_size": 0}, ValueError, "`batch_size` must be an integer"),
+        ({"batch_size": 2.5}, ValueError, "`batch_size` must be an integer"),
+        ({"batch_size": 61}, ValueError, "at least 61 examples"),
+        ({"num_batches": 1}, ValueError, "`num_batches` must be an integer"),
+        ({"rtol": 0.0}, ValueError, "`rtol` must be"),
+        ({"rtol": math.nan}, ValueError, "`rtol` must be"),
+        ({"verbose": 3}, ValueError, "`verbose` must be"),
+        ({"sampling": "bootstrap"}, ValueError, "`sampling` must be"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an integer"),
+        ({"sampling": "shuffle"}, ValueError, "at least 240 examples"),
+        ({"model": "resnet"}, TypeError, "`model` must be a keras.Model"),
+        ({"model": keras.Sequential()}, ValueError, "not compiled"),
+        ({"model": linear_model(loss=None)}, ValueError, "no loss"),
+        ({"model": frozen_model()}, ValueError, "no trainable weights"),
+        (
+            {"model": batch_normalized_model(), "batch_size": 1},
+            ValueError,
+            "at least 2 for a model with BatchNormalization",
+        ),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, error, sentence):
+    arguments = {"model": linear_model(), "dataset": regression(), **arguments}
+    with pytest.raises(error, match=sentence) as raised:
+        measure(**arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_in_a_strategy_is_measured_as_on_one_device():
+    script = """
+        import numpy as np
+        import tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+        from tests.probe_test import *
+
+        x, y = regression()
+        data = (x, two_targets(y))
+        strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+        with strategy.scope():
+            replicated = compiled_network()
+        single = compiled_network()
+        expected = measure(single, data)
+        assert measure(replicated, data) == expected
+        replicated.fit(*data, batch_size=20, verbose=0)
+
+        def parts():
+            return [
+                part.numpy()
+                for v in replicated.variables
+                + replicated.metrics_variables
+                + replicated.optimizer.variables
+                for part in strategy.experimental_local_results(v.value)
+            ]
+
+        before = parts()
+        outside = measure(replicated, data)
+        with strategy.scope():
+            inside = measure(replicated, data)
+        assert_same(before, parts())
+        for v, w in zip(single.variables, replicated.variables, strict=True):
+            v.assign(w.value)
+        expected = measure(single, data)
+        for estimate in (outside, inside):
+            np.testing.assert_allclose(
+                [estimate.grad_sq_norm, estimate.noise_trace],
+                [expected.grad_sq_norm, expected.noise_trace],
+                rtol=1e-5,
+            )
+        print("measured")
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=120,
+    )
+    assert "measured" in process.stdout, process.stderr

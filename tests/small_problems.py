@@ -1,0 +1,69 @@
+"""Small data sets and networks that the tests of training share."""
+
+import keras
+import numpy as np
+
+NUM_CLASSES = 3
+
+
+def interleaved(rows, size):
+    """Turns batches of `size` rows into pairs: rows a0, b0, a1, b1, ….
+
+    A batch of 2 `size` rows of the result is split by `SVAGModel` into two
+    consecutive batches of `rows`.
+    """
+    pairs = rows.reshape((-1, 2, size) + rows.shape[1:])
+    return np.swapaxes(pairs, 1, 2).reshape(rows.shape)
+
+
+def regression(num_rows, num_inputs=4, num_outputs=2, seed=0):
+    """Gaussian inputs and noisy targets that depend on them nonlinearly."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_rows, num_inputs))
+    weights = rng.normal(size=(num_inputs, num_outputs))
+    y = np.tanh(x @ weights) + 0.5 * rng.normal(size=(num_rows, num_outputs))
+    return x.astype("float32"), y.astype("float32")
+
+
+def classification(num_rows, input_shape=(4,), seed=0):
+    """Gaussian inputs and uniform labels."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_rows, *input_shape)).astype("float32")
+    return x, rng.integers(0, NUM_CLASSES, num_rows)
+
+
+def dense_network(num_inputs=4, num_outputs=2, seed=0, units=5, **dense):
+    """One hidden layer of `tanh` units; the same weights for the same seed."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((num_inputs,)),
+            keras.layers.Dense(units, activation="tanh", **dense),
+            keras.layers.Dense(num_outputs),
+        ]
+    )
+
+
+def linear_model(num_inputs, seed=0):
+    """`x @ kernel`, with one output."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [keras.Input((num_inputs,)), keras.layers.Dense(1, use_bias=False)]
+    )
+
+
+def copy_of(model):
+    """The same model with variables of its own."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def largest_difference(model, other):
+    """Largest difference between two models' trainable variables."""
+    return max(
+        np.abs(np.subtract(ours, theirs)).max()
+        for ours, theirs in zip(
+            model.trainable_variables, other.trainable_variables, strict=True
+        )
+    )

@@ -1,0 +1,196 @@
+import math
+import secrets
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from keras_svag.wrapping import ModelWrapper, num_rows
+
+
+@keras.saving.register_keras_serializable(package="keras_svag")
+class NGDModel(ModelWrapper):
+    """Trains a model by noisy gradient descent with SGD's noise covariance.
+
+    One step takes the whole training set as its batch and moves along the
+    full gradient plus Gaussian noise that has the covariance of a mini-batch
+    gradient at `batch_size`, drawn with replacement:
+
+    ```python
+    z = normal(n)
+    delta = 1 + sqrt(n / batch_size) * (z - mean(z))
+    gradient = ∇ mean(delta * losses)     # = ∇L + Σ^(1/2) noise
+    ```
+
+    where `losses` are those of the n examples. `z` is drawn once a step, for
+    all micro-batches (and replicas) of the pass: centring it within each
+    micro-batch would take away the noise between them.
+
+    ```python
+    ngd = keras_svag.NGDModel(model, batch_size=128, micro_batch_size=500)
+    ngd.compile(keras.optimizers.SGD(0.8, weight_decay=5e-4), loss=...)
+    ngd.fit(x, y, batch_size=len(x), epochs=1000)
+    ```
+
+    The pass runs in micro-batches of `micro_batch_size` inside the graph, so
+    that memory grows with the data alone. BatchNormalization, whose gradients
+    do not split into the examples', and random augmentation have no place in
+    it.
+
+    Args:
+        model: any `keras.Model` that trains by Keras's own `train_step`.
+        batch_size: B, that of the SGD whose noise is imitated.
+        micro_batch_size: examples of one piece of the pass, over all replicas;
+            the last piece may be smaller.
+        seed: integer seed of z, which depends on it and on the step alone;
+            `None` draws one.
+        **kwargs: as for any `keras.Model`.
+
+    Raises:
+        TypeError: if `model` is no `keras.Model`.
+        ValueError: if a size is no positive integer, if `model` has its own
+            `train_step` or BatchNormalization; while tracing, if the number
+            of examples is not static.
+
+    References:
+        Gaussian noise with SGD's covariance from one weight per example:
+        derived, from E (z - mean(z))(z - mean(z))ᵀ = I - 11ᵀ/n. The comparison
+        of SGD with it: [Li, Malladi, Arora, 2021](
+        https://arxiv.org/abs/2102.12470).
+    """
+
+    def __init__(
+        self, model, batch_size, micro_batch_size, seed=None, **kwargs
+    ):
+        super().__init__(model, **kwargs)
+        if any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            for layer in model._flatten_layers()
+        ):
+            raise ValueError(
+                "`model` must have no BatchNormalization under NGDModel: the "
+                "gradient of an example would depend on the others; use group "
+                "normalization."
+            )
+        for name, size in (
+            ("batch_size", batch_size),
+            ("micro_batch_size", micro_batch_size),
+        ):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(
+                    f"`{name}` must be an integer >= 1, got {size!r}."
+                )
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.seed = secrets.randbits(31) if seed is None else seed
+
+    def train_step(self, data):
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        rows = num_rows(data)
+        if rows is None:
+            raise ValueError(
+                "NGDModel takes the whole training set as one batch of static "
+                "size, got an unknown number of rows; call fit(x, y, "
+                "batch_size=len(x)) with a length that is a multiple of "
+                f"{replicas} (replicas)."
+            )
+        size = min(rows, max(1, self.micro_batch_size // replicas))
+        weighted = (data, self._example_weights(rows, replicas))
+
+        def gradients_of(start, length):
+            piece = tree.map_structure(
+                lambda t: None if t is None else _rows(t, start, length),
+                weighted,
+            )
+            gradients = self._gradients(*piece)
+            return [
+                None if g is None else g * (length / rows) for g in gradients
+            ]
+
+        def add_piece(index, total):
+            return index + 1, _add(total, gradients_of(index * size, size))
+
+        # The first piece builds what is not built, which no loop can.
+        total = gradients_of(0, size)
+        pieces, rest = divmod(rows, size)
+        if pieces > 1:
+            _, total = tf.while_loop(
+                lambda index, total: index < pieces,
+                add_piece,
+                (tf.constant(1), total),
+                maximum_iterations=pieces - 1,
+                parallel_iterations=1,
+            )
+        if rest:
+            total = _add(total, gradients_of(pieces * size, rest))
+        self.optimizer.apply_gradients(
+            zip(total, self.trainable_weights, strict=True)
+        )
+        return self.get_metrics_result()
+
+    def _example_weights(self, rows, replicas):
+        """This replica's part of delta, drawn alike on every replica."""
+        # A function of the step, a run that is resumed draws what it would
+        # have drawn.
+        step = tf.cast(self.optimizer.iterations, tf.int64)
+        examples = rows * replicas
+        z = tf.random.stateless_normal([examples], [self.seed, step])
+        delta = 1 + math.sqrt(examples / self.batch_size) * (
+            z - tf.reduce_mean(z)
+        )
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return _rows(delta, replica * rows, rows)
+
+    def _gradients(self, data, delta):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            noisy_loss = self._compute_loss(
+                x, y, y_pred, _times(sample_weight, delta), training=True
+            )
+            noisy_loss = self.optimizer.scale_loss(noisy_loss)
+        gradients = tape.gradient(noisy_loss, self.trainable_weights)
+        loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+        self._loss_tracker.update_state(
+            loss * self.distribute_strategy.num_replicas_in_sync,
+            sample_weight=num_rows(data),
+        )
+        self.compute_metrics(x, y, y_pred, sample_weight)
+        return [
+            None if g is None else tf.convert_to_tensor(g) for g in gradients
+        ]
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "batch_size": self.batch_size,
+                "micro_batch_size": self.micro_batch_size,
+                "seed": self.seed,
+            }
+        )
+        return config
+
+
+def _rows(tensor, start, length):
+    rows = tensor[start : start + length]
+    rows.set_shape([length, *tensor.shape[1:]])
+    return rows
+
+
+def _add(total, gradients):
+    return [
+        None if t is None else t + g
+        for t, g in zip(total, gradients, strict=True)
+    ]
+
+
+def _times(sample_weight, delta):
+    if sample_weight is None:
+        return delta
+
+    def times_delta(weight):
+        ones = [1] * (len(weight.shape) - 1)
+        return weight * tf.cast(tf.reshape(delta, [-1, *ones]), weight.dtype)
+
+    return tree.map_structure(times_delta, sample_weight)

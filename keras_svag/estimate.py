@@ -10,7 +10,6 @@ from keras_svag.observations import (
     SAMPLING_MODES,
     PairSums,
     mean_and_covariance,
-    probe_mean_and_covariance,
     sampling_correction,
 )
 from keras_svag.wording import (
@@ -105,62 +104,6 @@ class NoiseEstimate:
             count=int(count),
             num_skipped=int(num_skipped),
             **fields,
-        )
-
-    @classmethod
-    def from_probe(
-        cls,
-        sq_norms,
-        mean_dots,
-        *,
-        probe_batch_size,
-        batch_size=None,
-        dot_sq_sum=None,
-        sampling="with_replacement",
-        num_examples=None,
-        **fields,
-    ):
-        """Builds the estimate from the gradients of K batches at fixed weights.
-
-        Corrected for the sampling. Standard errors are the jackknife's over
-        batches: see `keras_svag.observations.probe_mean_and_covariance`. With
-        disjoint batches that use up much of the data they are too large.
-
-        Args:
-            sq_norms: |g_k|² of each batch, shape (K,), K >= 2.
-            mean_dots: ⟨g_k, mean gradient⟩ of each batch, shape (K,).
-            probe_batch_size: Examples in each of the K batches.
-            batch_size: B at which N is stated; `probe_batch_size` if None.
-            dot_sq_sum: Optional sum of ⟨g_j, g_k⟩² over ordered pairs j ≠ k:
-                sharper standard errors from 20 batches on.
-            sampling: One of `SAMPLING_MODES`; `shuffle` means disjoint batches.
-            num_examples: Size of the data set, for the correction.
-            **fields: `num_skipped`, `per_layer` (finished estimates).
-
-        Raises:
-            ValueError: If there are fewer than 2 batches, or the sampling or
-                a size is no valid one.
-        """
-        means, covariance = probe_mean_and_covariance(
-            sq_norms, mean_dots, dot_sq_sum
-        )
-        if batch_size is None:
-            batch_size = probe_batch_size
-        scale = np.array([1.0, probe_batch_size / batch_size])
-        raw = cls(
-            **_moment_fields(
-                scale * means, np.outer(scale, scale) * covariance
-            ),
-            count=len(sq_norms),
-            batch_size=batch_size,
-            sampling=sampling,
-            num_examples=num_examples,
-            **fields,
-        )
-        return raw.corrected(
-            sampling_correction(
-                sampling, num_examples, batch_size, probe_batch_size
-            )
         )
 
     def corrected(self, matrix):

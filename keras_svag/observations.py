@@ -9,10 +9,6 @@ import math
 
 import numpy as np
 
-# With fewer batches the excess is too uncertain: in simulation with skewed
-# noise, 95% intervals covered 88% at 8 batches, 94% at 20.
-_FEWEST_FOR_EXCESS = 20
-
 SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
 
 
@@ -97,80 +93,6 @@ def _positive_semidefinite(covariance):
     bound = math.sqrt(g * n)
     cross = min(max(covariance[0, 1], -bound), bound)
     return np.array([[g, cross], [cross, n]])
-
-
-def probe_mean_and_covariance(sq_norms, mean_dots, dot_sq_sum=None):
-    """G and N from K gradients g_k of independent batches at fixed weights.
-
-    G_hat is the mean of <g_j, g_k> over all pairs j != k, which is
-    `(K |m|^2 - s) / (K - 1)` with m the mean gradient and s the mean of
-    |g_k|^2; N_hat = s - G_hat. Both are U-statistics.
-
-    Their covariance is the jackknife's over batches (derived): leaving out
-    batch k turns the pair sum T into `T - 2 (K <g_k, m> - |g_k|^2)` and needs
-    no other gradient. The jackknife counts the part of the variance that is
-    quadratic in the noise, `2 Tr(Sigma^2) / (K (K - 1))`, twice: standard
-    errors of G are up to sqrt(2) too large when noise dominates. With
-    `dot_sq_sum` Tr(Sigma^2) is estimated and the excess taken off.
-
-    Args:
-        sq_norms: |g_k|^2, shape (K,), K >= 2.
-        mean_dots: <g_k, m>, shape (K,).
-        dot_sq_sum: Optional; the sum of <g_j, g_k>^2 over all ordered pairs
-            j != k, used for K >= 20.
-
-    Returns:
-        `(means, covariance)` of shapes (2,) and (2, 2), in the order (G, N),
-        N at the batch size of the gradients. The covariance is NaN for K = 2.
-
-    Raises:
-        ValueError: If there are fewer than 2 batches or the shapes differ.
-    """
-    sq_norms = np.asarray(sq_norms, np.float64)
-    mean_dots = np.asarray(mean_dots, np.float64)
-    if sq_norms.ndim != 1 or sq_norms.shape != mean_dots.shape:
-        raise ValueError(
-            "sq_norms and mean_dots must be vectors with one value per batch, "
-            f"got shapes {sq_norms.shape} and {mean_dots.shape}."
-        )
-    k = sq_norms.size
-    if k < 2:
-        raise ValueError(
-            f"the probe needs the gradients of at least 2 batches, got {k}."
-        )
-    rows = k * mean_dots - sq_norms
-    total = rows.sum()
-    grad_sq_norm = total / (k * (k - 1))
-    mean_sq_norm = sq_norms.mean()
-    means = np.array([grad_sq_norm, mean_sq_norm - grad_sq_norm])
-    if k < 3:
-        return means, np.full((2, 2), math.nan)
-
-    left_out_g = (total - 2 * rows) / ((k - 1) * (k - 2))
-    left_out_n = (k * mean_sq_norm - sq_norms) / (k - 1) - left_out_g
-    deviations = np.stack(
-        [left_out_g - left_out_g.mean(), left_out_n - left_out_n.mean()]
-    )
-    covariance = (k - 1) / k * deviations @ deviations.T
-    if dot_sq_sum is not None and k >= _FEWEST_FOR_EXCESS:
-        excess = _jackknife_excess(rows, float(dot_sq_sum))
-        # All of the variance being quadratic is the most that can be excess.
-        excess = min(max(excess, 0.0), covariance[0, 0] * k / (2 * (k - 1)))
-        covariance -= excess * np.array([[1.0, -1.0], [-1.0, 1.0]])
-    return means, _positive_semidefinite(covariance)
-
-
-def _jackknife_excess(rows, dot_sq_sum):
-    """Unbiased estimate of what the jackknife adds to G_hat's variance."""
-    k, total = rows.size, rows.sum()
-    row_sq_sum = np.sum(rows**2)
-    same = dot_sq_sum / (k * (k - 1))
-    one_shared = (row_sq_sum - dot_sq_sum) / (k * (k - 1) * (k - 2))
-    none_shared = (total**2 - 4 * row_sq_sum + 2 * dot_sq_sum) / (
-        k * (k - 1) * (k - 2) * (k - 3)
-    )
-    trace_of_square = same - 2 * one_shared + none_shared
-    return trace_of_square * (4 / (k * (k - 2)) - 2 / (k * (k - 1)))
 
 
 def sampling_correction(

@@ -77,7 +77,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             always probed.
         rtol: relative standard error of N / G at which a probe stops early.
         log_dir: directory for TensorBoard; events go to its subdirectory
-            `linear_scaling`.
+            `linear_scaling`. A point is what the report would say then.
         probe_batches: mini-batches of a probe, at most.
         per_layer: whether a probe measures each variable apart too.
         scale_invariant: whether the loss is invariant to the scale of all
@@ -206,7 +206,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         if self.log_dir is not None and self._is_chief():
             if self._summaries is None:
                 self._summaries = NoiseSummaries(self.log_dir)
-            self._summaries.write_epoch(self._report(self._epochs[-1:]))
+            self._summaries.write_epoch(self._report(self._epochs))
 
     def state_dict(self):
         """What the callback has seen, as plain values for strict JSON."""

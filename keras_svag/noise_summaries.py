@@ -20,6 +20,9 @@ _BALANCE = "equilibrium/balance"
 class NoiseSummaries:
     """Writes scalars of every epoch, their layout, and the report as a card.
 
+    A point is an average over the window that ends at its epoch: what the
+    report would say if training ended there.
+
     A quantity with error bars is three scalars, `tag`, `tag_low` and
     `tag_high`, which the layout of the Custom Scalars tab draws as a line with
     its band. Where an interval has no upper end nothing is written: a band
@@ -40,7 +43,7 @@ class NoiseSummaries:
             )
 
     def write_epoch(self, report):
-        """Writes the scalars of one epoch, from the report on it alone."""
+        """Writes what is known after an epoch: a report on the run so far."""
         verdict, estimate = report.verdict, report.estimate
         with self._writer.as_default(step=report.last_epoch):
             for tag, value, error in (
@@ -54,12 +57,14 @@ class NoiseSummaries:
             low, high = verdict.interval
             _band(_RATIO, low, verdict.noise_to_signal, high)
             _scalar(_THRESHOLD, verdict.min_noise_to_signal)
-            _band(
-                _KAPPA,
-                verdict.max_multiplier_low,
-                verdict.max_multiplier,
-                verdict.max_multiplier_high,
-            )
+            if math.isfinite(high):
+                # Weight decay alone bounds κ_max far above what is measured.
+                _band(
+                    _KAPPA,
+                    verdict.max_multiplier_low,
+                    verdict.max_multiplier,
+                    verdict.max_multiplier_high,
+                )
             _scalar(_BALANCE, verdict.balance)
         self._writer.flush()
 
@@ -183,16 +188,18 @@ def layers_markdown(per_layer):
         per_layer.items(), key=lambda item: item[1].noise_trace, reverse=True
     )
     total = sum(estimate.noise_trace for _, estimate in layers)
+    largest = layers[0][1].noise_trace
     rows = [
         "| variable | G | N | N/G, 95% interval | share of N |",
         "|---|---:|---:|---:|:---|",
     ]
     for name, estimate in layers:
-        share = estimate.noise_trace / total if total else 0.0
+        share = estimate.noise_trace / total if total > 0 else 0.0
+        bar = round(20 * estimate.noise_trace / largest) if total > 0 else 0
         rows.append(
             f"| {name} | {estimate.grad_sq_norm:.3g} | "
             f"{estimate.noise_trace:.3g} | {_ratio_cell(estimate)} | "
-            f"{'█' * max(round(40 * share), 0)} {share:.1%} |"
+            f"{'█' * bar} {share:.1%} |"
         )
     return "\n".join(rows)
 

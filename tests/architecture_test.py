@@ -18,9 +18,16 @@ FLOORS = {
         ["svag", "weights", "hyperparameters"],
         ["schedules"],
     ],
-    2: [["metrics"], ["simulation"], ["applications"], ["datasets"]],
+    2: [
+        ["metrics"],
+        ["wrapping"],
+        ["simulation"],
+        ["applications"],
+        ["datasets"],
+    ],
     3: [
-        ["training", "wrapping"],
+        ["training"],
+        ["ngd"],
         [
             "probe",
             "probe_moments",

@@ -7,6 +7,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_problems import dense_network, largest_difference, regression
 from tensorboard.backend.event_processing import event_accumulator
 
@@ -342,13 +343,17 @@ def test_a_run_without_epochs_has_no_report():
 
 
 def test_tensorboard_gets_every_epoch_and_the_report(tmp_path):
-    one = check(log_dir=str(tmp_path))
+    one = check(log_dir=str(tmp_path), window=3)
     train(measuring_model(sgd(), per_layer=True), one)
     events = event_accumulator.EventAccumulator(
         str(tmp_path / "linear_scaling")
     ).Reload()
     steps = [e.step for e in events.Tensors("gradient_noise/noise_trace")]
     assert steps == [1, 2, 3, 4]
+    last = events.Tensors("gradient_noise/noise_trace")[-1].tensor_proto
+    assert float(tf.make_ndarray(last)) == pytest.approx(
+        one.report.estimate.noise_trace
+    )
     assert events.Tensors("linear_scaling_rule")[0].step == 4
     assert events.Tensors("gradient_noise_per_layer")
 

@@ -86,8 +86,9 @@ def test_every_epoch_has_its_values_and_bands(written):
 def test_a_band_without_an_upper_end_is_left_out(written):
     reports = [report(1, noise(1.0, 20.0)), report(2, noise(0.1, 30.0))]
     actual = scalars(written(*reports))
-    for tag in ("ratio", "ratio_low", "ratio_high"):
-        assert set(actual[f"noise_to_signal/{tag}"]) == {1}
+    for end in ("", "_low", "_high"):
+        assert set(actual[f"noise_to_signal/ratio{end}"]) == {1}
+        assert set(actual[f"max_batch_multiplier/kappa_max{end}"]) == {1}
     assert set(actual["gradient_noise/grad_sq_norm"]) == {1, 2}
 
 
@@ -140,7 +141,10 @@ def test_layers_are_a_table_sorted_by_their_noise(written):
     assert len(rows) == 30
     names = [row.split("|")[1].strip() for row in rows]
     assert names == [f"layer{i}/kernel" for i in reversed(range(30))]
-    assert f"{29 / 435:.1%}" in rows[0]
+    assert f"{'█' * 20} {29 / 435:.1%} |" in rows[0]
+    assert (
+        f" {'█' * 10} {14 / 435:.1%} |" in rows[names.index("layer14/kernel")]
+    )
     assert "– [" in rows[names.index("layer7/kernel")]
     assert "∞]" in rows[names.index("layer8/kernel")]
 

@@ -185,7 +185,12 @@ def test_epochs_are_those_of_sgd_whatever_ell_is(tmp_path):
 
 def test_non_finite_loss_stops_and_keeps_what_was_written(tmp_path):
     with pytest.raises(FloatingPointError, match="at training step [1-9]"):
-        run(tmp_path, learning_rate=1e30, model={"hidden_units": (8,)})
+        run(
+            tmp_path,
+            learning_rate=1e30,
+            weight_decay=1.0,
+            lsr={"enabled": False},
+        )
     assert sorted(os.listdir(tmp_path / "run"))[:2] == [
         "config.json",
         "history.csv",

@@ -5,6 +5,7 @@ from keras_svag.estimate import NoiseEstimate
 from keras_svag.invariance import is_scale_invariant
 from keras_svag.linear_scaling_check import LinearScalingRuleCheck
 from keras_svag.metrics import GradientNoise
+from keras_svag.ngd import NGDModel
 from keras_svag.probe import measure_gradient_noise
 from keras_svag.svag import SVAG
 from keras_svag.training import SVAGModel
@@ -15,6 +16,7 @@ __all__ = [
     "SVAG",
     "GradientNoise",
     "LinearScalingRuleCheck",
+    "NGDModel",
     "NoiseEstimate",
     "SVAGModel",
     "__version__",

@@ -1,6 +1,7 @@
 """The learning rates of an epoch, schedules and other callbacks included."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 
@@ -22,7 +23,9 @@ class EpochLearningRates:
         # Evaluating a schedule before each step would be slow; reading a
         # variable to the host would make training wait for the device.
         if self._first is None or not self._is_scheduled:
-            self._last = ops.convert_to_tensor(self._optimizer.learning_rate)
+            rate = ops.convert_to_tensor(self._optimizer.learning_rate)
+            # The variable itself would be read after it has changed.
+            self._last = tf.identity(rate)
         if self._first is None:
             self._first = self._last
 

@@ -16,6 +16,9 @@ _THRESHOLD = "noise_to_signal/threshold"
 _KAPPA = "max_batch_multiplier/kappa_max"
 _BALANCE = "equilibrium/balance"
 
+# Characters of the longest bar: a longer one breaks the lines of the table.
+_BAR = 12
+
 
 class NoiseSummaries:
     """Writes scalars of every epoch, their layout, and the report as a card.
@@ -195,7 +198,7 @@ def layers_markdown(per_layer):
     ]
     for name, estimate in layers:
         share = estimate.noise_trace / total if total > 0 else 0.0
-        bar = round(20 * estimate.noise_trace / largest) if total > 0 else 0
+        bar = round(_BAR * estimate.noise_trace / largest) if total > 0 else 0
         rows.append(
             f"| {name} | {estimate.grad_sq_norm:.3g} | "
             f"{estimate.noise_trace:.3g} | {_ratio_cell(estimate)} | "

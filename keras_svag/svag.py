@@ -197,7 +197,7 @@ class SVAG(keras.optimizers.Optimizer):
                 self._step(mixed, variable, step_size),
                 ops.zeros_like(gradient),
             )
-            self.assign(kept, ops.where(completes_pair, first, gradient))
+            self.assign(kept, gradient)
         self.assign_sub(variable, step)
 
     def _step(self, mixed, variable, step_size):

@@ -168,6 +168,32 @@ def test_rate_set_by_a_later_callback_is_that_of_its_epoch():
     assert one.report.earlier[0].verdict.learning_rate == 0.1
 
 
+def test_rate_that_an_earlier_callback_changes_is_that_of_the_steps():
+    def decay(epoch, logs):
+        if epoch == 2:
+            model.optimizer.learning_rate = 0.01
+
+    model = measuring_model(sgd())
+    one = check(window=4)
+    train(model, keras.callbacks.LambdaCallback(on_epoch_end=decay), one)
+    assert one.report.earlier[0].last_epoch == 3
+    assert (one.report.first_epoch, one.report.last_epoch) == (4, 4)
+    assert one.report.verdict.learning_rate == 0.01
+
+
+def test_rate_that_a_callback_changes_within_an_epoch_is_noticed():
+    def decay(batch, logs):
+        if batch == 5:
+            model.optimizer.learning_rate = 0.01
+
+    model = measuring_model(sgd())
+    one = check()
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=decay)
+    train(model, callback, one, epochs=1)
+    assert "the learning rate changes within" in str(one.report)
+    assert one.report.verdict.learning_rate == pytest.approx(0.03)
+
+
 @pytest.mark.parametrize("ell", [None, 1, 2])
 @pytest.mark.parametrize("boundary, first_epoch", [(16, 3), (19, 4)])
 def test_schedule_that_changes_within_an_epoch_spoils_this_epoch(
@@ -177,8 +203,6 @@ def test_schedule_that_changes_within_an_epoch_spoils_this_epoch(
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
         [boundary - 1 if ell != 2 else boundary // 2 - 1], [0.1, 0.01]
     )
-    if ell == 2:
-        first_epoch = 3 if boundary == 16 else 4
     one = check(BATCH_SIZE if ell is None else BATCH_SIZE // 2, window=4)
     optimizer = (
         keras.optimizers.SGD(schedule) if ell is None else SVAG(schedule, ell)
@@ -186,6 +210,7 @@ def test_schedule_that_changes_within_an_epoch_spoils_this_epoch(
     train(measuring_model(optimizer), one, epochs=4)
     assert one.report.first_epoch == first_epoch
     assert one.report.verdict.learning_rate == 0.01
+    assert one.report.earlier[0].last_epoch == 2
 
 
 def test_optimizer_with_a_loss_scale_is_unwrapped():

@@ -141,10 +141,8 @@ def test_layers_are_a_table_sorted_by_their_noise(written):
     assert len(rows) == 30
     names = [row.split("|")[1].strip() for row in rows]
     assert names == [f"layer{i}/kernel" for i in reversed(range(30))]
-    assert f"{'█' * 20} {29 / 435:.1%} |" in rows[0]
-    assert (
-        f" {'█' * 10} {14 / 435:.1%} |" in rows[names.index("layer14/kernel")]
-    )
+    assert f"{'█' * 12} {29 / 435:.1%} |" in rows[0]
+    assert f" {'█' * 6} {14 / 435:.1%} |" in rows[names.index("layer14/kernel")]
     assert "– [" in rows[names.index("layer7/kernel")]
     assert "∞]" in rows[names.index("layer8/kernel")]
 

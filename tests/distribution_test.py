@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from distribution_checks import CHECKS
+from distribution_run import CHECKS
 
 TESTS = Path(__file__).parent
 
@@ -18,7 +18,7 @@ def outcomes(replicas):
     # A second MirroredStrategy in one process can die.
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     process = subprocess.run(
-        [sys.executable, str(TESTS / "distribution_checks.py"), str(replicas)],
+        [sys.executable, str(TESTS / "distribution_run.py"), str(replicas)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

@@ -1,0 +1,44 @@
+"""Runs all checks under MirroredStrategy on some number of virtual CPUs.
+
+`python distribution_run.py R` prints a line `name: passed`, or the name and
+the error, for each.
+"""
+
+import sys
+import warnings
+
+import distribution_checks
+import distribution_models
+import tensorflow as tf
+
+CHECKS = {
+    name: check
+    for module in (distribution_checks, distribution_models)
+    for name, check in vars(module).items()
+    if name.startswith("check_")
+}
+
+
+def main(replicas):
+    warnings.simplefilter("ignore")
+    # With fewer threads than replicas, collectives wait for one another.
+    tf.config.threading.set_inter_op_parallelism_threads(2 * replicas)
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * replicas,
+    )
+    strategy = tf.distribute.MirroredStrategy(
+        [f"/cpu:{index}" for index in range(replicas)]
+    )
+    assert strategy.num_replicas_in_sync == replicas
+    for name, check in CHECKS.items():
+        try:
+            check(strategy)
+            outcome = "passed"
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}".replace("\n", " ")
+        print(f"{name}: {outcome}", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -43,6 +43,8 @@ setup(
         "scikit-learn",
         # The theory and the error bars, which need no TensorFlow.
         "numpy",
+        # Figures of reports on finished runs.
+        "matplotlib",
     ],
     extras_require={
         "test": [

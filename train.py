@@ -6,8 +6,14 @@ Every number of the configuration can be overridden, `--config.ell=8`. The
 working directory gets config.json, history.csv, TensorBoard's events, the
 trained model.keras and results.json. `--config.lsr.*` are the settings of the
 check of the linear scaling rule, `--config.lsr.enabled=False` turns it off.
+`--config.scale=0.1` scales depth, width, epochs and examples down.
+
+    python train.py --workdir=runs/sweep --sweep ell=1,2,4 --sweep seed=0,1,2
+
+runs every combination, a folder each, and skips what is finished.
 """
 
+import dataclasses
 import functools
 import os
 import sys
@@ -15,16 +21,17 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_svag import SVAG, SVAGModel, applications, datasets
+from keras_svag import datasets
 from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
+from keras_svag.configured_model import compile_model, make_simulation
 from keras_svag.linear_scaling_check import LinearScalingRuleCheck
+from keras_svag.recipes import scaled_down
 from keras_svag.results import results_table
-from keras_svag.schedules import learning_rate_schedule
-from keras_svag.simulation import Simulation
+from keras_svag.strategies import STRATEGIES, make_strategy
+from keras_svag.sweep_command import run_sweep
 from keras_svag.workdir import WorkDir
 
 
@@ -52,123 +59,16 @@ _DATA_DIR = flags.DEFINE_string(
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "none",
-    ["none", "mirrored"],
+    STRATEGIES,
     "mirrored: data-parallel over this machine's GPUs or virtual CPUs.",
 )
 _VIRTUAL_DEVICES = flags.DEFINE_integer(
     "virtual_devices", None, "Number of virtual CPUs to mirror over."
 )
-
-NETWORKS = {
-    "scale_invariant_mlp": applications.ScaleInvariantMLP,
-    "pre_resnet": applications.PreResNet,
-    "resnet": applications.ResNet,
-    "vgg": applications.VGG,
-}
-
-
-def make_strategy(name, virtual_devices):
-    if virtual_devices is not None:
-        if name != "mirrored" or virtual_devices < 1:
-            raise ValueError(
-                "--virtual_devices must be at least 1 and needs "
-                f"--strategy=mirrored, got {virtual_devices} with "
-                f"--strategy={name}."
-            )
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0],
-            [tf.config.LogicalDeviceConfiguration()] * virtual_devices,
-        )
-    if name == "none":
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy(
-        virtual_devices and [f"CPU:{i}" for i in range(virtual_devices)]
-    )
-
-
-def make_simulation(config, num_examples):
-    is_svag = config.optimizer == "svag"
-    if config.ell != 1 and not is_svag:
-        raise ValueError(
-            f"`ell` must be 1 with optimizer={config.optimizer!r}, got "
-            f"{config.ell}: only 'svag' amplifies noise."
-        )
-    return Simulation(
-        num_examples=num_examples,
-        batch_size=config.batch_size,
-        ell=config.ell,
-        pairing=config.pairing if is_svag else None,
-        pairs_within_step=config.measure_noise,
-    )
-
-
-def make_optimizer(config, steps_per_epoch):
-    learning_rate = learning_rate_schedule(
-        config.schedule,
-        config.learning_rate,
-        steps_per_epoch,
-        config.epochs,
-        config.milestones,
-        config.decay_factor,
-    )
-    common = {
-        "learning_rate": learning_rate,
-        "weight_decay": config.weight_decay,
-    }
-    if config.optimizer == "svag":
-        if config.momentum:
-            raise ValueError(
-                "`momentum` must be 0 with optimizer='svag', got "
-                f"{config.momentum}: SVAG simulates plain SGD."
-            )
-        return SVAG(ell=config.ell, pairing=config.pairing, **common)
-    if config.momentum:
-        common["momentum"] = config.momentum
-    try:
-        return keras.optimizers.get(
-            {"class_name": config.optimizer, "config": common}
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "`optimizer` must be 'svag' or the name of a Keras optimizer, such "
-            f"as 'sgd' or 'adam', got {config.optimizer!r} with {common}."
-        ) from error
-
-
-def make_network(config, dataset, simulation):
-    options = config.model.to_dict()
-    name = options.pop("name")
-    if name not in NETWORKS:
-        raise ValueError(
-            f"`model.name` must be one of {', '.join(NETWORKS)}, got {name!r}."
-        )
-    if "momentum" in options:
-        options["momentum"] = simulation.running_average_momentum(
-            options["momentum"]
-        )
-    return NETWORKS[name](
-        input_shape=dataset.train_images.shape[1:],
-        num_classes=dataset.num_classes,
-        seed=config.seed,
-        **options,
-    )
-
-
-def compile_model(config, dataset, simulation):
-    model = make_network(config, dataset, simulation)
-    if config.measure_noise:
-        model = SVAGModel(
-            model,
-            num_examples=simulation.num_examples,
-            sampling=config.sampling,
-            per_layer=config.lsr.per_layer,
-        )
-    model.compile(
-        optimizer=make_optimizer(config, simulation.sgd_steps_per_epoch),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    return model
+_SWEEP = flags.DEFINE_multi_string(
+    "sweep", [], "key=value,value,…: runs the product of all that are given."
+)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs of a sweep at the same time.")
 
 
 def make_augmentation(config):
@@ -179,37 +79,76 @@ def make_augmentation(config):
     return functools.partial(datasets.augment, flip=flip)
 
 
-def make_data(config, dataset, simulation):
-    standardize = datasets.standardization(
+def load_data(config, data_dir):
+    """The data set, with the first `num_examples` of its training images."""
+    dataset = datasets.load(config.dataset, data_dir)
+    count = config.get("num_examples")
+    if count is None:
+        return dataset
+    if not 1 <= count <= len(dataset.train_images):
+        raise ValueError(
+            f"`num_examples` must be between 1 and the "
+            f"{len(dataset.train_images)} training examples of "
+            f"{config.dataset}, got {count}."
+        )
+    return dataclasses.replace(
+        dataset,
+        train_images=dataset.train_images[:count],
+        train_labels=dataset.train_labels[:count],
+    )
+
+
+def make_standardization(dataset):
+    return datasets.standardization(
         dataset.mean, dataset.std, dataset.max_value
     )
-    training = datasets.training_batches(
-        dataset.train_images,
-        dataset.train_labels,
-        sub_batch_size=simulation.sub_batch_size,
-        sub_batches_per_step=simulation.sub_batches_per_step,
-        sub_batches_per_epoch=simulation.sub_batches_per_shuffled_epoch,
-        sampling=config.sampling,
-        seed=config.seed,
-        augmentation=make_augmentation(config),
-        preprocess=standardize,
-    )
+
+
+def make_data(config, dataset, simulation):
+    standardize = make_standardization(dataset)
+    images, labels = dataset.train_images, dataset.train_labels
+    if config.optimizer == "ngd":
+        training = datasets.full_batches(images, labels, standardize)
+    else:
+        training = datasets.training_batches(
+            images,
+            labels,
+            sub_batch_size=simulation.sub_batch_size,
+            sub_batches_per_step=simulation.sub_batches_per_step,
+            sub_batches_per_epoch=simulation.sub_batches_per_shuffled_epoch,
+            sampling=config.sampling,
+            seed=config.seed,
+            augmentation=make_augmentation(config),
+            preprocess=standardize,
+        )
     evaluation = datasets.evaluation_batches(
         dataset.test_images, dataset.test_labels, 500, standardize
     )
     return training, evaluation
 
 
-def make_check(config, training, workdir):
+def make_check(config, dataset, training, workdir):
     """The check of the linear scaling rule, or None if nothing is measured."""
     if not (config.measure_noise and config.lsr.enabled):
         return None
-    images, _ = next(iter(training))
+    if config.optimizer == "ngd":
+        # A full pass has no mini-batches to measure: a probe draws some.
+        images = None
+        probe = datasets.single_examples(
+            dataset.train_images,
+            dataset.train_labels,
+            make_standardization(dataset),
+        )
+    else:
+        images, _ = next(iter(training))
+        probe = None
     return LinearScalingRuleCheck(
         config.batch_size,
         closeness=config.lsr.closeness,
         kappas=config.lsr.kappas,
         window=config.lsr.window,
+        probe=probe,
+        per_layer=config.lsr.per_layer and probe is not None,
         log_dir=workdir.path,
         scale_invariant=images,
         verbose=0,
@@ -218,13 +157,13 @@ def make_check(config, training, workdir):
 
 def train(config, workdir, data_dir, strategy):
     """Trains as `config` says; returns the results, a dict, or None."""
-    dataset = datasets.load(config.dataset, data_dir)
+    dataset = load_data(config, data_dir)
     keras.utils.set_random_seed(config.seed)
     simulation = make_simulation(config, len(dataset.train_images))
     training, evaluation = make_data(config, dataset, simulation)
     with strategy.scope():
         model = compile_model(config, dataset, simulation)
-    check = make_check(config, training, workdir)
+    check = make_check(config, dataset, training, workdir)
     workdir.begin()
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
     model.fit(
@@ -251,7 +190,7 @@ def train(config, workdir, data_dir, strategy):
             "--config.learning_rate."
         )
     results = model.evaluate(evaluation, verbose=0, return_dict=True)
-    if config.measure_noise:
+    if config.measure_noise and config.optimizer != "ngd":
         results["gradient_noise"] = model.gradient_noise.estimate().to_dict()
     if check:
         results["linear_scaling"] = check.report.to_dict()
@@ -266,6 +205,17 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     config = _CONFIG.value
     try:
+        if _SWEEP.value:
+            sys.exit(
+                run_sweep(
+                    _SWEEP.value, config, _WORKDIR.value, sys.argv, _JOBS.value
+                )
+            )
+        if _JOBS.value != 1:
+            raise ValueError(
+                f"--jobs={_JOBS.value} needs a --sweep, whose runs it counts."
+            )
+        config = scaled_down(config)
         workdir = WorkDir(_WORKDIR.value, config.to_dict())
         results = workdir.results
         if results is not None:

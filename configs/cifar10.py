@@ -15,16 +15,20 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.dataset = "cifar10"
     config.augmentation = True
+    config.num_examples = ml_collections.config_dict.placeholder(int)
     config.sampling = "with_replacement"
     config.batch_size = 128
     config.epochs = 160
     config.seed = 0
+    config.scale = 1.0
+    config.scale_lr = "none"
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "pre_resnet"
     config.model.depth = 32
     config.model.normalization = "batch"
     config.model.widen_factor = 1
+    config.model.base_width = ml_collections.config_dict.placeholder(int)
     config.model.momentum = 0.9
 
     config.optimizer = "svag"
@@ -36,6 +40,9 @@ def get_config():
     config.schedule = "step"
     config.milestones = (80, 120)
     config.decay_factor = 0.1
+    config.warmup_epochs = 0.0
+    config.warmup_factor = 0.1
+    config.micro_batch_size = 500
 
     config.measure_noise = True
     config.validate_every = 1

@@ -13,10 +13,13 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.dataset = "digits"
     config.augmentation = False
+    config.num_examples = ml_collections.config_dict.placeholder(int)
     config.sampling = "with_replacement"
     config.batch_size = 16
     config.epochs = 40
     config.seed = 0
+    config.scale = 1.0
+    config.scale_lr = "none"
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "scale_invariant_mlp"
@@ -31,6 +34,9 @@ def get_config():
     config.schedule = "constant"
     config.milestones = ()
     config.decay_factor = 0.1
+    config.warmup_epochs = 0.0
+    config.warmup_factor = 0.1
+    config.micro_batch_size = 500
 
     config.measure_noise = True
     config.validate_every = 1

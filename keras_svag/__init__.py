@@ -1,6 +1,6 @@
 """SVAG and gradient noise for Keras: the SDE of SGD, simulated and measured."""
 
-from keras_svag import applications, scaling
+from keras_svag import applications, scaling, schedules
 from keras_svag.estimate import NoiseEstimate
 from keras_svag.invariance import is_scale_invariant
 from keras_svag.linear_scaling_check import LinearScalingRuleCheck
@@ -24,5 +24,6 @@ __all__ = [
     "is_scale_invariant",
     "measure_gradient_noise",
     "scaling",
+    "schedules",
     "svag_weights",
 ]

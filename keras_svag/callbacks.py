@@ -7,9 +7,10 @@ from keras import ops
 class TrainingClock(keras.callbacks.Callback):
     """Adds SGD's clock to the logs of each epoch.
 
-    `learning_rate` is that of the epoch's first step. With `SVAG` there are
-    also `effective_step` (SGD steps done) and `continuous_time` (of the SDE).
-    Put it before the callbacks that read the logs.
+    `learning_rate` is that of the epoch's first step, `effective_step` counts
+    the SGD steps done, which for any optimizer but `SVAG` are its own. With
+    `SVAG` there is also `continuous_time`, that of the SDE. Put it before the
+    callbacks that read the logs.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -19,7 +20,11 @@ class TrainingClock(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         optimizer = self._optimizer
         logs["learning_rate"] = self._learning_rate
-        if hasattr(optimizer, "continuous_time"):
+        if not hasattr(optimizer, "continuous_time"):
+            logs["effective_step"] = float(
+                ops.convert_to_numpy(optimizer.iterations)
+            )
+        else:
             logs["effective_step"] = optimizer.effective_iterations
             logs["continuous_time"] = float(
                 ops.convert_to_numpy(optimizer.continuous_time)

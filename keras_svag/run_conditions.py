@@ -7,6 +7,7 @@ from keras import ops
 from keras_svag.examples import open_examples
 from keras_svag.linear_scaling_report import RunConditions
 from keras_svag.metrics import GradientNoise
+from keras_svag.ngd import NGDModel
 from keras_svag.noise import squared_norm
 from keras_svag.training import SVAGModel
 
@@ -70,7 +71,9 @@ def run_conditions(model, scale_invariant=None, halves_measured=False):
         all_weights_decayed=len(decayed) == len(model.trainable_variables),
         scale_invariant=False if regularized else scale_invariant,
         batch_norm_halves=halves_measured and _normalizes_halves(model),
-        other_reasons=tuple(_other_reasons(optimizer, decayed, regularized)),
+        other_reasons=tuple(
+            _other_reasons(model, optimizer, decayed, regularized)
+        ),
     )
 
 
@@ -79,7 +82,9 @@ def _momentum(optimizer):
     return float(momentum) if isinstance(momentum, (int, float)) else 0.0
 
 
-def _other_reasons(optimizer, decayed, regularized):
+def _other_reasons(model, optimizer, decayed, regularized):
+    if isinstance(model, NGDModel):
+        yield "the run is one of noisy gradient descent, not of SGD"
     if regularized:
         yield "the loss contains a regularizer; use the optimizer's decay"
     if any(getattr(optimizer, name, None) for name in _CLIPPING):

@@ -1,6 +1,13 @@
-import keras
+import math
+import numbers
 
-SCHEDULES = ("constant", "step", "cosine")
+import keras
+from keras import ops
+
+SCHEDULES = ("constant", "step", "cosine", "triangle")
+
+# [L21] lets the learning rate rise and fall twice, to these parts of it.
+_TRIANGLE_PEAKS = (1.0, 0.5)
 
 
 def learning_rate_schedule(
@@ -10,35 +17,64 @@ def learning_rate_schedule(
     epochs,
     milestones=(),
     decay_factor=0.1,
+    warmup_epochs=0,
+    warmup_factor=0.1,
 ):
     """A learning rate as a function of SGD's steps.
 
     Args:
         name: `"constant"`; `"step"`: times `decay_factor` from each of the
             epochs `milestones` on; `"cosine"`: from `learning_rate` to 0 over
-            all epochs.
-        learning_rate: SGD's learning rate at the start, a float.
+            all epochs; `"triangle"`: linearly from 0 to `learning_rate` and
+            back in the first half of the epochs, to half of it and back in
+            the second ([L21]).
+        learning_rate: SGD's learning rate, before any decay, a float.
         steps_per_epoch: SGD steps in an epoch.
         epochs: epochs of the whole training.
         milestones: increasing epochs.
         decay_factor: a float > 0.
+        warmup_epochs: epochs at the start, in which the schedule's learning
+            rate is multiplied by `warmup_factor`; 0 for none.
+        warmup_factor: a float > 0 and at most 1.
 
     Returns:
         A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
-        ValueError: if `name` is unknown, or `milestones` do not increase.
+        ValueError: if `name` is unknown, `learning_rate` is no finite number
+            >= 0, `milestones` do not increase, or the warm-up is out of its
+            range.
+
+    References:
+        [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
+        Stochastic Differential Equations (SDEs)", NeurIPS 2021.
     """
     if name not in SCHEDULES:
         raise ValueError(
             f"`schedule` must be one of {', '.join(SCHEDULES)}, got {name!r}."
         )
+    _check_learning_rate(learning_rate)
+    _check_warmup(warmup_epochs, warmup_factor, epochs)
+    steps = steps_per_epoch * epochs
     if name == "cosine":
-        return keras.optimizers.schedules.CosineDecay(
-            learning_rate, decay_steps=steps_per_epoch * epochs
+        schedule = keras.optimizers.schedules.CosineDecay(
+            learning_rate, decay_steps=steps
         )
-    if name == "constant" or not milestones:
-        return float(learning_rate)
+    elif name == "triangle":
+        schedule = _triangles(learning_rate, steps)
+    elif name == "step" and milestones:
+        schedule = _decay_at(
+            milestones, learning_rate, steps_per_epoch, decay_factor
+        )
+    else:
+        schedule = float(learning_rate)
+    warmup_steps = round(warmup_epochs * steps_per_epoch)
+    if warmup_steps == 0:
+        return schedule
+    return Warmup(schedule, warmup_steps, warmup_factor)
+
+
+def _decay_at(milestones, learning_rate, steps_per_epoch, decay_factor):
     if list(milestones) != sorted(set(milestones)) or milestones[0] <= 0:
         raise ValueError(
             "`milestones` must be increasing epochs > 0, got "
@@ -52,3 +88,126 @@ def learning_rate_schedule(
             for power in range(len(milestones) + 1)
         ],
     )
+
+
+def _triangles(learning_rate, steps):
+    quarter = steps / (2 * len(_TRIANGLE_PEAKS))
+    values = [0.0]
+    for peak in _TRIANGLE_PEAKS:
+        values += [peak * learning_rate, 0.0]
+    return PiecewiseLinear([i * quarter for i in range(len(values))], values)
+
+
+def _check_learning_rate(learning_rate):
+    is_number = isinstance(learning_rate, numbers.Real)
+    if not (is_number and math.isfinite(learning_rate) and learning_rate >= 0):
+        raise ValueError(
+            "`learning_rate` must be a finite number >= 0, got "
+            f"{learning_rate!r}."
+        )
+
+
+def _check_warmup(warmup_epochs, warmup_factor, epochs):
+    if not 0 <= warmup_epochs <= epochs:
+        raise ValueError(
+            f"`warmup_epochs` must be between 0 and the {epochs} epochs of "
+            f"the training, got {warmup_epochs!r}."
+        )
+    if not 0 < warmup_factor <= 1:
+        raise ValueError(
+            "`warmup_factor` must be above 0 and at most 1, got "
+            f"{warmup_factor!r}."
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_svag")
+class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that is linear between given steps.
+
+    Before the first of them it has the first value, after the last one the
+    last value.
+
+    Args:
+        steps: increasing steps, of SGD's.
+        values: the learning rate at each of them.
+
+    Raises:
+        ValueError: if `steps` do not increase, or the numbers of steps and
+            of values differ.
+    """
+
+    def __init__(self, steps, values):
+        super().__init__()
+        if len(steps) != len(values) or len(steps) < 2:
+            raise ValueError(
+                "`steps` and `values` must have the same length of at least "
+                f"2, got {len(steps)} and {len(values)}."
+            )
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"`steps` must increase, got {steps!r}.")
+        self.steps = [float(step) for step in steps]
+        self.values = [float(value) for value in values]
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rate = self.values[0]
+        for (start, low), (end, high) in zip(
+            zip(self.steps[:-1], self.values[:-1], strict=True),
+            zip(self.steps[1:], self.values[1:], strict=True),
+            strict=True,
+        ):
+            part = ops.clip((step - start) / (end - start), 0.0, 1.0)
+            rate = rate + part * (high - low)
+        # A sum that should be 0 may round to just below it.
+        return ops.clip(rate, min(self.values), max(self.values))
+
+    def get_config(self):
+        return {"steps": self.steps, "values": self.values}
+
+
+@keras.saving.register_keras_serializable(package="keras_svag")
+class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that is smaller in the first steps.
+
+    Args:
+        learning_rate: a float, or a schedule of it, of SGD's steps.
+        steps: integer > 0, how many first steps are taken at `factor` times
+            the learning rate.
+        factor: a float.
+
+    Raises:
+        ValueError: if `learning_rate` is no finite number >= 0, or `steps`
+            is no positive integer.
+    """
+
+    def __init__(self, learning_rate, steps, factor):
+        super().__init__()
+        if isinstance(learning_rate, dict):
+            learning_rate = keras.optimizers.schedules.deserialize(
+                learning_rate
+            )
+        if not callable(learning_rate):
+            _check_learning_rate(learning_rate)
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"`steps` must be an integer > 0, got {steps!r}.")
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.factor = float(factor)
+
+    def __call__(self, step):
+        rate = self.learning_rate
+        if callable(rate):
+            rate = rate(step)
+        is_warm = ops.greater_equal(step, self.steps)
+        rate = ops.cast(rate, "float32")
+        return ops.where(is_warm, rate, rate * self.factor)
+
+    def get_config(self):
+        rate = self.learning_rate
+        if callable(rate):
+            rate = keras.optimizers.schedules.serialize(rate)
+        return {
+            "learning_rate": rate,
+            "steps": self.steps,
+            "factor": self.factor,
+        }

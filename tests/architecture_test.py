@@ -17,6 +17,7 @@ FLOORS = {
         ["noise"],
         ["svag", "weights", "hyperparameters"],
         ["schedules"],
+        ["strategies"],
     ],
     2: [
         ["metrics"],
@@ -39,6 +40,9 @@ FLOORS = {
     ],
     4: [
         ["callbacks"],
+        ["configured_model"],
+        ["recipes"],
+        ["workdir"],
         [
             "linear_scaling_check",
             "linear_scaling_report",
@@ -49,7 +53,25 @@ FLOORS = {
             "run_conditions",
         ],
     ],
-    5: [["workdir"], ["results"]],
+    5: [
+        ["results"],
+        [
+            "report",
+            "comparison",
+            "figures",
+            "markdown",
+            "ngd_study",
+            "report_sections",
+            "report_summaries",
+            "runs",
+            "scaling_figure",
+            "scaling_section",
+            "scaling_study",
+            "seed_statistics",
+            "svag_study",
+        ],
+        ["sweep", "sweep_command", "sweep_progress", "sweep_runner"],
+    ],
     6: [["keras_svag"]],
     7: [["train"]],
 }
@@ -61,6 +83,10 @@ FORBIDDEN = {
     "scaling": {"keras", "tensorflow"},
     "estimate": {"keras", "tensorflow"},
     "svag": {"tensorflow"},
+    "recipes": {"keras", "tensorflow"},
+    "report": {"keras"},
+    "sweep": {"keras", "tensorflow"},
+    "workdir": {"keras", "tensorflow"},
 }
 
 

@@ -1,8 +1,15 @@
 import math
 
+import keras
+import numpy as np
 import pytest
 
-from keras_svag.schedules import learning_rate_schedule
+from keras_svag.schedules import (
+    PiecewiseLinear,
+    Warmup,
+    learning_rate_schedule,
+)
+from keras_svag.svag import SVAG
 
 
 def test_step_schedule_decays_with_the_first_step_of_a_milestone():
@@ -26,7 +33,9 @@ def test_schedule_without_milestones_is_a_settable_rate(name, milestones):
 
 
 def test_unknown_schedule_lists_the_known_ones():
-    with pytest.raises(ValueError, match="constant, step, cosine.*'zigzag'"):
+    with pytest.raises(
+        ValueError, match="constant, step, cosine, tri.*'zigzag'"
+    ):
         learning_rate_schedule("zigzag", 0.8, 10, 5)
 
 
@@ -34,3 +43,102 @@ def test_unknown_schedule_lists_the_known_ones():
 def test_milestones_must_increase(milestones):
     with pytest.raises(ValueError, match="`milestones` must be increasing"):
         learning_rate_schedule("step", 0.8, 10, 5, milestones)
+
+
+def triangles(step, rate, steps):
+    """Two triangles: how far it is to the next of the three zeros."""
+    half = steps / 2
+    peak, position = (rate, step) if step < half else (rate / 2, step - half)
+    return peak * min(position, half - position) / (half / 2)
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(10, 8), (7, 5)])
+def test_triangle_rises_and_falls_twice(steps_per_epoch, epochs):
+    schedule = learning_rate_schedule("triangle", 0.8, steps_per_epoch, epochs)
+    steps = steps_per_epoch * epochs
+    rates = [float(schedule(step)) for step in range(steps)]
+    expected = [triangles(step, 0.8, steps) for step in range(steps)]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+    assert max(expected) > 0.75
+    assert float(schedule(steps)) == float(schedule(steps + 99)) == 0.0
+    assert min(rates) >= 0
+
+
+def test_triangles_turn_at_the_quarters():
+    schedule = learning_rate_schedule("triangle", 0.8, 10, 160)
+    rates = [float(schedule(step)) for step in (0, 400, 800, 1200, 1600)]
+    assert rates == pytest.approx([0, 0.8, 0, 0.4, 0], abs=1e-6)
+
+
+def test_first_epochs_can_be_warmed_up():
+    schedule = learning_rate_schedule(
+        "constant", 0.01, 10, 5, warmup_epochs=1, warmup_factor=0.2
+    )
+    rates = [float(schedule(step)) for step in (0, 9, 10, 49)]
+    assert rates == pytest.approx([0.002, 0.002, 0.01, 0.01], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["step", "cosine", "triangle"])
+def test_warmup_multiplies_any_schedule(name):
+    plain = learning_rate_schedule(name, 0.8, 10, 8, (4, 6))
+    warmed = learning_rate_schedule(
+        name, 0.8, 10, 8, (4, 6), warmup_epochs=1.5, warmup_factor=0.25
+    )
+    for step in (1, 14, 15, 39, 40, 79):
+        expected = float(plain(step)) * (0.25 if step < 15 else 1.0)
+        assert float(warmed(step)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "triangle"])
+def test_schedules_survive_serialization(name):
+    schedule = learning_rate_schedule(name, 0.8, 10, 8, warmup_epochs=1)
+    copy = keras.optimizers.schedules.deserialize(
+        keras.optimizers.schedules.serialize(schedule)
+    )
+    for step in (0, 5, 20, 70):
+        assert float(copy(step)) == float(schedule(step))
+
+
+def test_svag_takes_a_triangle_as_a_function_of_sgds_steps():
+    schedule = learning_rate_schedule("triangle", 1.0, 10, 4)
+    optimizer = SVAG(schedule, ell=4)
+    optimizer.pair_within_step()
+    optimizer.build([keras.Variable(0.0)])
+    for svag_step in (0, 3, 4, 22, 43):
+        optimizer.iterations.assign(svag_step)
+        expected = triangles(svag_step // 4, 1.0, 40)
+        rate = float(optimizer.learning_rate)
+        assert rate == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"warmup_epochs": -1}, "`warmup_epochs` must be between 0 and the 5"),
+        ({"warmup_epochs": 6}, "`warmup_epochs` must be between 0 and the 5"),
+        ({"warmup_factor": 0}, "`warmup_factor` must be above 0"),
+        ({"warmup_factor": 2}, "`warmup_factor` must be above 0"),
+        ({"warmup_factor": math.nan}, "`warmup_factor` must be above 0"),
+    ],
+)
+def test_bad_warmup_is_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        learning_rate_schedule("constant", 0.8, 10, 5, **arguments)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "triangle"])
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf, "0.1"])
+def test_bad_learning_rate_is_one_sentence(name, rate):
+    with pytest.raises(ValueError, match="`learning_rate` must be a finite"):
+        learning_rate_schedule(name, rate, 10, 5)
+
+
+def test_bad_schedule_objects_are_one_sentence():
+    with pytest.raises(ValueError, match="`steps` must increase"):
+        PiecewiseLinear([0, 2, 1], [1, 2, 3])
+    with pytest.raises(ValueError, match="the same length of at least 2"):
+        PiecewiseLinear([0, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="`steps` must be an integer > 0"):
+        Warmup(0.1, 0, 0.5)
+    with pytest.raises(ValueError, match="`learning_rate` must be a finite"):
+        Warmup(-0.1, 1, 0.5)

@@ -8,6 +8,8 @@ from keras_svag.datasets.augmentation import augment
 from keras_svag.datasets.loading import Dataset, load
 from keras_svag.datasets.pipeline import (
     evaluation_batches,
+    full_batches,
+    single_examples,
     standardization,
     training_batches,
 )
@@ -18,7 +20,9 @@ __all__ = [
     "Dataset",
     "augment",
     "evaluation_batches",
+    "full_batches",
     "load",
+    "single_examples",
     "standardization",
     "sub_batch_indices",
     "training_batches",

@@ -156,6 +156,53 @@ def evaluation_batches(images, labels, batch_size, preprocess):
     return _without_file_sharding(batches.prefetch(tf.data.AUTOTUNE))
 
 
+def full_batches(images, labels, preprocess):
+    """All examples as one batch, in order, without end.
+
+    Args:
+        images: array of shape `(n, height, width, channels)`.
+        labels: integer array of shape `(n,)`.
+        preprocess: as in `training_batches`. It is called once.
+
+    Returns:
+        An infinite `tf.data.Dataset` of `(x, y)`: float32 images and int32
+        labels with n rows, of static shape.
+
+    Raises:
+        ValueError: if the lengths differ or are 0.
+    """
+    _check_lengths(images, labels)
+    batch = tf.data.Dataset.from_tensors((images, np.asarray(labels, np.int32)))
+    batch = batch.map(lambda x, y: (tf.cast(preprocess(x), tf.float32), y))
+    return _without_file_sharding(batch.cache().repeat())
+
+
+def single_examples(images, labels, preprocess):
+    """All examples once, in order, one by one: the data of a probe.
+
+    Args:
+        images: array of shape `(n, height, width, channels)`.
+        labels: integer array of shape `(n,)`.
+        preprocess: as in `training_batches`, of a single image.
+
+    Returns:
+        A finite `tf.data.Dataset` of `(x, y)`: a float32 image and an int32
+        label.
+
+    Raises:
+        ValueError: if the lengths differ or are 0.
+    """
+    _check_lengths(images, labels)
+    examples = tf.data.Dataset.from_tensor_slices(
+        (images, np.asarray(labels, np.int32))
+    )
+    return examples.map(
+        lambda x, y: (tf.cast(preprocess(x), tf.float32), y),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
 def standardization(mean, std, max_value):
     """Returns the function `images -> (images / max_value - mean) / std`.
 

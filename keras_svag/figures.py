@@ -1,0 +1,230 @@
+"""Figures of a report, legible at a width of 800 pixels.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers; line
+styles and markers tell them apart without colour.
+"""
+
+import contextlib
+import math
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from keras_svag.seed_statistics import seed_curve
+
+# Their yellow is left out: on white it is too faint.
+COLOURS = (
+    "#000000",
+    "#E69F00",
+    "#0072B2",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+)
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+_STYLE = {
+    "font.size": 12,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 2,
+    "legend.framealpha": 0.9,
+    "legend.edgecolor": "none",
+    "figure.constrained_layout.use": True,
+}
+_WIDTH, _DPI = 8, 150
+
+ACCURACY = "test accuracy (%)"
+LOSS = "training loss (nats)"
+_QUANTITY_LABELS = {
+    "weight_sq_norm": "R = |x|² (squared weight units)",
+    "grad_sq_norm": "G = |∇L|² (squared gradient units)",
+    "noise_trace": "N = Tr Σ (squared gradient units)",
+    "accuracy": ACCURACY,
+}
+
+
+@contextlib.contextmanager
+def saved_figure(path, height):
+    """A `Figure` of our style, `height` inches high, saved at the end."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height))
+        yield figure
+        figure.savefig(path, dpi=_DPI)
+
+
+def look(index):
+    """Colour, line style and marker of the line with a number from 0."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": _LINES[index % len(_LINES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+    }
+
+
+def save_curves(path, comparison, label):
+    """Test accuracy and training loss against SGD epochs, with bands.
+
+    The band is the range of all seeds.
+
+    Args:
+        path: PNG file.
+        comparison: `Comparison`, without diverged runs.
+        label: Format of a group's name, such as `"ell = {}"`.
+    """
+    with saved_figure(path, 7) as figure:
+        panels = figure.subplots(2, 1, sharex=True)
+        for axes, column, scale in zip(
+            panels, ("val_accuracy", "loss"), (100, 1), strict=True
+        ):
+            for index, (value, runs) in enumerate(comparison.groups.items()):
+                _draw_curve(
+                    axes,
+                    seed_curve(runs, column),
+                    scale,
+                    index,
+                    label.format(value),
+                )
+        panels[0].set_ylabel(ACCURACY)
+        panels[1].set_ylabel(LOSS)
+        panels[1].set_xlabel("SGD epochs")
+        if _all_positive(panels[1]):
+            make_logarithmic(panels[1])
+        # Outside, lest it hide a band.
+        figure.legend(
+            *_legend_of_most(panels),
+            loc="outside upper center",
+            ncols=min(len(comparison.groups), 5),
+        )
+
+
+def _draw_curve(axes, curve, scale, index, label):
+    if not len(curve.epochs):
+        return
+    style = look(index)
+    axes.plot(
+        curve.epochs,
+        scale * curve.mean,
+        **style,
+        label=label,
+        # Shifted from line to line, lest markers hide one another.
+        markevery=(
+            index * max(len(curve.epochs) // 40, 1) % len(curve.epochs),
+            max(len(curve.epochs) // 8, 1),
+        ),
+        markersize=6,
+    )
+    if curve.count > 1:
+        axes.fill_between(
+            curve.epochs,
+            scale * curve.low,
+            scale * curve.high,
+            color=style["color"],
+            alpha=0.15,
+            linewidth=0,
+        )
+
+
+def _all_positive(axes):
+    return all(np.all(line.get_ydata() > 0) for line in axes.get_lines())
+
+
+def save_convergence(path, study):
+    """R, G, N and test accuracy against 1/ell, with the estimate at 0.
+
+    Error bars are standard errors; the grey band is what is within C of the
+    largest ell.
+
+    Args:
+        path: PNG file.
+        study: `SVAGStudy`.
+    """
+    with saved_figure(path, 7) as figure:
+        panels = figure.subplots(2, 2, sharex=True)
+        for axes, (name, label) in zip(
+            panels.flat, _QUANTITY_LABELS.items(), strict=True
+        ):
+            _draw_convergence(axes, study, name)
+            axes.set_title(label, fontsize=12)
+        for axes in panels[1]:
+            axes.set_xlabel("1/ell (1: SGD, 0: its SDE)")
+        figure.legend(
+            *_legend_of_most(panels.flat),
+            loc="outside lower center",
+            ncols=3,
+            fontsize=11,
+        )
+
+
+def _legend_of_most(panels):
+    """Handles and labels of the panel that shows the most."""
+    legends = [axes.get_legend_handles_labels() for axes in panels]
+    return max(legends, key=lambda legend: len(legend[0]))
+
+
+def _draw_convergence(axes, study, name):
+    scale = 100 if name == "accuracy" else 1
+    means = {ell: final[name] for ell, final in study.final.items()}
+    if not all(math.isfinite(mean.value) for mean in means.values()):
+        axes.text(
+            0.5, 0.5, "not measured", ha="center", transform=axes.transAxes
+        )
+        return
+    axes.errorbar(
+        [1 / ell for ell in means],
+        [scale * mean.value for mean in means.values()],
+        [scale * error_bar(mean.standard_error) for mean in means.values()],
+        fmt="o-",
+        color=COLOURS[2],
+        capsize=4,
+        label="mean ± standard error",
+    )
+    value, error = study.limit[name]
+    axes.errorbar(
+        [0],
+        [scale * value],
+        [scale * error_bar(error)],
+        fmt="D",
+        color=COLOURS[4],
+        capsize=4,
+        label="estimate for ell → ∞",
+    )
+    if name != "accuracy":
+        reference = means[study.largest_ell].value
+        axes.axhspan(
+            reference / study.target,
+            reference * study.target,
+            color="0.5",
+            alpha=0.15,
+            linewidth=0,
+            label=f"within {study.target:.3g}× of ell = {study.largest_ell}",
+        )
+
+
+def make_logarithmic(axes):
+    """Gives axes a logarithmic ordinate with plain numbers at its ticks.
+
+    It stays linear where what is drawn varies little.
+    """
+    low, high = axes.get_ylim()
+    if low > 0 and high < 3 * low:
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    digits = (1, 2, 5) if 10 < high / low < 1000 else (1,)
+    if high < 10 * low:
+        digits = (1, 2, 3, 4, 5, 7)
+    axes.yaxis.set_major_locator(LogLocator(subs=digits))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def error_bar(error):
+    """Half the height of an error bar: none where there is no error."""
+    return error if math.isfinite(error) else 0.0

@@ -1,0 +1,216 @@
+"""Reports on the finished runs below a folder.
+
+    python -m keras_svag.report runs/sweep
+
+writes `report.md` and its figures there, or to `--output`, and the same for
+TensorBoard to `report/`. Runs are grouped by what differs in them: SVAG's ell,
+the batch size with the learning rate in proportion, or NGD and SGD.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+
+from keras_svag.comparison import (
+    differing_keys,
+    ngd_comparisons,
+    scaling_comparisons,
+    svag_comparisons,
+    without_repeated,
+)
+from keras_svag.figures import save_convergence, save_curves
+from keras_svag.markdown import escaped
+from keras_svag.ngd_study import ngd_study
+from keras_svag.report_sections import (
+    ngd_section,
+    svag_section,
+)
+from keras_svag.report_summaries import write_summaries
+from keras_svag.runs import find_runs
+from keras_svag.scaling_figure import save_scaling
+from keras_svag.scaling_section import scaling_section
+from keras_svag.scaling_study import scaling_study
+from keras_svag.svag_study import svag_study
+
+
+def write_report(workdir, output=None):
+    """Writes the report on the runs below a folder.
+
+    Args:
+        workdir: Folder of the runs.
+        output: Folder for `report.md`, `figures/` and TensorBoard's events;
+            `workdir` if None.
+
+    Returns:
+        Path of `report.md`.
+
+    Raises:
+        ValueError: If there are no runs to compare, or `output` cannot be
+            written.
+    """
+    output = workdir if output is None else output
+    found, unfinished = find_runs(workdir)
+    runs, repeated = without_repeated(found)
+    studies = _studies(runs)
+    if not any(map(len, studies.values())):
+        raise ValueError(_why_incomparable(workdir, runs))
+    try:
+        os.makedirs(os.path.join(output, "figures"), exist_ok=True)
+        sections = _sections(studies, output)
+        head = _head(workdir, runs, unfinished, repeated, studies)
+        path = os.path.join(output, "report.md")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(_markdown(head, sections))
+        pictures = {
+            f"report/{name.removesuffix('.png')}": os.path.join(
+                output, "figures", name
+            )
+            for section in sections
+            for name in section.figures
+        }
+        text = _markdown(head, sections, with_figures=False)
+        write_summaries(os.path.join(output, "report"), text, pictures)
+    except OSError as error:
+        raise ValueError(
+            f"The report cannot be written to {output!r} ({error.strerror}); "
+            "give another --output."
+        ) from error
+    return path
+
+
+def _studies(runs):
+    """`{kind: comparisons}`."""
+    converged = [run for run in runs if not run.diverged]
+    return {
+        "svag": svag_comparisons(converged),
+        "scaling": scaling_comparisons(runs),
+        "ngd": ngd_comparisons(converged),
+    }
+
+
+def _why_incomparable(workdir, runs):
+    differing = differing_keys(runs)
+    if set(differing) <= {"seed"}:
+        why = "they have one configuration, apart from the seed"
+    else:
+        why = f"they differ in {', '.join(differing)}"
+    return (
+        f"The {len(runs)} runs in {workdir!r} cannot be compared ({why}): runs "
+        "must differ, beside the seed, in ell alone, in batch_size with "
+        "learning_rate in proportion, or in being NGD or SGD."
+    )
+
+
+def _sections(studies, output):
+    sections = []
+    runs = [run for group in studies.values() for c in group for run in c.runs]
+    varied = differing_keys(runs)
+
+    def add(section, comparison):
+        own = ", ".join(
+            f"{escaped(key)} = {escaped(comparison.common[key])}"
+            for key in varied
+            if key in comparison.common and key != "seed"
+        )
+        title = f"{section.title}: {own}" if own else section.title
+        sections.append(dataclasses.replace(section, title=title))
+
+    def figure(kind, index, what):
+        name = f"{kind}-{index}-{what}.png"
+        return name, os.path.join(output, "figures", name)
+
+    for index, comparison in enumerate(studies["svag"], 1):
+        study = svag_study(comparison)
+        curves, curves_path = figure("svag", index, "curves")
+        convergence, convergence_path = figure("svag", index, "convergence")
+        save_curves(curves_path, comparison, "ell = {}")
+        save_convergence(convergence_path, study)
+        add(svag_section(study, (curves, convergence)), comparison)
+    for index, comparison in enumerate(studies["scaling"], 1):
+        study = scaling_study(comparison)
+        name, path = figure("scaling", index, "batch-sizes")
+        save_scaling(path, study)
+        add(scaling_section(study, (name,)), comparison)
+    for index, comparison in enumerate(studies["ngd"], 1):
+        study = ngd_study(comparison)
+        name, path = figure("ngd", index, "curves")
+        save_curves(path, comparison, "{}")
+        add(ngd_section(study, (name,)), comparison)
+    return sections
+
+
+def _head(workdir, runs, unfinished, repeated, studies):
+    diverged = [run.name for run in runs if run.diverged]
+    compared = {
+        run.name
+        for comparisons in studies.values()
+        for comparison in comparisons
+        for run in comparison.runs
+    }
+    alone = [
+        run for run in runs if run.name not in compared and not run.diverged
+    ]
+    finished = len(runs) - len(diverged)
+    lines = [
+        f"# Report on {escaped(workdir)}",
+        f"{finished} finished runs are compared, as far as they can be.",
+    ]
+    if unfinished:
+        lines.append(f"Left out, because unfinished: {_names(unfinished)}.")
+    if repeated:
+        lines.append(
+            "Left out, because another run has the same configuration and "
+            f"seed: {_names(run.name for run in repeated)}."
+        )
+    if diverged:
+        lines.append(
+            f"Stopped at a loss that was not finite: {_names(diverged)}. They "
+            "count in a study of linear scaling, with a test error of 1, and "
+            "are left out of the others."
+        )
+    if alone:
+        keys = ", ".join(map(escaped, differing_keys(runs)))
+        lines.append(
+            "Left out, because nothing is comparable with them: "
+            f"{_names(run.name for run in alone)} (all runs together differ "
+            f"in {keys})."
+        )
+    return lines
+
+
+def _names(names):
+    return ", ".join(map(escaped, names))
+
+
+def _markdown(head, sections, with_figures=True):
+    blocks = list(head)
+    for section in sections:
+        blocks += [f"## {section.title}", *section.paragraphs]
+        if with_figures:
+            for name, caption in section.figures.items():
+                blocks += [f"![{caption}](figures/{name})", f"*{caption}*"]
+        blocks += section.details
+    return "\n\n".join(blocks) + "\n"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_svag.report",
+        description="Reports on the finished runs below a folder.",
+    )
+    parser.add_argument("workdir", metavar="WORKDIR")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the report; WORKDIR if none"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        path = write_report(options.workdir, options.output)
+    except ValueError as error:
+        sys.exit(f"keras_svag.report: {error}")
+    print(f"The report is in {path}.")
+    print(f"tensorboard --logdir={os.path.dirname(path)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""What a sweep runs: the product of some values of a configuration's keys."""
+
+import ast
+import copy
+import dataclasses
+import itertools
+import math
+
+SCALE_LR = ("none", "linear")
+
+_BOOLEANS = {"true": True, "false": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class SweptRun:
+    """One run of a sweep.
+
+    Attributes:
+        name: its folder, made of the swept values: `ell=4,seed=0`.
+        overrides: dict from keys of the configuration to values, those that
+            follow from the swept ones included.
+        config: the configuration with `overrides`.
+    """
+
+    name: str
+    overrides: dict
+    config: object
+
+    @property
+    def arguments(self):
+        """The overrides as flags of a command line."""
+        return [f"--config.{key}={v}" for key, v in self.overrides.items()]
+
+
+def swept_runs(specifications, config):
+    """The runs of a sweep, in the order in which the last key changes fastest.
+
+    With `scale_lr="linear"` in the configuration, a swept `batch_size`
+    multiplies the learning rate, by what the batch size is relative to the
+    configuration's own ([G17]).
+
+    Args:
+        specifications: strings `key=value,value,…`; a key may have dots; a
+            comma within brackets does not separate values.
+        config: a `ConfigDict`, which is not changed.
+
+    Returns:
+        A list of `SweptRun`s.
+
+    Raises:
+        ValueError: if a specification has no key or no values, a key twice or
+            one that `config` lacks, or a value that is repeated or of
+            another type than the key's.
+
+    References:
+        [G17] Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv
+        1706.02677.
+    """
+    if config.get("scale_lr", "none") not in SCALE_LR:
+        raise ValueError(
+            f"`scale_lr` must be one of {', '.join(SCALE_LR)}, got "
+            f"{config.scale_lr!r}."
+        )
+    swept = {}
+    for specification in specifications:
+        key, values = _parsed(specification, config)
+        if key in swept:
+            raise ValueError(
+                f"--sweep has {key!r} twice; give all its values in one."
+            )
+        swept[key] = values
+    return [
+        _swept_run(dict(zip(swept, chosen, strict=True)), config)
+        for chosen in itertools.product(*swept.values())
+    ]
+
+
+def _swept_run(chosen, config):
+    texts = {key: text for key, (text, _) in chosen.items()}
+    overrides = {key: value for key, (_, value) in chosen.items()}
+    if "batch_size" in overrides and config.get("scale_lr") == "linear":
+        kappa = overrides["batch_size"] / config.batch_size
+        rate = overrides.get("learning_rate", config.learning_rate)
+        overrides["learning_rate"] = kappa * rate
+    name = ",".join(f"{key}={text}" for key, text in texts.items())
+    own = copy.deepcopy(config)
+    own.update_from_flattened_dict(overrides)
+    return SweptRun(name.replace("/", "_").replace(" ", ""), overrides, own)
+
+
+def _parsed(specification, config):
+    key, equals, values = specification.partition("=")
+    key = key.strip()
+    if not key or not equals:
+        raise ValueError(
+            "--sweep must be key=value,value,…, such as ell=1,2,4, got "
+            f"{specification!r}."
+        )
+    kind = _kind(key, config)
+    texts = [text.strip() for text in _split(values)]
+    if not any(texts):
+        raise ValueError(
+            f"--sweep {key}= has no values; list some, such as {key}=1,2,4."
+        )
+    parsed = {}
+    for text in texts:
+        value = _value(key, text, kind)
+        if value in parsed.values():
+            raise ValueError(f"--sweep has {key}={text} twice; give it once.")
+        parsed[text] = value
+    return key, list(parsed.items())
+
+
+def _kind(key, config):
+    *sections, last = key.split(".")
+    section = config
+    for name in sections:
+        section = section.get(name) if hasattr(section, "get_type") else None
+    if not hasattr(section, "get_type") or last not in section:
+        raise ValueError(
+            f"--sweep names {key!r}, which the configuration lacks; its keys "
+            f"are {', '.join(sorted(_keys(config)))}."
+        )
+    if hasattr(section[last], "get_type"):
+        raise ValueError(
+            f"--sweep names {key!r}, which is a section of the configuration; "
+            f"name a key of it, such as {key}.{sorted(section[last])[0]}."
+        )
+    return section.get_type(last)
+
+
+def _keys(config, prefix=""):
+    for key in config:
+        value = config.get(key)
+        if hasattr(value, "get_type"):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _value(key, text, kind):
+    try:
+        if kind is bool:
+            return _BOOLEANS[text.lower()]
+        if kind in (int, float):
+            value = kind(text)
+            # Nothing is equal to nan: it would be no override.
+            if math.isnan(value):
+                raise ValueError
+            return value
+        if kind is tuple:
+            value = ast.literal_eval(text)
+            if isinstance(value, tuple):
+                return value
+            raise ValueError
+        if text:
+            return text
+        raise ValueError
+    except (KeyError, ValueError, SyntaxError):
+        raise ValueError(
+            f"--sweep {key} takes values of type {kind.__name__}, got {text!r}."
+        ) from None
+
+
+def _split(values):
+    """Splits at the commas that stand in no brackets."""
+    depth, parts = 0, [""]
+    for character in values:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def arguments_of_a_run(arguments):
+    """A sweep's command line without what makes it a sweep.
+
+    Args:
+        arguments: list of strings, without the program.
+
+    Returns:
+        A list of strings: neither `--sweep` nor `--jobs` nor `--workdir` are
+        left in it.
+
+    Raises:
+        ValueError: if flags come from a file.
+    """
+    kept, skips_value = [], False
+    for argument in arguments:
+        if skips_value:
+            skips_value = False
+            continue
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in ("sweep", "jobs", "workdir"):
+            skips_value = not equals
+            continue
+        if argument.startswith("-") and name == "flagfile":
+            raise ValueError(
+                "--flagfile cannot be used with --sweep: each run would be a "
+                "sweep again; give the flags on the command line."
+            )
+        kept.append(argument)
+    return kept

@@ -1,0 +1,113 @@
+"""A sweep as the command line asks for it."""
+
+import csv
+import os
+import sys
+
+from keras_svag.recipes import scaled_down
+from keras_svag.sweep import arguments_of_a_run, swept_runs
+from keras_svag.sweep_runner import Job, SweepRunner
+from keras_svag.workdir import WorkDir
+
+
+def run_sweep(specifications, config, workdir, arguments, parallel):
+    """Runs a sweep, each run as a process of the program that calls it.
+
+    Runs that are finished are skipped. Each writes to a folder of its own in
+    `workdir`, and what it prints to `output.log` there.
+
+    Args:
+        specifications: strings `key=value,value,…`.
+        config: the `ConfigDict` that the runs override.
+        workdir: directory of the whole sweep.
+        arguments: list of strings, the program and the arguments that it was
+            started with.
+        parallel: how many runs run at a time.
+
+    Returns:
+        The exit code: 0, 1 if a run failed, 130 if it was interrupted.
+
+    Raises:
+        ValueError: if the sweep cannot be run as it is asked for.
+    """
+    program, *arguments = arguments
+    command = [sys.executable, program, *arguments_of_a_run(arguments)]
+    runs = swept_runs(specifications, config)
+    jobs = [_job(run, os.path.join(workdir, run.name), command) for run in runs]
+    runner = SweepRunner(jobs, parallel)
+    for job in jobs:
+        if not job.is_finished:
+            _make_directory(os.path.dirname(job.log_file))
+    is_interrupted = False
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        is_interrupted = True
+    print(_summary(runner, jobs, workdir, is_interrupted))
+    return 130 if is_interrupted else 1 if runner.failed else 0
+
+
+def _job(run, path, command):
+    config = scaled_down(run.config)
+    workdir = WorkDir(path, config.to_dict())
+    return Job(
+        name=run.name,
+        log_file=workdir.file("output.log"),
+        command=[*command, *run.arguments, f"--workdir={path}"],
+        cost=config.epochs * config.ell * (config.get("num_examples") or 1),
+        is_finished=workdir.results is not None,
+        fraction_done=lambda started: _fraction_done(
+            workdir.file("history.csv"), config.epochs, started
+        ),
+    )
+
+
+def _fraction_done(history, epochs, started):
+    try:
+        if os.path.getmtime(history) < started:
+            return 0.0  # It is of an earlier attempt.
+        with open(history, newline="", encoding="utf-8") as file:
+            rows = sum(1 for _ in csv.reader(file)) - 1
+    except OSError:
+        return 0.0
+    return min(max(rows, 0) / epochs, 1.0)
+
+
+def _make_directory(path):
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"The working directory {path!r} cannot be written "
+            f"({error.strerror}); give another --workdir."
+        ) from error
+
+
+def _summary(runner, jobs, workdir, is_interrupted):
+    lines = []
+    for job in jobs:
+        if job.name in runner.failed:
+            code = runner.failed[job.name]
+            lines.append(
+                f"failed (exit code {code}): {job.name}, see {job.log_file}"
+            )
+            last_line = _last_line(job.log_file)
+            if last_line:
+                lines.append(f"    {last_line}")
+    done = f"{len(runner.finished)} of {len(jobs)} runs are finished"
+    if is_interrupted:
+        lines.append(
+            f"Interrupted: {done}; the same command goes on from here."
+        )
+    else:
+        lines.append(f"{done}, in {workdir}.")
+    return "\n".join(lines)
+
+
+def _last_line(log_file):
+    try:
+        with open(log_file, encoding="utf-8", errors="replace") as file:
+            lines = [line.strip() for line in file if line.strip()]
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

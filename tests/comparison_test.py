@@ -1,0 +1,93 @@
+import pytest
+
+from keras_svag.comparison import (
+    differing_keys,
+    ngd_comparisons,
+    scaling_comparisons,
+    svag_comparisons,
+    without_repeated,
+)
+from keras_svag.runs import Run
+
+CONFIG = {
+    "optimizer": "svag",
+    "ell": 1,
+    "batch_size": 16,
+    "learning_rate": 0.2,
+    "sampling": "with_replacement",
+    "lsr.closeness": 1.5,
+    "lsr.kappas": (2, 4),
+    "seed": 0,
+}
+
+
+def run(name="run", **config):
+    return Run(name, {**CONFIG, **config}, {}, {"accuracy": 0.5})
+
+
+def test_runs_of_several_ell_are_grouped_in_the_order_of_ell():
+    runs = [run(ell=ell, seed=seed) for ell in (8, 1, 2) for seed in (0, 1)]
+    [comparison] = svag_comparisons(runs)
+    assert list(comparison.groups) == [1, 2, 8]
+    assert [r.config["seed"] for r in comparison.groups[8]] == [0, 1]
+    assert comparison.num_seeds == 2
+    assert comparison.differing == ("ell", "seed")
+    assert comparison.common["batch_size"] == 16
+    assert "lsr.kappas" not in comparison.common
+
+
+def test_each_batch_size_is_a_comparison_of_ell():
+    runs = [
+        run(ell=ell, batch_size=size, learning_rate=0.1 * size)
+        for ell in (1, 2)
+        for size in (8, 16)
+    ]
+    by_ell = svag_comparisons(runs)
+    assert [c.common["batch_size"] for c in by_ell] == [8, 16]
+    by_batch_size = scaling_comparisons(runs)
+    assert [c.common["ell"] for c in by_batch_size] == [1, 2]
+
+
+def test_what_is_only_measured_otherwise_does_not_part_runs():
+    runs = [run(ell=1, **{"lsr.kappas": (2,)}), run(ell=2, scale=1.0)]
+    assert len(svag_comparisons(runs)) == 1
+    assert differing_keys(runs) == ["ell"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"lsr.closeness": 2.0}, {"sampling": "shuffle"}, {"model.depth": 8}],
+)
+def test_runs_that_differ_besides_are_not_compared(other):
+    assert svag_comparisons([run(ell=1), run(ell=2, **other)]) == []
+
+
+def test_a_learning_rate_in_proportion_is_told_despite_rounding():
+    runs = [
+        run(batch_size=size, learning_rate=0.1 * size / 3)
+        for size in (3, 7, 11, 2048)
+    ]
+    [comparison] = scaling_comparisons(runs)
+    assert list(comparison.groups) == [3, 7, 11, 2048]
+
+
+def test_another_learning_rate_than_in_proportion_is_not_compared():
+    runs = [run(batch_size=8), run(batch_size=16)]
+    assert scaling_comparisons(runs) == []
+    assert differing_keys(runs) == ["batch_size"]
+
+
+def test_ngd_is_compared_with_sgd_and_with_svag_of_ell_1_alone():
+    ngd = run(optimizer="ngd", sampling="shuffle")
+    sgd, svag = run(optimizer="sgd"), run(ell=1, seed=1)
+    amplified, adam = run(ell=2), run(optimizer="adam")
+    [comparison] = ngd_comparisons([ngd, sgd, svag, amplified, adam])
+    assert comparison.groups == {"NGD": [ngd], "SGD": [sgd, svag]}
+    assert comparison.differing == ("optimizer", "sampling", "seed")
+
+
+def test_a_repeated_run_is_no_second_sample():
+    first, again, other = run("a"), run("b"), run("c", seed=1)
+    kept, repeated = without_repeated([first, again, other])
+    assert kept == [first, other]
+    assert repeated == [again]

@@ -1,0 +1,64 @@
+import math
+
+import pytest
+from scipy import stats
+from synthetic_runs import write_run
+
+from keras_svag.comparison import ngd_comparisons
+from keras_svag.ngd_study import ngd_study, welch_difference
+from keras_svag.report_sections import ngd_section
+from keras_svag.runs import find_runs
+from keras_svag.seed_statistics import seed_mean
+
+
+def study_of(folder, accuracies):
+    for optimizer, values in accuracies.items():
+        for seed, value in enumerate(values):
+            write_run(
+                folder / f"{optimizer}-{seed}",
+                accuracy=value,
+                optimizer=optimizer,
+                seed=seed,
+            )
+    runs, _ = find_runs(str(folder))
+    [comparison] = ngd_comparisons(runs)
+    return ngd_study(comparison)
+
+
+def test_the_difference_has_welchs_interval():
+    first, second = [1.0, 2.0, 4.0], [3.0, 4.0, 6.0]
+    value, low, high = welch_difference(seed_mean(first), seed_mean(second))
+    # Of equal variances and sizes, so that the degrees of freedom are whole.
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    ends = expected.confidence_interval(0.95)
+    assert value == pytest.approx(-2)
+    assert (low, high) == pytest.approx((ends.low, ends.high))
+
+
+def test_degrees_of_freedom_are_rounded_down():
+    first, second = [1.0, 2.0, 4.0, 4.5], [3.0, 4.0]
+    _, low, high = welch_difference(seed_mean(first), seed_mean(second))
+    exact = stats.ttest_ind(first, second, equal_var=False)
+    assert 2 < exact.df < 4
+    reach = stats.t.ppf(0.975, math.floor(exact.df)) * exact._standard_error
+    assert (high - low) / 2 == pytest.approx(reach)
+
+
+def test_ngd_less_sgd_is_told_apart_by_its_interval(tmp_path):
+    study = study_of(
+        tmp_path, {"ngd": [0.80, 0.81, 0.82], "sgd": [0.90, 0.91, 0.92]}
+    )
+    value, low, high = study.difference["accuracy"]
+    assert value == pytest.approx(-0.1)
+    assert high < 0
+    text = "\n".join(ngd_section(study, ("a.png",)).paragraphs)
+    assert "-10.00 percentage points" in text and ": told apart" in text
+
+
+def test_one_seed_tells_nothing_apart(tmp_path):
+    study = study_of(tmp_path, {"ngd": [0.8], "sgd": [0.9]})
+    assert study.difference["accuracy"][1:] == (-math.inf, math.inf)
+    section = ngd_section(study, ("a.png",))
+    text = "\n".join(section.paragraphs)
+    assert "undetermined" in text and "one seed only" in text
+    assert "no band" in section.figures["a.png"]

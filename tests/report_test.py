@@ -1,0 +1,162 @@
+import os
+import re
+
+import pytest
+import tensorflow as tf
+from PIL import Image
+from synthetic_runs import (
+    write_run,
+    write_scaling_sweep,
+    write_svag_sweep,
+)
+from tensorboard.backend.event_processing import event_accumulator
+
+from keras_svag.report import main, write_report
+
+
+def report_on(folder, **kwargs):
+    with open(write_report(str(folder), **kwargs), encoding="utf-8") as file:
+        return file.read()
+
+
+def write_ngd_and_sgd(folder):
+    for optimizer in ("ngd", "sgd"):
+        for seed in (0, 1):
+            write_run(
+                folder / f"optimizer={optimizer},seed={seed}",
+                accuracy=0.8 + 0.01 * seed,
+                optimizer=optimizer,
+                seed=seed,
+            )
+
+
+@pytest.fixture(scope="module")
+def all_studies(tmp_path_factory):
+    """A folder with the three kinds of sweep, reported on."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_svag_sweep(folder / "svag", ells=(1, 2), seeds=(0, 1))
+    write_scaling_sweep(folder / "lsr", {8: 0.1, 32: 0.1, 128: 0.4, 512: None})
+    write_ngd_and_sgd(folder / "ngd")
+    write_run(folder / "begun", finished=False, seed=9)
+    write_report(str(folder))
+    return folder
+
+
+def test_each_study_has_its_section_and_its_figures(all_studies):
+    text = (all_studies / "report.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (\w+)", text, re.MULTILINE)
+    assert headings == ["SVAG", "Linear", "NGD"]
+    names = re.findall(r"\]\((figures/[\w.-]+)\)", text)
+    assert len(names) == 4
+    for name in names:
+        with Image.open(all_studies / name) as picture:
+            assert picture.width >= 800
+
+
+def test_unfinished_and_diverged_runs_are_listed(all_studies):
+    text = (all_studies / "report.md").read_text(encoding="utf-8")
+    assert "Left out, because unfinished: begun." in text
+    stopped = re.search(r"loss that was not finite: (.*?)\. They", text)[1]
+    assert stopped.count("batch\\_size=512") == 2
+
+
+def test_tensorboard_gets_the_same_text_and_pictures(all_studies):
+    write_report(str(all_studies))
+    events = event_accumulator.EventAccumulator(
+        str(all_studies / "report"), size_guidance={"tensors": 0}
+    )
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    assert sum("figure" in tag or "/" in tag for tag in tags) == 4
+    # Written twice, and there once.
+    [text] = events.Tensors("report")
+    shown = tf.make_ndarray(text.tensor_proto).item().decode()
+    written = (all_studies / "report.md").read_text(encoding="utf-8")
+    for line in shown.splitlines():
+        assert line in written
+    assert "| ell |" in shown and "figures/" not in shown
+
+
+def test_the_report_goes_where_it_is_asked_to(tmp_path):
+    write_ngd_and_sgd(tmp_path / "runs")
+    text = report_on(tmp_path / "runs", output=str(tmp_path / "out"))
+    assert "## NGD and SGD" in text
+    assert not (tmp_path / "runs" / "report.md").exists()
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        "figures",
+        "report",
+        "report.md",
+    ]
+
+
+def test_studies_of_one_kind_are_told_by_their_titles(tmp_path):
+    for sampling in ("with_replacement", "shuffle"):
+        for ell in (1, 2):
+            write_run(
+                tmp_path / f"{sampling}-{ell}", ell=ell, sampling=sampling
+            )
+    text = report_on(tmp_path)
+    assert "## SVAG and SGD: sampling = shuffle" in text
+    assert "## SVAG and SGD: sampling = with\\_replacement" in text
+
+
+def test_names_from_configurations_are_escaped(tmp_path):
+    for ell in (1, 2):
+        write_run(
+            tmp_path / f"<img src=x onerror=alert({ell})>",
+            ell=ell,
+            dataset="</table><script>*a*|b</script>",
+        )
+    text = report_on(tmp_path)
+    assert "<img" not in text and "<script" not in text
+    assert "&lt;script&gt;\\*a\\*\\|b" in text
+
+
+def test_a_run_with_nothing_to_compare_is_left_out_by_name(tmp_path):
+    write_ngd_and_sgd(tmp_path)
+    write_run(tmp_path / "other", optimizer="adam")
+    text = report_on(tmp_path)
+    assert "nothing is comparable with them: other (" in text
+
+
+def test_a_repeated_run_is_left_out_by_name(tmp_path):
+    write_ngd_and_sgd(tmp_path)
+    write_run(tmp_path / "twin", optimizer="ngd", seed=0)
+    text = report_on(tmp_path)
+    assert "the same configuration and seed: twin." in text
+    assert "2 seeds" in text
+
+
+def failure(folder, *arguments):
+    with pytest.raises(SystemExit) as failed:
+        main([str(folder), *arguments])
+    message = str(failed.value)
+    assert message.startswith("keras_svag.report: ")
+    assert "\n" not in message
+    return message
+
+
+def test_runs_that_cannot_be_compared_are_told_by_their_keys(tmp_path):
+    write_run(tmp_path / "a", ell=1)
+    write_run(tmp_path / "b", ell=2, sampling="shuffle")
+    assert "they differ in ell, sampling)" in failure(tmp_path)
+
+
+def test_one_configuration_leaves_nothing_to_compare(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", seed=1)
+    assert "have one configuration, apart from the seed" in failure(tmp_path)
+
+
+def test_bad_folders_are_one_sentence(tmp_path):
+    assert "no folder" in failure(tmp_path / "none")
+    assert "no config.json" in failure(tmp_path)
+    write_run(tmp_path / "begun", finished=False)
+    assert "is finished (begun)" in failure(tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
+    write_ngd_and_sgd(tmp_path / "runs")
+    (tmp_path / "file").write_text("")
+    message = failure(tmp_path / "runs", "--output", str(tmp_path / "file"))
+    assert "cannot be written" in message

@@ -1,0 +1,42 @@
+import math
+
+import numpy as np
+import pytest
+
+from keras_svag.runs import Run
+from keras_svag.seed_statistics import seed_curve, seed_mean
+
+
+def run(epochs, values):
+    history = {"epoch": np.array(epochs), "loss": np.array(values)}
+    return Run("run", {}, history, {"accuracy": 0.5})
+
+
+def test_mean_and_standard_error_are_those_of_the_sample():
+    mean = seed_mean([1.0, 2.0, 6.0])
+    variance = ((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 2
+    assert mean.value == 3
+    assert mean.standard_error == pytest.approx(math.sqrt(variance / 3))
+    assert mean.count == 3
+
+
+def test_one_seed_has_no_standard_error():
+    mean = seed_mean([2.0])
+    assert mean.value == 2
+    assert math.isnan(mean.standard_error)
+
+
+def test_a_curve_has_the_epochs_that_all_seeds_have():
+    curve = seed_curve(
+        [run([0, 1, 2], [1.0, 5.0, 3.0]), run([0, 1, 2], [2.0, math.nan, 7.0])],
+        "loss",
+    )
+    np.testing.assert_array_equal(curve.epochs, [1, 3])
+    np.testing.assert_array_equal(curve.mean, [1.5, 5.0])
+    np.testing.assert_array_equal(curve.low, [1.0, 3.0])
+    np.testing.assert_array_equal(curve.high, [2.0, 7.0])
+
+
+def test_a_quantity_that_was_not_measured_has_an_empty_curve():
+    curve = seed_curve([run([0, 1], [1.0, 2.0])], "val_accuracy")
+    assert len(curve.epochs) == 0

@@ -1,0 +1,129 @@
+import json
+
+import pytest
+
+from configs import digits
+from keras_svag.sweep_command import run_sweep
+
+# Stands in for train.py: fails with ell=3, is interrupted with ell=5.
+PROGRAM = """
+import json, os, signal, sys
+
+flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:])
+if flags["config.ell"] == "3":
+    print("a step before")
+    sys.exit("train.py: it did not work.")
+if flags["config.ell"] == "5":
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+with open(os.path.join(flags["workdir"], "results.json"), "w") as file:
+    json.dump(flags, file)
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+
+    def run(*specifications, parallel=1, arguments=(), **overrides):
+        config = digits.get_config()
+        config.update(overrides)
+        command = [str(program), *arguments, *specifications]
+        workdir = str(tmp_path / "runs")
+        return run_sweep(
+            [s.removeprefix("--sweep=") for s in specifications],
+            config,
+            workdir,
+            command,
+            parallel,
+        )
+
+    return run
+
+
+def results(tmp_path):
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in (tmp_path / "runs").glob("*/results.json")
+    }
+
+
+def test_every_run_has_a_folder_and_its_flags(sweep, tmp_path, capsys):
+    arguments = ["--data_dir=data", "--jobs=2", "--workdir=elsewhere"]
+    code = sweep(
+        "--sweep=ell=1,2", "--sweep=seed=0,1", parallel=2, arguments=arguments
+    )
+    assert code == 0
+    assert "4 of 4 runs are finished, in" in capsys.readouterr().out
+    for ell in "12":
+        for seed in "01":
+            name = f"ell={ell},seed={seed}"
+            assert results(tmp_path)[name] == {
+                "data_dir": "data",
+                "config.ell": ell,
+                "config.seed": seed,
+                "workdir": str(tmp_path / "runs" / name),
+            }
+
+
+def test_what_is_finished_is_skipped_and_the_rest_is_run(sweep, tmp_path):
+    assert sweep("--sweep=ell=1,2") == 0
+    first, second = (
+        tmp_path / "runs" / f"ell={ell}" / "results.json" for ell in (1, 2)
+    )
+    first.write_text("{}")
+    second.unlink()
+    assert sweep("--sweep=ell=1,2,4") == 0
+    assert results(tmp_path)["ell=1"] == {}
+    assert set(results(tmp_path)) == {"ell=1", "ell=2", "ell=4"}
+
+
+def test_failed_run_is_reported_at_the_end(sweep, tmp_path, capsys):
+    assert sweep("--sweep=ell=1,3,4") == 1
+    assert set(results(tmp_path)) == {"ell=1", "ell=4"}
+    *_, failed, reason, summary = capsys.readouterr().out.splitlines()
+    log = tmp_path / "runs" / "ell=3" / "output.log"
+    assert failed == f"failed (exit code 1): ell=3, see {log}"
+    assert reason.strip() == "train.py: it did not work."
+    assert summary.startswith("2 of 3 runs are finished")
+    assert "a step before" in log.read_text()
+
+
+def test_interrupted_sweep_says_how_it_goes_on(sweep, tmp_path, capsys):
+    assert sweep("--sweep=ell=1,5,4") == 130
+    assert set(results(tmp_path)) == {"ell=1"}
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == (
+        "Interrupted: 1 of 3 runs are finished; the same command goes on "
+        "from here."
+    )
+
+
+def test_folder_of_other_runs_is_refused_before_any_is_run(sweep, tmp_path):
+    folder = tmp_path / "runs" / "ell=2"
+    folder.mkdir(parents=True)
+    other = digits.get_config()
+    other.update({"ell": 2, "epochs": 7})
+    (folder / "config.json").write_text(json.dumps(other.to_dict()))
+    with pytest.raises(ValueError, match="differs in epochs"):
+        sweep("--sweep=ell=1,2")
+    assert results(tmp_path) == {}
+
+
+def test_scale_is_part_of_what_a_run_is(sweep, tmp_path):
+    folder = tmp_path / "runs" / "ell=1"
+    folder.mkdir(parents=True)
+    half = digits.get_config()
+    half.update({"ell": 1, "scale": 0.5, "epochs": 20, "num_examples": 718})
+    half.model.hidden_units = (32, 32)
+    (folder / "config.json").write_text(json.dumps(half.to_dict()))
+    (folder / "results.json").write_text("{}")
+    assert sweep("--sweep=ell=1", scale=0.5) == 0
+    assert results(tmp_path) == {"ell=1": {}}
+
+
+def test_folder_that_cannot_be_made_is_one_sentence(sweep, tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        sweep("--sweep=ell=1")

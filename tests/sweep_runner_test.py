@@ -1,0 +1,208 @@
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from keras_svag.sweep_progress import duration, progress_line, time_left
+from keras_svag.sweep_runner import Job, SweepRunner, start_process
+
+
+class FakeProcess:
+    """Ends with `code` when it was polled `polls` times."""
+
+    def __init__(self, code=0, polls=2):
+        self.code, self.polls, self.calls = code, polls, []
+
+    def poll(self):
+        self.polls -= 1
+        return self.code if self.polls <= 0 else None
+
+    def terminate(self):
+        self.calls.append("terminate")
+
+    def wait(self, timeout=None):
+        self.calls.append("wait")
+        return -signal.SIGTERM
+
+    def kill(self):
+        self.calls.append("kill")
+
+
+class Starter:
+    """Starts fakes, and remembers which ran at the same time."""
+
+    def __init__(self, codes=None, polls=2, interrupt_at=None):
+        self.codes, self.polls = codes or {}, polls
+        self.interrupt_at = interrupt_at
+        self.started, self.processes = [], {}
+        self.most_at_once = 0
+
+    def __call__(self, job):
+        if job.name == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.started.append(job.name)
+        process = FakeProcess(self.codes.get(job.name, 0), self.polls)
+        self.processes[job.name] = process
+        running = [p for p in self.processes.values() if p.polls > 0]
+        self.most_at_once = max(self.most_at_once, len(running))
+        return process
+
+
+def job(name, **kwargs):
+    return Job(name, f"{name}.log", ["true"], **kwargs)
+
+
+def run(jobs, start, parallel=1):
+    output = io.StringIO()
+    runner = SweepRunner(jobs, parallel, start, output, poll_seconds=0)
+    runner.run()
+    return runner, output.getvalue()
+
+
+def test_runs_run_one_after_another():
+    start = Starter()
+    runner, _ = run([job("a"), job("b"), job("c")], start)
+    assert start.started == runner.finished == ["a", "b", "c"]
+    assert start.most_at_once == 1
+
+
+def test_as_many_run_at_a_time_as_are_allowed():
+    start = Starter(polls=5)
+    runner, _ = run([job(name) for name in "abcde"], start, parallel=3)
+    assert start.most_at_once == 3
+    assert sorted(runner.finished) == list("abcde")
+
+
+def test_finished_runs_are_not_started():
+    start = Starter()
+    runner, output = run([job("a", is_finished=True), job("b")], start)
+    assert start.started == ["b"]
+    assert runner.finished == ["a", "b"]
+    assert "1 of 2 runs are finished already" in output
+
+
+def test_a_failed_run_does_not_stop_the_others():
+    start = Starter(codes={"a": 3})
+    runner, output = run([job("a"), job("b")], start)
+    assert runner.failed == {"a": 3}
+    assert runner.finished == ["b"]
+    assert "a has failed" in output
+    assert "[2/2]  1 failed" in output
+
+
+def test_interrupt_ends_what_is_running():
+    start = Starter(polls=99, interrupt_at="b")
+    with pytest.raises(KeyboardInterrupt):
+        run([job("a"), job("b")], start, parallel=2)
+    assert start.processes["a"].calls == ["terminate", "wait"]
+
+
+def test_a_process_that_does_not_end_is_killed():
+    class Stubborn(FakeProcess):
+        def wait(self, timeout=None):
+            super().wait()
+            if timeout:
+                raise subprocess.TimeoutExpired("x", timeout)
+
+    process = Stubborn(polls=99)
+
+    def start(job):
+        if job.name == "b":
+            raise KeyboardInterrupt
+        return process
+
+    with pytest.raises(KeyboardInterrupt):
+        run([job("a"), job("b")], start, parallel=2)
+    assert process.calls == ["terminate", "wait", "kill", "wait"]
+
+
+def test_interrupted_processes_are_gone(tmp_path):
+    log = tmp_path / "output.log"
+    code = "import os; print(os.getpid(), flush=True)\n"
+    code += "import time; time.sleep(60)"
+    sleeper = Job("sleeper", str(log), [sys.executable, "-c", code])
+
+    def interrupt():
+        while not (log.exists() and log.read_text().endswith("\n")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    runner = SweepRunner([sleeper], output=io.StringIO(), poll_seconds=0.02)
+    previous = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run()
+    assert signal.getsignal(signal.SIGTERM) is previous
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
+
+
+def test_output_goes_to_the_log_file(tmp_path):
+    code = "import sys; print('out'); sys.exit('err')"
+    process = start_process(
+        Job("x", str(tmp_path / "log"), [sys.executable, "-c", code])
+    )
+    assert process.wait() == 1
+    assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
+
+
+def test_number_of_jobs_is_positive():
+    with pytest.raises(ValueError, match="--jobs must be at least 1, got 0"):
+        SweepRunner([], 0)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_one_line_of_progress():
+    output = Terminal()
+    jobs = [job("a", fraction_done=lambda started: 0.25), job("b")]
+    SweepRunner(jobs, 1, Starter(), output, poll_seconds=0).run()
+    assert "\r\x1b[K[0/2]  a 25%  " in output.getvalue()
+    assert "\n[" not in output.getvalue()
+    assert output.getvalue().endswith("\r\x1b[K")
+
+
+def test_time_left_is_in_proportion_to_the_cost():
+    costs = {"a": 1.0, "b": 2.0, "c": 4.0}
+    # 10 s per unit of cost; 1 + 4 units are left of 7, on two at a time.
+    left = time_left(costs, ["a"], {"b": 0.5}, {"a": 10.0, "b": 10.0}, jobs=2)
+    assert left == pytest.approx((2 * 0.5 + 4) * 10 / 2)
+
+
+def test_a_run_in_its_first_epoch_says_nothing_about_the_speed():
+    costs = {"a": 1.0, "b": 1.0}
+    left = time_left(costs, ["a"], {"b": 0.0}, {"a": 10.0, "b": 7.0}, jobs=1)
+    assert left == pytest.approx(10.0)
+
+
+def test_nothing_done_tells_nothing():
+    assert time_left({"a": 1.0}, [], {"a": 0.0}, {"a": 9.0}, 1) is None
+    assert "unknown time left" in progress_line(1, 0, 0, {"a": 0.0}, None)
+
+
+def test_progress_is_one_line():
+    line = progress_line(9, 3, 1, {"ell=1": 0.5, "ell=2": 0.0}, 90)
+    assert line == "[4/9]  ell=1 50%  ell=2 0%  1 failed  2 min left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (3_569, "59 min"),
+        (3_571, "1 h 00 min"),
+        (7_500, "2 h 05 min"),
+    ],
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words

@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 	@echo "See the gradient noise: $(BIN)/tensorboard --logdir=runs"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=10
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

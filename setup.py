@@ -49,6 +49,8 @@ setup(
     extras_require={
         "test": [
             "pytest",
+            # Two test files at a time.
+            "pytest-xdist",
             # Properties tested over generated arguments.
             "hypothesis",
             # `make lint`.

@@ -55,6 +55,8 @@ setup(
             "hypothesis",
             # `make lint`.
             "ruff",
+            # Distributions to hold ours against.
+            "scipy",
             # The packaging test builds a wheel without a network.
             "setuptools",
             "wheel",

@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:tests python benchmarks/shuffled.py [--runs 200]
 
-Least squares in 10 dimensions by SGD at batch size 8, from the problem of
-tests/estimate_coverage_test.py, with the data set's size varied: true and read
+Least squares in 10 dimensions at batch size 8, the runs of
+tests/trajectories.py, with the data set's size varied: true and read
 N / G are ratios of averages over all runs, the coverage is that of one run's
 95% interval over five epochs (at least 620 steps). At learning rate 0 the
 weights are fixed.
@@ -12,7 +12,7 @@ weights are fixed.
 import argparse
 
 import numpy as np
-from estimate_coverage_test import (
+from trajectories import (
     coverage,
     estimates,
     pooled,

@@ -6,9 +6,10 @@ bounds of 93.5% and 96.5% are three standard errors away.
 
 import numpy as np
 import pytest
+from trajectories import coverage, estimates, pooled, sgd_trajectories
 
-from keras_svag.estimate import NoiseEstimate, PairSums, sampling_correction
 from keras_svag.linear_scaling import linear_scaling_verdict
+from keras_svag.observations import sampling_correction
 from keras_svag.scaling import max_batch_multiplier
 
 RUNS = 2000
@@ -25,13 +26,6 @@ def draw_pairs(rng, shape, noise_to_signal, dimension):
     mean = along**2 + variance * rng.chisquare(dimension - 1, shape)
     difference = variance * rng.chisquare(dimension, shape)
     return mean - difference, 2 * difference
-
-
-def estimates(g, n, **fields):
-    return [
-        NoiseEstimate.from_sums(**PairSums.of(*run).to_dict(), **fields)
-        for run in zip(g, n, strict=True)
-    ]
 
 
 def test_simulated_pairs_are_pairs_of_gradients():
@@ -100,63 +94,6 @@ def test_delta_method_would_not_cover():
     assert np.mean(np.abs(ratio - 100) <= 2.09 * error) < 0.7
 
 
-def sgd_trajectories(
-    sampling, runs, num_examples, batch_size, steps, skip, rate=0.02, spread=1.0
-):
-    """Least squares by SGD in parallel runs, measured in halves of batches.
-
-    Returns G_hat and N_hat of shape (runs, steps), and each run's true N / G,
-    the ratio of averages along its trajectory.
-    """
-    rng = np.random.default_rng(3)
-    dimension = 10
-    x = rng.normal(0, 1, (num_examples, dimension))
-    y = x @ rng.normal(0, 1, dimension)
-    y += rng.normal(0, spread, num_examples)
-    # G and N are quadratic in the weights: small matrices that no BLAS spreads
-    # over threads, which is slow on a busy machine.
-    row_sq_norms = np.sum(x**2, 1)
-    hessian, target = x.T @ x / num_examples, y @ x / num_examples
-    weighted = x.T * row_sq_norms / num_examples
-    quadratic, linear = weighted @ x, weighted @ y
-    constant = np.mean(row_sq_norms * y**2)
-    weights = np.zeros((runs, dimension))
-    g_hat, n_hat = np.empty((2, runs, steps))
-    true_g, true_n = np.empty((2, runs, steps))
-    per_epoch = num_examples // batch_size
-    for step in range(-skip, steps):
-        if sampling == "shuffle":
-            position = (step + skip) % per_epoch
-            if position == 0:
-                order = rng.permuted(
-                    np.tile(np.arange(num_examples), (runs, 1)), axis=1
-                )
-            start = position * batch_size
-            rows = order[:, start : start + batch_size]
-        else:
-            rows = rng.integers(num_examples, size=(runs, batch_size))
-        residuals = np.einsum("rbd,rd->rb", x[rows], weights) - y[rows]
-        picked = residuals[:, :, None] * x[rows]
-        first, second = picked[:, ::2].mean(1), picked[:, 1::2].mean(1)
-        if step >= 0:
-            true_g[:, step] = np.sum((weights @ hessian - target) ** 2, 1)
-            second_moment = (
-                np.sum(weights @ quadratic * weights, 1)
-                - 2 * weights @ linear
-                + constant
-            )
-            true_n[:, step] = (second_moment - true_g[:, step]) / batch_size
-            g_hat[:, step] = np.sum(first * second, 1)
-            n_hat[:, step] = np.sum((first - second) ** 2, 1) / 4
-        weights -= rate * (first + second) / 2
-    return g_hat, n_hat, true_n.sum(1) / true_g.sum(1)
-
-
-def coverage(runs, truth):
-    low, high = np.array([run.interval() for run in runs]).T
-    return np.mean((low <= truth) & (truth <= high))
-
-
 def test_interval_covers_along_a_real_trajectory():
     g, n, truth = sgd_trajectories("with_replacement", 600, 500, 8, 200, 100)
     assert 0.92 <= coverage(estimates(g, n), truth) <= 0.97
@@ -170,11 +107,6 @@ def shuffled_readings(rate, spread):
     raw = estimates(g, n, sampling="shuffle", **sizes)
     matrix = sampling_correction("shuffle", **sizes)
     return raw, [run.corrected(matrix) for run in raw], truth
-
-
-def pooled(runs):
-    noise = np.mean([run.noise_trace for run in runs])
-    return noise / np.mean([run.grad_sq_norm for run in runs])
 
 
 def test_shuffled_batches_at_fixed_weights_need_the_correction():

@@ -3,9 +3,8 @@
 import dataclasses
 import math
 
-# The largest noise scale over n below which both readings of shuffled data,
-# as they are and corrected, cover in every run of benchmarks/shuffled.py: one
-# of the two fails from 0.09 on.
+# Below 0.06 n both readings of shuffled data, as they are and corrected, cover
+# in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
 SMALL_NOISE_SCALE = 0.05
 
 

@@ -13,7 +13,6 @@ check of the linear scaling rule, `--config.lsr.enabled=False` turns it off.
 runs every combination, a folder each, and skips what is finished.
 """
 
-import dataclasses
 import functools
 import os
 import sys
@@ -21,15 +20,25 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_svag import datasets
 from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
+from keras_svag.checkpoint import CheckpointFolder
+from keras_svag.configured_data import (
+    evaluation_data,
+    load_data,
+    probe_data,
+    training_data,
+)
 from keras_svag.configured_model import compile_model, make_simulation
+from keras_svag.history import HistoryFile
+from keras_svag.interruption import TrainingInterrupted
 from keras_svag.linear_scaling_check import LinearScalingRuleCheck
 from keras_svag.recipes import scaled_down
 from keras_svag.results import results_table
+from keras_svag.resuming import CheckpointInterval, FitPlan, resumable_fit
 from keras_svag.strategies import STRATEGIES, make_strategy
 from keras_svag.sweep_command import run_sweep
 from keras_svag.workdir import WorkDir
@@ -65,66 +74,20 @@ _STRATEGY = flags.DEFINE_enum(
 _VIRTUAL_DEVICES = flags.DEFINE_integer(
     "virtual_devices", None, "Number of virtual CPUs to mirror over."
 )
+_CHECKPOINT_EVERY = flags.DEFINE_string(
+    "checkpoint_every",
+    "500",
+    "SGD steps from one checkpoint to the next, or seconds, as in 60s.",
+)
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "Use only operations that give the same bits on every run.",
+)
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "key=value,value,…: runs the product of all that are given."
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs of a sweep at the same time.")
-
-
-def make_augmentation(config):
-    if not config.augmentation:
-        return None
-    # Mirrored, a digit is another one or none.
-    flip = config.dataset in ("cifar10", "cifar100")
-    return functools.partial(datasets.augment, flip=flip)
-
-
-def load_data(config, data_dir):
-    """The data set, with the first `num_examples` of its training images."""
-    dataset = datasets.load(config.dataset, data_dir)
-    count = config.get("num_examples")
-    if count is None:
-        return dataset
-    if not 1 <= count <= len(dataset.train_images):
-        raise ValueError(
-            f"`num_examples` must be between 1 and the "
-            f"{len(dataset.train_images)} training examples of "
-            f"{config.dataset}, got {count}."
-        )
-    return dataclasses.replace(
-        dataset,
-        train_images=dataset.train_images[:count],
-        train_labels=dataset.train_labels[:count],
-    )
-
-
-def make_standardization(dataset):
-    return datasets.standardization(
-        dataset.mean, dataset.std, dataset.max_value
-    )
-
-
-def make_data(config, dataset, simulation):
-    standardize = make_standardization(dataset)
-    images, labels = dataset.train_images, dataset.train_labels
-    if config.optimizer == "ngd":
-        training = datasets.full_batches(images, labels, standardize)
-    else:
-        training = datasets.training_batches(
-            images,
-            labels,
-            sub_batch_size=simulation.sub_batch_size,
-            sub_batches_per_step=simulation.sub_batches_per_step,
-            sub_batches_per_epoch=simulation.sub_batches_per_shuffled_epoch,
-            sampling=config.sampling,
-            seed=config.seed,
-            augmentation=make_augmentation(config),
-            preprocess=standardize,
-        )
-    evaluation = datasets.evaluation_batches(
-        dataset.test_images, dataset.test_labels, 500, standardize
-    )
-    return training, evaluation
 
 
 def make_check(config, dataset, training, workdir):
@@ -134,11 +97,7 @@ def make_check(config, dataset, training, workdir):
     if config.optimizer == "ngd":
         # A full pass has no mini-batches to measure: a probe draws some.
         images = None
-        probe = datasets.single_examples(
-            dataset.train_images,
-            dataset.train_labels,
-            make_standardization(dataset),
-        )
+        probe = probe_data(dataset)
     else:
         images, _ = next(iter(training))
         probe = None
@@ -155,32 +114,56 @@ def make_check(config, dataset, training, workdir):
     )
 
 
-def train(config, workdir, data_dir, strategy):
-    """Trains as `config` says; returns the results, a dict, or None."""
+def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
+    """Trains as `config` says, from the last checkpoint in `workdir` on.
+
+    Args:
+        config: a `ConfigDict`.
+        workdir: the `WorkDir` of the run.
+        data_dir: directory of the prepared data sets, or None.
+        strategy: the `tf.distribute.Strategy` to train under.
+        checkpoint_every: SGD steps, as in "500", or seconds, as in "60s".
+
+    Returns:
+        The results, a dict.
+
+    Raises:
+        ValueError: if an argument, a file or the configuration is refused.
+        FloatingPointError: if the loss is not finite.
+        TrainingInterrupted: if a signal ended it; its state is saved.
+    """
+    interval = CheckpointInterval.parse(checkpoint_every)
     dataset = load_data(config, data_dir)
     keras.utils.set_random_seed(config.seed)
     simulation = make_simulation(config, len(dataset.train_images))
-    training, evaluation = make_data(config, dataset, simulation)
+    make_batches = functools.partial(training_data, config, dataset, simulation)
+    evaluation = evaluation_data(dataset)
     with strategy.scope():
         model = compile_model(config, dataset, simulation)
-    check = make_check(config, dataset, training, workdir)
-    workdir.begin()
+    check = make_check(config, dataset, make_batches(), workdir)
+    checkpoints = CheckpointFolder(workdir.file("checkpoints"))
+    workdir.begin(keep_events=checkpoints.newest() is not None)
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
-    model.fit(
-        training,
-        epochs=config.epochs,
-        steps_per_epoch=simulation.steps_per_epoch,
-        validation_data=evaluation,
-        validation_freq=config.validate_every,
-        shuffle=False,
-        verbose=1 if sys.stdout.isatty() else 2,
-        callbacks=[
+    resumable_fit(
+        model,
+        make_batches,
+        evaluation,
+        FitPlan(
+            epochs=config.epochs,
+            steps_per_epoch=simulation.steps_per_epoch,
+            steps_per_sgd_step=simulation.steps_per_sgd_step,
+            interval=interval,
+        ),
+        checkpoints,
+        [
             TrainingClock(),
             stop_at_non_finite_loss,
-            keras.callbacks.CSVLogger(workdir.file("history.csv")),
+            HistoryFile(workdir.file("history.csv")),
             keras.callbacks.TensorBoard(workdir.path, write_graph=False),
             *([check] if check else []),
         ],
+        validation_freq=config.validate_every,
+        verbose=1 if sys.stdout.isatty() else 2,
     )
     if stop_at_non_finite_loss.step is not None:
         raise FloatingPointError(
@@ -196,6 +179,7 @@ def train(config, workdir, data_dir, strategy):
         results["linear_scaling"] = check.report.to_dict()
     getattr(model, "model", model).save(workdir.file("model.keras"))
     workdir.results = results
+    checkpoints.remove()
     return results
 
 
@@ -221,8 +205,22 @@ def main(argv):
         if results is not None:
             print(f"The run in {workdir.path} is finished already.")
         else:
+            if _DETERMINISTIC.value:
+                tf.config.experimental.enable_op_determinism()
             strategy = make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
-            results = train(config, workdir, _DATA_DIR.value, strategy)
+            results = train(
+                config,
+                workdir,
+                _DATA_DIR.value,
+                strategy,
+                _CHECKPOINT_EVERY.value,
+            )
+    except TrainingInterrupted as interruption:
+        print(
+            f"train.py: {interruption}: the same command goes on from here.",
+            file=sys.stderr,
+        )
+        sys.exit(interruption.exit_code)
     except (ValueError, TypeError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
     print(f"\n{results_table(results)}")

@@ -30,6 +30,14 @@ class TrainingClock(keras.callbacks.Callback):
                 ops.convert_to_numpy(optimizer.continuous_time)
             )
 
+    def state_dict(self):
+        """What an epoch that has begun needs, as a value of JSON."""
+        return {"learning_rate": self._learning_rate}
+
+    def load_state_dict(self, state):
+        """Goes on from what `state_dict` returned."""
+        self._learning_rate = state["learning_rate"]
+
     @property
     def _optimizer(self):
         optimizer = self.model.optimizer
@@ -46,15 +54,11 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.step = None
-        self._steps_before = 0
-        self._steps_in_epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._steps_before += self._steps_in_epoch
-        self._steps_in_epoch = 0
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        self._steps_in_epoch = batch + 1
         if not math.isfinite(logs["loss"]):
-            self.step = self._steps_before + self._steps_in_epoch
+            self.step = self._epoch * self.params["steps"] + batch + 1
             self.model.stop_training = True

@@ -9,14 +9,25 @@ class EpochLearningRates:
     """The learning rates of an epoch's first and last step.
 
     Args:
-        model: a compiled model.
+        optimizer: that of the model; None for an epoch that has not begun.
+
+    Attributes:
+        first: learning rate of the first step, a float, or None before it.
+            What is set here counts as that of a step before.
     """
 
-    def __init__(self, model):
-        optimizer = model.optimizer
+    def __init__(self, optimizer=None):
         self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         self._first = None
         self._last = None
+
+    @property
+    def first(self):
+        return None if self._first is None else _as_float(self._first)
+
+    @first.setter
+    def first(self, rate):
+        self._first = rate
 
     def before_step(self):
         """To be called before every step, after the callbacks that set η."""
@@ -34,7 +45,7 @@ class EpochLearningRates:
         last = self._last
         if self._is_scheduled:
             last = self._scheduled_at_last_step()
-        return _as_float(self._first), _as_float(last)
+        return self.first, _as_float(last)
 
     @property
     def _is_scheduled(self):

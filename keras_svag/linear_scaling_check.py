@@ -135,6 +135,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         self.report = None
         self._scale_invariant = scale_invariant
         self._epochs = []
+        self._rates = EpochLearningRates()
         self._postponed = None
         self._summaries = None
 
@@ -154,7 +155,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         # What is trained anew, after a restart or from the start, is stale.
         self._epochs = [e for e in self._epochs if e.epoch <= epoch]
-        self._rates = EpochLearningRates(self.model)
+        self._rates = EpochLearningRates(self.model.optimizer)
 
     def on_train_batch_begin(self, batch, logs=None):
         self._rates.before_step()
@@ -213,6 +214,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         return {
             "batch_size": self.batch_size,
             "epochs": [epoch.to_state() for epoch in self._epochs],
+            "postponed": self._postponed,
+            "first_learning_rate": self._rates.first,
         }
 
     def load_state_dict(self, state):
@@ -227,6 +230,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 f"{state['batch_size']}, got {self.batch_size}."
             )
         self._epochs = [NoiseEpoch.from_state(e) for e in state["epochs"]]
+        self._postponed = state["postponed"]
+        self._rates.first = state["first_learning_rate"]
 
     def _report(self, epochs):
         return linear_scaling_report(

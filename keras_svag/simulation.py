@@ -60,8 +60,12 @@ class Simulation:
     @property
     def steps_per_epoch(self):
         """Training steps that take as long as SGD's epoch."""
-        batches = 2 // self.sub_batches_per_step
-        return self.ell * self.sgd_steps_per_epoch * batches
+        return self.sgd_steps_per_epoch * self.steps_per_sgd_step
+
+    @property
+    def steps_per_sgd_step(self):
+        """Training steps that take as long as one step of SGD."""
+        return self.ell * (2 // self.sub_batches_per_step)
 
     @property
     def sub_batches_per_shuffled_epoch(self):

@@ -26,10 +26,12 @@ class WorkDir:
         )
         self._refuse_other_run()
 
-    def begin(self):
+    def begin(self, keep_events=False):
         """Makes the directory and writes `config.json`.
 
-        What an unfinished run left there of its events is removed.
+        Args:
+            keep_events: whether what an unfinished run left there of its
+                events stays, because it goes on.
 
         Raises:
             ValueError: if the directory cannot be written.
@@ -42,6 +44,8 @@ class WorkDir:
                 f"The working directory {self.path!r} cannot be written "
                 f"({error.strerror}); give another --workdir."
             ) from error
+        if keep_events:
+            return
         for name in ("train", "validation", "linear_scaling"):
             shutil.rmtree(self.file(name), ignore_errors=True)
 

@@ -1,0 +1,190 @@
+"""A training state, saved and restored exactly."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+from keras import ops
+
+_PARTIAL = ".partial"
+_NAME = re.compile(r"step-(\d+)\.npz")
+
+# What NumPy raises for a file that is cut off, changed or none of its own.
+_DAMAGES = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What was saved after a number of training steps.
+
+    Attributes:
+        step: that number.
+        arrays: list of arrays.
+        state: a value of JSON.
+    """
+
+    step: int
+    arrays: list
+    state: object
+
+
+class CheckpointFolder:
+    """A folder of the last checkpoints of a run, a file each.
+
+    A file is written under another name, flushed to the disk and renamed, so
+    that a process killed at any moment leaves whole files; the archive's
+    checksums tell one that was damaged later. Nothing is pickled.
+
+    Args:
+        path: the folder; it is made when the first checkpoint is saved.
+        keep: how many checkpoints are kept, at least 1.
+    """
+
+    def __init__(self, path, keep=3):
+        self.path = path
+        self._keep = keep
+
+    def save(self, step, arrays, state):
+        """Writes a checkpoint, then removes the oldest ones.
+
+        Args:
+            step: integer, how many training steps were done.
+            arrays: list of NumPy arrays.
+            state: a value of JSON.
+
+        Raises:
+            ValueError: if it cannot be written; nothing is left of it, and
+                the earlier checkpoints stay.
+        """
+        path = self._file(step)
+        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        named = {str(index): array for index, array in enumerate(arrays)}
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            with open(path + _PARTIAL, "wb") as file:
+                np.savez(file, allow_pickle=False, state=text, **named)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(path + _PARTIAL, path)
+            self._flush_folder()
+        except OSError as error:
+            self._remove(path + _PARTIAL)
+            raise ValueError(
+                f"The checkpoint {path!r} cannot be written "
+                f"({error.strerror}): make room and start again with the same "
+                "command, which goes on from the last checkpoint."
+            ) from error
+        for old in self._steps()[self._keep :]:
+            self._remove(self._file(old))
+
+    def newest(self):
+        """The last `Checkpoint` that is whole, or None; damaged ones warn."""
+        for step in self._steps():
+            try:
+                with np.load(self._file(step), allow_pickle=False) as archive:
+                    state = json.loads(archive["state"].tobytes())
+                    count = len(archive.files) - 1
+                    arrays = [archive[str(index)] for index in range(count)]
+                return Checkpoint(step, arrays, state)
+            except _DAMAGES as error:
+                warnings.warn(
+                    f"The checkpoint {self._file(step)!r} is damaged "
+                    f"({error}): the one before is used, or none.",
+                    stacklevel=2,
+                )
+        return None
+
+    def remove(self):
+        """Removes the folder and all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _steps(self):
+        """Steps of the checkpoints, the last one first."""
+        try:
+            names = map(_NAME.fullmatch, os.listdir(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted((int(name[1]) for name in names if name), reverse=True)
+
+    def _file(self, step):
+        return os.path.join(self.path, f"step-{step}.npz")
+
+    def _flush_folder(self):
+        # Only then a renamed file is sure to outlive a power failure.
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _remove(self, path):
+        try:
+            os.remove(path)
+        except FileNotFoundError:
+            pass
+
+
+def training_variables(model):
+    """All that training changes: a list of variables without repetition.
+
+    Weights, states of random layers, the optimizer's variables, a gradient
+    that waits for its pair among them, and those of the metrics. The model
+    has to be built, and so have its optimizer and its metrics.
+    """
+    variables = (
+        *model.variables,
+        *model.optimizer.variables,
+        *model.metrics_variables,
+    )
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def training_arrays(model):
+    """Values of `training_variables`, as NumPy arrays.
+
+    With several workers every one has to call it: what the metrics hold is
+    summed over all of them.
+    """
+    return [ops.convert_to_numpy(v) for v in training_variables(model)]
+
+
+def restore_training_arrays(model, arrays, with_metrics):
+    """Gives the `training_variables` the values that they had.
+
+    Args:
+        model: a compiled model.
+        arrays: what `training_arrays` returned.
+        with_metrics: whether the metrics are restored too.
+
+    Raises:
+        ValueError: if the arrays are not those of such a model.
+    """
+    variables = training_variables(model)
+    shapes = [tuple(variable.shape) for variable in variables]
+    if shapes != [array.shape for array in arrays]:
+        raise ValueError(
+            "The checkpoint does not fit the model that the configuration "
+            f"makes: it holds {len(arrays)} variables of other shapes than the "
+            f"model's {len(variables)}; remove the working directory to start "
+            "anew."
+        )
+    metrics = {id(variable) for variable in model.metrics_variables}
+    for variable, array in zip(variables, arrays, strict=True):
+        if with_metrics or id(variable) not in metrics:
+            if array.dtype.kind == "V":
+                # NumPy's files know bfloat16 by its size alone.
+                array = array.view(np.dtype(variable.dtype))
+            variable.assign(array)

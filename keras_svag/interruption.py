@@ -1,0 +1,53 @@
+import contextlib
+import signal
+import threading
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingInterrupted(Exception):
+    """Training was told to stop, and its state is saved.
+
+    Args:
+        number: the signal's number.
+
+    Attributes:
+        exit_code: 128 + `number`: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, number):
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Interruption(contextlib.AbstractContextManager):
+    """Context in which Ctrl-C and SIGTERM are noted instead of obeyed.
+
+    Asked twice the process obeys as usual, at once.
+
+    Attributes:
+        signal: number of the signal that came, or None.
+    """
+
+    def __init__(self):
+        self.signal = None
+        self._previous = {}
+
+    def __enter__(self):
+        # Only the main thread may handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        self._restore()
+
+    def _note(self, number, frame):
+        self.signal = number
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

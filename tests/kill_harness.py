@@ -1,0 +1,163 @@
+"""Kills a run of train.py again and again, and compares it with one in peace.
+
+    PYTHONPATH=. python tests/kill_harness.py --kind=plain --kills=50
+    PYTHONPATH=. python tests/kill_harness.py --kind=measured --kills=50
+
+Every second kill comes while a checkpoint is being written, the others at
+random moments from the start of the process on. The last line says in how many
+places the results differ. The processes are forked from one that has imported
+TensorFlow but not used it, which saves most of the time of starting them.
+"""
+
+import argparse
+import glob
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+import train
+from configs import digits
+from keras_svag.workdir import WorkDir
+
+KINDS = ("plain", "measured")
+
+
+def configuration(kind, epochs):
+    config = digits.get_config()
+    config.batch_size = 32
+    config.epochs = epochs
+    config.ell = 2
+    config.model.hidden_units = (16,)
+    config.schedule = "cosine"
+    config.validate_every = 2
+    config.measure_noise = kind == "measured"
+    return config
+
+
+def start(path, config, log):
+    """Starts the training in a process of its own; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        tf.config.experimental.enable_op_determinism()
+        workdir = WorkDir(path, config.to_dict())
+        strategy = tf.distribute.get_strategy()
+        train.train(config, workdir, None, strategy, checkpoint_every="7")
+        code = 0
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(child, seconds=0.0, at=lambda: False):
+    """Waits so long, or until `at`; the exit code, or None if it runs."""
+    until = time.monotonic() + seconds
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until or at():
+            return None
+        time.sleep(0.0005)
+
+
+def contents(path):
+    """What must not depend on kills: of each file its bytes."""
+    found = {}
+    for name in ("history.csv", "results.json", "config.json"):
+        with open(os.path.join(path, name), "rb") as file:
+            found[name] = file.read()
+    with zipfile.ZipFile(os.path.join(path, "model.keras")) as archive:
+        found["model.keras"] = archive.read("model.weights.h5")
+    return found
+
+
+def steps_saved(path):
+    names = glob.glob(os.path.join(path, "checkpoints", "step-*.npz"))
+    return max((int(n.rsplit("-", 1)[1][:-4]) for n in names), default=0)
+
+
+def run_with_kills(kind, kills, epochs, longest, seed, folder):
+    """Returns the names of the files that differ after so many kills.
+
+    Args:
+        kind: "plain" or "measured".
+        kills: how often the run is killed.
+        epochs: of the run.
+        longest: seconds, the latest moment of a random kill.
+        seed: of the moments.
+        folder: a directory for the two runs.
+    """
+    config = configuration(kind, epochs)
+    moments = random.Random(seed)
+    with open(os.path.join(folder, "log"), "w") as log:
+        peaceful = os.path.join(folder, "peaceful")
+        child = start(peaceful, config, log)
+        began = time.monotonic()
+        assert ended(child, 3600) == 0, open(log.name).read()[-3000:]
+        print(f"in peace: {time.monotonic() - began:.1f} s", flush=True)
+        killed = os.path.join(folder, "killed")
+        pattern = os.path.join(killed, "checkpoints", "*.partial")
+        for count in range(kills):
+            child = start(killed, config, log)
+            if count % 2:
+                # Some are written before, so that the run gets on.
+                rest = moments.randrange(1, 5)
+                seen = set()
+
+                def is_writing(seen=seen, rest=rest):
+                    seen.add(steps_saved(killed))
+                    return len(seen) > rest and bool(glob.glob(pattern))
+
+                code = ended(child, 600, is_writing)
+                where = "in a checkpoint"
+            else:
+                code = ended(child, moments.uniform(0, longest))
+                where = "at random"
+            assert code is None, (
+                f"the run ended with {code} before kill {count + 1}: give it "
+                f"more epochs\n{open(log.name).read()[-3000:]}"
+            )
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            print(
+                f"kill {count + 1} {where}: {steps_saved(killed)} steps saved",
+                flush=True,
+            )
+        child = start(killed, config, log)
+        assert ended(child, 3600) == 0, open(log.name).read()[-3000:]
+    one, other = contents(peaceful), contents(killed)
+    return [name for name in one if one[name] != other[name]]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--longest", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        differing = run_with_kills(**vars(arguments), folder=folder)
+    print(f"{arguments.kills} kills, differing: {differing or 'nothing'}")
+    sys.exit(bool(differing))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """A sweep as the command line asks for it."""
 
 import csv
+import math
 import os
 import sys
 
@@ -13,8 +14,9 @@ from keras_svag.workdir import WorkDir
 def run_sweep(specifications, config, workdir, arguments, parallel):
     """Runs a sweep, each run as a process of the program that calls it.
 
-    Runs that are finished are skipped. Each writes to a folder of its own in
-    `workdir`, and what it prints to `output.log` there.
+    Runs that are finished are skipped, as are those whose loss has become one
+    that is not finite: they would do so again. Each writes to a folder of its
+    own in `workdir`, and what it prints to `output.log` there.
 
     Args:
         specifications: strings `key=value,value,…`.
@@ -25,7 +27,9 @@ def run_sweep(specifications, config, workdir, arguments, parallel):
         parallel: how many runs run at a time.
 
     Returns:
-        The exit code: 0, 1 if a run failed, 130 if it was interrupted.
+        The exit code: 0 if every run is finished or has diverged, 1 if a run
+        failed, 130 if the sweep or a run of it was interrupted, so that the
+        same command goes on.
 
     Raises:
         ValueError: if the sweep cannot be run as it is asked for.
@@ -44,7 +48,9 @@ def run_sweep(specifications, config, workdir, arguments, parallel):
     except KeyboardInterrupt:
         is_interrupted = True
     print(_summary(runner, jobs, workdir, is_interrupted))
-    return 130 if is_interrupted else 1 if runner.failed else 0
+    if runner.failed and not is_interrupted:
+        return 1
+    return 130 if is_interrupted or runner.interrupted else 0
 
 
 def _job(run, path, command):
@@ -56,6 +62,7 @@ def _job(run, path, command):
         command=[*command, *run.arguments, f"--workdir={path}"],
         cost=config.epochs * config.ell * (config.get("num_examples") or 1),
         is_finished=workdir.results is not None,
+        has_diverged=lambda: _has_diverged(workdir),
         fraction_done=lambda started: _fraction_done(
             workdir.file("history.csv"), config.epochs, started
         ),
@@ -73,6 +80,20 @@ def _fraction_done(history, epochs, started):
     return min(max(rows, 0) / epochs, 1.0)
 
 
+def _has_diverged(workdir):
+    """Whether the run has stopped at a loss that is not finite."""
+    if not os.path.exists(workdir.file("config.json")):
+        return False
+    try:
+        with open(
+            workdir.file("history.csv"), newline="", encoding="utf-8"
+        ) as file:
+            *_, last = csv.DictReader(file)
+        return not math.isfinite(float(last["loss"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _make_directory(path):
     try:
         os.makedirs(path, exist_ok=True)
@@ -86,7 +107,17 @@ def _make_directory(path):
 def _summary(runner, jobs, workdir, is_interrupted):
     lines = []
     for job in jobs:
-        if job.name in runner.failed:
+        folder = os.path.dirname(job.log_file)
+        if job.name in runner.diverged:
+            lines.append(
+                f"diverged: {job.name}, see {job.log_file}; it is run again if "
+                f"{folder} is removed"
+            )
+        elif job.name in runner.interrupted:
+            lines.append(
+                f"interrupted: {job.name}; the same command goes on with it"
+            )
+        elif job.name in runner.failed:
             code = runner.failed[job.name]
             lines.append(
                 f"failed (exit code {code}): {job.name}, see {job.log_file}"
@@ -95,6 +126,8 @@ def _summary(runner, jobs, workdir, is_interrupted):
             if last_line:
                 lines.append(f"    {last_line}")
     done = f"{len(runner.finished)} of {len(jobs)} runs are finished"
+    if runner.diverged:
+        done += f", {len(runner.diverged)} diverged"
     if is_interrupted:
         lines.append(
             f"Interrupted: {done}; the same command goes on from here."

@@ -33,25 +33,25 @@ def time_left(costs, done, running, seconds, jobs):
     return cost_left * seconds_per_cost / min(jobs, len(costs))
 
 
-def progress_line(total, finished, failed, running, seconds_left):
+def progress_line(total, finished, otherwise, running, seconds_left):
     """One line over the whole sweep.
 
     Args:
         total: number of runs of the sweep.
         finished: number of runs that are finished.
-        failed: number of runs that failed.
+        otherwise: dict from how other runs have ended, such as "failed", to
+            their number.
         running: dict from the names of the running runs to the fractions of
             them that are done.
         seconds_left: a float, or None if it is not known.
     """
-    parts = [f"[{finished + failed}/{total}]"]
+    ended = finished + sum(otherwise.values())
+    parts = [f"[{ended}/{total}]"]
     parts += [f"{name} {part:.0%}" for name, part in running.items()]
-    line = "  ".join(parts)
-    if failed:
-        line += f"  {failed} failed"
-    if finished + failed < total:
-        line += f"  {duration(seconds_left)} left"
-    return line
+    parts += [f"{number} {how}" for how, number in otherwise.items() if number]
+    if ended < total:
+        parts.append(f"{duration(seconds_left)} left")
+    return "  ".join(parts)
 
 
 def duration(seconds):

@@ -8,10 +8,20 @@ import sys
 import threading
 import time
 
+from keras_svag.child_process import start_tied
 from keras_svag.sweep_progress import duration, progress_line, time_left
 
-# How long a process may take to end after it was asked to.
-_GRACE_SECONDS = 30
+# How long a process may take to end after it was asked to: it ends the step
+# that it is in, a whole pass of the data for NGD, and writes a checkpoint.
+_GRACE_SECONDS = 120
+
+# Exit codes of a process that was told to end, by a shell's count and by
+# Python's if it had no handler yet.
+_INTERRUPTED = {
+    code
+    for number in (signal.SIGINT, signal.SIGTERM)
+    for code in (128 + number, -number)
+}
 
 # Of a terminal: to its start, and erase what is right of it.
 _CLEAR_LINE = "\r\x1b[K"
@@ -27,6 +37,8 @@ class Job:
         command: list of strings, the program and its arguments.
         cost: a number > 0, proportional to the time that it takes.
         is_finished: boolean, whether it was finished before.
+        has_diverged: function without arguments to whether its loss has
+            become one that is not finite, which ends it for good.
         fraction_done: function from the time it was started at, as
             `time.time()` gives it, to the fraction of it that is done.
     """
@@ -36,27 +48,22 @@ class Job:
     command: list
     cost: float = 1.0
     is_finished: bool = False
+    has_diverged: object = lambda: False
     fraction_done: object = lambda started: 0.0
 
 
 def start_process(job):
     """Starts a job's process; its output goes to the log file."""
-    with open(job.log_file, "w", encoding="utf-8") as log:
-        return subprocess.Popen(
-            job.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C is for this process alone, which then ends the others.
-            start_new_session=True,
-        )
+    return start_tied(job.command, job.log_file)
 
 
 class SweepRunner:
     """Runs jobs, some at a time, and says how far they are.
 
-    A job that fails does not stop the others. If this process is interrupted
-    or told to terminate, it ends the running ones.
+    A job that fails does not stop the others. One that has diverged is not
+    run again. If this process is interrupted or told to terminate, it ends
+    the running ones and waits until they have saved their state; asked twice,
+    it waits no longer.
 
     Args:
         jobs: list of `Job`s.
@@ -67,9 +74,12 @@ class SweepRunner:
         poll_seconds: how often the processes are looked at.
 
     Attributes:
+        finished: names of the finished jobs.
+        diverged: names of those that have diverged, now or before.
         failed: dict from the names of the jobs that failed to the exit codes
             of their processes.
-        finished: names of the finished jobs.
+        interrupted: names of the jobs whose process someone else has told to
+            end.
 
     Raises:
         ValueError: if `parallel` is below 1.
@@ -90,9 +100,16 @@ class SweepRunner:
         self._start = start
         self._output = output
         self._poll_seconds = poll_seconds
-        self.failed = {}
         self.finished = [job.name for job in jobs if job.is_finished]
-        self._waiting = [job for job in jobs if not job.is_finished]
+        self._waiting = [
+            job for job in jobs if not (job.is_finished or job.has_diverged())
+        ]
+        to_run = {job.name for job in self._waiting}
+        self.diverged = [
+            name for name in self._jobs if name not in {*to_run, *self.finished}
+        ]
+        self.failed = {}
+        self.interrupted = []
         self._processes = {}
         self._started = {}
         self._seconds = {}
@@ -108,6 +125,11 @@ class SweepRunner:
             self._print(
                 f"{len(self.finished)} of {len(self._jobs)} runs are finished "
                 "already."
+            )
+        if self.diverged:
+            self._print(
+                f"{len(self.diverged)} of {len(self._jobs)} runs have diverged "
+                "before and are not run again."
             )
         with _terminate_as_interrupt():
             try:
@@ -134,24 +156,42 @@ class SweepRunner:
             if code is None:
                 continue
             del self._processes[name]
-            took = duration(self._seconds[name])
-            if code == 0:
-                self.finished.append(name)
-                self._print(f"{name} is finished, in {took}.")
-            else:
-                self.failed[name] = code
-                self._print(f"{name} has failed, after {took}.")
+            self._print(f"{name} {self._ending(name, code)}.")
             if not self._output.isatty():
                 self._print(self._progress())
 
+    def _ending(self, name, code):
+        """Files how a job has ended; returns it in words."""
+        took = duration(self._seconds[name])
+        if code == 0:
+            self.finished.append(name)
+            return f"is finished, in {took}"
+        if self._jobs[name].has_diverged():
+            self.diverged.append(name)
+            return f"has diverged, after {took}"
+        if code in _INTERRUPTED:
+            self.interrupted.append(name)
+            return f"was interrupted, after {took}"
+        self.failed[name] = code
+        return f"has failed, after {took}"
+
     def _end_processes(self):
-        for process in self._processes.values():
+        processes = self._processes.values()
+        for process in processes:
             process.terminate()
-        for process in self._processes.values():
-            try:
-                process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
+        if processes:
+            self._print(
+                f"Waiting up to {_GRACE_SECONDS} s for the running ones to "
+                "save their state; a second Ctrl-C does not wait."
+            )
+        deadline = time.monotonic() + _GRACE_SECONDS
+        try:
+            for process in processes:
+                process.wait(max(deadline - time.monotonic(), 0))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            for process in processes:
                 process.kill()
+            for process in processes:
                 process.wait()
 
     def _progress(self):
@@ -159,20 +199,28 @@ class SweepRunner:
             name: self._jobs[name].fraction_done(self._started[name])
             for name in self._processes
         }
-        unfinished = {
-            name: job.cost
-            for name, job in self._jobs.items()
-            if not job.is_finished and name not in self.failed
+        otherwise = {
+            "diverged": len(self.diverged),
+            "failed": len(self.failed),
+            "interrupted": len(self.interrupted),
         }
         ended = [name for name in self.finished if name in self._seconds]
+        counted = {
+            *ended,
+            *running,
+            *(job.name for job in self._waiting),
+        }
         left = None
-        if unfinished:
-            seconds = {**dict.fromkeys(running, 0.0), **self._seconds}
+        if counted:
             left = time_left(
-                unfinished, ended, running, seconds, self._parallel
+                {name: self._jobs[name].cost for name in counted},
+                ended,
+                running,
+                {**dict.fromkeys(running, 0.0), **self._seconds},
+                self._parallel,
             )
         return progress_line(
-            len(self._jobs), len(self.finished), len(self.failed), running, left
+            len(self._jobs), len(self.finished), otherwise, running, left
         )
 
     def _show_progress(self):

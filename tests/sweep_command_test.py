@@ -5,7 +5,8 @@ import pytest
 from configs import digits
 from keras_svag.sweep_command import run_sweep
 
-# Stands in for train.py: fails with ell=3, is interrupted with ell=5.
+# Stands in for train.py: fails with ell=3, has the sweep interrupted with
+# ell=5, diverges with ell=6, is interrupted itself with ell=7.
 PROGRAM = """
 import json, os, signal, sys
 
@@ -16,6 +17,16 @@ if flags["config.ell"] == "3":
 if flags["config.ell"] == "5":
     os.kill(os.getppid(), signal.SIGTERM)
     signal.pause()
+if flags["config.ell"] == "6":
+    for name, text in (
+        ("config.json", os.environ["OTHER_CONFIG"]),
+        ("history.csv", "epoch,loss\\n0,2.3\\n1,nan\\n"),
+    ):
+        with open(os.path.join(flags["workdir"], name), "w") as file:
+            file.write(text)
+    sys.exit("train.py: The loss is not finite.")
+if flags["config.ell"] == "7":
+    sys.exit(143)
 with open(os.path.join(flags["workdir"], "results.json"), "w") as file:
     json.dump(flags, file)
 """
@@ -98,6 +109,44 @@ def test_interrupted_sweep_says_how_it_goes_on(sweep, tmp_path, capsys):
         "Interrupted: 1 of 3 runs are finished; the same command goes on "
         "from here."
     )
+
+
+def test_a_diverged_run_is_listed_and_not_run_again(
+    sweep, tmp_path, capsys, monkeypatch
+):
+    config = digits.get_config()
+    config.ell = 6
+    monkeypatch.setenv("OTHER_CONFIG", json.dumps(config.to_dict()))
+    folder = tmp_path / "runs" / "ell=6"
+    assert sweep("--sweep=ell=1,6") == 0
+    *_, diverged, summary = capsys.readouterr().out.splitlines()
+    assert diverged.startswith("diverged: ell=6, see ")
+    assert f"if {folder} is removed" in diverged
+    assert summary.startswith("1 of 2 runs are finished, 1 diverged, in")
+    (folder / "output.log").write_text("of the first time")
+    assert sweep("--sweep=ell=1,6") == 0
+    assert (folder / "output.log").read_text() == "of the first time"
+    assert "diverged: ell=6" in capsys.readouterr().out
+
+
+def test_a_run_whose_losses_are_finite_is_run_again(sweep, tmp_path):
+    folder = tmp_path / "runs" / "ell=1"
+    folder.mkdir(parents=True)
+    config = digits.get_config()
+    config.ell = 1
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    (folder / "history.csv").write_text("epoch,loss\n0,nan\n1,2.3\n")
+    assert sweep("--sweep=ell=1") == 0
+    assert set(results(tmp_path)) == {"ell=1"}
+
+
+def test_an_interrupted_run_is_no_failure(sweep, tmp_path, capsys):
+    assert sweep("--sweep=ell=1,7,4") == 130
+    assert set(results(tmp_path)) == {"ell=1", "ell=4"}
+    *_, interrupted, summary = capsys.readouterr().out.splitlines()
+    assert interrupted == "interrupted: ell=7; the same command goes on with it"
+    assert summary.startswith("2 of 3 runs are finished, in")
+    assert sweep("--sweep=ell=1,3,7") == 1
 
 
 def test_folder_of_other_runs_is_refused_before_any_is_run(sweep, tmp_path):

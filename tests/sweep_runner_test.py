@@ -95,6 +95,32 @@ def test_a_failed_run_does_not_stop_the_others():
     assert "[2/2]  1 failed" in output
 
 
+def test_a_diverged_run_is_no_failure(tmp_path):
+    start = Starter(codes={"a": 1, "b": 1})
+    jobs = [job("a", has_diverged=lambda: "a" in start.started), job("b")]
+    runner, output = run(jobs, start)
+    assert (runner.diverged, runner.failed) == (["a"], {"b": 1})
+    assert "a has diverged" in output
+    assert "[2/2]  1 diverged  1 failed" in output
+
+
+def test_what_has_diverged_before_is_not_started():
+    start = Starter()
+    runner, output = run([job("a", has_diverged=lambda: True), job("b")], start)
+    assert start.started == ["b"]
+    assert runner.diverged == ["a"]
+    assert "1 of 2 runs have diverged before" in output
+
+
+@pytest.mark.parametrize("code", [130, 143, -signal.SIGTERM])
+def test_a_run_that_was_told_to_end_is_no_failure(code):
+    start = Starter(codes={"a": code})
+    runner, output = run([job("a"), job("b")], start)
+    assert (runner.interrupted, runner.failed) == (["a"], {})
+    assert runner.finished == ["b"]
+    assert "a was interrupted" in output
+
+
 def test_interrupt_ends_what_is_running():
     start = Starter(polls=99, interrupt_at="b")
     with pytest.raises(KeyboardInterrupt):
@@ -102,12 +128,15 @@ def test_interrupt_ends_what_is_running():
     assert start.processes["a"].calls == ["terminate", "wait"]
 
 
-def test_a_process_that_does_not_end_is_killed():
+@pytest.mark.parametrize(
+    "why", [subprocess.TimeoutExpired("x", 1), KeyboardInterrupt()]
+)
+def test_a_process_that_does_not_end_is_killed(why):
     class Stubborn(FakeProcess):
         def wait(self, timeout=None):
             super().wait()
             if timeout:
-                raise subprocess.TimeoutExpired("x", timeout)
+                raise why
 
     process = Stubborn(polls=99)
 
@@ -185,11 +214,12 @@ def test_a_run_in_its_first_epoch_says_nothing_about_the_speed():
 
 def test_nothing_done_tells_nothing():
     assert time_left({"a": 1.0}, [], {"a": 0.0}, {"a": 9.0}, 1) is None
-    assert "unknown time left" in progress_line(1, 0, 0, {"a": 0.0}, None)
+    assert "unknown time left" in progress_line(1, 0, {}, {"a": 0.0}, None)
 
 
 def test_progress_is_one_line():
-    line = progress_line(9, 3, 1, {"ell=1": 0.5, "ell=2": 0.0}, 90)
+    running = {"ell=1": 0.5, "ell=2": 0.0}
+    line = progress_line(9, 3, {"failed": 1, "diverged": 0}, running, 90)
     assert line == "[4/9]  ell=1 50%  ell=2 0%  1 failed  2 min left"
 
 

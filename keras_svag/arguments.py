@@ -1,7 +1,15 @@
-"""Arguments that are checked before anything is trained."""
+"""Arguments that are checked before anything is computed or trained."""
 
 import math
 import numbers
+import os
+
+import numpy as np
+
+
+def is_number(value):
+    """Whether `value` is a real number; a boolean is none, NaN is one."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def checked_integer(name, value, smallest=1, optional=False):
@@ -20,9 +28,44 @@ def checked_integer(name, value, smallest=1, optional=False):
     return int(value)
 
 
+def checked_positive(name, value):
+    """`value`, if it is a finite number above 0."""
+    if not (is_number(value) and 0 < value < math.inf):
+        raise ValueError(
+            f"`{name}` must be a finite number above 0, got {value!r}."
+        )
+    return value
+
+
+def checked_nonnegative(name, value):
+    """`value`, if it is a finite number of at least 0."""
+    if not (is_number(value) and 0 <= value < math.inf):
+        raise ValueError(
+            f"`{name}` must be a finite number of at least 0, got {value!r}."
+        )
+    return value
+
+
+def checked_level(level):
+    """`level`, if it is a number strictly between 0 and 1."""
+    if not (is_number(level) and 0 < level < 1):
+        raise ValueError(
+            "`level` must be a number strictly between 0 and 1, got "
+            f"{level!r}: use 0.95 for a 95% interval."
+        )
+    return level
+
+
+def checked_boolean(name, value):
+    """`value`, if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+    return bool(value)
+
+
 def checked_closeness(closeness):
     """`closeness`, if it is a finite number above 1."""
-    if not 1 < closeness < math.inf:
+    if not (is_number(closeness) and 1 < closeness < math.inf):
         raise ValueError(
             f"`closeness` must be a finite number above 1, got {closeness!r}: "
             "2**0.5 is usual."
@@ -32,8 +75,11 @@ def checked_closeness(closeness):
 
 def checked_kappas(kappas):
     """`kappas` as a tuple, if all are finite numbers of at least 1."""
-    kappas = tuple(kappas)
-    if not all(1 <= kappa < math.inf for kappa in kappas):
+    if not isinstance(kappas, str) and hasattr(kappas, "__iter__"):
+        kappas = tuple(kappas)
+    if not isinstance(kappas, tuple) or not all(
+        is_number(kappa) and 1 <= kappa < math.inf for kappa in kappas
+    ):
         raise ValueError(
             f"`kappas` must be finite numbers >= 1, got {kappas!r}: factors by "
             "which the batch grows."
@@ -43,8 +89,17 @@ def checked_kappas(kappas):
 
 def checked_tolerance(rtol):
     """`rtol`, if it is None or a finite number above 0."""
-    if rtol is not None and not 0 < rtol < math.inf:
+    if rtol is not None and not (is_number(rtol) and 0 < rtol < math.inf):
         raise ValueError(
             f"`rtol` must be None or a finite number above 0, got {rtol!r}."
         )
     return rtol
+
+
+def checked_path(name, value):
+    """`value` as a string, if it is None or the path of a file or folder."""
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"`{name}` must be None or a path, got {value!r}.")
+    return os.fspath(value)

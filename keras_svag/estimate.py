@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from keras_svag.arguments import checked_integer, is_number
 from keras_svag.fieller import fieller_interval, student_t_quantile
 from keras_svag.observations import (
     SAMPLING_MODES,
@@ -65,6 +66,26 @@ class NoiseEstimate:
     num_examples_used: int | None = None
     degrees_of_freedom: int | None = None
 
+    def __post_init__(self):
+        for name in ("grad_sq_norm", "noise_trace", "covariance"):
+            _check_number(name, getattr(self, name))
+        for name in ("grad_sq_norm_se", "noise_trace_se"):
+            _check_number(name, getattr(self, name), smallest=0)
+        checked_integer("count", self.count, 0)
+        checked_integer("num_skipped", self.num_skipped, 0)
+        for name in (
+            "batch_size",
+            "num_examples",
+            "num_examples_used",
+            "degrees_of_freedom",
+        ):
+            checked_integer(name, getattr(self, name), optional=True)
+        if self.sampling is not None and self.sampling not in SAMPLING_MODES:
+            raise ValueError(
+                f"`sampling` must be None or one of "
+                f"{', '.join(SAMPLING_MODES)}, got {self.sampling!r}."
+            )
+
     @classmethod
     def from_sums(
         cls,
@@ -92,8 +113,10 @@ class NoiseEstimate:
         Raises:
             ValueError: If `count` is negative.
         """
-        if not count >= 0:
-            raise ValueError(f"count must be at least 0, got {count!r}.")
+        if not (is_number(count) and 0 <= count < math.inf):
+            raise ValueError(
+                f"`count` must be a finite number of at least 0, got {count!r}."
+            )
         if count:
             sums = PairSums(count, sum_g, sum_n, sum_gg, sum_gn, sum_nn)
             moments = mean_and_covariance(sums)
@@ -230,6 +253,13 @@ class NoiseEstimate:
         where the interval is unbounded.
         """
         return plain_values(self)
+
+
+def _check_number(name, value, smallest=-math.inf):
+    # NaN says that it is not known.
+    if not is_number(value) or value < smallest:
+        least = "" if smallest < 0 else f" of at least {smallest}, or NaN"
+        raise ValueError(f"`{name}` must be a number{least}, got {value!r}.")
 
 
 def _moment_fields(means, covariance):

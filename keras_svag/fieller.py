@@ -6,6 +6,8 @@ import statistics
 
 import numpy as np
 
+from keras_svag.arguments import checked_level, is_number
+
 # Above this the finite sum is replaced by an expansion in 1 / dof, whose error
 # is below 1e-9 there.
 _LARGEST_SUMMED_DOF = 1000
@@ -27,7 +29,6 @@ def _probability_within(angle, dof):
     return 2 * (angle + sine * cosine * total) / math.pi
 
 
-@functools.lru_cache(maxsize=1024)
 def student_t_quantile(level, dof):
     """The t with P(|T| <= t) = level for Student's T.
 
@@ -41,16 +42,16 @@ def student_t_quantile(level, dof):
     Raises:
         ValueError: If `level` or `dof` is out of range.
     """
-    if not 0 < level < 1:
+    checked_level(level)
+    if not (is_number(dof) and 1 <= dof < math.inf) or dof != int(dof):
         raise ValueError(
-            f"level must lie strictly between 0 and 1, got {level!r}: "
-            "use 0.95 for a 95% interval."
+            f"`dof` must be a whole number of at least 1, got {dof!r}."
         )
-    if dof < 1 or dof != int(dof):
-        raise ValueError(
-            f"dof must be a whole number of at least 1, got {dof!r}."
-        )
-    dof = int(dof)
+    return _student_t_quantile(float(level), int(dof))
+
+
+@functools.lru_cache(maxsize=1024)
+def _student_t_quantile(level, dof):
     if dof > _LARGEST_SUMMED_DOF:
         z = statistics.NormalDist().inv_cdf((1 + level) / 2)
         first = (z**3 + z) / 4

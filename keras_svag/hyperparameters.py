@@ -10,7 +10,10 @@ _CLIPPING = (
     "clipping the mixed gradient biases the SDE, and clipping its parts apart "
     "is not the clipping of a batch"
 )
+_MOMENTUM = "its theory is that of SGD without momentum"
 _REFUSED = {
+    "momentum": _MOMENTUM,
+    "nesterov": _MOMENTUM,
     "clipnorm": _CLIPPING,
     "clipvalue": _CLIPPING,
     "global_clipnorm": _CLIPPING,
@@ -28,7 +31,8 @@ def refuse_unsupported(kwargs):
         kwargs: dict of arguments of a Keras optimizer.
 
     Raises:
-        ValueError: if clipping, `use_ema` or gradient accumulation is on.
+        ValueError: if momentum, clipping, `use_ema` or gradient
+            accumulation is on.
     """
     for argument, reason in _REFUSED.items():
         value = kwargs.pop(argument, None)

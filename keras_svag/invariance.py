@@ -1,9 +1,13 @@
 """Whether a network's outputs depend on the scale of its weights."""
 
+import contextlib
+
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops, tree
 
+from keras_svag.arguments import checked_tolerance
 from keras_svag.model_state import preserved_state
 
 # Powers of two, by which products in floating point scale without rounding.
@@ -36,8 +40,8 @@ def is_scale_invariant(model, x, rtol=None):
 
     Raises:
         TypeError: if `model` is no `keras.Model`.
-        ValueError: if it has no trainable weights, `rtol` is not positive, or
-            the outputs are not finite.
+        ValueError: if it has no trainable weights, it cannot be called on
+            `x`, `rtol` is not positive, or the outputs are not finite.
 
     References:
         [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
@@ -48,11 +52,11 @@ def is_scale_invariant(model, x, rtol=None):
         raise TypeError(
             f"`model` must be a keras.Model, got {type(model).__name__}."
         )
-    if rtol is not None and not rtol > 0:
-        raise ValueError(f"`rtol` must be None or > 0, got {rtol!r}.")
-    x = tree.map_structure(ops.convert_to_tensor, x)
-    if not all(layer.built for layer in model._flatten_layers()):
-        model(x)
+    checked_tolerance(rtol)
+    with _refused_inputs(x):
+        inputs = _as_tensors(x)
+        if not all(layer.built for layer in model._flatten_layers()):
+            model(inputs)
     if not model.trainable_weights:
         raise ValueError(
             "`model` has no trainable weights, so there is nothing to scale; "
@@ -61,7 +65,8 @@ def is_scale_invariant(model, x, rtol=None):
     if rtol is None:
         rtol = _rounding_error(model.compute_dtype) ** 0.5
 
-    reference = _outputs(model, x, 1.0)
+    with _refused_inputs(x):
+        reference = _outputs(model, inputs, 1.0)
     if not all(np.isfinite(output).all() for output in reference):
         raise ValueError(
             "The outputs of `model` on `x` are not finite, so they cannot be "
@@ -71,9 +76,37 @@ def is_scale_invariant(model, x, rtol=None):
         _is_close(output, expected, rtol)
         for factor in _FACTORS
         for output, expected in zip(
-            _outputs(model, x, factor), reference, strict=True
+            _outputs(model, inputs, factor), reference, strict=True
         )
     )
+
+
+@contextlib.contextmanager
+def _refused_inputs(x):
+    """Context whose errors say that the model cannot be called on `x`."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, tf.errors.OpError) as error:
+        given = [
+            repr(leaf)
+            if leaf is None or isinstance(leaf, str)
+            # A tensor's own text would fill a page.
+            else f"{type(leaf).__name__} of shape {np.shape(leaf)}"
+            for leaf in tree.flatten(x)
+        ]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(
+            "`x` must be a batch of inputs of `model`, with at least one "
+            f"example, got {', '.join(given) or x!r} ({reason})."
+        ) from error
+
+
+def _as_tensors(x):
+    tensors = tree.map_structure(ops.convert_to_tensor, x)
+    for tensor in tree.flatten(tensors):
+        if not tensor.shape or not tensor.shape[0]:
+            raise ValueError("there are no rows")
+    return tensors
 
 
 def _outputs(model, x, factor):

@@ -2,6 +2,7 @@
 
 import math
 
+from keras_svag.arguments import checked_kappas, checked_nonnegative, is_number
 from keras_svag.scaling import max_batch_multiplier, min_noise_to_signal
 from keras_svag.verdict import BALANCE_TOLERANCE, LinearScalingVerdict, Verdict
 
@@ -83,12 +84,8 @@ def linear_scaling_verdict(
             `batch_size` is not that of `estimate`.
     """
     batch_size = _checked_batch_size(batch_size, estimate.batch_size)
-    kappas = tuple(kappas)
-    if not all(1 <= kappa < math.inf for kappa in kappas):
-        raise ValueError(
-            f"kappas must be finite numbers of at least 1, got {kappas!r}: "
-            "the condition is about larger batches."
-        )
+    kappas = checked_kappas(kappas)
+    checked_nonnegative("learning_rate", learning_rate)
     threshold = min_noise_to_signal(closeness, learning_rate, weight_decay)
     low, high = estimate.interval(level)
     # Above 0 N / G has a point estimate; a negative one is not clamped.
@@ -152,14 +149,14 @@ def linear_scaling_verdict(
 def _checked_batch_size(batch_size, measured):
     if batch_size is None:
         batch_size = measured
-    if batch_size is None or not batch_size >= 1:
+    if not (is_number(batch_size) and 1 <= batch_size < math.inf):
         raise ValueError(
-            f"batch_size must be at least 1, got {batch_size!r}: give the "
+            f"`batch_size` must be at least 1, got {batch_size!r}: give the "
             "batch size of the baseline run."
         )
     if measured is not None and measured != batch_size:
         raise ValueError(
-            f"batch_size must be that of the estimate, {measured}, got "
+            f"`batch_size` must be that of the estimate, {measured}, got "
             f"{batch_size}: N is stated at one batch size."
         )
     return batch_size

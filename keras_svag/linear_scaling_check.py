@@ -5,25 +5,21 @@ import math
 
 import keras
 
+from keras_svag import preconditions
 from keras_svag.arguments import (
+    checked_boolean,
     checked_closeness,
     checked_integer,
     checked_kappas,
+    checked_path,
     checked_tolerance,
 )
 from keras_svag.invariance import is_scale_invariant
 from keras_svag.learning_rates import EpochLearningRates
 from keras_svag.linear_scaling_report import linear_scaling_report
-from keras_svag.noise_epochs import NoiseEpoch
+from keras_svag.noise_epochs import NoiseEpoch, epochs_from_state
 from keras_svag.noise_summaries import NoiseSummaries
 from keras_svag.observations import sampling_correction
-from keras_svag.preconditions import (
-    check_metric,
-    check_probe,
-    check_sizes,
-    check_trainable_weights,
-    check_window,
-)
 from keras_svag.probe import measure_gradient_noise
 from keras_svag.run_conditions import (
     decayed_sq_norm,
@@ -129,11 +125,13 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             "probe_batches", probe_batches, smallest=4
         )
         self.rtol = checked_tolerance(rtol)
-        self.per_layer = per_layer
-        self.log_dir = log_dir
-        self.verbose = verbose
+        self.per_layer = checked_boolean("per_layer", per_layer)
+        self.log_dir = checked_path("log_dir", log_dir)
+        self.verbose = preconditions.checked_verbosity(verbose)
         self.report = None
-        self._scale_invariant = scale_invariant
+        self._scale_invariant = preconditions.checked_invariance(
+            scale_invariant
+        )
         self._epochs = []
         self._rates = EpochLearningRates()
         self._postponed = None
@@ -142,12 +140,12 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._metric = find_metric(self.model)
         self._postponed = None
-        check_trainable_weights(self.model)
+        preconditions.check_trainable_weights(self.model)
         if self.probe is not None:
-            check_probe(self.probe, self.model, self.batch_size)
+            preconditions.check_probe(self.probe, self.model, self.batch_size)
         else:
-            check_metric(self._metric)
-        check_window(self.window, self.params.get("epochs"))
+            preconditions.check_metric(self._metric)
+        preconditions.check_window(self.window, self.params.get("epochs"))
         if self.model.built:
             # While the weights are sure to be sound.
             self._is_scale_invariant()
@@ -222,14 +220,15 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         """Goes on from what `state_dict` returned.
 
         Raises:
-            ValueError: if it is of another batch size.
+            ValueError: if it is of another batch size, or damaged.
         """
-        if state["batch_size"] != self.batch_size:
+        batch_size, epochs = epochs_from_state(state)
+        if batch_size != self.batch_size:
             raise ValueError(
                 f"`batch_size` must be that of the saved state, "
-                f"{state['batch_size']}, got {self.batch_size}."
+                f"{batch_size}, got {self.batch_size}."
             )
-        self._epochs = [NoiseEpoch.from_state(e) for e in state["epochs"]]
+        self._epochs = epochs
         self._postponed = state["postponed"]
         self._rates.first = state["first_learning_rate"]
 
@@ -291,7 +290,9 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
 
     def _check_sizes(self):
         if self.probe is None:
-            check_sizes(self._metric, self.batch_size, self.num_examples)
+            preconditions.check_sizes(
+                self._metric, self.batch_size, self.num_examples
+            )
 
     def _is_chief(self):
         return self.model.distribute_strategy.extended.should_save_summary

@@ -45,7 +45,8 @@ class GradientNoise(keras.metrics.Metric):
 
     Raises:
         ValueError: if a size is no positive integer, `num_examples` is smaller
-            than `batch_size`, or `sampling` is unknown.
+            than `batch_size`, `sampling` is unknown, or `layers` are no
+            names.
     """
 
     def __init__(
@@ -77,6 +78,13 @@ class GradientNoise(keras.metrics.Metric):
 
     def set_layers(self, layers):
         """Sets the names of the layers to keep apart; `None`: none."""
+        if layers is not None and (
+            not isinstance(layers, (list, tuple))
+            or not all(isinstance(layer, str) for layer in layers)
+        ):
+            raise ValueError(
+                f"`layers` must be None or a list of names, got {layers!r}."
+            )
         self.layers = None if layers is None else tuple(layers)
         if self.layers is not None:
             self._layer_sums = self._add_sums(
@@ -102,9 +110,21 @@ class GradientNoise(keras.metrics.Metric):
         Args:
             grad_sq_norm: estimate of G, a scalar, or of shape `(len(layers),)`.
             noise_trace: estimate of N at `batch_size`, of the same shape.
+
+        Raises:
+            ValueError: if the shapes differ.
         """
         g = ops.reshape(ops.cast(grad_sq_norm, "float64"), (-1,))
         n = ops.reshape(ops.cast(noise_trace, "float64"), (-1,))
+        if g.shape != n.shape or (
+            self.layers is not None and g.shape[0] != len(self.layers)
+        ):
+            expected = "" if self.layers is None else f" of {len(self.layers)}"
+            raise ValueError(
+                "`grad_sq_norm` and `noise_trace` must have one value each"
+                f"{expected and expected + ' layers'}, got shapes "
+                f"{tuple(g.shape)} and {tuple(n.shape)}."
+            )
         total_g, total_n = ops.sum(g), ops.sum(n)
         finite = ops.isfinite(total_g + total_n)
         self._num_skipped.assign_add(1.0 - ops.cast(finite, "float64"))

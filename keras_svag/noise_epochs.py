@@ -75,6 +75,21 @@ class NoiseEpoch:
         )
 
 
+def epochs_from_state(state):
+    """Batch size and `NoiseEpoch`s of a saved `LinearScalingRuleCheck`.
+
+    Raises:
+        ValueError: If `state` is not what its `state_dict` returns.
+    """
+    try:
+        epochs = [NoiseEpoch.from_state(epoch) for epoch in state["epochs"]]
+        return state["batch_size"], epochs
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`state` must be what `state_dict` returned, got {state!r:.200}."
+        ) from error
+
+
 def constant_rate_stretches(epochs):
     """Splits the epochs where the learning rate changes: lists, in order."""
     stretches = [[epochs[0]]]

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from keras_svag.arguments import is_number
+
 SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
 
 
@@ -40,7 +42,7 @@ class PairSums:
         n = np.ravel(np.asarray(noise_trace, np.float64))
         if g.shape != n.shape:
             raise ValueError(
-                "grad_sq_norm and noise_trace must have one value each per "
+                "`grad_sq_norm` and `noise_trace` must have one value each per "
                 f"observation, got {g.size} and {n.size} values."
             )
         finite = np.isfinite(g) & np.isfinite(n)
@@ -132,7 +134,7 @@ def sampling_correction(
     """
     if sampling not in SAMPLING_MODES:
         raise ValueError(
-            f"sampling must be one of {', '.join(SAMPLING_MODES)}, "
+            f"`sampling` must be one of {', '.join(SAMPLING_MODES)}, "
             f"got {sampling!r}."
         )
     n = _checked_size("num_examples", num_examples)
@@ -143,12 +145,12 @@ def sampling_correction(
         return identity
     if n < 2:
         raise ValueError(
-            f"num_examples must be at least 2, got {n}: the gradient of a "
+            f"`num_examples` must be at least 2, got {n}: the gradient of a "
             "single example has no noise."
         )
     if batch_size is not None and batch_size > n:
         raise ValueError(
-            f"batch_size must be at most num_examples = {n} with sampling = "
+            f"`batch_size` must be at most num_examples = {n} with sampling = "
             f"{sampling!r}, got {batch_size}."
         )
     if sampling == "shuffle":
@@ -159,7 +161,7 @@ def sampling_correction(
         return identity
     if sub_batch_size >= n:
         raise ValueError(
-            f"sub_batch_size must be below num_examples = {n}, got "
+            f"`sub_batch_size` must be below num_examples = {n}, got "
             f"{sub_batch_size}: a whole data set drawn without replacement "
             "shows no noise."
         )
@@ -169,9 +171,9 @@ def sampling_correction(
 def _checked_size(name, value):
     if value is None:
         return None
-    if isinstance(value, bool) or value != int(value) or value < 1:
+    if not (is_number(value) and 1 <= value < math.inf) or value != int(value):
         raise ValueError(
-            f"{name} must be a whole number of at least 1 or None, "
+            f"`{name}` must be a whole number of at least 1 or None, "
             f"got {value!r}."
         )
     return int(value)

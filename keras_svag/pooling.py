@@ -37,11 +37,11 @@ def pooled(estimates):
     """
     estimates = list(estimates)
     if not estimates:
-        raise ValueError("pooled needs at least one estimate, got none.")
+        raise ValueError("`estimates` must be at least one estimate, got none.")
     sizes = {estimate.batch_size for estimate in estimates}
     if len(sizes) > 1:
         raise ValueError(
-            "estimates must be of one batch size, got those of "
+            "`estimates` must be of one batch size, got those of "
             f"{', '.join(map(str, sizes))}: N is stated at one batch size."
         )
     sums = sum(map(_equivalent_sums, estimates), start=PairSums())

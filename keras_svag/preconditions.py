@@ -1,6 +1,31 @@
 """Without these there is no check of the linear scaling rule: one sentence."""
 
+import numbers
+
+import numpy as np
+
 from keras_svag.examples import open_examples
+
+
+def checked_verbosity(verbose):
+    """`verbose`, if it is 0 or 1."""
+    if not isinstance(verbose, numbers.Integral) or verbose not in (0, 1):
+        raise ValueError(f"`verbose` must be 0 or 1, got {verbose!r}.")
+    return verbose
+
+
+def checked_invariance(scale_invariant):
+    """`scale_invariant`, if it is None, a boolean or may be a batch."""
+    if isinstance(scale_invariant, np.bool_):
+        return bool(scale_invariant)
+    if isinstance(scale_invariant, bool):
+        return scale_invariant
+    if isinstance(scale_invariant, (str, numbers.Number)):
+        raise ValueError(
+            "`scale_invariant` must be None, True, False or a batch of inputs, "
+            f"got {scale_invariant!r}."
+        )
+    return scale_invariant
 
 
 def check_trainable_weights(model):

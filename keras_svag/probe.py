@@ -1,11 +1,15 @@
 """Measures the gradient noise of a model that is not being trained."""
 
 import dataclasses
-import numbers
 
 import keras
 import numpy as np
 
+from keras_svag.arguments import (
+    checked_boolean,
+    checked_integer,
+    checked_tolerance,
+)
 from keras_svag.datasets.sampling import check_sampling, sub_batch_indices
 from keras_svag.estimate import NoiseEstimate
 from keras_svag.examples import open_examples
@@ -92,7 +96,7 @@ def measure_gradient_noise(
             examples or is batched or infinite, or there is no loss or no
             trainable weight.
     """
-    _check_arguments(model, batch_size, num_batches, rtol, verbose)
+    _check_arguments(model, batch_size, num_batches, rtol, per_layer, verbose)
     check_sampling(sampling)
     if loss is None and not model.compiled:
         raise ValueError(
@@ -200,28 +204,15 @@ def _distinct_paths(model):
     ]
 
 
-def _check_arguments(model, batch_size, num_batches, rtol, verbose):
+def _check_arguments(model, batch_size, num_batches, rtol, per_layer, verbose):
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a keras.Model, got {type(model).__name__}."
         )
-    for argument, value, smallest in (
-        ("batch_size", batch_size, 1),
-        ("num_batches", num_batches, 2),
-    ):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, numbers.Integral)
-            or value < smallest
-        ):
-            raise ValueError(
-                f"`{argument}` must be an integer >= {smallest}, got {value!r}."
-            )
-    if rtol is not None and not (isinstance(rtol, numbers.Real) and rtol > 0):
-        raise ValueError(
-            "`rtol` must be None or a relative standard error > 0, such as "
-            f"0.1, got {rtol!r}."
-        )
+    checked_integer("batch_size", batch_size)
+    checked_integer("num_batches", num_batches, smallest=2)
+    checked_tolerance(rtol)
+    checked_boolean("per_layer", per_layer)
     if verbose not in ("auto", 0, 1, 2):
         raise ValueError(
             f"`verbose` must be 0, 1, 2 or 'auto', got {verbose!r}."

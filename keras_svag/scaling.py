@@ -15,9 +15,13 @@ import math
 
 import numpy as np
 
+from keras_svag.arguments import (
+    checked_closeness,
+    checked_positive,
+    is_number,
+)
 from keras_svag.closeness import Closeness, EquilibriumStatistics, c_closeness
 from keras_svag.scaling_rules import (
-    checked_positive,
     decay_per_step,
     decay_ratio,
     linear_scaling_rule,
@@ -55,7 +59,7 @@ def min_noise_to_signal(closeness, learning_rate=None, weight_decay=None):
     Raises:
         ValueError: If an argument is out of range.
     """
-    closeness = _checked_closeness(closeness)
+    closeness = checked_closeness(closeness)
     decay = decay_per_step(learning_rate, weight_decay)
     excess = closeness**2 * (1 - decay / 2) - 1
     return 1 / excess if excess > 0 else math.inf
@@ -91,12 +95,12 @@ def max_batch_multiplier(
         ValueError: If an argument is out of range.
     """
     q = _checked_noise_to_signal(noise_to_signal)
-    square = _checked_closeness(closeness) ** 2
+    square = checked_closeness(closeness) ** 2
     decay = decay_per_step(learning_rate, weight_decay)
     if form == "loose":
         return _like(noise_to_signal, square * (1 + q))
     if form != "sharp":
-        raise ValueError(f"form must be 'sharp' or 'loose', got {form!r}.")
+        raise ValueError(f"`form` must be 'sharp' or 'loose', got {form!r}.")
     # Numerator and denominator over 1 + q, so that q = inf is no special case.
     signal_share = 1 / (1 + q)
     numerator = 2 * square - (1 - signal_share) * (2 - decay)
@@ -124,9 +128,11 @@ def min_scaled_noise_to_signal(
     Raises:
         ValueError: If an argument is out of range.
     """
-    if not kappa >= 1:
-        raise ValueError(f"kappa must be at least 1, got {kappa!r}.")
-    square = _checked_closeness(closeness) ** 2
+    if not (is_number(kappa) and 1 <= kappa < math.inf):
+        raise ValueError(
+            f"`kappa` must be a finite number of at least 1, got {kappa!r}."
+        )
+    square = checked_closeness(closeness) ** 2
     rho = decay_ratio(kappa, decay_per_step(learning_rate, weight_decay))
     if square * rho >= kappa:
         return 0.0
@@ -201,17 +207,25 @@ def balance(
     name = str(process).lower()
     if name not in ("sgd", "ngd", "svag", "sde"):
         raise ValueError(
-            f"process must be one of sgd, ngd, svag, sde, got {process!r}."
+            f"`process` must be one of sgd, ngd, svag, sde, got {process!r}."
         )
-    if not ell >= 1:
-        raise ValueError(f"ell must be at least 1, got {ell!r}.")
+    if not (is_number(ell) and ell >= 1):
+        raise ValueError(f"`ell` must be a number of at least 1, got {ell!r}.")
     rate = checked_positive("learning_rate", learning_rate)
     decay = checked_positive("weight_decay", weight_decay)
     decay_per_step(rate, decay)
     # The signal's share is that of the squared step, 1 / ell; the SDE's is 0.
     share = {"svag": 1 / ell, "sde": 0.0}.get(name, 1.0)
-    left = (2 - rate * decay * share) * decay * np.asarray(weight_sq_norm)
-    right = rate * (np.asarray(noise_trace) + share * np.asarray(grad_sq_norm))
+    r, g, n = (
+        _checked_array(*named)
+        for named in (
+            ("weight_sq_norm", weight_sq_norm),
+            ("grad_sq_norm", grad_sq_norm),
+            ("noise_trace", noise_trace),
+        )
+    )
+    left = (2 - rate * decay * share) * decay * r
+    right = rate * (n + share * g)
     with np.errstate(divide="ignore", invalid="ignore"):
         return _like(weight_sq_norm, left / right)
 
@@ -220,20 +234,23 @@ def _like(argument, result):
     return float(result) if np.ndim(argument) == 0 else np.asarray(result)
 
 
-def _checked_closeness(closeness):
-    if not 1 < closeness < math.inf:
-        raise ValueError(
-            f"closeness must be a finite number above 1, got {closeness!r}: "
-            "2**0.5 is usual."
-        )
-    return closeness
-
-
 def _checked_noise_to_signal(noise_to_signal):
-    q = np.asarray(noise_to_signal, np.float64)
+    q = _checked_array("noise_to_signal", noise_to_signal)
     if np.any(q < 0):
         raise ValueError(
-            f"noise_to_signal must be at least 0, got {noise_to_signal!r}: "
+            f"`noise_to_signal` must be at least 0, got {noise_to_signal!r}: "
             "a negative measured ratio means that G is not told apart from 0."
         )
     return q
+
+
+def _checked_array(name, values):
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "iuf":
+            return array.astype(np.float64)
+    except ValueError:  # The rows of a nested list differ in their lengths.
+        pass
+    raise ValueError(
+        f"`{name}` must be a number or an array of numbers, got {values!r}."
+    )

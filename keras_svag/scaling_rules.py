@@ -8,6 +8,14 @@ References:
 
 import math
 
+from keras_svag.arguments import (
+    checked_boolean,
+    checked_integer,
+    checked_nonnegative,
+    checked_positive,
+    is_number,
+)
+
 
 def linear_scaling_rule(
     learning_rate, kappa, weight_decay=0.0, batch_size=None, steps=None
@@ -32,6 +40,7 @@ def linear_scaling_rule(
             κηλ >= 2, with which the weights diverge.
     """
     kappa = checked_positive("kappa", kappa)
+    checked_nonnegative("learning_rate", learning_rate)
     decay = decay_per_step(learning_rate, weight_decay)
     decay_ratio(kappa, decay)
     return {
@@ -83,17 +92,20 @@ def square_root_scaling_rule(
     for name, beta in (("beta_1", beta_1), ("beta_2", beta_2), ("rho", rho)):
         if beta is None:
             continue
-        if not 0 <= beta < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {beta!r}.")
+        if not (is_number(beta) and 0 <= beta < 1):
+            raise ValueError(
+                f"`{name}` must be a number in [0, 1), got {beta!r}."
+            )
         if kappa * (1 - beta) >= 1:
             raise ValueError(
-                f"kappa * (1 - {name}) must be below 1, got kappa = {kappa!r} "
-                f"with {name} = {beta!r}: keep kappa below "
+                f"`kappa` * (1 - `{name}`) must be below 1, got kappa = "
+                f"{kappa!r} with {name} = {beta!r}: keep kappa below "
                 f"{1 / (1 - beta):.4g}."
             )
         scaled[name] = 1 - kappa * (1 - beta)
     if epsilon is not None:
         scaled["epsilon"] = checked_nonnegative("epsilon", epsilon) / root
+    checked_boolean("decoupled", decoupled)
     if weight_decay is not None:
         checked_nonnegative("weight_decay", weight_decay)
         scaled["weight_decay"] = weight_decay * (root if decoupled else 1)
@@ -103,34 +115,22 @@ def square_root_scaling_rule(
 def _scaled_sizes(kappa, batch_size, steps):
     scaled = {}
     if batch_size is not None:
-        exact = kappa * checked_positive("batch_size", batch_size)
+        exact = kappa * checked_integer("batch_size", batch_size)
+        if math.isinf(exact):
+            raise ValueError(
+                "`kappa` * `batch_size` must be finite, got kappa = "
+                f"{kappa!r} with batch_size = {batch_size!r}."
+            )
         if round(exact) < 1 or abs(exact - round(exact)) > 1e-6:
             raise ValueError(
-                f"kappa * batch_size must be a whole number, got {exact!r}: "
-                f"take kappa = {max(round(exact), 1)} / {batch_size}."
+                "`kappa` * `batch_size` must be a whole number, got "
+                f"{kappa!r} * {batch_size!r}: take kappa = "
+                f"{max(round(exact), 1)} / {batch_size}."
             )
         scaled["batch_size"] = round(exact)
     if steps is not None:
-        scaled["steps"] = round(checked_nonnegative("steps", steps) / kappa)
+        scaled["steps"] = round(checked_integer("steps", steps, 0) / kappa)
     return scaled
-
-
-def checked_positive(name, value):
-    """`value`, if it is a finite number above 0."""
-    if not 0 < value < math.inf:
-        raise ValueError(
-            f"{name} must be a finite number above 0, got {value!r}."
-        )
-    return value
-
-
-def checked_nonnegative(name, value):
-    """`value`, if it is a finite number of at least 0."""
-    if not 0 <= value < math.inf:
-        raise ValueError(
-            f"{name} must be a finite number of at least 0, got {value!r}."
-        )
-    return value
 
 
 def decay_per_step(learning_rate, weight_decay):
@@ -142,7 +142,7 @@ def decay_per_step(learning_rate, weight_decay):
     decay = (learning_rate or 0.0) * (weight_decay or 0.0)
     if decay >= 2:
         raise ValueError(
-            "learning_rate * weight_decay must be below 2, got "
+            "`learning_rate` * `weight_decay` must be below 2, got "
             f"{learning_rate!r} * {weight_decay!r}: the weights would diverge."
         )
     return decay
@@ -152,8 +152,8 @@ def decay_ratio(kappa, decay):
     """ρ = (2 - κu) / (2 - u)."""
     if kappa * decay >= 2:
         raise ValueError(
-            "kappa * learning_rate * weight_decay must be below 2, got kappa "
-            f"= {kappa!r} with learning_rate * weight_decay = {decay!r}: keep "
+            "`kappa` * `learning_rate` * `weight_decay` must be below 2, got "
+            f"{kappa!r} with learning_rate * weight_decay = {decay!r}: keep "
             f"kappa below {2 / decay:.4g}."
         )
     return (2 - kappa * decay) / (2 - decay)

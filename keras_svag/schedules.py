@@ -1,8 +1,9 @@
 import math
-import numbers
 
 import keras
 from keras import ops
+
+from keras_svag.arguments import checked_integer, checked_positive, is_number
 
 SCHEDULES = ("constant", "step", "cosine", "triangle")
 
@@ -41,9 +42,8 @@ def learning_rate_schedule(
         A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
-        ValueError: if `name` is unknown, `learning_rate` is no finite number
-            >= 0, `milestones` do not increase, or the warm-up is out of its
-            range.
+        ValueError: if `name` is unknown, `milestones` do not increase, or a
+            number is out of its range.
 
     References:
         [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
@@ -54,6 +54,10 @@ def learning_rate_schedule(
             f"`schedule` must be one of {', '.join(SCHEDULES)}, got {name!r}."
         )
     _check_learning_rate(learning_rate)
+    checked_integer("steps_per_epoch", steps_per_epoch)
+    checked_integer("epochs", epochs)
+    _check_milestones(milestones)
+    checked_positive("decay_factor", decay_factor)
     _check_warmup(warmup_epochs, warmup_factor, epochs)
     steps = steps_per_epoch * epochs
     if name == "cosine":
@@ -75,11 +79,6 @@ def learning_rate_schedule(
 
 
 def _decay_at(milestones, learning_rate, steps_per_epoch, decay_factor):
-    if list(milestones) != sorted(set(milestones)) or milestones[0] <= 0:
-        raise ValueError(
-            "`milestones` must be increasing epochs > 0, got "
-            f"{tuple(milestones)}."
-        )
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         # Keras keeps a value up to and including its boundary.
         [round(epoch * steps_per_epoch) - 1 for epoch in milestones],
@@ -98,9 +97,19 @@ def _triangles(learning_rate, steps):
     return PiecewiseLinear([i * quarter for i in range(len(values))], values)
 
 
+def _check_milestones(milestones):
+    if (
+        not isinstance(milestones, (list, tuple))
+        or not all(is_number(m) and 0 < m < math.inf for m in milestones)
+        or list(milestones) != sorted(set(milestones))
+    ):
+        raise ValueError(
+            f"`milestones` must be increasing epochs > 0, got {milestones!r}."
+        )
+
+
 def _check_learning_rate(learning_rate):
-    is_number = isinstance(learning_rate, numbers.Real)
-    if not (is_number and math.isfinite(learning_rate) and learning_rate >= 0):
+    if not (is_number(learning_rate) and 0 <= learning_rate < math.inf):
         raise ValueError(
             "`learning_rate` must be a finite number >= 0, got "
             f"{learning_rate!r}."
@@ -108,12 +117,12 @@ def _check_learning_rate(learning_rate):
 
 
 def _check_warmup(warmup_epochs, warmup_factor, epochs):
-    if not 0 <= warmup_epochs <= epochs:
+    if not (is_number(warmup_epochs) and 0 <= warmup_epochs <= epochs):
         raise ValueError(
             f"`warmup_epochs` must be between 0 and the {epochs} epochs of "
             f"the training, got {warmup_epochs!r}."
         )
-    if not 0 < warmup_factor <= 1:
+    if not (is_number(warmup_factor) and 0 < warmup_factor <= 1):
         raise ValueError(
             "`warmup_factor` must be above 0 and at most 1, got "
             f"{warmup_factor!r}."
@@ -132,12 +141,20 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         values: the learning rate at each of them.
 
     Raises:
-        ValueError: if `steps` do not increase, or the numbers of steps and
-            of values differ.
+        ValueError: if `steps` do not increase, the numbers of steps and of
+            values differ, or one is no finite number >= 0.
     """
 
     def __init__(self, steps, values):
         super().__init__()
+        for name, given in (("steps", steps), ("values", values)):
+            if not isinstance(given, (list, tuple)) or not all(
+                is_number(number) and 0 <= number < math.inf for number in given
+            ):
+                raise ValueError(
+                    f"`{name}` must be a list of finite numbers >= 0, got "
+                    f"{given!r}."
+                )
         if len(steps) != len(values) or len(steps) < 2:
             raise ValueError(
                 "`steps` and `values` must have the same length of at least "
@@ -173,11 +190,11 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         learning_rate: a float, or a schedule of it, of SGD's steps.
         steps: integer > 0, how many first steps are taken at `factor` times
             the learning rate.
-        factor: a float.
+        factor: a float > 0.
 
     Raises:
-        ValueError: if `learning_rate` is no finite number >= 0, or `steps`
-            is no positive integer.
+        ValueError: if `learning_rate` is no finite number >= 0, `steps` is no
+            positive integer, or `factor` no finite number > 0.
     """
 
     def __init__(self, learning_rate, steps, factor):
@@ -188,11 +205,12 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
             )
         if not callable(learning_rate):
             _check_learning_rate(learning_rate)
-        if not isinstance(steps, int) or steps < 1:
+        is_integer = isinstance(steps, int) and not isinstance(steps, bool)
+        if not is_integer or steps < 1:
             raise ValueError(f"`steps` must be an integer > 0, got {steps!r}.")
         self.learning_rate = learning_rate
         self.steps = steps
-        self.factor = float(factor)
+        self.factor = float(checked_positive("factor", factor))
 
     def __call__(self, step):
         rate = self.learning_rate

@@ -1,5 +1,7 @@
 import dataclasses
+import numbers
 
+from keras_svag.arguments import checked_integer
 from keras_svag.weights import svag_weights
 
 
@@ -17,8 +19,8 @@ class Simulation:
             an `SVAGModel`, or one of its batches, as a plain model does.
 
     Raises:
-        ValueError: if the batch does not fit into the data set, or does not
-            split into halves where it has to.
+        ValueError: if a number is no positive integer, the batch does not fit
+            into the data set, or does not split into halves where it has to.
     """
 
     num_examples: int
@@ -28,11 +30,19 @@ class Simulation:
     pairs_within_step: bool = True
 
     def __post_init__(self):
-        if not 1 <= self.batch_size <= self.num_examples:
+        checked_integer("num_examples", self.num_examples)
+        if (
+            isinstance(self.batch_size, bool)
+            or not isinstance(self.batch_size, numbers.Integral)
+            or not 1 <= self.batch_size <= self.num_examples
+        ):
             raise ValueError(
                 f"`batch_size` must be between 1 and the {self.num_examples} "
-                f"examples of the training set, got {self.batch_size}."
+                "examples of the training set, a whole number, got "
+                f"{self.batch_size!r}."
             )
+        # Refuses what it knows no weights of.
+        svag_weights(self.ell, self.pairing or "independent")
         if self.pairing != "independent" and self.batch_size % 2:
             raise ValueError(
                 "`batch_size` must be even to be split into halves, got "

@@ -1,7 +1,11 @@
 import math
-import numbers
+
+from keras_svag.arguments import checked_integer
 
 PAIRINGS = ("independent", "halves")
+
+# Above about twice this 2 ell - 1 is no float.
+_LARGEST_ELL = 10**307
 
 
 def svag_weights(ell, pairing="independent"):
@@ -30,12 +34,12 @@ def svag_weights(ell, pairing="independent"):
         arXiv:2102.12470. `"halves"`: derived, from
         w1 + w2 = 1 and 2 (w1² + w2²) = ell.
     """
-    if (
-        isinstance(ell, bool)
-        or not isinstance(ell, numbers.Integral)
-        or ell < 1
-    ):
-        raise ValueError(f"`ell` must be an integer >= 1, got {ell!r}.")
+    ell = checked_integer("ell", ell)
+    if ell > _LARGEST_ELL:
+        raise ValueError(
+            f"`ell` must be an integer >= 1 and at most {_LARGEST_ELL:.0e}, "
+            f"got {ell!r}."
+        )
     if pairing not in PAIRINGS:
         raise ValueError(
             f"`pairing` must be one of {', '.join(map(repr, PAIRINGS))}, "

@@ -9,8 +9,10 @@ the batch size with the learning rate in proportion, or NGD and SGD.
 
 import argparse
 import dataclasses
+import glob
 import os
 import sys
+import tempfile
 
 from keras_svag.comparison import (
     differing_keys,
@@ -42,6 +44,8 @@ def write_report(workdir, output=None):
         output: Folder for `report.md`, `figures/` and TensorBoard's events;
             `workdir` if None.
 
+    All of it is written, or nothing.
+
     Returns:
         Path of `report.md`.
 
@@ -55,28 +59,48 @@ def write_report(workdir, output=None):
     studies = _studies(runs)
     if not any(map(len, studies.values())):
         raise ValueError(_why_incomparable(workdir, runs))
+    head = _head(workdir, runs, unfinished, repeated, studies)
     try:
-        os.makedirs(os.path.join(output, "figures"), exist_ok=True)
-        sections = _sections(studies, output)
-        head = _head(workdir, runs, unfinished, repeated, studies)
-        path = os.path.join(output, "report.md")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(_markdown(head, sections))
-        pictures = {
-            f"report/{name.removesuffix('.png')}": os.path.join(
-                output, "figures", name
-            )
-            for section in sections
-            for name in section.figures
-        }
-        text = _markdown(head, sections, with_figures=False)
-        write_summaries(os.path.join(output, "report"), text, pictures)
+        os.makedirs(output, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as new:
+            _write(new, head, studies)
+            _replace(output, new)
     except OSError as error:
         raise ValueError(
-            f"The report cannot be written to {output!r} ({error.strerror}); "
-            "give another --output."
+            f"The report cannot be written to {output!r} "
+            f"({error.strerror or error}); give another --output."
         ) from error
-    return path
+    return os.path.join(output, "report.md")
+
+
+def _write(folder, head, studies):
+    os.makedirs(os.path.join(folder, "figures"))
+    sections = _sections(studies, folder)
+    with open(os.path.join(folder, "report.md"), "w", encoding="utf-8") as file:
+        file.write(_markdown(head, sections))
+    pictures = {
+        f"report/{name.removesuffix('.png')}": os.path.join(
+            folder, "figures", name
+        )
+        for section in sections
+        for name in section.figures
+    }
+    text = _markdown(head, sections, with_figures=False)
+    write_summaries(os.path.join(folder, "report"), text, pictures)
+
+
+def _replace(output, new):
+    """Moves a report to its place; TensorBoard would show old events too."""
+    old_events = os.path.join(
+        glob.escape(output), "report", "events.out.tfevents.*"
+    )
+    for events in glob.glob(old_events):
+        os.remove(events)
+    for folder, _, names in os.walk(new):
+        place = os.path.join(output, os.path.relpath(folder, new))
+        os.makedirs(place, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(folder, name), os.path.join(place, name))
 
 
 def _studies(runs):

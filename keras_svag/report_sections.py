@@ -12,7 +12,8 @@ from keras_svag.markdown import (
     with_error,
 )
 from keras_svag.ngd_study import NGD, SGD
-from keras_svag.verdict import BALANCE_TOLERANCE, Verdict
+from keras_svag.svag_verdict import equilibrium_counts
+from keras_svag.verdict import Verdict
 
 _NAMES = {"weight_sq_norm": "R", "grad_sq_norm": "G", "noise_trace": "N"}
 
@@ -54,8 +55,9 @@ def svag_section(study, figures):
         "ell, which stands in for the SDE: the 95% interval of C lies at or "
         "below the C asked for, that of the estimate at ell → ∞ does not lie "
         "above it, and N/G is not ruled out. *Contradicted*: the interval lies "
-        "above it, or N/G is ruled out and the theorem applies. Otherwise "
-        "*undetermined*.",
+        "above it, or N/G is ruled out and the theorem applies. Otherwise, or "
+        "if the interval would decide but runs are known not to have reached "
+        "equilibrium, *undetermined*.",
         _svag_table(study),
         f"Means over seeds ± standard error; {seeds(study.comparison)}. R, G "
         "and N are those of the last epochs of one learning rate; the "
@@ -63,7 +65,7 @@ def svag_section(study, figures):
         "neighbours 2 E(2 ell) − E(ell), and neglects terms in 1/ell².",
     ]
     if study.closeness:
-        paragraphs.append(_ratios(study.closeness, study.largest_ell))
+        paragraphs.append(_ratios(study, f"ell {study.largest_ell}", "ell 1"))
         paragraphs += _off_equilibrium(study.comparison)
     return Section(
         "SVAG and SGD",
@@ -81,15 +83,9 @@ def svag_section(study, figures):
 def _sgd_closeness(study):
     if study.closeness is None:
         return ""
-    found = number(study.closeness.value)
-    if study.comparison.num_seeds > 1:
-        ends = interval(study.closeness.low, study.closeness.high)
-        found = f"{found}, 95% interval {ends}"
-    else:
-        found = f"{found} (no interval: one seed)"
     text = (
         f"SGD (ell 1) is C-close to SVAG with ell {study.largest_ell} for "
-        f"C = {found}; asked for is C = {number(study.target)}."
+        f"{_closeness(study)}; asked for is C = {number(study.target)}."
     )
     limit = study.limit_closeness
     if limit:
@@ -98,6 +94,14 @@ def _sgd_closeness(study):
             f"{interval(limit.low, limit.high)}."
         )
     return text
+
+
+def _closeness(study):
+    found = f"C = {number(study.closeness.value)}"
+    if study.comparison.num_seeds == 1:
+        return f"{found} (no interval: one seed)"
+    ends = interval(study.closeness.low, study.closeness.high)
+    return f"{found}, 95% interval {ends}"
 
 
 def _condition(study):
@@ -140,28 +144,27 @@ def _svag_row(name, values):
 
 def _off_equilibrium(comparison):
     windows = [run.final_window for run in comparison.runs]
-    settled = sum(
-        w.balance is not None and abs(w.balance - 1) <= BALANCE_TOLERANCE
-        for w in windows
-        if w
-    )
-    if settled == len(windows):
+    at, off, unknown = equilibrium_counts(windows)
+    if not off + unknown:
         return []
+    others = f", {off} not to have" if off else ""
     return [
-        f"{settled} of {len(windows)} runs are known to have reached "
-        "equilibrium: C compares the last epochs of the runs, not their "
+        f"{at} of {len(windows)} runs are known to have reached equilibrium"
+        f"{others}: C compares the last epochs of the runs, not their "
         "equilibria."
     ]
 
 
-def _ratios(closeness, ell):
+def _ratios(study, second, first):
+    is_one_seed = study.comparison.num_seeds == 1
     ratios = "; ".join(
-        f"{_NAMES[name]} {number(ratio)} {interval(low, high)}"
-        for name, (ratio, low, high) in closeness.ratios.items()
+        f"{_NAMES[name]} {number(ratio)}"
+        + ("" if is_one_seed else f" {interval(low, high)}")
+        for name, (ratio, low, high) in study.closeness.ratios.items()
     )
+    held = ", with intervals that hold together at 95%"
     return (
-        f"Ratios of ell {ell} to ell 1, with intervals that hold together at "
-        f"95%: {ratios}."
+        f"Ratios of {second} to {first}{'' if is_one_seed else held}: {ratios}."
     )
 
 
@@ -189,13 +192,13 @@ def ngd_section(study, figures):
         told = f"95% interval [{100 * low:+.2f}, {100 * high:+.2f}]: " + (
             "not told apart" if low <= 0 <= high else "told apart"
         )
-    closeness = "NGD's G and N are not measured: there is no C-closeness."
+    closeness = ["NGD's G and N are not measured: there is no C-closeness."]
     if study.closeness:
-        ends = interval(study.closeness.low, study.closeness.high)
-        closeness = (
-            f"SGD is C-close to NGD for C = {number(study.closeness.value)}"
-            f", 95% interval {ends}."
-        )
+        closeness = [
+            f"SGD is C-close to NGD for {_closeness(study)}.",
+            _ratios(study, NGD, SGD),
+            *_off_equilibrium(study.comparison),
+        ]
     differing = [
         key
         for key in study.comparison.differing
@@ -213,7 +216,7 @@ def ngd_section(study, figures):
             table(["", "test accuracy", "training loss"], rows),
             f"Means over seeds ± standard error; {seeds(study.comparison)}. "
             "The interval is Welch's.",
-            closeness,
+            *closeness,
             *also,
             *one_seed(study.comparison),
         ),

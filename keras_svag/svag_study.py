@@ -17,6 +17,7 @@ from keras_svag.seed_statistics import (
     equilibrium_over_seeds,
     seed_mean,
 )
+from keras_svag.svag_verdict import svag_verdict
 from keras_svag.verdict import Verdict
 
 QUANTITIES = (
@@ -90,6 +91,10 @@ def svag_study(comparison):
     not ruled out; otherwise *undetermined*. One seed shows nothing of how runs
     vary, so then only N/G can decide.
 
+    C-closeness is one of equilibria: runs that began alike are close before
+    they get there. So where the balance tells that a run has not, the interval
+    decides nothing; where no balance is defined, the reason says so.
+
     Args:
         comparison: `Comparison` of at least two ell, without diverged runs.
 
@@ -110,7 +115,7 @@ def svag_study(comparison):
             windows, limit, closeness, comparison.num_seeds
         )
     condition = _necessary_condition(windows.get(1), comparison, target)
-    verdict, reason = _verdict(
+    verdict, reason = svag_verdict(
         closeness,
         limit_closeness,
         condition,
@@ -226,32 +231,3 @@ def _necessary_condition(windows, comparison, target):
         reason for window in windows for reason in window.heuristic_reasons
     )
     return NecessaryCondition(estimate, threshold, verdict, tuple(reasons))
-
-
-def _verdict(closeness, limit_closeness, condition, target, windows, num_seeds):
-    ruled_out = condition and condition.verdict == Verdict.RULED_OUT
-    if ruled_out and not condition.heuristic_reasons:
-        return "contradicted", "SGD's N/G is too small for its SDE"
-    if 1 not in windows:
-        return "undetermined", "there is no finished run with ell 1, SGD itself"
-    if closeness is None:
-        return "undetermined", "R, G and N were not measured above 0 in all"
-    if num_seeds < 2:
-        return "undetermined", "one seed shows nothing of how runs vary"
-    if closeness.low > target:
-        return "contradicted", "the whole interval lies above C"
-    if closeness.high > target:
-        return "undetermined", "the interval contains C"
-    if ruled_out:
-        return (
-            "undetermined",
-            "the interval lies below C, but N/G is too small by a condition "
-            "that here is only a heuristic",
-        )
-    if limit_closeness and limit_closeness.low > target:
-        return (
-            "undetermined",
-            "the interval lies below C, but that of the estimate at ell → ∞ "
-            "lies above it: larger ell would decide",
-        )
-    return "supported", "the whole interval lies at or below C"

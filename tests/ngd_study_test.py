@@ -2,7 +2,7 @@ import math
 
 import pytest
 from scipy import stats
-from synthetic_runs import write_run
+from synthetic_runs import estimate, write_run
 
 from keras_svag.comparison import ngd_comparisons
 from keras_svag.ngd_study import ngd_study, welch_difference
@@ -62,3 +62,23 @@ def test_one_seed_tells_nothing_apart(tmp_path):
     text = "\n".join(section.paragraphs)
     assert "undetermined" in text and "one seed only" in text
     assert "no band" in section.figures["a.png"]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_measured_noise_gives_a_closeness(tmp_path, seeds):
+    for optimizer, scale in (("ngd", 1.1), ("sgd", 1.0)):
+        for seed in range(seeds):
+            scaled = scale * (1 + 0.01 * seed)
+            write_run(
+                tmp_path / f"{optimizer}-{seed}",
+                noise=estimate(0.3 * scaled, 1.5 * scaled),
+                weight_sq_norm=20 * scaled,
+                optimizer=optimizer,
+                seed=seed,
+            )
+    [comparison] = ngd_comparisons(find_runs(str(tmp_path))[0])
+    text = "\n".join(ngd_section(ngd_study(comparison), ("a.png",)).paragraphs)
+    assert "SGD is C-close to NGD for C = 1.1" in text
+    assert "Ratios of NGD to SGD" in text and "R 1.1" in text
+    assert ("no interval: one seed" in text) == (seeds == 1)
+    assert ("95%" in text) == (seeds > 1)

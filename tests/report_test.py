@@ -1,5 +1,8 @@
+import errno
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -11,6 +14,7 @@ from synthetic_runs import (
 )
 from tensorboard.backend.event_processing import event_accumulator
 
+from keras_svag import report
 from keras_svag.report import main, write_report
 
 
@@ -160,3 +164,46 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     message = failure(tmp_path / "runs", "--output", str(tmp_path / "file"))
     assert "cannot be written" in message
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    runs = tmp_path / "runs"
+    write_svag_sweep(runs, ells=(1, 2), seeds=(0, 1))
+    before = sorted(runs.rglob("*"))
+    write_report(str(runs), str(tmp_path / "whole"))
+    sizes = [p.stat().st_size for p in (tmp_path / "whole").rglob("*.png")]
+    [events] = (tmp_path / "whole" / "report").iterdir()
+    # The figures fit, the events, which TensorFlow writes, do not.
+    limit = max(sizes)
+    assert limit < events.stat().st_size
+    program = (
+        "import resource\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "from keras_svag.report import main\n"
+        f"main([{str(runs)!r}])\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("keras_svag.report: The report cannot be written")
+    assert "Traceback" not in process.stderr
+    assert sorted(runs.rglob("*")) == before
+
+
+def test_a_report_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    write_ngd_and_sgd(tmp_path)
+    text = report_on(tmp_path)
+    files = sorted(tmp_path.rglob("*"))
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report, "write_summaries", fail)
+    assert "No space left" in failure(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == files
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == text

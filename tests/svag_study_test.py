@@ -211,18 +211,53 @@ def test_the_section_says_the_verdict_and_its_numbers(tmp_path):
     assert "The SDE approximation is **supported** at this setting" in text
     assert "C = 1.05" in text and "asked for is C = 1.41" in text
     assert "→ ∞ (estimate)" in text
-    assert "equilibrium" not in text
+    assert "equilibrium:" not in text
     assert "safe" not in text
+
+
+def set_balance(folder, balance):
+    results = folder / "results.json"
+    content = json.loads(results.read_text())
+    content["linear_scaling"]["balance"] = balance
+    results.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("factor", [1.05, 2.0])
+def test_off_equilibrium_the_interval_decides_nothing(tmp_path, factor):
+    write_pair(tmp_path, factor)
+    assert study_of(tmp_path).verdict != "undetermined"
+    set_balance(tmp_path / "1-0", 1.2)
+    study = study_of(tmp_path)
+    assert study.verdict == "undetermined"
+    assert "1 of 6 runs had not reached equilibrium" in study.reason
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(1.05, "supported"), (2.0, "contradicted")]
+)
+def test_an_unknown_equilibrium_is_said(tmp_path, factor, verdict):
+    write_pair(tmp_path, factor)
+    set_balance(tmp_path / "1-0", None)
+    study = study_of(tmp_path)
+    assert study.verdict == verdict
+    assert "1 of 6 runs had reached equilibrium is not known" in study.reason
+
+
+def test_too_little_noise_is_enough_where_it_applies(tmp_path):
+    # Its own assumptions say whether SGD is at equilibrium.
+    write_pair(tmp_path, 1.05, noise_trace=0.1)
+    set_balance(tmp_path / "4-2", 1.2)
+    assert study_of(tmp_path).verdict == "contradicted"
 
 
 def test_runs_off_equilibrium_are_counted(tmp_path):
     write_pair(tmp_path, 1.05)
-    results = tmp_path / "4-2" / "results.json"
-    content = json.loads(results.read_text())
-    content["linear_scaling"]["balance"] = 1.2
-    results.write_text(json.dumps(content))
+    set_balance(tmp_path / "4-2", 1.2)
     section = svag_section(study_of(tmp_path), ("a.png", "b.png"))
-    assert "5 of 6 runs are known to" in "".join(section.paragraphs)
+    assert (
+        "5 of 6 runs are known to have reached equilibrium, 1 not to have"
+        in "".join(section.paragraphs)
+    )
 
 
 def test_reasons_that_differ_in_a_number_are_said_once():

@@ -1,0 +1,79 @@
+"""The script is interrupted and started again, as a user would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ARGUMENTS = (
+    "--deterministic",
+    "--checkpoint_every=20",
+    "--config.epochs=30",
+    "--config.batch_size=64",
+    "--config.model.hidden_units=(16,)",
+)
+
+
+def start(workdir, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "train.py", f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process):
+    output, errors = process.communicate(timeout=300)
+    assert "Traceback" not in errors, errors
+    return process.returncode, output, errors
+
+
+def contents(workdir):
+    with zipfile.ZipFile(workdir / "model.keras") as archive:
+        weights = archive.read("model.weights.h5")
+    names = ("history.csv", "results.json")
+    return weights, *((workdir / name).read_bytes() for name in names)
+
+
+def interrupt_after_a_checkpoint(process, workdir, number):
+    for _ in range(3000):
+        if list(workdir.glob("checkpoints/step-*.npz")):
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+
+
+def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
+    in_peace, interrupted = tmp_path / "in_peace", tmp_path / "interrupted"
+    code, *_ = end(start(in_peace, *ARGUMENTS, TF_NUM_INTEROP_THREADS="1"))
+    assert code == 0
+
+    environment = {"TF_NUM_INTEROP_THREADS": "2"}
+    process = start(interrupted, *ARGUMENTS, **environment)
+    interrupt_after_a_checkpoint(process, interrupted, signal.SIGTERM)
+    code, _, errors = end(process)
+    assert code == 143
+    assert "train.py: interrupted by SIGTERM: the same command goes" in errors
+    assert not (interrupted / "results.json").exists()
+
+    code, _, errors = end(start(interrupted, *ARGUMENTS, **environment))
+    assert code == 0, errors
+    assert contents(interrupted) == contents(in_peace)
+    assert not (interrupted / "checkpoints").exists()
+
+
+def test_bad_interval_is_one_sentence(tmp_path):
+    workdir = tmp_path / "run"
+    code, _, errors = end(start(workdir, "--checkpoint_every=often"))
+    assert code == 1
+    sentence = errors.splitlines()[-1]
+    assert sentence.startswith("train.py: `checkpoint_every` must be a number")
+    assert "got 'often'" in sentence
+    assert not workdir.exists()

@@ -235,7 +235,8 @@ class NoiseEstimate:
 
     @property
     def _has_errors(self):
-        return self.count > 1 and not math.isnan(self.grad_sq_norm_se)
+        # Squares of the largest observations overflow.
+        return self.count > 1 and np.isfinite(_covariance_matrix(self)).all()
 
     @property
     def noise_scale_warning(self):
@@ -276,4 +277,7 @@ def _moment_fields(means, covariance):
 
 def _covariance_matrix(estimate):
     g, n = estimate.grad_sq_norm_se, estimate.noise_trace_se
-    return np.array([[g**2, estimate.covariance], [estimate.covariance, n**2]])
+    # Unlike a power, a product overflows without an error.
+    return np.array(
+        [[g * g, estimate.covariance], [estimate.covariance, n * n]]
+    )

@@ -93,12 +93,25 @@ def fieller_interval(
         `(low, high)`:
         - denominator significantly positive: both finite;
         - not told apart from 0: `high` is infinite;
-        - numerator not told apart from 0 either, or the denominator
+        - numerator not told apart from 0 either, or one of the two
           significantly negative: `(0, inf)`, which says nothing.
 
     References:
         E. C. Fieller, Some problems in interval estimation, JRSS B 16 (1954).
     """
+    # Powers of two, by which nothing is rounded, keep the squares in range.
+    numerator_scale = _power_of_two(numerator, numerator_variance)
+    denominator_scale = _power_of_two(denominator, denominator_variance)
+    numerator, denominator = (
+        numerator / numerator_scale,
+        denominator / denominator_scale,
+    )
+    # Divided twice, since a square of a scale can itself be out of range.
+    numerator_variance = numerator_variance / numerator_scale / numerator_scale
+    denominator_variance = (
+        denominator_variance / denominator_scale / denominator_scale
+    )
+    covariance = covariance / numerator_scale / denominator_scale
     square = quantile**2
     a = denominator**2 - square * denominator_variance
     b = numerator * denominator - square * covariance
@@ -107,10 +120,19 @@ def fieller_interval(
         return 0.0, math.inf
     # Rounding can push the discriminant of equal roots below 0.
     outer = b + math.sqrt(max(b**2 - a * c, 0.0))
-    low = 0.0
-    if c > 0:
-        # c / outer is the root (b - sqrt) / a without its cancellation; with
-        # a = 0 it is the solution of the linear inequality.
-        low = max(c / outer, 0.0) if outer > 0 else math.inf
-    high = max(outer / a, 0.0) if a > 0 else math.inf
-    return low, high
+    if c > 0 and outer <= 0:
+        return 0.0, math.inf
+    high = outer / a if a > 0 else math.inf
+    # c / outer is the root (b - sqrt) / a without its cancellation; with
+    # a = 0 it is the solution of the linear inequality. Equal roots may round
+    # to the wrong order.
+    low = min(c / outer, high) if c > 0 else 0.0
+    high = max(high, 0.0)
+    return tuple(
+        end * numerator_scale / denominator_scale for end in (low, high)
+    )
+
+
+def _power_of_two(mean, variance):
+    size = max(abs(mean), math.sqrt(variance))
+    return math.ldexp(0.5, math.frexp(size)[1]) if size else 1.0

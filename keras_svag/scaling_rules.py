@@ -43,10 +43,12 @@ def linear_scaling_rule(
     checked_nonnegative("learning_rate", learning_rate)
     decay = decay_per_step(learning_rate, weight_decay)
     decay_ratio(kappa, decay)
-    return {
+    scaled = {
         "learning_rate": kappa * learning_rate,
         "weight_decay": weight_decay,
-    } | _scaled_sizes(kappa, batch_size, steps)
+    }
+    _refuse_overflow(scaled, kappa)
+    return scaled | _scaled_sizes(kappa, batch_size, steps)
 
 
 def square_root_scaling_rule(
@@ -109,7 +111,16 @@ def square_root_scaling_rule(
     if weight_decay is not None:
         checked_nonnegative("weight_decay", weight_decay)
         scaled["weight_decay"] = weight_decay * (root if decoupled else 1)
+    _refuse_overflow(scaled, kappa)
     return scaled | _scaled_sizes(kappa, batch_size, steps)
+
+
+def _refuse_overflow(scaled, kappa):
+    for name, value in scaled.items():
+        if value is not None and math.isinf(value):
+            raise ValueError(
+                f"`kappa` must leave `{name}` finite, got {kappa!r}."
+            )
 
 
 def _scaled_sizes(kappa, batch_size, steps):

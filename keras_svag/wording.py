@@ -53,6 +53,8 @@ def describe_noise_to_signal(estimate, level=0.95):
         return text
     if estimate.grad_sq_norm == 0 and estimate.noise_trace == 0:
         return "N/G is undefined: every gradient was exactly zero"
+    if math.isnan(estimate.noise_to_signal):
+        return "N/G is not measured: the gradients are too large to be summed"
     low, high = estimate.interval(level)
     sign = estimate.grad_sq_norm_sign(level)
     if sign == "not told apart from 0":

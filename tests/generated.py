@@ -1,0 +1,80 @@
+"""What the properties are tested over: observations, estimates, equilibria."""
+
+import math
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from keras_svag import NoiseEstimate, scaling
+from keras_svag.observations import SAMPLING_MODES
+
+closenesses = st.floats(1 + 1e-6, 1e6)
+kappas = st.floats(1, 1e9)
+ratios = st.floats(0, 1e300) | st.just(math.inf)
+moderate_ratios = st.floats(0, 1e12)
+levels = st.floats(0.01, 0.999)
+magnitudes = st.floats(-1e30, 1e30)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+anything = st.floats()
+ordinary = st.floats(-1e6, 1e6, width=32)
+
+
+@st.composite
+def decays(draw):
+    """η and λ with ηλ < 2, either None at times."""
+    rate = draw(st.none() | st.floats(0, 1e6))
+    decay = draw(st.none() | st.floats(0, 1e6))
+    assume((rate or 0) * (decay or 0) < 2)
+    return {"learning_rate": rate, "weight_decay": decay}
+
+
+@st.composite
+def observations(draw, least=2, values=ordinary):
+    """Observations (G_hat, N_hat): an array of shape (2, count)."""
+    count = draw(st.integers(least, 30))
+    return draw(arrays.arrays(np.float64, (2, count), elements=values))
+
+
+@st.composite
+def estimates(draw, values=magnitudes):
+    """A `NoiseEstimate` of any numbers that some observations could give."""
+    count = draw(st.integers(0, 10**9))
+    errors = st.floats(0, 1e30) if count > 1 else st.just(math.nan)
+    g_se, n_se = draw(errors), draw(errors)
+    correlation = draw(st.floats(-1, 1))
+    return NoiseEstimate(
+        draw(values) if count else math.nan,
+        abs(draw(values)) if count else math.nan,
+        g_se,
+        n_se,
+        g_se * n_se * correlation,
+        count,
+        batch_size=draw(st.integers(1, 10**6)),
+        num_skipped=draw(st.integers(0, 10**6)),
+        sampling=draw(st.none() | st.sampled_from(SAMPLING_MODES)),
+        num_examples=draw(st.none() | st.integers(10**6, 10**9)),
+    )
+
+
+@st.composite
+def pairs_of_equilibria(draw):
+    """Two `EquilibriumStatistics`, both with exact errors or neither."""
+    counts = draw(st.sampled_from([st.none(), st.integers(1, 100)]))
+    return draw(equilibria(counts)), draw(equilibria(counts))
+
+
+@st.composite
+def equilibria(draw, counts):
+    numbers = st.floats(1e-12, 1e12)
+    errors = st.floats(0, 1e12)
+    return scaling.EquilibriumStatistics(
+        draw(numbers),
+        draw(magnitudes),
+        draw(numbers),
+        draw(errors),
+        draw(errors),
+        draw(errors),
+        draw(counts),
+    )

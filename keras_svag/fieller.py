@@ -121,7 +121,8 @@ def fieller_interval(
     # Rounding can push the discriminant of equal roots below 0.
     outer = b + math.sqrt(max(b**2 - a * c, 0.0))
     if c > 0 and outer <= 0:
-        return 0.0, math.inf
+        # No finite ratio; an infinite one if the denominator is exactly 0.
+        return (math.inf if numerator > 0 else 0.0), math.inf
     high = outer / a if a > 0 else math.inf
     # c / outer is the root (b - sqrt) / a without its cancellation; with
     # a = 0 it is the solution of the linear inequality. Equal roots may round

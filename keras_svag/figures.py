@@ -10,7 +10,12 @@ import math
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 
 from keras_svag.seed_statistics import seed_curve
 
@@ -94,6 +99,9 @@ def save_curves(path, comparison, label):
         panels[0].set_ylabel(ACCURACY)
         panels[1].set_ylabel(LOSS)
         panels[1].set_xlabel("SGD epochs")
+        panels[1].xaxis.set_major_locator(
+            MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+        )
         if _all_positive(panels[1]):
             make_logarithmic(panels[1])
         # Outside, lest it hide a band.

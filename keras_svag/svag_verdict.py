@@ -49,9 +49,10 @@ def svag_verdict(
             "the interval lies below C, but that of the estimate at ell → ∞ "
             "lies above it: larger ell would decide",
         )
-    return _of_equilibria(
-        "supported", "the whole interval lies at or below C", counts
-    )
+    reason = "the whole interval lies at or below C"
+    if limit_closeness and limit_closeness.high > target:
+        reason += ", though that of the estimate at ell → ∞ contains it"
+    return _of_equilibria("supported", reason, counts)
 
 
 def equilibrium_counts(windows):

@@ -105,6 +105,27 @@ def test_a_limit_that_is_far_withholds_support(tmp_path):
     assert "larger ell would decide" in study.reason
 
 
+@pytest.mark.parametrize(("excess", "is_said"), [(0.2, False), (0.38, True)])
+def test_a_limit_that_is_not_told_apart_from_c_is_said(
+    tmp_path, excess, is_said
+):
+    # C is (1 + excess) / (1 + excess / 8) to ell 8, 1 + excess to the limit.
+    for ell in (1, 4, 8):
+        for seed in range(6):
+            scaled = (1 + excess / ell) * (1 + 4e-3 * seed)
+            write_run(
+                tmp_path / f"{ell}-{seed}",
+                noise=estimate(0.3 * scaled, 1.5 * scaled),
+                weight_sq_norm=20 * scaled,
+                ell=ell,
+                seed=seed,
+            )
+    study = study_of(tmp_path)
+    assert study.verdict == "supported"
+    assert (study.limit_closeness.high > 2**0.5) == is_said
+    assert ("at ell → ∞ contains it" in study.reason) == is_said
+
+
 def test_the_limit_of_two_ell_knows_that_sgd_is_in_it(tmp_path):
     rng = np.random.default_rng(3)
     sgd, other = 1 + 0.02 * rng.normal(size=(2, 40))

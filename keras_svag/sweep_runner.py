@@ -113,6 +113,7 @@ class SweepRunner:
         self._processes = {}
         self._started = {}
         self._seconds = {}
+        self._before = {}
 
     def run(self):
         """Runs all jobs that are not finished.
@@ -145,6 +146,7 @@ class SweepRunner:
     def _start_waiting(self):
         while self._waiting and len(self._processes) < self._parallel:
             job = self._waiting.pop(0)
+            self._before[job.name] = job.fraction_done(0.0)
             self._started[job.name] = time.time()
             self._processes[job.name] = self._start(job)
 
@@ -199,6 +201,10 @@ class SweepRunner:
             name: self._jobs[name].fraction_done(self._started[name])
             for name in self._processes
         }
+        for name, part in running.items():
+            if 0 < part < self._before[name]:
+                # It has begun anew.
+                self._before[name] = 0.0
         otherwise = {
             "diverged": len(self.diverged),
             "failed": len(self.failed),
@@ -218,6 +224,7 @@ class SweepRunner:
                 running,
                 {**dict.fromkeys(running, 0.0), **self._seconds},
                 self._parallel,
+                self._before,
             )
         return progress_line(
             len(self._jobs), len(self.finished), otherwise, running, left

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from keras_svag import sweep_runner
 from keras_svag.sweep_progress import duration, progress_line, time_left
 from keras_svag.sweep_runner import Job, SweepRunner, start_process
 
@@ -210,6 +211,31 @@ def test_a_run_in_its_first_epoch_says_nothing_about_the_speed():
     costs = {"a": 1.0, "b": 1.0}
     left = time_left(costs, ["a"], {"b": 0.0}, {"a": 10.0, "b": 7.0}, jobs=1)
     assert left == pytest.approx(10.0)
+
+
+def test_what_was_done_before_took_no_time():
+    costs = {"a": 1.0, "b": 2.0}
+    # Half of a and a fourth of b were new, and took 10 s.
+    left = time_left(
+        costs,
+        ["a"],
+        {"b": 0.75},
+        {"a": 6.0, "b": 4.0},
+        jobs=1,
+        before={"a": 0.5, "b": 0.5},
+    )
+    assert left == pytest.approx(2 * 0.25 * 10 / (1 * 0.5 + 2 * 0.25))
+
+
+@pytest.mark.parametrize(("begins_at", "left"), [(0.5, "20 s"), (0.1, "3 s")])
+def test_a_resumed_run_counts_from_where_it_was(begins_at, left, monkeypatch):
+    fractions = iter([0.5, begins_at, 0.6, 0.6, 0.6])
+    clock = iter([0.0, 5.0, 5.0, 5.0])
+    monkeypatch.setattr(sweep_runner.time, "time", lambda: next(clock))
+    output = Terminal()
+    resumed = job("a", fraction_done=lambda started: next(fractions))
+    SweepRunner([resumed], 1, Starter(polls=3), output, 0).run()
+    assert f"a 60%  {left} left" in output.getvalue()
 
 
 def test_nothing_done_tells_nothing():

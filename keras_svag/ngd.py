@@ -5,6 +5,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
+from keras_svag.multi_worker import has_several_workers
 from keras_svag.wrapping import ModelWrapper, num_rows
 
 
@@ -43,13 +44,14 @@ class NGDModel(ModelWrapper):
         micro_batch_size: examples of one piece of the pass, over all replicas;
             the last piece may be smaller.
         seed: integer seed of z, which depends on it and on the step alone;
-            `None` draws one.
+            `None` draws one, which several workers cannot share.
         **kwargs: as for any `keras.Model`.
 
     Raises:
         TypeError: if `model` is no `keras.Model`.
         ValueError: if a size is no positive integer, if `model` has its own
-            `train_step` or BatchNormalization; while tracing, if the number
+            `train_step` or BatchNormalization, if several workers train it
+            without a seed; while tracing, if the number
             of examples is not static.
 
     References:
@@ -82,6 +84,11 @@ class NGDModel(ModelWrapper):
                 )
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
+        if seed is None and has_several_workers(self.distribute_strategy):
+            raise ValueError(
+                "`seed` must be an integer under MultiWorkerMirroredStrategy, "
+                "got None: all the workers have to draw the same noise."
+            )
         self.seed = secrets.randbits(31) if seed is None else seed
 
     def train_step(self, data):

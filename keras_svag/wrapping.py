@@ -3,15 +3,25 @@ import contextlib
 import keras
 from keras import tree
 
+from keras_svag.multi_worker import (
+    has_several_workers,
+    keep_static_shapes,
+    with_logs_as_vectors,
+)
+
 _MEAN_REDUCTIONS = ("sum_over_batch_size", "mean")
 _KERAS_ONLY = ("train_step", "test_step", "compute_metrics")
 
 
+@keras.saving.register_keras_serializable(package="keras_svag")
 class ModelWrapper(keras.Model):
     """A model that trains another one by a `train_step` of its own.
 
     Everything but the training step is the wrapped model's: calls, masks,
     losses, metrics, dtype policy, saving. Subclasses define `train_step`.
+    Without one the model trains as it does unwrapped, to the bit, and also
+    where Keras's own `fit` fails: over several workers, and if the first batch
+    splits unevenly over the replicas.
 
     Args:
         model: any `keras.Model` that trains by Keras's own `train_step`. Its
@@ -129,6 +139,7 @@ class ModelWrapper(keras.Model):
         # Keras reduces the first batch over the replicas, which fails where
         # it splits unevenly: one replica's rows tell the shapes as well.
         if self._distribute_strategy is not None and iterator is not None:
+            keep_static_shapes(iterator)
             _, _, batches = next(iter(iterator))
             local_results = self.distribute_strategy.experimental_local_results
             data_batch = tree.map_structure(
@@ -136,6 +147,11 @@ class ModelWrapper(keras.Model):
             )
             iterator = None
         super()._maybe_symbolic_build(iterator, data_batch)
+
+    def _make_function(self, step_function):
+        if has_several_workers(self.distribute_strategy):
+            step_function = with_logs_as_vectors(step_function)
+        return super()._make_function(step_function)
 
     def get_config(self):
         config = super().get_config()

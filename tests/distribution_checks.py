@@ -1,5 +1,6 @@
-"""Checks under MirroredStrategy: what one device computes is computed."""
+"""Checks under a strategy: what one device computes is computed."""
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -15,9 +16,12 @@ from small_problems import (
     regression,
 )
 
-from keras_svag import SVAG, SVAGModel
+from keras_svag import SVAG, NGDModel, SVAGModel
+from keras_svag.multi_worker import has_several_workers
+from keras_svag.wrapping import ModelWrapper
 
-SUB_BATCH = 8
+# Pairs of it divide by 2, 3 and 4 replicas.
+SUB_BATCH = 12
 NUM_STEPS = 6
 
 
@@ -54,6 +58,9 @@ def mirrored(
         model = build_model()
         if wrapped:
             model = SVAGModel(model)
+        elif has_several_workers(strategy):
+            # There Keras cannot fit a model that nothing wraps.
+            model = ModelWrapper(model)
         model.compile(make_optimizer(), "mse")
     return model
 
@@ -136,7 +143,10 @@ def check_noise_has_one_observation_of_each_step_and_replica(strategy):
     replicas = strategy.num_replicas_in_sync
     batch_size, steps = 2 * SUB_BATCH, 3
     x, y = regression(steps * batch_size, num_outputs=1)
-    for pairing, simulated in (("independent", 8), ("halves", 16)):
+    for pairing, simulated in (
+        ("independent", SUB_BATCH),
+        ("halves", 2 * SUB_BATCH),
+    ):
         model = mirrored(
             strategy,
             True,
@@ -173,7 +183,7 @@ def collectives(strategy, model):
     """Numbers of elements that each all-reduce of a training step carries."""
     x, y = (tf.constant(rows[: 2 * SUB_BATCH]) for rows in pairs())
     data = tf.data.Dataset.from_tensors((x, y)).unbatch()
-    data = data.batch(2 * SUB_BATCH, drop_remainder=True)
+    data = data.batch(2 * SUB_BATCH, drop_remainder=True).repeat()
     batch = next(iter(strategy.experimental_distribute_dataset(data)))
 
     with strategy.scope():
@@ -207,15 +217,47 @@ def check_no_more_gradients_are_reduced_than_by_sgd(strategy):
 
 
 def check_evaluate_and_predict(strategy):
-    x, y = regression(32)
     model = mirrored(strategy, True)
     fit(model, *pairs(), 2 * SUB_BATCH)
     expected = one_device()
-    logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
-    assert set(logs) == {"loss"}
-    loss = expected.evaluate(x, y, batch_size=8, verbose=0)
-    np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
-    predictions = [
-        m.predict(x, batch_size=8, verbose=0) for m in (model, expected)
-    ]
-    np.testing.assert_allclose(*predictions, atol=1e-5)
+    # Batches that split evenly; unevenly, from the first one on; and a last
+    # one that is too small to split.
+    for rows, batch_size in ((24, 12), (31, 11), (25, 12)):
+        x, y = regression(rows)
+        logs = model.evaluate(
+            x, y, batch_size=batch_size, verbose=0, return_dict=True
+        )
+        assert set(logs) == {"loss"}
+        loss = expected.evaluate(x, y, batch_size=batch_size, verbose=0)
+        np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
+        predictions = [
+            m.predict(x, batch_size=batch_size, verbose=0)
+            for m in (model, expected)
+        ]
+        np.testing.assert_allclose(*predictions, atol=1e-5)
+
+
+def check_noisy_gradient_descent_equals_one_device(strategy):
+    x, y = regression(48)
+    models = []
+    for scope in (strategy.scope(), contextlib.nullcontext()):
+        with scope:
+            model = NGDModel(dense_network(), 8, 18, seed=1)
+            model.compile(keras.optimizers.SGD(0.5), "mse", metrics=["mae"])
+        logs = fit(model, x, y, len(x), epochs=3)
+        models.append((model, logs))
+    (model, logs), (expected, expected_logs) = models
+    assert largest_difference(model, expected) < 1e-6
+    for key, values in expected_logs.items():
+        np.testing.assert_allclose(logs[key], values, rtol=1e-5)
+
+
+def check_plain_model_in_a_wrapper_equals_one_device(strategy):
+    with strategy.scope():
+        model = ModelWrapper(dense_network())
+        model.compile(optimizer(), "mse")
+    x, y = consecutive()
+    odd = 3 * SUB_BATCH
+    fit(model, x[:odd], y[:odd], SUB_BATCH)
+    fit(model, x[odd:], y[odd:], SUB_BATCH)
+    assert largest_difference(model, one_device()) < 1e-6

@@ -1,11 +1,13 @@
-"""Checks under MirroredStrategy: models that train, and what is refused."""
+"""Checks under a strategy: models that train, and what is refused."""
 
 import keras
 import numpy as np
 from distribution_checks import SUB_BATCH, fit, mirrored, optimizer, pairs
 from small_problems import dense_network, regression
 
-from keras_svag import SVAG, SVAGModel
+from keras_svag import SVAG, NGDModel, SVAGModel
+from keras_svag.replica_values import assign_replica_values, replica_values
+from keras_svag.wrapping import ModelWrapper
 
 
 def refused(action, *parts):
@@ -53,25 +55,109 @@ def check_optimizer_created_outside_the_scope_is_refused(strategy):
         )
 
 
-def check_batch_normalization_trains(strategy):
-    def build_model():
-        return keras.Sequential(
-            [
-                keras.Input((4,)),
-                keras.layers.BatchNormalization(momentum=0.5),
-                keras.layers.Dense(2),
-            ]
-        )
+def batch_normalized():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.BatchNormalization(momentum=0.5),
+            keras.layers.Dense(2, use_bias=False),
+        ]
+    )
 
+
+def check_batch_normalization_trains(strategy):
     for ell in (1, 2):
         model = mirrored(
-            strategy, True, build_model, lambda ell=ell: SVAG(0.1, ell=ell)
+            strategy, True, batch_normalized, lambda ell=ell: SVAG(0.1, ell=ell)
         )
         logs = fit(model, *pairs(), 2 * SUB_BATCH, epochs=2)
         assert np.all(np.isfinite(list(logs.values())))
         assert logs["loss"][-1] < logs["loss"][0]
-        moving_mean = np.asarray(model.model.layers[0].moving_mean)
-        assert np.any(moving_mean != 0)
+
+
+def check_batch_normalization_is_of_each_half_on_each_replica(strategy):
+    replicas = strategy.num_replicas_in_sync
+    model = mirrored(strategy, True, batch_normalized, lambda: SVAG(0.0, ell=2))
+    x, y = regression(2 * SUB_BATCH)
+    logs = fit(model, x, y, len(x))
+    layer, dense = model.model.layers
+    kernel = np.asarray(dense.kernel)
+    rows = len(x) // replicas
+    losses, moving_means = [], []
+    for start in range(0, len(x), rows):
+        moving_mean = np.zeros(4)
+        for half in (slice(start + i, start + rows, 2) for i in (0, 1)):
+            mean, variance = x[half].mean(0), x[half].var(0)
+            normalized = (x[half] - mean) / np.sqrt(variance + layer.epsilon)
+            losses.append(np.mean((normalized @ kernel - y[half]) ** 2))
+            moving_mean = 0.5 * moving_mean + 0.5 * mean
+        moving_means.append(moving_mean)
+    np.testing.assert_allclose(logs["loss"][0], np.mean(losses), rtol=1e-5)
+    # Keras keeps each replica's running average apart.
+    ours = strategy.experimental_local_results(layer.moving_mean.value)
+    np.testing.assert_allclose(ours, moving_means, atol=1e-6)
+
+
+def check_state_of_every_replica_is_restored(strategy):
+    model = mirrored(strategy, True, batch_normalized, lambda: SVAG(0.1, ell=2))
+    fit(model, *pairs(), 2 * SUB_BATCH)
+    own = [*model.non_trainable_variables, *model.metrics_variables]
+    shared = [*model.trainable_variables, *model.optimizer.variables]
+    saved = replica_values(strategy, own)
+    saved_shared = [keras.ops.convert_to_numpy(v) for v in shared]
+    assert any(np.any(values != values[0]) for values in saved)
+    for variable, values in zip(own, saved, strict=True):
+        assert values.shape[1:] == tuple(variable.shape)
+        assert values.dtype == variable.dtype
+
+    trained = []
+    for _ in range(2):
+        fit(model, *pairs(), 2 * SUB_BATCH)
+        trained.append(
+            [
+                *replica_values(strategy, own),
+                *map(keras.ops.convert_to_numpy, shared),
+            ]
+        )
+        assign_replica_values(strategy, own, saved)
+        for variable, value in zip(shared, saved_shared, strict=True):
+            variable.assign(value)
+    for once, again in zip(*trained, strict=True):
+        np.testing.assert_array_equal(once, again)
+    for values, before in zip(
+        replica_values(strategy, own), saved, strict=True
+    ):
+        np.testing.assert_array_equal(values, before)
+    one_replica = [values[:1] for values in saved]
+    refused(
+        lambda: assign_replica_values(strategy, own, one_replica),
+        f"of {strategy.num_replicas_in_sync} replicas, got those of 1",
+    )
+
+
+def check_examples_of_ngd_that_do_not_divide_are_refused(strategy):
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        model = NGDModel(dense_network(), 4, 4, seed=0)
+        model.compile("sgd", "mse")
+    x, y = regression(12 * replicas + 1)
+    refused(
+        lambda: fit(model, x, y, len(x)),
+        "whole training set as one batch",
+        f"a multiple of {replicas}",
+    )
+
+
+def check_first_batch_that_splits_unevenly_trains(strategy):
+    x, y = regression(22)
+    with strategy.scope():
+        model = ModelWrapper(dense_network())
+        model.compile("sgd", "mse")
+    before = model.get_weights()
+    logs = fit(model, x, y, 11)
+    assert np.all(np.isfinite(logs["loss"]))
+    assert np.any(model.get_weights()[0] != before[0])
 
 
 def check_model_that_is_not_built_trains(strategy):

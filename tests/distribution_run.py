@@ -8,19 +8,37 @@ import sys
 import warnings
 
 import distribution_checks
+import distribution_measures
 import distribution_models
 import tensorflow as tf
 
-CHECKS = {
-    name: check
-    for module in (distribution_checks, distribution_models)
-    for name, check in vars(module).items()
-    if name.startswith("check_")
-}
+
+def checks_of(*modules):
+    return {
+        name: check
+        for module in modules
+        for name, check in vars(module).items()
+        if name.startswith("check_")
+    }
+
+
+CHECKS = checks_of(
+    distribution_checks, distribution_models, distribution_measures
+)
+
+
+def run(checks, strategy):
+    warnings.simplefilter("ignore")
+    for name, check in checks.items():
+        try:
+            check(strategy)
+            outcome = "passed"
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}".replace("\n", " ")
+        print(f"{name}: {outcome}", flush=True)
 
 
 def main(replicas):
-    warnings.simplefilter("ignore")
     # With fewer threads than replicas, collectives wait for one another.
     tf.config.threading.set_inter_op_parallelism_threads(2 * replicas)
     tf.config.set_logical_device_configuration(
@@ -31,13 +49,7 @@ def main(replicas):
         [f"/cpu:{index}" for index in range(replicas)]
     )
     assert strategy.num_replicas_in_sync == replicas
-    for name, check in CHECKS.items():
-        try:
-            check(strategy)
-            outcome = "passed"
-        except Exception as error:
-            outcome = f"{type(error).__name__}: {error}".replace("\n", " ")
-        print(f"{name}: {outcome}", flush=True)
+    run(CHECKS, strategy)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""State that differs between replicas, read and restored without loss."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def replica_values(strategy, variables):
+    """Every replica's own value of each variable.
+
+    Metrics add up on each replica apart, and running averages of
+    BatchNormalization are each replica's own: reading such a variable gives
+    a sum, or one replica's value, from which training would go on otherwise.
+
+    All workers have to call this at the same step, for they exchange values.
+
+    Args:
+        strategy: the `tf.distribute.Strategy` of the variables.
+        variables: list of built `keras.Variable`s of numbers that float64
+            holds exactly.
+
+    Returns:
+        A list of arrays, one of each variable, of shape `(num_replicas,
+        *variable.shape)`: the same on all the workers.
+    """
+    parts = [_replicas(strategy, variable) for variable in variables]
+    own = [
+        np.concatenate(
+            [np.zeros(0), *(np.ravel(p[replica].numpy()) for p in parts)]
+        )
+        for replica in range(len(_replica_ids(strategy)))
+    ]
+    first = int(_replica_ids(strategy)[0])
+    rows = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(
+            own[context.replica_id_in_sync_group - first][None]
+        )
+    )
+    gathered = strategy.gather(rows, axis=0).numpy()
+    ends = np.cumsum([int(np.prod(v.shape)) for v in variables])
+    return [
+        values.reshape(-1, *variable.shape).astype(part[0].dtype.name)
+        for values, variable, part in zip(
+            np.split(gathered, ends[:-1], axis=1), variables, parts, strict=True
+        )
+    ]
+
+
+def assign_replica_values(strategy, variables, values):
+    """Gives every replica its own value back.
+
+    Args:
+        strategy: the `tf.distribute.Strategy` of the variables.
+        variables: list of built `keras.Variable`s.
+        values: what `replica_values` returned, under a strategy of the same
+            number of replicas.
+
+    Raises:
+        ValueError: if they are of another number of replicas.
+    """
+    replicas = strategy.num_replicas_in_sync
+    for variable, value in zip(variables, values, strict=True):
+        if len(value) != replicas:
+            raise ValueError(
+                f"`values` must be of {replicas} replicas, got those of "
+                f"{len(value)} for {variable.path}."
+            )
+        parts = _replicas(strategy, variable)
+        for part, replica in zip(parts, _replica_ids(strategy), strict=True):
+            part.assign(value[int(replica)])
+
+
+def _replicas(strategy, variable):
+    return strategy.experimental_local_results(variable.value)
+
+
+def _replica_ids(strategy):
+    """Numbers of this process's replicas among those of all the workers."""
+    return strategy.experimental_local_results(
+        strategy.run(
+            lambda: tf.distribute.get_replica_context().replica_id_in_sync_group
+        )
+    )

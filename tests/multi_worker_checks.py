@@ -1,0 +1,205 @@
+"""Checks over several workers, every one of which runs them all."""
+
+import os
+import signal
+import tempfile
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from distribution_checks import SUB_BATCH, fit, optimizer, pairs
+from distribution_models import refused
+from small_problems import dense_network, regression
+
+from keras_svag import NGDModel, SVAGModel
+from keras_svag.multi_worker import with_logs_as_vectors
+from keras_svag.strategies import is_chief, lost_worker
+from keras_svag.wrapping import ModelWrapper
+
+LONGEST_WAIT = 60  # seconds, until a worker notices that another is gone
+
+
+def compiled(strategy, wrap=SVAGModel, **kwargs):
+    with strategy.scope():
+        model = wrap(dense_network(), **kwargs)
+        model.compile(optimizer(), "mse", metrics=["mae"])
+    return model
+
+
+def assert_workers_agree(strategy, values):
+    values = np.concatenate([np.ravel(v).astype("float64") for v in values])
+    rows = strategy.gather(tf.constant(values)[None], axis=0).numpy()
+    assert len(rows) == strategy.num_replicas_in_sync
+    for row in rows:
+        np.testing.assert_array_equal(row, values)
+
+
+class Logs(keras.callbacks.Callback):
+    """Keeps the last logs of a step and of an epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.of_step = dict(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.of_epoch = dict(logs)
+
+
+def check_workers_agree_and_logs_are_scalars(strategy):
+    for wrap in (SVAGModel, ModelWrapper):
+        logs = Logs()
+        model = compiled(strategy, wrap)
+        history = fit(
+            model,
+            *pairs(),
+            2 * SUB_BATCH,
+            epochs=2,
+            validation_data=regression(31),
+            callbacks=[logs],
+        )
+        assert {"loss", "mae", "val_loss", "val_mae"} <= set(history)
+        assert_workers_agree(
+            strategy, [*history.values(), *model.get_weights()]
+        )
+        for values in (logs.of_step, logs.of_epoch):
+            assert all(np.ndim(value) == 0 for value in values.values())
+        assert logs.of_epoch.items() >= logs.of_step.items() or (
+            set(logs.of_step) <= set(logs.of_epoch)
+        )
+
+
+def check_state_is_read_and_restored(strategy):
+    model = compiled(strategy)
+    fit(model, *pairs(), 2 * SUB_BATCH)
+    variables = [
+        *model.variables,
+        *model.optimizer.variables,
+        *model.metrics_variables,
+    ]
+    saved = [keras.ops.convert_to_numpy(v) for v in variables]
+    assert any(v.path.endswith("gradient_noise/sums") for v in variables)
+    for variable in variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    for variable, value in zip(variables, saved, strict=True):
+        variable.assign(value)
+    restored = [keras.ops.convert_to_numpy(v) for v in variables]
+    for value, before in zip(restored, saved, strict=True):
+        # What is summed over three workers was divided by three.
+        np.testing.assert_allclose(value, before, rtol=1e-6)
+    assert_workers_agree(strategy, restored)
+
+
+def check_chief_alone_writes(strategy):
+    model = compiled(strategy)
+    with tempfile.TemporaryDirectory() as folder:
+        callbacks = []
+        if is_chief(strategy):
+            callbacks = [
+                keras.callbacks.CSVLogger(os.path.join(folder, "history.csv")),
+                keras.callbacks.TensorBoard(folder, write_graph=False),
+            ]
+        fit(model, *pairs(), 2 * SUB_BATCH, epochs=2, callbacks=callbacks)
+        model.evaluate(*pairs(), batch_size=2 * SUB_BATCH, verbose=0)
+        if is_chief(strategy):
+            model.save(os.path.join(folder, "model.keras"))
+        assert bool(os.listdir(folder)) == is_chief(strategy)
+
+
+def check_batch_that_does_not_divide_is_refused(strategy):
+    replicas = strategy.num_replicas_in_sync
+    model = compiled(strategy)
+    size = 2 * replicas + 1
+    refused(
+        lambda: fit(model, *regression(4 * size), size),
+        "drop_remainder=True",
+        f"multiple of {2 * replicas}",
+    )
+
+
+def check_noise_that_workers_would_draw_apart_is_refused(strategy):
+    def build():
+        with strategy.scope():
+            NGDModel(dense_network(), 4, 4)
+
+    refused(build, "`seed` must be an integer", "got None")
+
+
+NOT_NEEDED = "Keras trains over several workers by itself: remove {}"
+
+
+def fails(action, *errors):
+    try:
+        action()
+    except errors:
+        return True
+    return False
+
+
+def check_keras_still_needs_the_build_from_local_rows(strategy):
+    with strategy.scope():
+        model = dense_network()
+        model.compile("sgd", "mse")
+    assert fails(
+        lambda: fit(model, *regression(12), 12), ValueError, TypeError
+    ), NOT_NEEDED.format("ModelWrapper._maybe_symbolic_build")
+
+
+def check_keras_still_needs_logs_as_vectors(strategy):
+    class WithKerasReduction(ModelWrapper):
+        def _make_function(self, step_function):
+            return keras.Model._make_function(self, step_function)
+
+    model = compiled(strategy, WithKerasReduction)
+    assert fails(
+        lambda: fit(model, *regression(12), 12), ValueError, TypeError
+    ), NOT_NEEDED.format(with_logs_as_vectors.__name__)
+
+
+def rows_when_traced(strategy, data):
+    rows = []
+
+    @tf.function
+    def step(iterator):
+        strategy.run(lambda x, y: rows.append(x.shape[0]), next(iterator))
+
+    step(iter(data))
+    return rows[0]
+
+
+def check_tensorflow_still_loses_static_shapes(strategy):
+    finite = tf.data.Dataset.from_tensor_slices(regression(24)).batch(
+        12, drop_remainder=True
+    )
+    for batches, rows in (
+        (finite, None),
+        (finite.repeat(), 12 // strategy.num_replicas_in_sync),
+    ):
+        data = strategy.experimental_distribute_dataset(batches)
+        assert rows_when_traced(strategy, data) == rows, NOT_NEEDED.format(
+            "keep_static_shapes"
+        )
+
+
+class KillsAWorker(keras.callbacks.Callback):
+    def __init__(self, kills_this_one):
+        super().__init__()
+        self.kills_this_one = kills_this_one
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.last_step = time.monotonic()
+        if self.kills_this_one and batch == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def last_worker_dies(strategy):
+    """The others notice; nothing can be exchanged after this check."""
+    last = strategy.num_replicas_in_sync - 1
+    kills = KillsAWorker(strategy.cluster_resolver.task_id == last)
+    model = compiled(strategy)
+    try:
+        fit(model, *pairs(), 2 * SUB_BATCH, epochs=10**6, callbacks=[kills])
+    except Exception as error:
+        assert lost_worker(error), error
+        assert time.monotonic() - kills.last_step < LONGEST_WAIT
+    else:
+        raise AssertionError("training went on without a worker")

@@ -1,0 +1,93 @@
+"""MultiWorkerMirroredStrategy: one cluster of processes for each number."""
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from multi_worker_run import LAST, checks
+
+TESTS = Path(__file__).parent
+SECONDS = 540
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def environment(addresses, index):
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    config = {
+        "cluster": {"worker": addresses},
+        "task": {"type": "worker", "index": index},
+    }
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "TF_CONFIG": json.dumps(config),
+    }
+
+
+def start(index, addresses, output):
+    return subprocess.Popen(
+        [sys.executable, str(TESTS / "multi_worker_run.py"), str(SECONDS)],
+        env=environment(addresses, index),
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@functools.cache
+def outcomes(num_workers):
+    """Outcomes of all checks by name, and the exit status, of each worker."""
+    addresses = [f"localhost:{port}" for port in free_ports(num_workers)]
+    with contextlib.ExitStack() as stack:
+        outputs = [
+            stack.enter_context(tempfile.TemporaryFile("w+")) for _ in addresses
+        ]
+        processes = [
+            start(index, addresses, output)
+            for index, output in enumerate(outputs)
+        ]
+        try:
+            statuses = [p.wait(timeout=SECONDS + 60) for p in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        results = []
+        for output, status in zip(outputs, statuses, strict=True):
+            output.seek(0)
+            lines = output.read().splitlines()
+            found = dict(line.split(": ", 1) for line in lines if ": " in line)
+            results.append((found, status, "\n".join(lines[-20:])))
+    return results
+
+
+@pytest.mark.parametrize(
+    "num_workers, check",
+    [(n, name) for n in (2, 3) for name in checks(n) if name not in LAST],
+)
+def test_workers(num_workers, check):
+    for found, _, end in outcomes(num_workers):
+        assert found.get(check, end) == "passed"
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_killed_worker_stops_the_others(num_workers):
+    *others, (_, killed, _) = outcomes(num_workers)
+    assert killed == -signal.SIGKILL
+    for found, status, end in others:
+        assert status == 0, end
+        for check in LAST:
+            assert found.get(check, end) == "passed"

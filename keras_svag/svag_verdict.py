@@ -31,7 +31,7 @@ def svag_verdict(
     if num_seeds < 2:
         return "undetermined", "one seed shows nothing of how runs vary"
     if closeness.low <= target < closeness.high:
-        return "undetermined", "the interval contains C"
+        return "undetermined", "the interval contains C: more seeds narrow it"
     counts = equilibrium_counts(sum(windows.values(), []))
     if closeness.low > target:
         return _of_equilibria(

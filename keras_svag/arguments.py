@@ -96,6 +96,19 @@ def checked_tolerance(rtol):
     return rtol
 
 
+def checked_milestones(milestones):
+    """`milestones`, if they are increasing epochs above 0."""
+    if (
+        not isinstance(milestones, (list, tuple))
+        or not all(is_number(m) and 0 < m < math.inf for m in milestones)
+        or list(milestones) != sorted(set(milestones))
+    ):
+        raise ValueError(
+            f"`milestones` must be increasing epochs > 0, got {milestones!r}."
+        )
+    return milestones
+
+
 def checked_path(name, value):
     """`value` as a string, if it is None or the path of a file or folder."""
     if value is None:

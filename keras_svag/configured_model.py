@@ -1,8 +1,11 @@
 """The model of a run, from the run's configuration."""
 
+import inspect
+
 import keras
 
 from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
+from keras_svag.configuration import check_complete, check_values
 from keras_svag.ngd import NGDModel
 from keras_svag.schedules import learning_rate_schedule
 from keras_svag.simulation import Simulation
@@ -24,6 +27,8 @@ def make_simulation(config, num_examples):
         ValueError: if `batch_size`, `ell` or `pairing` do not fit, or
             `optimizer` is "ngd" with what noisy gradient descent lacks.
     """
+    check_complete(config)
+    check_values(config)
     _check_ngd(config)
     is_svag = config.optimizer == "svag"
     if config.ell != 1 and not is_svag:
@@ -96,6 +101,15 @@ def _make_network(config, dataset, simulation):
         options["momentum"] = simulation.running_average_momentum(
             options["momentum"]
         )
+    known = set(inspect.signature(NETWORKS[name]).parameters)
+    known -= {"input_shape", "num_classes", "seed"}
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"`model.{option}` is no option of {name!r}, got "
+                f"{options[option]!r}; its options are "
+                f"{', '.join(sorted(known))}."
+            )
     return NETWORKS[name](
         input_shape=dataset.train_images.shape[1:],
         num_classes=dataset.num_classes,
@@ -148,7 +162,7 @@ def _check_ngd(config):
     if config.augmentation:
         raise ValueError(
             "`augmentation` must be False with optimizer='ngd', whose every "
-            "step takes the same full batch."
+            f"step takes the same full batch, got {config.augmentation}."
         )
 
 

@@ -8,6 +8,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 
 from keras_svag.fieller import student_t_quantile
+from keras_svag.markdown import escaped
 
 _G = "gradient_noise/grad_sq_norm"
 _N = "gradient_noise/noise_trace"
@@ -174,7 +175,10 @@ def report_markdown(report):
                 [
                     "**Only a heuristic**, because",
                     "",
-                    *(f"- {reason}" for reason in verdict.heuristic_reasons),
+                    *(
+                        f"- {escaped(reason)}"
+                        for reason in verdict.heuristic_reasons
+                    ),
                 ]
             )
         )
@@ -200,7 +204,7 @@ def layers_markdown(per_layer):
         share = estimate.noise_trace / total if total > 0 else 0.0
         bar = round(_BAR * estimate.noise_trace / largest) if total > 0 else 0
         rows.append(
-            f"| {name} | {estimate.grad_sq_norm:.3g} | "
+            f"| {escaped(name)} | {estimate.grad_sq_norm:.3g} | "
             f"{estimate.noise_trace:.3g} | {_ratio_cell(estimate)} | "
             f"{'█' * bar} {share:.1%} |"
         )

@@ -2,6 +2,8 @@
 
 import copy
 
+from keras_svag.configuration import check_complete, check_values
+
 # What [L21] and the digits train on; `num_examples` of None means all.
 TRAINING_SET_SIZES = {
     "digits": 1_437,
@@ -36,7 +38,8 @@ def scaled_down(config):
 
     Raises:
         TypeError: if `scale` is no number.
-        ValueError: if it is not in (0, 1], or `epochs` is below 1.
+        ValueError: if it is not in (0, 1], or another key holds what no run
+            can have.
     """
     config = copy.deepcopy(config)
     scale = config.get("scale", 1.0)
@@ -47,8 +50,10 @@ def scaled_down(config):
             "`scale` must be above 0 and at most 1, which is the paper's "
             f"size, got {scale!r}."
         )
+    check_values(config)
     if scale == 1:
         return config
+    check_complete(config)
     _scale_epochs(config, scale)
     _scale_network(config["model"], scale)
     num_examples = config.get("num_examples")
@@ -61,8 +66,6 @@ def scaled_down(config):
 
 def _scale_epochs(config, scale):
     epochs = config["epochs"]
-    if epochs < 1:
-        raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
     config["epochs"] = max(1, round(epochs * scale))
     # Of the epochs that there are, not of `scale`: rounding moves nothing.
     kept = config["epochs"] / epochs

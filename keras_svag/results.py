@@ -6,7 +6,20 @@ def results_table(results):
 
     Args:
         results: the dict that `train.py` writes to `results.json`.
+
+    Raises:
+        ValueError: if they lack what a finished run has.
     """
+    try:
+        return _table(results)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"results.json lacks what a finished run has ({error}); remove it "
+            "and start the same command again."
+        ) from error
+
+
+def _table(results):
     rows = [("test accuracy", f"{results['accuracy']:.2%}")]
     noise = results.get("gradient_noise")
     if noise:

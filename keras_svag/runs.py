@@ -185,7 +185,7 @@ def _check_noise(run, results_file):
     try:
         # Nothing is read before it is asked for.
         _ = run.final_window, run.window_before_decay
-    except (KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{results_file} lacks what a report needs ({error}): remove it "
             "and run train.py again."
@@ -226,8 +226,10 @@ def _read_json(path):
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove it."
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object; remove it.")
     return content
@@ -236,8 +238,13 @@ def _read_json(path):
 def _read_history(path):
     if not os.path.exists(path):
         return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove the run's folder."
+        ) from error
     # A run that was started again may have written an epoch twice.
     last = {row.get("epoch"): row for row in rows}
     if not rows:

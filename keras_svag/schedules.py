@@ -3,7 +3,12 @@ import math
 import keras
 from keras import ops
 
-from keras_svag.arguments import checked_integer, checked_positive, is_number
+from keras_svag.arguments import (
+    checked_integer,
+    checked_milestones,
+    checked_positive,
+    is_number,
+)
 
 SCHEDULES = ("constant", "step", "cosine", "triangle")
 
@@ -56,7 +61,7 @@ def learning_rate_schedule(
     _check_learning_rate(learning_rate)
     checked_integer("steps_per_epoch", steps_per_epoch)
     checked_integer("epochs", epochs)
-    _check_milestones(milestones)
+    checked_milestones(milestones)
     checked_positive("decay_factor", decay_factor)
     _check_warmup(warmup_epochs, warmup_factor, epochs)
     steps = steps_per_epoch * epochs
@@ -95,17 +100,6 @@ def _triangles(learning_rate, steps):
     for peak in _TRIANGLE_PEAKS:
         values += [peak * learning_rate, 0.0]
     return PiecewiseLinear([i * quarter for i in range(len(values))], values)
-
-
-def _check_milestones(milestones):
-    if (
-        not isinstance(milestones, (list, tuple))
-        or not all(is_number(m) and 0 < m < math.inf for m in milestones)
-        or list(milestones) != sorted(set(milestones))
-    ):
-        raise ValueError(
-            f"`milestones` must be increasing epochs > 0, got {milestones!r}."
-        )
 
 
 def _check_learning_rate(learning_rate):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -60,7 +61,14 @@ class WorkDir:
 
     @results.setter
     def results(self, results):
-        self._write_json("results.json", results)
+        try:
+            self._write_json("results.json", results)
+        except OSError as error:
+            raise ValueError(
+                f"The results cannot be written to {self.path!r} "
+                f"({error.strerror}); make room there and start the same "
+                "command again."
+            ) from error
 
     def _refuse_other_run(self):
         other = self._read_json("config.json")
@@ -81,18 +89,29 @@ class WorkDir:
     def _read_json(self, name):
         try:
             with open(self.file(name), encoding="utf-8") as file:
-                return json.load(file)
+                content = json.load(file)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{self.file(name)} is no valid JSON ({error}); remove it."
             ) from error
+        if not isinstance(content, dict):
+            raise ValueError(
+                f"{self.file(name)} must hold a JSON object, got "
+                f"{content!r:.100}; remove it."
+            )
+        return content
 
     def _write_json(self, name, value):
         # Written whole or not at all.
         partial = self.file(f".{name}.partial")
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
-        os.replace(partial, self.file(name))
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                json.dump(value, file, indent=2)
+                file.write("\n")
+            os.replace(partial, self.file(name))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.remove(partial)
+            raise

@@ -94,6 +94,9 @@ def shows(sentence, given, error=ValueError):
     texts = [repr(given), str(given)]
     if isinstance(given, (list, tuple)):
         texts.append(str(tuple(given)))
+    if isinstance(given, tuple) and len(given) == 1:
+        # Some sentences are about an entry.
+        texts.append(repr(given[0]))
     if error is TypeError or not isinstance(given, (int, float, str)):
         texts.append(type(given).__name__)
     if hasattr(given, "shape"):

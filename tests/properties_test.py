@@ -119,10 +119,12 @@ def test_intervals_have_order_and_hold_the_estimate(estimate, level, other):
     if estimate.grad_sq_norm > 0 and not math.isinf(low):
         ratio = estimate.noise_to_signal
         assert low <= ratio * (1 + 1e-9) and ratio * (1 - 1e-9) <= high
-    narrow, wide = sorted((level, other))
-    (low, high), (lower, higher) = map(estimate.interval, (narrow, wide))
-    assert lower <= low * (1 + 1e-9) and high * (1 - 1e-9) <= higher
     check_estimate(estimate)
+    if estimate.grad_sq_norm >= 0:
+        # Below 0 a low level calls G negative and says nothing.
+        narrow, wide = sorted((level, other))
+        (low, high), (lower, higher) = map(estimate.interval, (narrow, wide))
+        assert lower <= low * (1 + 1e-9) and high * (1 - 1e-9) <= higher
 
 
 @given(estimates())

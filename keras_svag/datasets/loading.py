@@ -170,7 +170,15 @@ def _prepare_digits(root):
 def _read(name, directory):
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    # Of a damaged description TFDS passes on whatever its parser raises.
+    except Exception as error:
+        raise ValueError(
+            f"The data set in {directory} cannot be read "
+            f"({str(error).splitlines()[0].rstrip('.')}); delete that "
+            "directory and prepare it again."
+        ) from error
     train_images, train_labels = _read_split(builder, "train")
     test_images, test_labels = _read_split(builder, "test")
     max_value = _MAX_VALUES[name]

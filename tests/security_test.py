@@ -1,0 +1,202 @@
+"""Files from elsewhere: nothing in them is run, nothing in them is markup."""
+
+import ast
+import html
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from small_problems import dense_network, regression
+
+from keras_svag import SVAG, NGDModel, NoiseEstimate, SVAGModel
+from keras_svag.markdown import escaped
+from keras_svag.noise_summaries import layers_markdown
+
+ROOT = Path(__file__).parents[1]
+
+# Modules whose reading runs code, and calls that do.
+RUNS_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+CALLS = {"eval", "exec", "compile", "__import__"}
+# `re.compile` and a model's `compile` are others than Python's own.
+QUALIFIED = {"yaml.load", "os.system", "os.popen"}
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "a | b",
+    "`code`",
+    "[x](javascript:alert(1))",
+    "![x](http://example.com/x.png)",
+    "line\n# heading\n\n| row |",
+    "http://example.com",
+    "www.example.com",
+    "someone@example.com",
+    "&lt;b&gt;",
+    "**bold** _it_ ~~no~~ $x$",
+    "<!-- comment",
+    "</td></table>",
+    "\\`\\<b>",
+)
+
+
+def sources():
+    files = [*(ROOT / "keras_svag").rglob("*.py"), ROOT / "train.py"]
+    return sorted([*files, *(ROOT / "configs").glob("*.py")])
+
+
+def code_runners(tree):
+    """What in a file could run code that it reads."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names]
+            modules = [getattr(node, "module", None) or "", *names]
+            yield from RUNS_CODE & {m.split(".")[0] for m in modules}
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in CALLS | QUALIFIED:
+                yield called
+            if called.split(".")[-1] == "enable_unsafe_deserialization":
+                yield called
+            for keyword in node.keywords:
+                given = ast.unparse(keyword.value)
+                if keyword.arg == "safe_mode" and given != "True":
+                    yield f"safe_mode={given}"
+                if keyword.arg in ("allow_pickle", "shell") and (
+                    given != "False"
+                ):
+                    yield f"{keyword.arg}={given}"
+
+
+@pytest.mark.parametrize(
+    "source", sources(), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_nothing_that_is_read_is_run(source):
+    found = list(code_runners(ast.parse(source.read_text())))
+    assert not found, f"{source.name} has {', '.join(found)}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from marshal import loads",
+        "eval(text)",
+        "exec(text)",
+        "yaml.load(file)",
+        "np.load(path, allow_pickle=True)",
+        "keras.saving.load_model(path, safe_mode=False)",
+        "keras.config.enable_unsafe_deserialization()",
+        "subprocess.run(command, shell=True)",
+    ],
+)
+def test_what_runs_code_is_found(code):
+    assert list(code_runners(ast.parse(code)))
+
+
+def poisoned(marker):
+    """A model whose Lambda layer writes a file when it is called."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Lambda(lambda x: (open(marker, "w").write("ran"), x)[1])(
+        inputs
+    )
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
+WRAPPERS = {
+    "SVAGModel": lambda model: SVAGModel(model),
+    "NGDModel": lambda model: NGDModel(model, 4, 4),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("trained", [False, True])
+def test_code_in_a_wrapped_model_is_refused(wrapper, trained, tmp_path):
+    marker = tmp_path / "marker"
+    model = WRAPPERS[wrapper](poisoned(str(marker)))
+    if trained:
+        model.compile("sgd", "mse")
+        model.fit(*regression(8), batch_size=8, verbose=0)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    assert b"__lambda__" in zipfile.ZipFile(path).read("config.json")
+    marker.unlink()
+    with pytest.raises(ValueError, match="[Ll]ambda.*unsafe|unsafe.*[Ll]ambda"):
+        keras.saving.load_model(path)
+    config = keras.saving.serialize_keras_object(model)
+    with pytest.raises(ValueError, match="unsafe"):
+        keras.saving.deserialize_keras_object(config)
+    with pytest.raises(ValueError, match="unsafe"):
+        type(model).from_config(model.get_config())
+    assert not marker.exists()
+    # Who trusts a file says so, as Keras has it.
+    loaded = keras.saving.load_model(path, safe_mode=False)
+    loaded(np.zeros((2, 4), "float32"))
+    assert marker.exists()
+
+
+def test_a_module_from_elsewhere_is_not_imported(tmp_path):
+    model = SVAGModel(dense_network())
+    model.compile(SVAG(0.1, ell=2), "mse")
+    path = tmp_path / "model.keras"
+    model.save(path)
+    changed = tmp_path / "changed.keras"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                config["config"]["model"] = {
+                    "module": "os",
+                    "class_name": "system",
+                    "config": {"command": f"touch {tmp_path / 'marker'}"},
+                    "registered_name": None,
+                }
+                content = json.dumps(config)
+            new.writestr(name, content)
+    with pytest.raises((TypeError, ValueError)):
+        keras.saving.load_model(changed)
+    assert not (tmp_path / "marker").exists()
+
+
+def rendered(text):
+    """HTML as a reader that passes HTML through makes it."""
+    reader = MarkdownIt("gfm-like", {"linkify": False})
+    return reader.enable("table").render(text)
+
+
+def tags(text):
+    return set(re.findall(r"</?[a-z!][^\s>/]*", rendered(text)))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_is_one_paragraph_of_text(name):
+    assert tags(escaped(name)) == {"<p", "</p"}
+    shown = html.unescape(re.sub(r"<[^>]*>", "", rendered(escaped(name))))
+    assert shown.split() == name.split()
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["C"])))
+def test_any_text_is_shown_as_it_is(text):
+    shown = f"x {escaped(text)} x"
+    assert tags(shown) == {"<p", "</p"}
+
+
+def estimate(noise_trace):
+    return NoiseEstimate(1.0, noise_trace, 0.1, 0.1, 0.0, 100, 8)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_variable_stays_in_its_cell(name):
+    table = layers_markdown({name: estimate(2.0), "kernel": estimate(1.0)})
+    assert len(table.splitlines()) == 4
+    plain = layers_markdown({"a": estimate(2.0), "kernel": estimate(1.0)})
+    assert tags(table) == tags(plain)
+    # TensorBoard takes `|` for a new cell wherever it stands unescaped.
+    for line in table.splitlines():
+        assert len(re.findall(r"(?<!\\)\|", line)) == 6

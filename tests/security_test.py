@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from small_problems import dense_network, regression
+from synthetic_runs import estimate as run_estimate
+from synthetic_runs import write_run
 
 from keras_svag import SVAG, NGDModel, NoiseEstimate, SVAGModel
 from keras_svag.markdown import escaped
 from keras_svag.noise_summaries import layers_markdown
+from keras_svag.report import write_report
 
 ROOT = Path(__file__).parents[1]
 
@@ -200,3 +203,32 @@ def test_a_hostile_variable_stays_in_its_cell(name):
     # TensorBoard takes `|` for a new cell wherever it stands unescaped.
     for line in table.splitlines():
         assert len(re.findall(r"(?<!\\)\|", line)) == 6
+
+
+def reported(folder, name):
+    """The report on two runs that have hostile names, keys and values."""
+    for ell in (1, 2):
+        write_run(
+            folder / f"{ell}{name.replace('/', '_')}",
+            noise=run_estimate(0.3, 1.5),
+            reasons=(name,),
+            dataset=name,
+            schedule=name,
+            ell=ell,
+            **{name: name},
+        )
+    with open(write_report(str(folder)), encoding="utf-8") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_report_shows_hostile_runs_as_text(name, tmp_path):
+    def outline(text):
+        # Folders have names of their own lengths, figures their own files.
+        return re.findall(r"<(?:/?[a-z]+\d?)", text)
+
+    hostile = rendered(reported(tmp_path / "hostile", name))
+    harmless = rendered(reported(tmp_path / "harmless", "x"))
+    assert outline(hostile) == outline(harmless)
+    links = re.findall(r'(?:src|href)="([^"]*)"', hostile)
+    assert all(link.startswith("figures/svag-1-") for link in links)

@@ -11,6 +11,8 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
+from keras_svag.arguments import checked_path
+
 # Mean and standard deviation of CIFAR-10 as in [L21] and most code for it;
 # those of the other sets are computed from their training images.
 _CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -75,11 +77,12 @@ def load(name, data_dir=None, download=False):
         ValueError: if the name is unknown, the set is not prepared, or
             `data_dir` cannot be used.
     """
-    if name not in _MAX_VALUES:
+    if not isinstance(name, str) or name not in _MAX_VALUES:
         raise ValueError(
             f"`name` must be one of {', '.join(_MAX_VALUES)}; received: "
             f"{name!r}."
         )
+    data_dir = checked_path("data_dir", data_dir)
     if name == "digits":
         return _load_digits(data_dir)
     return _read(name, _prepared_by_tfds(name, data_dir, download))

@@ -1,8 +1,11 @@
 """Batches of an in-memory data set, as a pure function of (seed, step)."""
 
+import numbers
+
 import numpy as np
 import tensorflow as tf
 
+from keras_svag.arguments import checked_integer, checked_positive
 from keras_svag.datasets.sampling import (
     check_sampling,
     check_seed,
@@ -71,10 +74,7 @@ def training_batches(
             "`sub_batches_per_step` must be 1 or 2; received: "
             f"{sub_batches_per_step!r}."
         )
-    if start_step < 0:
-        raise ValueError(
-            f"`start_step` must be at least 0; received: {start_step}."
-        )
+    checked_integer("start_step", start_step, smallest=0)
     if sampling == "shuffle":
         sub_batches_per_epoch = _check_epoch(
             sub_batches_per_epoch,
@@ -141,10 +141,7 @@ def evaluation_batches(images, labels, batch_size, preprocess):
         ValueError: if an argument is out of range.
     """
     _check_lengths(images, labels)
-    if batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be at least 1; received: {batch_size}."
-        )
+    checked_integer("batch_size", batch_size)
     examples = tf.data.Dataset.from_tensor_slices(
         (images, np.asarray(labels, np.int32))
     )
@@ -216,10 +213,11 @@ def standardization(mean, std, max_value):
         float32 tensors of the same shape.
 
     Raises:
-        ValueError: if a standard deviation is not positive.
+        ValueError: if a number is not finite, or `max_value` or a standard
+            deviation is not positive.
     """
-    mean = np.asarray(mean, np.float32)
-    std = np.asarray(std, np.float32)
+    checked_positive("max_value", max_value)
+    mean, std = _channels("mean", mean), _channels("std", std)
     if not np.all(std > 0):
         raise ValueError(
             "`std` must be positive in every channel; received: "
@@ -236,6 +234,16 @@ def standardization(mean, std, max_value):
         return tf.ensure_shape(tf.reshape(rows, tf.shape(images)), images.shape)
 
     return standardize
+
+
+def _channels(argument, values):
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(
+            f"`{argument}` must be a finite number per channel; received: "
+            f"{values!r}."
+        )
+    return array.astype(np.float32)
 
 
 def _interleave(parts):
@@ -277,9 +285,11 @@ def _check_epoch(
         )
     if sub_batches_per_epoch is None:
         return whole_steps * sub_batches_per_step
-    if sub_batches_per_epoch % sub_batches_per_step or not (
-        1 <= sub_batches_per_epoch <= num_examples // sub_batch_size
-    ):
+    if (
+        isinstance(sub_batches_per_epoch, bool)
+        or not isinstance(sub_batches_per_epoch, numbers.Integral)
+        or sub_batches_per_epoch % sub_batches_per_step
+    ) or not (1 <= sub_batches_per_epoch <= num_examples // sub_batch_size):
         raise ValueError(
             "`sub_batches_per_epoch` must be a positive multiple of "
             f"`sub_batches_per_step`, {sub_batches_per_step}, and at most "

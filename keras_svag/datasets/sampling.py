@@ -4,6 +4,8 @@ import numbers
 
 import tensorflow as tf
 
+from keras_svag.arguments import checked_integer
+
 SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
 
 # Every use of randomness has a stream of its own. The numbers are part of the
@@ -75,6 +77,7 @@ def sub_batch_indices(
         ValueError: if an argument is out of range or the mode is unknown.
     """
     check_sampling(sampling)
+    checked_integer("num_examples", num_examples)
     check_sub_batch_size(sub_batch_size, num_examples)
     if isinstance(index, numbers.Integral) and index < 0:
         raise ValueError(

@@ -1,6 +1,7 @@
 import contextlib
 
 import keras
+import tensorflow as tf
 from keras import tree
 
 from keras_svag.multi_worker import (
@@ -136,16 +137,20 @@ class ModelWrapper(keras.Model):
             self._evaluating = False
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras reduces the first batch over the replicas, which fails where
-        # it splits unevenly: one replica's rows tell the shapes as well.
-        if self._distribute_strategy is not None and iterator is not None:
+        # Keras draws a batch and reduces it over the replicas, which fails
+        # where it splits unevenly and over several workers. Shapes will do.
+        strategy = self._distribute_strategy
+        if strategy is not None and iterator is not None:
             keep_static_shapes(iterator)
-            _, _, batches = next(iter(iterator))
-            local_results = self.distribute_strategy.experimental_local_results
-            data_batch = tree.map_structure(
-                lambda v: local_results(v)[0], next(batches)
-            )
-            iterator = None
+            data = iterator.data_adapter.get_tf_dataset()
+            if isinstance(data, tf.data.Dataset):
+                data_batch = tree.map_structure(
+                    lambda spec: _of_one_replica(
+                        spec, strategy.num_replicas_in_sync
+                    ),
+                    data.element_spec,
+                )
+                iterator = None
         super()._maybe_symbolic_build(iterator, data_batch)
 
     def _make_function(self, step_function):
@@ -198,6 +203,18 @@ def interleaved_halves(data, replicas):
         )
         for start in (0, 1)
     )
+
+
+def _of_one_replica(spec, replicas):
+    shape = getattr(spec, "shape", None)
+    if shape is None:
+        return None  # An optional part of a batch that is not there.
+    if not shape.rank:
+        return spec
+    rows, *rest = shape
+    if rows is not None:
+        rows = rows // replicas if rows % replicas == 0 else None
+    return tf.TensorSpec([rows, *rest], spec.dtype)
 
 
 def num_rows(data):

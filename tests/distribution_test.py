@@ -22,7 +22,7 @@ def outcomes(replicas):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     lines = [line.partition(": ") for line in process.stdout.splitlines()]
     found = {name: outcome for name, _, outcome in lines if name in CHECKS}

@@ -2,62 +2,34 @@
 
 import contextlib
 import functools
-import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
-from pathlib import Path
 
 import pytest
+from multi_worker_processes import free_addresses, start
 from multi_worker_run import LAST, checks
 
-TESTS = Path(__file__).parent
 SECONDS = 540
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("localhost", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def environment(addresses, index):
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    config = {
-        "cluster": {"worker": addresses},
-        "task": {"type": "worker", "index": index},
-    }
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "TF_CONFIG": json.dumps(config),
-    }
-
-
-def start(index, addresses, output):
-    return subprocess.Popen(
-        [sys.executable, str(TESTS / "multi_worker_run.py"), str(SECONDS)],
-        env=environment(addresses, index),
-        stdout=output,
-        stderr=subprocess.STDOUT,
-    )
 
 
 @functools.cache
 def outcomes(num_workers):
     """Outcomes of all checks by name, and the exit status, of each worker."""
-    addresses = [f"localhost:{port}" for port in free_ports(num_workers)]
+    addresses = free_addresses(num_workers)
     with contextlib.ExitStack() as stack:
         outputs = [
             stack.enter_context(tempfile.TemporaryFile("w+")) for _ in addresses
         ]
         processes = [
-            start(index, addresses, output)
+            start(
+                index,
+                addresses,
+                "multi_worker_run.py",
+                SECONDS,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
             for index, output in enumerate(outputs)
         ]
         try:

@@ -1,0 +1,94 @@
+"""How soon a worker notices that another one is gone.
+
+    python tests/multi_worker_lost.py SIGKILL 1
+    python tests/multi_worker_lost.py SIGSTOP 0
+
+trains with two workers, sends the signal to worker 1 or 0 and prints the
+seconds until the other one raises, and what. `--restart` starts the worker
+again at once, alone.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+from distribution_checks import SUB_BATCH, optimizer, pairs
+from multi_worker_processes import free_addresses, start
+from small_problems import dense_network
+
+from keras_svag import SVAGModel
+from keras_svag.strategies import lost_worker, make_strategy
+
+WORKER = "--worker"
+LIMIT = 300  # seconds
+
+
+class Signs(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.last_step = time.time()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            print("training", flush=True)
+
+
+def work():
+    strategy = make_strategy("multi_worker")
+    with strategy.scope():
+        model = SVAGModel(dense_network())
+        model.compile(optimizer(), "mse")
+    signs = Signs()
+    try:
+        model.fit(*pairs(), 2 * SUB_BATCH, 10**6, verbose=0, callbacks=[signs])
+    except Exception as error:
+        seconds = time.time() - signs.last_step
+        print(
+            f"{type(error).__name__} {seconds:.1f} s after the last step; "
+            f"lost_worker: {lost_worker(error)}",
+            flush=True,
+        )
+
+
+def main(signal_name, lost, restart):
+    addresses = free_addresses(2)
+
+    def start_worker(index):
+        return start(
+            index,
+            addresses,
+            __file__,
+            WORKER,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    workers = [start_worker(index) for index in range(2)]
+    started = list(workers)
+    try:
+        for worker in workers:
+            assert worker.stdout.readline() == "training\n"
+        os.kill(workers[lost].pid, getattr(signal, signal_name))
+        if restart:
+            workers[lost].wait(LIMIT)
+            started.append(start_worker(lost))
+        output, _ = workers[1 - lost].communicate(timeout=LIMIT)
+        print(f"{signal_name} to worker {lost}: {output.strip()}")
+    finally:
+        for worker in started:
+            worker.kill()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == [WORKER]:
+        work()
+    else:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("signal")
+        parser.add_argument("worker", type=int, choices=(0, 1))
+        parser.add_argument("--restart", action="store_true")
+        given = parser.parse_args()
+        main(given.signal, given.worker, given.restart)

@@ -106,7 +106,8 @@ def max_batch_multiplier(
     numerator = 2 * square - (1 - signal_share) * (2 - decay)
     with np.errstate(divide="ignore"):
         bound = numerator / ((2 - decay) * signal_share + square * decay)
-    return _like(noise_to_signal, bound)
+    # Rounding must not rule out the run itself.
+    return _like(noise_to_signal, np.maximum(bound, 1.0))
 
 
 def min_scaled_noise_to_signal(

@@ -69,9 +69,11 @@ def pairs_of_equilibria(draw):
 def equilibria(draw, counts):
     numbers = st.floats(1e-12, 1e12)
     errors = st.floats(0, 1e12)
+    # G may be 0 or below it, but no ratio of two overflows.
+    gradients = numbers | st.floats(-1e12, 0)
     return scaling.EquilibriumStatistics(
         draw(numbers),
-        draw(magnitudes),
+        draw(gradients),
         draw(numbers),
         draw(errors),
         draw(errors),

@@ -38,7 +38,7 @@ def test_more_noise_and_less_closeness_carry_further(q, p, c, d, decay):
     (q, p), (c, d) = sorted((q, p)), sorted((c, d))
     for form in ("sharp", "loose"):
         bound = scaling.max_batch_multiplier(q, c, form=form, **decay)
-        assert bound >= 1 - 1e-12
+        assert bound >= 1
         more = (1 + 1e-9) * scaling.max_batch_multiplier(
             p, c, form=form, **decay
         )
@@ -84,24 +84,32 @@ def test_weight_norm_grows_with_kappa(q, kappa, more):
 def test_verdicts_follow_kappa_max(
     estimate, rate, decay, closeness, factors, level, balance
 ):
-    verdict = linear_scaling_verdict(
-        estimate,
-        rate,
-        decay,
-        closeness=closeness,
-        kappas=(1, *factors),
-        level=level,
-        balance=balance,
-    )
-    low, high = verdict.max_multiplier_low, verdict.max_multiplier_high
-    assert 1 - 1e-12 <= low <= high
+    def judged(*kappas):
+        return linear_scaling_verdict(
+            estimate,
+            rate,
+            decay,
+            closeness=closeness,
+            kappas=kappas,
+            level=level,
+            balance=balance,
+        )
+
+    bare = judged(1)
+    low, high = bare.max_multiplier_low, bare.max_multiplier_high
+    assert 1 <= low <= high * (1 + 1e-12)
+    between = (low + high) / 2
+    ends = [end for end in (low, between, high) if math.isfinite(end)]
+    verdict = judged(1, *ends, *factors)
     for kappa, answer in verdict.multiplier_verdicts.items():
         if verdict.refusal:
             assert answer == Verdict.UNDETERMINED
         elif kappa > high:
             assert answer == Verdict.RULED_OUT
+        elif kappa <= low:
+            assert answer == Verdict.NOT_RULED_OUT
         else:
-            assert (answer == Verdict.NOT_RULED_OUT) == (kappa <= low)
+            assert answer == Verdict.UNDETERMINED
     # The run itself is as close to itself as can be asked for.
     assert verdict.multiplier_verdicts[1] != Verdict.RULED_OUT
     order = [
@@ -138,6 +146,7 @@ def test_linear_rule_composes_and_has_an_inverse(rate, kappa, other):
     def rule(rate, kappa):
         return scaling.linear_scaling_rule(rate, kappa)["learning_rate"]
 
+    assert rule(rate, kappa) == pytest.approx(kappa * rate)
     assert rule(rule(rate, kappa), 1 / kappa) == pytest.approx(rate)
     assert rule(rule(rate, kappa), other) == pytest.approx(
         rule(rate, kappa * other)
@@ -169,6 +178,12 @@ def test_square_root_rule_composes_and_has_an_inverse(rate, k1, k2, decoupled):
     for name, value in start.items():
         assert there_and_back[name] == pytest.approx(value)
         assert twice[name] == pytest.approx(once[name])
+    # Of learning rate and epsilon the squares go with κ and 1 / κ.
+    scaled = rule(start, k1)
+    assert scaled["learning_rate"] ** 2 == pytest.approx(k1 * rate**2)
+    assert scaled["epsilon"] ** 2 == pytest.approx(1e-16 / k1, rel=1e-9, abs=0)
+    decay = 0.1 * math.sqrt(k1) if decoupled else 0.1
+    assert scaled["weight_decay"] == pytest.approx(decay)
     # Averages forget over κ times fewer steps: as many examples.
     assert 1 - rule(start, k1)["beta_1"] == pytest.approx(
         k1 * (1 - start["beta_1"]), rel=1e-6

@@ -29,7 +29,7 @@ _NAMES = (
     "scale_lr",
     "model.name",
 )
-_REQUIRED = (
+REQUIRED = (
     "dataset",
     "augmentation",
     "sampling",
@@ -71,7 +71,7 @@ def check_complete(config):
         ValueError: if one is.
     """
     values = _flat(config)
-    for key in _REQUIRED:
+    for key in REQUIRED:
         if key not in values:
             raise ValueError(
                 f"The configuration lacks `{key}`; take configs/digits.py for "

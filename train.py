@@ -132,14 +132,16 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         FloatingPointError: if the loss is not finite.
         TrainingInterrupted: if a signal ended it; its state is saved.
     """
-    interval = CheckpointInterval.parse(checkpoint_every)
     dataset = load_data(config, data_dir)
     keras.utils.set_random_seed(config.seed)
     simulation = make_simulation(config, len(dataset.train_images))
     make_batches = functools.partial(training_data, config, dataset, simulation)
     evaluation = evaluation_data(dataset)
+    interval = CheckpointInterval.parse(
+        checkpoint_every, simulation.steps_per_sgd_step
+    )
     with strategy.scope():
-        model = compile_model(config, dataset, simulation)
+        model = compile_model(config, dataset, simulation, interval.steps)
     check = make_check(config, dataset, make_batches(), workdir)
     checkpoints = CheckpointFolder(workdir.file("checkpoints"))
     workdir.begin(keep_events=checkpoints.newest() is not None)
@@ -151,7 +153,6 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         FitPlan(
             epochs=config.epochs,
             steps_per_epoch=simulation.steps_per_epoch,
-            steps_per_sgd_step=simulation.steps_per_sgd_step,
             interval=interval,
         ),
         checkpoints,
@@ -167,7 +168,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     )
     if stop_at_non_finite_loss.step is not None:
         raise FloatingPointError(
-            "The loss is not finite at training step "
+            "The loss is not finite by training step "
             f"{stop_at_non_finite_loss.step}: training stopped, and "
             f"{workdir.path} keeps what was written; try a smaller "
             "--config.learning_rate."

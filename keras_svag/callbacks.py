@@ -45,10 +45,11 @@ class TrainingClock(keras.callbacks.Callback):
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):
-    """Stops training at the first step whose loss is not finite.
+    """Stops training when the loss is not finite.
 
     Attributes:
-        step: that step's number, counted from 1 over all epochs, or `None`.
+        step: number of the step after which that was seen, counted from 1 over
+            all epochs, or `None`.
     """
 
     def __init__(self):

@@ -9,8 +9,10 @@ from keras_svag.configuration import check_complete, check_values
 from keras_svag.ngd import NGDModel
 from keras_svag.schedules import learning_rate_schedule
 from keras_svag.simulation import Simulation
+from keras_svag.step_grouping import steps_per_call
 from keras_svag.svag import SVAG
 from keras_svag.training import SVAGModel
+from keras_svag.wrapping import ModelWrapper
 
 NETWORKS = {
     "scale_invariant_mlp": ScaleInvariantMLP,
@@ -49,22 +51,26 @@ def make_simulation(config, num_examples):
     )
 
 
-def compile_model(config, dataset, simulation):
+def compile_model(config, dataset, simulation, most_steps_per_call=None):
     """The model that trains as the configuration says, compiled.
 
     Args:
         config: a `ConfigDict`.
         dataset: the `Dataset` that it is to learn.
         simulation: the `Simulation` of its training.
+        most_steps_per_call: training steps that one call may take, or None.
 
     Returns:
-        A `keras.Model`: a plain one, an `SVAGModel` or an `NGDModel`.
+        A `keras.Model`: an `SVAGModel`, an `NGDModel` or a plain one, which
+        is wrapped to train alike where several replicas share a batch.
 
     Raises:
         ValueError: if a key of the configuration is out of its range.
     """
-    model = _make_network(config, dataset, simulation)
+    network = model = _make_network(config, dataset, simulation)
+    rows = simulation.sub_batch_size * simulation.sub_batches_per_step
     if config.optimizer == "ngd":
+        rows = simulation.num_examples
         model = NGDModel(
             model,
             config.batch_size,
@@ -82,10 +88,16 @@ def compile_model(config, dataset, simulation):
             sampling=config.sampling,
             per_layer=config.lsr.per_layer,
         )
+    elif model.distribute_strategy.num_replicas_in_sync > 1:
+        model = ModelWrapper(model)
     model.compile(
         optimizer=_make_optimizer(config, simulation.sgd_steps_per_epoch),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+    )
+    # Not an argument of `compile`, which is saved with the model.
+    model.steps_per_execution = steps_per_call(
+        network, rows, simulation.steps_per_epoch, most_steps_per_call
     )
     return model
 

@@ -18,16 +18,20 @@ class CheckpointInterval:
     """Time from one checkpoint to the next; one of the two is None.
 
     Attributes:
-        sgd_steps: in SGD steps, however many training steps one takes.
+        steps: in training steps.
         seconds: in seconds.
     """
 
-    sgd_steps: int | None = None
+    steps: int | None = None
     seconds: float | None = None
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text, steps_per_sgd_step=1):
         """The interval that `"500"` (SGD steps) or `"60s"` (seconds) names.
+
+        Args:
+            text: the string.
+            steps_per_sgd_step: training steps that take as long as one of SGD.
 
         Raises:
             ValueError: if it is none, or not above 0.
@@ -39,7 +43,9 @@ class CheckpointInterval:
                 "`checkpoint_every` must be a number of SGD steps above 0, as "
                 f"in 500, or of seconds, as in 60s, got {text!r}."
             )
-        return cls(int(match[1])) if match[1] else cls(seconds=number)
+        if match[1]:
+            return cls(int(match[1]) * steps_per_sgd_step)
+        return cls(seconds=number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +54,13 @@ class FitPlan:
 
     Attributes:
         epochs: how many epochs.
-        steps_per_epoch: training steps of one.
-        steps_per_sgd_step: training steps that take as long as one of SGD.
+        steps_per_epoch: training steps of one; they fill whole calls of the
+            model's `steps_per_execution`.
         interval: a `CheckpointInterval`.
     """
 
     epochs: int
     steps_per_epoch: int
-    steps_per_sgd_step: int
     interval: CheckpointInterval
 
 
@@ -245,8 +250,9 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         interval = self._plan.interval
         if interval.seconds is not None:
             return time.monotonic() - self._saved_time >= interval.seconds
-        every = interval.sgd_steps * self._plan.steps_per_sgd_step
-        return step // every > self._saved_step // every
+        # The steps of a call are done, or repeated, together.
+        next_step = step + self.model.steps_per_execution
+        return next_step - self._saved_step > interval.steps
 
     def _remembering(self):
         return [c for c in self.callbacks if hasattr(c, "load_state_dict")]

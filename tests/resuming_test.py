@@ -85,7 +85,7 @@ def fit(folder, wrapped=False, every="2", recorder=None, **kwargs):
         model,
         batches,
         batches(500).take(2),
-        FitPlan(EPOCHS, STEPS, 1, CheckpointInterval.parse(every)),
+        FitPlan(EPOCHS, STEPS, CheckpointInterval.parse(every)),
         CheckpointFolder(os.path.join(folder, "checkpoints")),
         [
             TrainingClock(),
@@ -217,7 +217,7 @@ def test_only_one_worker_writes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "interval"),
     [
-        ("500", CheckpointInterval(sgd_steps=500)),
+        ("500", CheckpointInterval(steps=500)),
         ("60s", CheckpointInterval(seconds=60)),
         (" 0.5s ", CheckpointInterval(seconds=0.5)),
     ],

@@ -184,7 +184,7 @@ def test_epochs_are_those_of_sgd_whatever_ell_is(tmp_path):
 
 
 def test_non_finite_loss_stops_and_keeps_what_was_written(tmp_path):
-    with pytest.raises(FloatingPointError, match="at training step [1-9]"):
+    with pytest.raises(FloatingPointError, match="by training step [1-9]"):
         run(
             tmp_path,
             learning_rate=1e30,

@@ -3,6 +3,7 @@ import warnings
 
 import keras
 import tensorflow as tf
+from keras import tree
 
 from keras_svag.metrics import GradientNoise
 from keras_svag.noise import pair_moments, squared_norm
@@ -143,9 +144,11 @@ class SVAGModel(ModelWrapper):
             state = [
                 (v, tf.identity(v.value)) for v in self.non_trainable_variables
             ]
-        # Unordered, both halves' activations could be held at once.
+        # Unordered, both halves' activations could be held at once. The data
+        # alone wait: if every operation did, tracing would take much longer.
         with tf.control_dependencies([g for g in g1 if g is not None]):
-            g2 = self._gradients(second)
+            second = tree.map_structure(_identity, second)
+        g2 = self._gradients(second)
         if second_leaves_no_trace:
             for variable, value in state:
                 variable.assign(value)
@@ -261,6 +264,10 @@ class SVAGModel(ModelWrapper):
             }
         )
         return config
+
+
+def _identity(leaf):
+    return None if leaf is None else tf.identity(leaf)
 
 
 def _dense(gradient):

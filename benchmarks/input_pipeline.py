@@ -1,0 +1,178 @@
+"""Examples per second of the input pipeline, augmented.
+
+    python benchmarks/input_pipeline.py [--rounds 5]
+
+`training_batches` draws, crops, mirrors and standardizes whole batches as a
+function of (seed, step). The other pipeline is that of the Keras guides:
+shuffle, map over single examples, batch, prefetch. 50,000 random images of
+CIFAR's shape, 256 a step. Threads are limited by tf.data's own options. Below,
+the rate at which networks take examples in training: the digits MLP takes
+small batches without augmentation, so its own pipeline is measured beside it.
+"""
+
+import argparse
+import functools
+import statistics
+import time
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from side_by_side import (
+    alternating_rounds,
+    print_header,
+    print_row,
+    ratio_cells,
+)
+from small_models import compiled, digits_batches
+from workloads import CIFAR, WORKLOADS, seconds_per_step
+
+from keras_svag import datasets
+
+ROWS = 256
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+def ours(images, labels, sampling):
+    return datasets.training_batches(
+        images,
+        labels,
+        sub_batch_size=ROWS // 2,
+        sub_batches_per_step=2,
+        sampling=sampling,
+        seed=0,
+        augmentation=datasets.augment,
+        preprocess=datasets.standardization(MEAN, STD, 255),
+    )
+
+
+def of_the_guides(images, labels):
+    def augment(image, label):
+        image = tf.pad(image, [[4, 4], [4, 4], [0, 0]])
+        image = tf.image.random_crop(image, CIFAR)
+        image = tf.image.random_flip_left_right(image)
+        return (tf.cast(image, tf.float32) / 255 - MEAN) / STD, label
+
+    return (
+        tf.data.Dataset.from_tensor_slices((images, labels))
+        .shuffle(10_000)
+        .repeat()
+        .map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(ROWS, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def limited(batches, threads):
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = threads
+    return batches.with_options(options)
+
+
+def seconds_per_example(iterator, steps, rows):
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(iterator)
+    return (time.perf_counter() - start) / (steps * rows)
+
+
+def per_second(seconds):
+    return f"{1 / statistics.median(seconds):,.0f}"
+
+
+def compare_pipelines(images, labels, threads, rounds):
+    pipelines = {
+        "guides": of_the_guides(images, labels),
+        **{
+            sampling: ours(images, labels, sampling)
+            for sampling in (
+                "with_replacement",
+                "without_replacement",
+                "shuffle",
+            )
+        },
+    }
+    seconds = alternating_rounds(
+        {
+            name: functools.partial(
+                # A pipeline that waits fills its buffer: one turn for many.
+                _turn,
+                limited(batches, threads),
+                200 if name != "guides" else 60,
+            )
+            for name, batches in pipelines.items()
+        },
+        rounds,
+    )
+    guides = seconds.pop("guides")
+    print_row(f"guides, {threads} thread(s)", per_second(guides), "1", "")
+    for name, times in seconds.items():
+        print_row(
+            f"{name}, {threads} thread(s)",
+            per_second(times),
+            ratio_cells(guides, times),
+        )
+
+
+def _turn(batches, steps):
+    iterator = iter(batches)
+    for _ in range(10):
+        next(iterator)
+    return seconds_per_example(iterator, steps, ROWS)
+
+
+def compare_networks(images, labels, rounds):
+    cifar = ours(images, labels, "with_replacement")
+    digits = digits_batches(WORKLOADS["mlp"].batch_size)
+    for name, batches, steps_per_execution in (
+        ("bn", cifar, 1),
+        ("mlp", digits, 32),
+    ):
+        workload = WORKLOADS[name]
+        rows = 2 * workload.batch_size
+        model = compiled(workload, steps_per_execution)
+        iterator = iter(batches)
+        steps = workload.steps // steps_per_execution * steps_per_execution
+        seconds = alternating_rounds(
+            {
+                "training": lambda m=model, w=workload, s=steps, r=rows: (
+                    seconds_per_step(m, w.batches(r), s) / r
+                ),
+                "pipeline": lambda i=iterator, r=rows: seconds_per_example(
+                    i, 500, r
+                ),
+            },
+            rounds,
+        )
+        print_row(
+            f"{workload.title}, 2B a step",
+            per_second(seconds["training"]),
+            per_second(seconds["pipeline"]),
+            ratio_cells(seconds["training"], seconds["pipeline"]),
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50_000, *CIFAR)).astype("uint8")
+    labels = rng.integers(0, 10, 50_000).astype("int32")
+    print_header("pipeline", "examples/s", "to the guides'", "range")
+    for threads in (1, 2):
+        compare_pipelines(images, labels, threads, arguments.rounds)
+    print()
+    print_header(
+        "network", "trains, examples/s", "pipeline", "pipeline / net", "range"
+    )
+    compare_networks(images, labels, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

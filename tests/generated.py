@@ -41,7 +41,10 @@ def observations(draw, least=2, values=ordinary):
 def estimates(draw, values=magnitudes):
     """A `NoiseEstimate` of any numbers that some observations could give."""
     count = draw(st.integers(0, 10**9))
-    errors = st.floats(0, 1e30) if count > 1 else st.just(math.nan)
+    # The squares of errors that are not 0 are none either.
+    errors = st.just(0.0) | st.floats(1e-100, 1e30)
+    if count < 2:
+        errors = st.just(math.nan)
     g_se, n_se = draw(errors), draw(errors)
     correlation = draw(st.floats(-1, 1))
     return NoiseEstimate(

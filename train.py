@@ -36,12 +36,21 @@ from keras_svag.configured_model import compile_model, make_simulation
 from keras_svag.history import HistoryFile
 from keras_svag.interruption import TrainingInterrupted
 from keras_svag.linear_scaling_check import LinearScalingRuleCheck
+from keras_svag.multi_worker import has_several_workers
 from keras_svag.recipes import scaled_down
 from keras_svag.results import results_table
 from keras_svag.resuming import CheckpointInterval, FitPlan, resumable_fit
-from keras_svag.strategies import STRATEGIES, make_strategy
+from keras_svag.strategies import (
+    STRATEGIES,
+    is_chief,
+    lost_worker,
+    make_strategy,
+)
 from keras_svag.sweep_command import run_sweep
 from keras_svag.workdir import WorkDir
+
+# The exit code that says "try again" in sysexits.h.
+LOST_WORKER = 75
 
 
 def _in_one_sentence(parse, *args, **kwargs):
@@ -69,7 +78,8 @@ _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "none",
     STRATEGIES,
-    "mirrored: data-parallel over this machine's GPUs or virtual CPUs.",
+    "mirrored: data-parallel over this machine's GPUs or virtual CPUs; "
+    "multi_worker: over several machines, see docs/distributed.md.",
 )
 _VIRTUAL_DEVICES = flags.DEFINE_integer(
     "virtual_devices", None, "Number of virtual CPUs to mirror over."
@@ -140,12 +150,29 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     interval = CheckpointInterval.parse(
         checkpoint_every, simulation.steps_per_sgd_step
     )
+    if interval.seconds is not None and has_several_workers(strategy):
+        raise ValueError(
+            "`checkpoint_every` must be a number of SGD steps with "
+            "--strategy=multi_worker, whose workers save together, got "
+            f"{checkpoint_every!r}."
+        )
     with strategy.scope():
         model = compile_model(config, dataset, simulation, interval.steps)
     check = make_check(config, dataset, make_batches(), workdir)
     checkpoints = CheckpointFolder(workdir.file("checkpoints"))
-    workdir.begin(keep_events=checkpoints.newest() is not None)
+    found = checkpoints.newest()
+    writes = is_chief(strategy)
+    if writes:
+        workdir.begin(keep_events=found is not None)
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
+    callbacks = [TrainingClock(), stop_at_non_finite_loss]
+    if writes:
+        callbacks += [
+            HistoryFile(workdir.file("history.csv")),
+            keras.callbacks.TensorBoard(workdir.path, write_graph=False),
+        ]
+    if check:
+        callbacks.append(check)
     resumable_fit(
         model,
         make_batches,
@@ -156,15 +183,11 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
             interval=interval,
         ),
         checkpoints,
-        [
-            TrainingClock(),
-            stop_at_non_finite_loss,
-            HistoryFile(workdir.file("history.csv")),
-            keras.callbacks.TensorBoard(workdir.path, write_graph=False),
-            *([check] if check else []),
-        ],
+        found,
+        callbacks,
         validation_freq=config.validate_every,
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=(1 if sys.stdout.isatty() else 2) if writes else 0,
+        writes=writes,
     )
     if stop_at_non_finite_loss.step is not None:
         raise FloatingPointError(
@@ -178,10 +201,36 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         results["gradient_noise"] = model.gradient_noise.estimate().to_dict()
     if check:
         results["linear_scaling"] = check.report.to_dict()
-    getattr(model, "model", model).save(workdir.file("model.keras"))
-    workdir.results = results
-    checkpoints.remove()
+    if writes:
+        getattr(model, "model", model).save(workdir.file("model.keras"))
+        workdir.results = results
+        checkpoints.remove()
     return results
+
+
+def run_alone(config):
+    """Trains one configuration; returns the exit code."""
+    config = scaled_down(config)
+    workdir = WorkDir(_WORKDIR.value, config.to_dict())
+    results = workdir.results
+    if results is not None:
+        print(f"The run in {workdir.path} is finished already.")
+    else:
+        if _DETERMINISTIC.value:
+            tf.config.experimental.enable_op_determinism()
+        strategy = make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
+        results = train(
+            config,
+            workdir,
+            _DATA_DIR.value,
+            strategy,
+            _CHECKPOINT_EVERY.value,
+        )
+        if not is_chief(strategy):
+            return 0
+    print(f"\n{results_table(results)}")
+    print(f"\ntensorboard --logdir={workdir.path}")
+    return 0
 
 
 def main(argv):
@@ -191,41 +240,42 @@ def main(argv):
     config = _CONFIG.value
     try:
         if _SWEEP.value:
-            sys.exit(
-                run_sweep(
-                    _SWEEP.value, config, _WORKDIR.value, sys.argv, _JOBS.value
-                )
+            return run_sweep(
+                _SWEEP.value, config, _WORKDIR.value, sys.argv, _JOBS.value
             )
         if _JOBS.value != 1:
             raise ValueError(
                 f"--jobs={_JOBS.value} needs a --sweep, whose runs it counts."
             )
-        config = scaled_down(config)
-        workdir = WorkDir(_WORKDIR.value, config.to_dict())
-        results = workdir.results
-        if results is not None:
-            print(f"The run in {workdir.path} is finished already.")
-        else:
-            if _DETERMINISTIC.value:
-                tf.config.experimental.enable_op_determinism()
-            strategy = make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
-            results = train(
-                config,
-                workdir,
-                _DATA_DIR.value,
-                strategy,
-                _CHECKPOINT_EVERY.value,
-            )
+        return run_alone(config)
     except TrainingInterrupted as interruption:
-        print(
-            f"train.py: {interruption}: the same command goes on from here.",
-            file=sys.stderr,
+        return _ended(
+            f"{interruption}: the same command goes on from here.",
+            interruption.exit_code,
         )
-        sys.exit(interruption.exit_code)
+    except KeyboardInterrupt:
+        return _ended("interrupted: the same command goes on.", 130)
     except (ValueError, TypeError, FloatingPointError) as error:
-        sys.exit(f"train.py: {error}")
-    print(f"\n{results_table(results)}")
-    print(f"\ntensorboard --logdir={workdir.path}")
+        return _ended(str(error), 1)
+    except tf.errors.UnimplementedError as error:
+        if not _DETERMINISTIC.value:
+            raise
+        return _ended(f"--deterministic cannot be kept: {error.message}.", 1)
+    except tf.errors.OpError as error:
+        if not lost_worker(error):
+            raise
+        _ended(
+            "Another worker is gone: start all of them again with the same "
+            "command, which goes on from the last checkpoint.",
+            LOST_WORKER,
+        )
+        # TensorFlow would wait for the other worker on its way out.
+        os._exit(LOST_WORKER)
+
+
+def _ended(sentence, code):
+    print(f"train.py: {sentence}", file=sys.stderr, flush=True)
+    return code
 
 
 def parse_flags(argv):

@@ -12,6 +12,8 @@ import zlib
 import numpy as np
 from keras import ops
 
+from keras_svag.replica_values import assign_replica_values, replica_values
+
 _PARTIAL = ".partial"
 _NAME = re.compile(r"step-(\d+)\.npz")
 
@@ -137,32 +139,27 @@ class CheckpointFolder:
             pass
 
 
-def training_variables(model):
-    """All that training changes: a list of variables without repetition.
+def training_arrays(model):
+    """Values of all that training changes, as a list of NumPy arrays.
 
     Weights, states of random layers, the optimizer's variables, a gradient
     that waits for its pair among them, and those of the metrics. The model
     has to be built, and so have its optimizer and its metrics.
+
+    What every replica has of its own, running averages and metrics, has one
+    row a replica, if there are several. All workers have to call this at the
+    same step, for they exchange these values.
     """
-    variables = (
-        *model.variables,
-        *model.optimizer.variables,
-        *model.metrics_variables,
-    )
-    return list({id(variable): variable for variable in variables}.values())
-
-
-def training_arrays(model):
-    """Values of `training_variables`, as NumPy arrays.
-
-    With several workers every one has to call it: what the metrics hold is
-    summed over all of them.
-    """
-    return [ops.convert_to_numpy(v) for v in training_variables(model)]
+    common, own = _variables(model)
+    strategy = model.distribute_strategy
+    arrays = [ops.convert_to_numpy(v) for v in common]
+    if strategy.num_replicas_in_sync == 1:
+        return arrays + [ops.convert_to_numpy(v) for v in own]
+    return arrays + replica_values(strategy, own)
 
 
 def restore_training_arrays(model, arrays, with_metrics):
-    """Gives the `training_variables` the values that they had.
+    """Gives all that training changes the values that it had.
 
     Args:
         model: a compiled model.
@@ -170,21 +167,44 @@ def restore_training_arrays(model, arrays, with_metrics):
         with_metrics: whether the metrics are restored too.
 
     Raises:
-        ValueError: if the arrays are not those of such a model.
+        ValueError: if the arrays are not those of such a model, on as many
+            replicas.
     """
-    variables = training_variables(model)
-    shapes = [tuple(variable.shape) for variable in variables]
+    common, own = _variables(model)
+    strategy = model.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
+    rows = () if replicas == 1 else (replicas,)
+    shapes = [tuple(v.shape) for v in common]
+    shapes += [(*rows, *v.shape) for v in own]
     if shapes != [array.shape for array in arrays]:
         raise ValueError(
             "The checkpoint does not fit the model that the configuration "
-            f"makes: it holds {len(arrays)} variables of other shapes than the "
-            f"model's {len(variables)}; remove the working directory to start "
-            "anew."
+            f"makes, on {replicas} replica{'s' * (replicas > 1)}: train on as "
+            "many as before, or remove the working directory to start anew."
         )
     metrics = {id(variable) for variable in model.metrics_variables}
-    for variable, array in zip(variables, arrays, strict=True):
-        if with_metrics or id(variable) not in metrics:
-            if array.dtype.kind == "V":
-                # NumPy's files know bfloat16 by its size alone.
-                array = array.view(np.dtype(variable.dtype))
-            variable.assign(array)
+    restored = [
+        (variable, _in_dtype_of(variable, array))
+        for variable, array in zip([*common, *own], arrays, strict=True)
+        if with_metrics or id(variable) not in metrics
+    ]
+    count = len(common) if rows else len(restored)
+    for variable, array in restored[:count]:
+        variable.assign(array)
+    if restored[count:]:
+        assign_replica_values(strategy, *zip(*restored[count:], strict=True))
+
+
+def _variables(model):
+    """Variables alike on all replicas, and those of each replica's own."""
+    own = [*model.non_trainable_variables, *model.metrics_variables]
+    own = {id(variable): variable for variable in own}
+    common = [*model.variables, *model.optimizer.variables]
+    common = {id(v): v for v in common if id(v) not in own}
+    return list(common.values()), list(own.values())
+
+
+def _in_dtype_of(variable, array):
+    # NumPy's files know bfloat16 by its size alone.
+    is_unknown = array.dtype.kind == "V"
+    return array.view(np.dtype(variable.dtype)) if is_unknown else array

@@ -25,17 +25,22 @@ class Interruption(contextlib.AbstractContextManager):
 
     Asked twice the process obeys as usual, at once.
 
+    Args:
+        notes: False leaves the signals as they are.
+
     Attributes:
         signal: number of the signal that came, or None.
     """
 
-    def __init__(self):
+    def __init__(self, notes=True):
         self.signal = None
+        self._notes = notes
         self._previous = {}
 
     def __enter__(self):
         # Only the main thread may handle signals.
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._notes and is_main:
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
         return self

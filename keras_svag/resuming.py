@@ -11,6 +11,7 @@ from keras_svag.checkpoint import (
     training_arrays,
 )
 from keras_svag.interruption import Interruption, TrainingInterrupted
+from keras_svag.multi_worker import has_several_workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +71,14 @@ def resumable_fit(
     validation_data,
     plan,
     checkpoints,
+    found,
     callbacks,
     *,
     validation_freq=1,
     verbose=1,
     writes=True,
 ):
-    """Trains as `model.fit` does, from the last checkpoint on if there is one.
+    """Trains as `model.fit` does, from a checkpoint on if there is one.
 
     Callbacks see one training without a break: the number of the epoch and of
     the step within it, `on_train_begin` and `on_train_end` once. Those that
@@ -85,7 +87,8 @@ def resumable_fit(
 
     SIGINT and SIGTERM end the training at the next step (after validation,
     if that is going on), when its state is saved; but in the last epoch's
-    validation training is done.
+    validation training is done. Several workers, which would have to agree,
+    obey signals as usual.
 
     Args:
         model: a compiled and built model.
@@ -94,6 +97,7 @@ def resumable_fit(
         validation_data: a `tf.data.Dataset`.
         plan: a `FitPlan`.
         checkpoints: a `CheckpointFolder`.
+        found: the `Checkpoint` to go on from, or None.
         callbacks: list of Keras callbacks, each of a class of its own.
         validation_freq, verbose: as in `model.fit`.
         writes: whether this process writes the checkpoints: one of several
@@ -103,12 +107,12 @@ def resumable_fit(
         TrainingInterrupted: if a signal came.
         ValueError: if a checkpoint cannot be written, or is of another model.
     """
-    found = checkpoints.newest()
     first_epoch, done = 0, 0
     if found is not None:
         first_epoch, done = divmod(found.step, plan.steps_per_epoch)
         _build(model, validation_data)
-    with Interruption() as interruption:
+    several = has_several_workers(model.distribute_strategy)
+    with Interruption(notes=not several) as interruption:
         callbacks = _ResumableCallbacks(
             callbacks,
             model,

@@ -44,6 +44,12 @@ def test_handlers_are_left_alone_outside_the_main_thread():
     assert seen == [before, None]
 
 
+def test_signals_can_be_left_as_they_are():
+    with Interruption(notes=False):
+        with pytest.raises(KeyboardInterrupt):
+            raise_signal(signal.SIGINT)
+
+
 def test_exit_codes_are_those_of_the_shell():
     assert TrainingInterrupted(signal.SIGINT).exit_code == 130
     assert TrainingInterrupted(signal.SIGTERM).exit_code == 143

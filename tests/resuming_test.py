@@ -81,12 +81,14 @@ def make_model(wrapped):
 def fit(folder, wrapped=False, every="2", recorder=None, **kwargs):
     model = make_model(wrapped)
     os.makedirs(folder, exist_ok=True)
+    checkpoints = CheckpointFolder(os.path.join(folder, "checkpoints"))
     resumable_fit(
         model,
         batches,
         batches(500).take(2),
         FitPlan(EPOCHS, STEPS, CheckpointInterval.parse(every)),
-        CheckpointFolder(os.path.join(folder, "checkpoints")),
+        checkpoints,
+        checkpoints.newest(),
         [
             TrainingClock(),
             StopAtNonFiniteLoss(),

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from kill_harness import KINDS
 
 from keras_svag import SVAG, SVAGModel
 from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
@@ -237,7 +238,7 @@ def test_no_interval_is_refused(text):
     assert repr(text) in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["plain", "measured"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_the_script_outlives_kills(kind):
     process = subprocess.run(
         [

@@ -1,15 +1,17 @@
 """The script over two workers: as one device, killed, and started again."""
 
+import os
 import subprocess
 import time
 import zipfile
-from pathlib import Path
 
 import h5py
 import numpy as np
 from multi_worker_processes import free_addresses, start
 
-ROOT = Path(__file__).parents[1]
+import train
+
+ROOT = os.path.dirname(train.__file__)
 ARGUMENTS = (
     "--deterministic",
     "--checkpoint_every=10",
@@ -23,7 +25,7 @@ ARGUMENTS = (
 def start_workers(workdir):
     addresses = free_addresses(2)
     arguments = (
-        "../train.py",
+        train.__file__,
         *ARGUMENTS,
         f"--workdir={workdir}",
         "--strategy=multi_worker",
@@ -76,7 +78,7 @@ def test_two_workers_train_as_one_device_and_outlive_a_kill(tmp_path):
     process = start(
         0,
         ["localhost:1"],
-        "../train.py",
+        train.__file__,
         *ARGUMENTS,
         f"--workdir={alone}",
         cwd=ROOT,

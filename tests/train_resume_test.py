@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import train
+
+ROOT = os.path.dirname(train.__file__)
 ARGUMENTS = (
     "--deterministic",
     "--checkpoint_every=20",
@@ -20,7 +21,7 @@ ARGUMENTS = (
 
 def start(workdir, *arguments, **environment):
     return subprocess.Popen(
-        [sys.executable, "train.py", f"--workdir={workdir}", *arguments],
+        [sys.executable, train.__file__, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

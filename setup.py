@@ -53,6 +53,8 @@ setup(
             "pytest-xdist",
             # Properties tested over generated arguments.
             "hypothesis",
+            # Renders reports, to see that hostile names stay text.
+            "markdown-it-py",
             # `make lint`.
             "ruff",
             # Distributions to hold ours against.

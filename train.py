@@ -257,6 +257,13 @@ def main(argv):
         return _ended("interrupted: the same command goes on.", 130)
     except (ValueError, TypeError, FloatingPointError) as error:
         return _ended(str(error), 1)
+    except OSError as error:
+        name = f" ({error.filename})" if error.filename else ""
+        return _ended(
+            f"A file{name} cannot be read or written: {error.strerror}; the "
+            "same command goes on from the last checkpoint.",
+            1,
+        )
     except tf.errors.UnimplementedError as error:
         if not _DETERMINISTIC.value:
             raise

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import statistics
 
+from keras_svag.arguments import checked_level, checked_positive
 from keras_svag.fieller import fieller_interval, student_t_quantile
 
 _STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
@@ -83,19 +84,13 @@ def c_closeness(first, second, kappa=1.0, level=0.95):
         heteroscedastic data, J. Biopharm. Stat. 14 (2004): those degrees of
         freedom for a ratio.
     """
-    if not 0 < level < 1:
-        raise ValueError(
-            f"level must lie strictly between 0 and 1, got {level!r}."
-        )
-    if not 0 < kappa < math.inf:
-        raise ValueError(
-            f"kappa must be a finite number above 0, got {kappa!r}."
-        )
+    checked_level(level)
+    checked_positive("kappa", kappa)
     for name in ("weight_sq_norm", "noise_trace"):
         for run in (first, second):
             if not 0 < getattr(run, name) < math.inf:
                 raise ValueError(
-                    f"{name} must be a finite number above 0 in both runs, "
+                    f"`{name}` must be a finite number above 0 in both runs, "
                     f"got {getattr(run, name)!r}."
                 )
     counts = first.count, second.count
@@ -107,7 +102,7 @@ def c_closeness(first, second, kappa=1.0, level=0.95):
         their_variance = (scale * getattr(second, f"{name}_se")) ** 2
         ratio = theirs / ours if ours > 0 and theirs > 0 else math.nan
         # Of `theirs - ratio * ours`, whose distance from 0 is what is judged.
-        parts = ratio**2 * our_variance, their_variance
+        parts = ratio * ratio * our_variance, their_variance
         low, high = fieller_interval(
             theirs,
             ours,
@@ -136,8 +131,8 @@ def _quantile(level, variances, counts):
         )
     )
     dof = least
-    # False for a ratio that is NaN.
-    if estimated > 0:
+    # False for a ratio that is NaN or too large.
+    if estimated > 0 and math.isfinite(sum(variances)):
         share = min(sum(variances) / estimated, _LARGEST_SHARE)
         # Rounding must not cost a degree of freedom.
         dof = math.floor(least * share**2 * (1 + 1e-9))

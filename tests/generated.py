@@ -63,8 +63,8 @@ def estimates(draw, values=magnitudes):
 
 @st.composite
 def pairs_of_equilibria(draw):
-    """Two `EquilibriumStatistics`, both with exact errors or neither."""
-    counts = draw(st.sampled_from([st.none(), st.integers(1, 100)]))
+    """Two `EquilibriumStatistics`, each with exact errors or without."""
+    counts = st.none() | st.integers(1, 100)
     return draw(equilibria(counts)), draw(equilibria(counts))
 
 
@@ -72,8 +72,8 @@ def pairs_of_equilibria(draw):
 def equilibria(draw, counts):
     numbers = st.floats(1e-12, 1e12)
     errors = st.floats(0, 1e12)
-    # G may be 0 or below it, but no ratio of two overflows.
-    gradients = numbers | st.floats(-1e12, 0)
+    # G may be 0, below it, or so small that a ratio of two overflows.
+    gradients = numbers | st.floats(-1e12, 0) | st.floats(0, 1e-300)
     return scaling.EquilibriumStatistics(
         draw(numbers),
         draw(gradients),

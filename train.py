@@ -237,7 +237,17 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
     logging.set_verbosity(logging.ERROR)
-    config = _CONFIG.value
+    try:
+        config = _CONFIG.value
+        # Any use of a file that could not be loaded raises.
+        config.lock()
+    except OSError:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        return _ended(
+            "--config must name a configuration file, such as "
+            f"configs/digits.py, got {path!r}.",
+            1,
+        )
     try:
         if _SWEEP.value:
             return run_sweep(
@@ -258,10 +268,9 @@ def main(argv):
     except (ValueError, TypeError, FloatingPointError) as error:
         return _ended(str(error), 1)
     except OSError as error:
-        name = f" ({error.filename})" if error.filename else ""
         return _ended(
-            f"A file{name} cannot be read or written: {error.strerror}; the "
-            "same command goes on from the last checkpoint.",
+            f"A file cannot be read or written ({error}): the same command "
+            "goes on from the last checkpoint.",
             1,
         )
     except tf.errors.UnimplementedError as error:

@@ -54,7 +54,9 @@ def start(path, config, log):
         tf.config.experimental.enable_op_determinism()
         workdir = WorkDir(path, config.to_dict())
         strategy = tf.distribute.get_strategy()
-        train.train(config, workdir, None, strategy, checkpoint_every="7")
+        # Small networks take several steps a call; the plain one 11 here, so
+        # that every second checkpoint is in the middle of a pair.
+        train.train(config, workdir, None, strategy, checkpoint_every="3")
         code = 0
     except BaseException as error:
         print(repr(error), file=sys.stderr)

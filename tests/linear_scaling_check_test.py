@@ -104,9 +104,9 @@ def test_a_scale_invariant_run_is_seen_to_reach_equilibrium():
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=50,
     )
-    one = check(window=20, scale_invariant=x[:16])
-    drawn = rng.integers(0, 256, 32 * 1000)
-    # 20 epochs are long against 1 / (2 η λ) = 10 SGD steps.
+    one = check(window=80, scale_invariant=x[:16])
+    drawn = rng.integers(0, 256, 16 * 8000)
+    # 20 epochs, of 50 SGD steps, are long against 1 / (2 η λ) = 10 of them.
     model.fit(
         x[drawn][: 16 * 1000],
         y[drawn][: 16 * 1000],
@@ -120,14 +120,15 @@ def test_a_scale_invariant_run_is_seen_to_reach_equilibrium():
         y[drawn],
         16,
         steps_per_epoch=100,
-        epochs=20,
+        epochs=80,
         shuffle=False,
         callbacks=[one],
         verbose=0,
     )
     verdict = one.report.verdict
     assert verdict.at_equilibrium
-    assert verdict.balance == pytest.approx(1, abs=0.04)
+    # Over 24 seeds a quarter as long a run has a standard deviation of 0.05.
+    assert verdict.balance == pytest.approx(1, abs=4 * 0.05 / 4**0.5)
     assert verdict.heuristic_reasons == (
         "N/G is that of SVAG with ell 2, which stands in for the SDE",
     )

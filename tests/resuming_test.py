@@ -164,11 +164,12 @@ def test_twice_killed_in_one_epoch(tmp_path, in_peace):
 def test_a_checkpoint_every_so_many_seconds(tmp_path, in_peace):
     folder = str(tmp_path)
     with pytest.raises(Killed):
-        fit(folder, every="0.000001s", recorder=Recorder(kill, 7))
-    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 6
+        fit(folder, every="0.000001s", recorder=Recorder(kill, 8))
+    # In the middle of a pair.
+    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 7
     with pytest.raises(Killed):
-        fit(folder, every="1000s", recorder=Recorder(kill, 9))
-    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 6
+        fit(folder, every="1000s", recorder=Recorder(kill, 10))
+    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 7
     assert_same(end_state(fit(folder), folder), in_peace[False][0])
 
 

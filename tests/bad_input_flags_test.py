@@ -1,0 +1,76 @@
+"""Bad command lines of train.py: one sentence, exit code 1, nothing written."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import bad_input_flags_run
+import pytest
+
+# Arguments beside --workdir, and what the sentence has to hold.
+ROWS = [
+    (["--config=nosuch.py"], "--config must name", "'nosuch.py'"),
+    (["--config=configs/paper.py:nosuch"], "NAME", "svag-preresnet32-bn"),
+    (["--strategy=nosuch"], "--strategy=nosuch", "none|mirrored|multi_worker"),
+    (["--strategy=multi_worker"], "TF_CONFIG", "not set"),
+    (["--virtual_devices=x"], "--virtual_devices=x", "int"),
+    (["--virtual_devices=2"], "--strategy=mirrored", "got 2"),
+    (["--virtual_devices=0", "--strategy=mirrored"], "at least 1", "got 0"),
+    (["--jobs=x"], "--jobs=x", "int"),
+    (["--jobs=2"], "--jobs=2", "--sweep"),
+    (["--jobs=0", "--sweep=ell=1"], "--jobs must be at least 1", "got 0"),
+    (["--sweep=nosuch=1"], "--sweep names 'nosuch'", "batch_size"),
+    (["--sweep=ell"], "key=value", "got 'ell'"),
+    (["--sweep=ell="], "--sweep ell= has no values", "ell=1,2,4"),
+    (["--sweep=ell=zero"], "--sweep ell takes", "got 'zero'"),
+    (["--sweep=ell=1", "--sweep=ell=2"], "--sweep has 'ell' twice", "one"),
+    (["--sweep=ell=1,1"], "--sweep", "ell"),
+    (["--checkpoint_every="], "`checkpoint_every` must be", "got ''"),
+    (["--checkpoint_every=0"], "`checkpoint_every` must be", "got '0'"),
+    (["--checkpoint_every=-5"], "`checkpoint_every` must be", "got '-5'"),
+    (["--checkpoint_every=1m"], "`checkpoint_every` must be", "got '1m'"),
+    (["--deterministic=maybe"], "--deterministic=maybe", "oolean"),
+    (["--nosuch=1"], "nosuch", "Unknown command line flag"),
+    (["extra"], "Unknown arguments", "'extra'"),
+    (
+        ["--data_dir=/nosuch", "--config=configs/cifar10.py"],
+        "prepared",
+        "/nosuch",
+    ),
+    (["--workdir=/proc/nosuch"], "'/proc/nosuch' cannot be written", "another"),
+    (["--workdir="], "workdir", "directory"),
+]
+
+
+@functools.cache
+def outcomes():
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    root = os.path.dirname(bad_input_flags_run.train.__file__)
+    paths = [root, os.path.join(root, "tests")]
+    arguments = [["--workdir=unused", *row[0]] for row in ROWS]
+    process = subprocess.run(
+        [sys.executable, bad_input_flags_run.__file__],
+        cwd=root,
+        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "row", range(len(ROWS)), ids=lambda i: " ".join(ROWS[i][0])
+)
+def test_bad_command_line_is_one_sentence(row):
+    code, lines, files = outcomes()[row]
+    # The flags' own errors are followed by a line on where to find help.
+    assert len(lines) == 1 or lines[1].startswith("Pass --help"), lines
+    for part in ROWS[row][1:]:
+        assert part in lines[0]
+    assert code == 1
+    assert "unused" not in files

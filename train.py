@@ -26,16 +26,11 @@ from ml_collections import config_flags
 
 from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
 from keras_svag.checkpoint import CheckpointFolder
-from keras_svag.configured_data import (
-    evaluation_data,
-    load_data,
-    probe_data,
-    training_data,
-)
+from keras_svag.configured_check import make_check
+from keras_svag.configured_data import evaluation_data, load_data, training_data
 from keras_svag.configured_model import compile_model, make_simulation
 from keras_svag.history import HistoryFile
 from keras_svag.interruption import TrainingInterrupted
-from keras_svag.linear_scaling_check import LinearScalingRuleCheck
 from keras_svag.multi_worker import has_several_workers
 from keras_svag.recipes import scaled_down
 from keras_svag.results import results_table
@@ -100,30 +95,6 @@ _SWEEP = flags.DEFINE_multi_string(
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs of a sweep at the same time.")
 
 
-def make_check(config, dataset, training, workdir):
-    """The check of the linear scaling rule, or None if nothing is measured."""
-    if not (config.measure_noise and config.lsr.enabled):
-        return None
-    if config.optimizer == "ngd":
-        # A full pass has no mini-batches to measure: a probe draws some.
-        images = None
-        probe = probe_data(dataset)
-    else:
-        images, _ = next(iter(training))
-        probe = None
-    return LinearScalingRuleCheck(
-        config.batch_size,
-        closeness=config.lsr.closeness,
-        kappas=config.lsr.kappas,
-        window=config.lsr.window,
-        probe=probe,
-        per_layer=config.lsr.per_layer and probe is not None,
-        log_dir=workdir.path,
-        scale_invariant=images,
-        verbose=0,
-    )
-
-
 def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     """Trains as `config` says, from the last checkpoint in `workdir` on.
 
@@ -158,7 +129,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         )
     with strategy.scope():
         model = compile_model(config, dataset, simulation, interval.steps)
-    check = make_check(config, dataset, make_batches(), workdir)
+    check = make_check(config, dataset, make_batches(), workdir.path)
     checkpoints = CheckpointFolder(workdir.file("checkpoints"))
     found = checkpoints.newest()
     writes = is_chief(strategy)

@@ -65,6 +65,7 @@ FLOORS = {
         ],
     ],
     6: [
+        ["configured_check"],
         ["results"],
         [
             "report",

@@ -96,7 +96,6 @@ def compare_pipelines(images, labels, threads, rounds):
     seconds = alternating_rounds(
         {
             name: functools.partial(
-                # A pipeline that waits fills its buffer: one turn for many.
                 _turn,
                 limited(batches, threads),
                 200 if name != "guides" else 60,
@@ -116,6 +115,7 @@ def compare_pipelines(images, labels, threads, rounds):
 
 
 def _turn(batches, steps):
+    # A new iterator, since one that waits fills its buffer.
     iterator = iter(batches)
     for _ in range(10):
         next(iterator)

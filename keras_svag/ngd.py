@@ -5,6 +5,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
+from keras_svag.arguments import checked_integer
 from keras_svag.multi_worker import has_several_workers
 from keras_svag.wrapping import ModelWrapper, num_rows
 
@@ -74,16 +75,11 @@ class NGDModel(ModelWrapper):
                 "gradient of an example would depend on the others; use group "
                 "normalization."
             )
-        for name, size in (
-            ("batch_size", batch_size),
-            ("micro_batch_size", micro_batch_size),
-        ):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(
-                    f"`{name}` must be an integer >= 1, got {size!r}."
-                )
-        self.batch_size = batch_size
-        self.micro_batch_size = micro_batch_size
+        self.batch_size = checked_integer("batch_size", batch_size)
+        self.micro_batch_size = checked_integer(
+            "micro_batch_size", micro_batch_size
+        )
+        seed = checked_integer("seed", seed, smallest=0, optional=True)
         if seed is None and has_several_workers(self.distribute_strategy):
             raise ValueError(
                 "`seed` must be an integer under MultiWorkerMirroredStrategy, "

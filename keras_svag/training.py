@@ -5,6 +5,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
+from keras_svag.arguments import checked_boolean
 from keras_svag.metrics import GradientNoise
 from keras_svag.noise import pair_moments, squared_norm
 from keras_svag.svag import SVAG
@@ -56,8 +57,9 @@ class SVAGModel(ModelWrapper):
 
     Raises:
         TypeError: if `model` is no `keras.Model`.
-        ValueError: if `model` has its own `train_step`; while tracing, if a
-            replica's batch has no static, even number of rows.
+        ValueError: if an argument is out of range or `model` has its own
+            `train_step`; while tracing, if a replica's batch has no static,
+            even number of rows.
 
     References:
         - [Li, Malladi, Arora, 2021](https://arxiv.org/abs/2102.12470)
@@ -74,14 +76,14 @@ class SVAGModel(ModelWrapper):
         **kwargs,
     ):
         super().__init__(model, **kwargs)
-        self.measure_noise = measure_noise
-        self.per_layer = per_layer
+        self.measure_noise = checked_boolean("measure_noise", measure_noise)
+        self.per_layer = checked_boolean("per_layer", per_layer)
         self.num_examples = num_examples
         self.sampling = sampling
+        # It refuses bad arguments, also where nothing is measured.
+        noise = GradientNoise(num_examples=num_examples, sampling=sampling)
         if measure_noise:
-            self.gradient_noise = GradientNoise(
-                num_examples=num_examples, sampling=sampling
-            )
+            self.gradient_noise = noise
             self.weight_sq_norm = keras.metrics.Mean(name="weight_sq_norm")
         self._name_layers()
 
@@ -138,7 +140,16 @@ class SVAGModel(ModelWrapper):
         return self.get_metrics_result()
 
     def _mixed_gradients(self, first, second):
-        g1 = self._gradients(first)
+        gradients_of = self._gradients
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas == 1 and not self.run_eagerly:
+            # Traced and optimized once, instead of once for each half.
+            gradients_of = tf.function(
+                gradients_of,
+                autograph=False,
+                experimental_attributes={"_noinline": True},
+            )
+        g1 = gradients_of(first)
         second_leaves_no_trace = self._weights == (1, 0)
         if second_leaves_no_trace:
             state = [
@@ -148,7 +159,7 @@ class SVAGModel(ModelWrapper):
         # alone wait: if every operation did, tracing would take much longer.
         with tf.control_dependencies([g for g in g1 if g is not None]):
             second = tree.map_structure(_identity, second)
-        g2 = self._gradients(second)
+        g2 = gradients_of(second)
         if second_leaves_no_trace:
             for variable, value in state:
                 variable.assign(value)

@@ -196,10 +196,16 @@ def interleaved_halves(data, replicas):
                 "size, x[: len(x) // batch_size * batch_size], and let the "
                 f"batch size be a multiple of {2 * replicas}."
             )
+
+    def every_other_row(leaf, start):
+        if leaf is None:
+            return None
+        # A slice with a stride is ten times as slow.
+        return tf.gather(leaf, tf.range(start, leaf.shape[0], 2))
+
     return tuple(
         tree.map_structure(
-            lambda leaf, start=start: None if leaf is None else leaf[start::2],
-            data,
+            lambda leaf, start=start: every_other_row(leaf, start), data
         )
         for start in (0, 1)
     )

@@ -20,6 +20,11 @@ LEARNING_RATE = 0.5
 WEIGHT_DECAY = 0.2
 STEPS_TO_EQUILIBRIUM = 300  # of SGD; R settles within 1 / (4 η λ) = 2.5
 
+# Over 8 seeds the balances of runs half as long as those below have a standard
+# deviation of 0.02: this is four of theirs. The wrong rows are at 0.73 and
+# 1.14, ten of them away.
+TOLERANCE = 4 * 0.02 / 2**0.5
+
 
 @functools.cache
 def examples():
@@ -93,12 +98,12 @@ def rows_that_balance(measured, ell):
     return {
         process
         for process, ratio in balances(measured, ell).items()
-        if abs(ratio - 1) <= 0.02
+        if abs(ratio - 1) <= TOLERANCE
     }
 
 
 def test_sgd_balances_by_its_own_row():
-    data = batches(4300, BATCH_SIZE, seed=0)
+    data = batches(8600, BATCH_SIZE, seed=0)
     sgd = keras.optimizers.SGD(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     measured = averages(sgd, data, BATCH_SIZE, STEPS_TO_EQUILIBRIUM)
     # At ell = 1 SVAG's row is SGD's.
@@ -131,13 +136,14 @@ def svag_averages(ell, pairing, num_steps):
     ],
 )
 def test_svag_balances_by_the_row_of_its_ell(ell, pairing, rows):
-    measured = svag_averages(ell, pairing, num_steps=4000 + 1200 * ell)
+    measured = svag_averages(ell, pairing, num_steps=2 * (4000 + 1200 * ell))
     assert rows_that_balance(measured, ell) == rows
 
 
 def test_svag_of_large_ell_balances_by_the_row_of_the_sde():
     measured = svag_averages(ell=32, pairing="halves", num_steps=10_000)
-    # N + G / ell, by which SVAG balances, is still 1.5% above N.
+    # N + G / ell, by which SVAG balances, is still 1.5% above N; over 8 seeds
+    # the standard deviation is 0.9%.
     by_row = balances(measured, ell=32)
     assert abs(by_row["sde"] - 1) < 0.04
     assert by_row["sgd"] < 0.75

@@ -249,7 +249,7 @@ def main(argv):
             raise
         return _ended(f"--deterministic cannot be kept: {error.message}.", 1)
     except tf.errors.OpError as error:
-        if not lost_worker(error):
+        if _STRATEGY.value != "multi_worker" or not lost_worker(error):
             raise
         _ended(
             "Another worker is gone: start all of them again with the same "

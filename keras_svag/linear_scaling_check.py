@@ -229,8 +229,9 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 f"{batch_size}, got {self.batch_size}."
             )
         self._epochs = epochs
-        self._postponed = state["postponed"]
-        self._rates.first = state["first_learning_rate"]
+        # Not in a state that was saved before the two were.
+        self._postponed = state.get("postponed")
+        self._rates.first = state.get("first_learning_rate")
 
     def _report(self, epochs):
         return linear_scaling_report(

@@ -356,6 +356,25 @@ def test_state_goes_on_in_another_process():
         check(4).load_state_dict(state)
 
 
+def test_state_within_an_epoch_keeps_its_first_learning_rate():
+    one = check()
+
+    class Resumed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            one.load_state_dict({**one.state_dict(), "first_learning_rate": 7})
+
+    train(measuring_model(sgd()), one, Resumed(), epochs=1)
+    (epoch,) = one.state_dict()["epochs"]
+    assert epoch["learning_rate"] == 7
+    assert epoch["last_learning_rate"] != 7
+
+
+def test_state_of_before_the_first_learning_rate_was_kept_is_read():
+    one = check()
+    one.load_state_dict({"batch_size": BATCH_SIZE, "epochs": []})
+    assert one.state_dict()["first_learning_rate"] is None
+
+
 def test_report_is_printed_unless_told_otherwise(capsys):
     loud = check(verbose=1)
     train(measuring_model(sgd()), check(), loud)

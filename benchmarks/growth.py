@@ -5,7 +5,8 @@
 PreResNet-8 with group norm through `fit`, B = 64, with the noise metrics: an
 SGD step takes ell SVAG steps of 2B examples. Under MirroredStrategy over
 virtual CPUs, one process for each number of replicas, batches of several
-sizes at ell = 2. The slope is that of log seconds over log examples.
+sizes at ell = 2, the same for each replica, and plain Keras SGD on the same
+batches. The slope is that of log seconds over log examples.
 """
 
 import argparse
@@ -33,12 +34,18 @@ WORKLOAD = Workload(
     64,
     4,
 )
-BATCHES_OF_REPLICAS = (128, 256, 512, 1024)
+ROWS_OF_A_REPLICA = (128, 256, 512, 1024)
 
 
 def compiled(ell):
     model = keras_svag.SVAGModel(WORKLOAD.make())
     model.compile(keras_svag.SVAG(0.1, ell=ell), loss=cross_entropy())
+    return model
+
+
+def compiled_sgd():
+    model = WORKLOAD.make()
+    model.compile(keras.optimizers.SGD(0.1), loss=cross_entropy())
     return model
 
 
@@ -68,13 +75,21 @@ def seconds_by_batch(replicas, rounds):
             [f"CPU:{i}" for i in range(replicas)]
         )
     run = {}
-    for rows in BATCHES_OF_REPLICAS:
-        with strategy.scope():
-            model = compiled(2)
-        run[rows] = functools.partial(
-            seconds_per_step, model, WORKLOAD.batches(rows), WORKLOAD.steps
-        )
-    return alternating_rounds(run, rounds)
+    for rows in ROWS_OF_A_REPLICA:
+        rows *= replicas
+        for name, make in (
+            ("SVAG", lambda: compiled(2)),
+            ("SGD", compiled_sgd),
+        ):
+            with strategy.scope():
+                model = make()
+            run[name, rows] = functools.partial(
+                seconds_per_step, model, WORKLOAD.batches(rows), WORKLOAD.steps
+            )
+    seconds = {"SVAG": {}, "SGD": {}}
+    for (name, rows), times in alternating_rounds(run, rounds).items():
+        seconds[name][rows] = times
+    return seconds
 
 
 def in_a_process(replicas, rounds):
@@ -122,11 +137,14 @@ def main():
     print_header("growing", "examples", "ms", "slope", "range")
     print_growth("ell = 1, 2, 4, 8, 16", seconds_by_ell(arguments.rounds))
     keras.backend.clear_session()
-    for replicas in (1, 2):
-        print_growth(
-            f"batch, {replicas} replica(s)",
-            in_a_process(replicas, arguments.rounds),
-        )
+    seconds = {n: in_a_process(n, arguments.rounds) for n in (1, 2)}
+    for name in ("SVAG", "SGD"):
+        for replicas, by_batch in seconds.items():
+            print_growth(
+                f"{name}, batch, {replicas} replica(s)", by_batch[name]
+            )
+        one, two = (list(s[name].items())[-1] for s in seconds.values())
+        print_growth(f"{name}, replicas = 1, 2", dict((one, two)))
 
 
 if __name__ == "__main__":

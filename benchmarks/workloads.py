@@ -43,17 +43,17 @@ def _pre_resnet(normalization, widen_factor=1):
 
 WORKLOADS = {
     "bn": Workload(
-        "PreResNet-32, BN, B = 128", _pre_resnet("batch"), CIFAR, 128, 3
+        "PreResNet-32, BN, B = 128", _pre_resnet("batch"), CIFAR, 128, 10
     ),
     "gn": Workload(
-        "PreResNet-32, GN, B = 128", _pre_resnet("group"), CIFAR, 128, 3
+        "PreResNet-32, GN, B = 128", _pre_resnet("group"), CIFAR, 128, 10
     ),
     "wide": Workload(
         "PreResNet-32, 4x wide, BN, B = 32",
         _pre_resnet("batch", 4),
         CIFAR,
         32,
-        1,
+        4,
     ),
     "mlp": Workload(
         "digits MLP, B = 16",

@@ -1,5 +1,6 @@
 """Moments of a pair of gradients: the gradient noise, without extra passes."""
 
+import tensorflow as tf
 from keras import ops
 
 
@@ -31,13 +32,13 @@ def pair_moments(first, second):
             g1 = g2 = ops.zeros(())
         g1, g2 = ops.cast(g1, "float32"), ops.cast(g2, "float32")
         grad_sq_norms.append(ops.sum(ops.multiply(g1, g2)))
-        noise_traces.append(ops.sum(ops.square(ops.subtract(g1, g2))) / 2)
+        noise_traces.append(tf.nn.l2_loss(ops.subtract(g1, g2)))
     return ops.stack(grad_sq_norms), ops.stack(noise_traces)
 
 
 def squared_norm(variables):
     """Sum of squares over all `variables`, a float32 scalar."""
     return sum(
-        (ops.sum(ops.square(ops.cast(v, "float32"))) for v in variables),
+        (2 * tf.nn.l2_loss(ops.cast(v, "float32")) for v in variables),
         start=ops.zeros(()),
     )

@@ -2,15 +2,21 @@ import contextlib
 import json
 import os
 import shutil
+import weakref
 
 from keras_svag.version import __version__
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows, where nothing keeps two processes apart.
 
 
 class WorkDir:
     """The directory of one run: its configuration, its results.
 
-    Nothing is written before `begin`. `results.json` is written last: a run
-    that has it is finished.
+    Nothing is written before `begin`, from which on the directory is this
+    process's. `results.json` is written last: a run that has it is finished.
 
     Args:
         path: the directory.
@@ -28,17 +34,19 @@ class WorkDir:
         self._refuse_other_run()
 
     def begin(self, keep_events=False):
-        """Makes the directory and writes `config.json`.
+        """Makes the directory, takes hold of it and writes `config.json`.
 
         Args:
             keep_events: whether what an unfinished run left there of its
                 events stays, because it goes on.
 
         Raises:
-            ValueError: if the directory cannot be written.
+            ValueError: if the directory cannot be written, or another process
+                writes to it.
         """
         try:
             os.makedirs(self.path, exist_ok=True)
+            self._lock()
             self._write_json("config.json", self._config)
         except OSError as error:
             raise ValueError(
@@ -69,6 +77,22 @@ class WorkDir:
                 f"({error.strerror}); make room there and start the same "
                 "command again."
             ) from error
+
+    def _lock(self):
+        # The lock ends with the process, also if that is killed.
+        if fcntl is None:
+            return
+        directory = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, directory)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                "Another process is writing to the working directory "
+                f"{self.path!r}; wait for its end, or give another --workdir."
+            ) from None
+        except OSError:
+            pass  # A file system without locks.
 
     def _refuse_other_run(self):
         other = self._read_json("config.json")

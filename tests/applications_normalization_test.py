@@ -154,6 +154,34 @@ def test_group_normalization_equals_keras(policy, affine, shape, groups):
     )
 
 
+@pytest.mark.parametrize("size", [5, None])
+def test_group_normalization_is_compiled_where_sizes_are_known(size):
+    layer = GroupNormalization(4, epsilon=1e-4)
+    spec = tf.TensorSpec((None, size, 6, 12), "float32")
+    function = tf.function(layer).get_concrete_function(spec)
+    compiled = [
+        operation
+        for operation in function.graph.get_operations()
+        if "_XlaMustCompile" in operation.node_def.attr
+    ]
+    assert len(compiled) == (size is not None)
+    x = normal((3, 5, 6, 12)).astype("float32")
+    reference = keras.layers.GroupNormalization(4, epsilon=1e-4)
+    np.testing.assert_allclose(
+        function(tf.constant(x)), reference(x), rtol=2e-5, atol=2e-5
+    )
+
+
+def test_group_normalization_is_not_compiled_beside_an_accelerator(monkeypatch):
+    devices = [
+        tf.config.PhysicalDevice(f"/physical_device:{kind}:0", kind)
+        for kind in ("CPU", "GPU")
+    ]
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda: devices)
+    found = operations(GroupNormalization(2), tf.zeros((7, 3, 5, 4)))
+    assert "StatefulPartitionedCall" not in found
+
+
 @pytest.mark.parametrize("traced", [False, True])
 def test_group_normalization_has_second_derivatives(traced):
     x = tf.constant(normal((2, 3, 3, 6), mean=0.5))

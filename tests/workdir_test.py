@@ -30,6 +30,17 @@ def test_beginning_again_removes_the_events_of_the_unfinished_run(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["config.json", "notes.txt"]
 
 
+def test_a_directory_in_use_is_refused_until_it_is_free(tmp_path):
+    first = WorkDir(str(tmp_path), CONFIG)
+    first.begin()
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match="Another process is writing to"):
+        WorkDir(str(tmp_path), CONFIG).begin()
+    assert (tmp_path / "train").exists()
+    del first
+    WorkDir(str(tmp_path), CONFIG).begin()
+
+
 def test_another_configuration_is_refused_and_kept(tmp_path):
     WorkDir(str(tmp_path), CONFIG).begin()
     with pytest.raises(ValueError, match=r"\(it differs in ell\)"):

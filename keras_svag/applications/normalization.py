@@ -1,6 +1,6 @@
 """Batch and group normalization that equal Keras's and are faster."""
 
-import math
+import functools
 
 import keras
 import numpy as np
@@ -62,14 +62,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="keras_svag")
 class GroupNormalization(keras.layers.GroupNormalization):
-    """Keras's group normalization from per-channel moments.
+    """Keras's group normalization in as few passes over the data as it takes.
 
     Same arguments, outputs and gradients as
-    `keras.layers.GroupNormalization`, to float tolerance. The moments of each
-    channel are taken first, over the contiguous layout of the input, and then
-    combined in groups: a group's variance is the mean of its channels'
-    variances plus the variance of its channels' means. One multiply-add per
-    element remains. Other axes than the last are left to the base class.
+    `keras.layers.GroupNormalization`, to float tolerance. TensorFlow has no
+    kernel for it: where there are only CPUs, whose networks Keras does not
+    compile, XLA compiles one for inputs with spatial axes of known size, one
+    for each of their shapes. Other axes than the last are left to the base
+    class.
 
     `epsilon=0` is allowed with the last axis: where a group has zero
     variance, its output and its gradient are 0 instead of NaN.
@@ -78,59 +78,104 @@ class GroupNormalization(keras.layers.GroupNormalization):
     def call(self, inputs):
         if self.axis not in (-1, len(inputs.shape) - 1):
             return super().call(inputs)
-        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        multiplier, offset = self._affine_map(x)
-        return tf.cast(x * multiplier + offset, self.compute_dtype)
+        inputs = tf.convert_to_tensor(inputs)
+        normalize, gradients = _group_kernels(
+            self.groups,
+            self.epsilon,
+            self.scale,
+            self.center,
+            compiled=_is_compilable(inputs),
+            signature=(inputs.dtype, *inputs.shape),
+        )
 
-    def _affine_map(self, x):
-        """The map's factors, of shape (batch, 1, ..., 1, channels)."""
-        channels = x.shape[-1]
-        spatial_axes = list(range(1, len(x.shape) - 1))
-        in_groups = (-1, self.groups, channels // self.groups)
-        if spatial_axes:
-            mean, variance = _moments(x, spatial_axes)
-            variance_within = tf.reduce_mean(
-                tf.reshape(variance, in_groups), -1, keepdims=True
-            )
-        else:
-            mean, variance_within = x, 0.0
-        mean, variance_between = _moments(tf.reshape(mean, in_groups), [-1])
-        variance = variance_within + variance_between + self.epsilon
+        @tf.custom_gradient
+        def normalized(x, gamma, beta):
+            y, mean, inverse = normalize(x, gamma, beta)
+            return y, lambda dy: gradients(x, mean, inverse, gamma, dy)
+
+        # Without a scale or an offset a constant, whose gradient is dropped.
+        gamma = _at_least_float32(self.gamma) if self.scale else 1.0
+        beta = _at_least_float32(self.beta) if self.center else 0.0
+        return normalized(inputs, gamma, beta)
+
+
+@functools.cache
+def _group_kernels(groups, epsilon, scale, center, compiled, signature):
+    """`(normalize, gradients)`, compiled apart for each `signature`."""
+
+    def normalize(x, gamma, beta):
+        """The output, and mean and 1 / deviation that broadcast against it."""
+        dtype = x.dtype
+        x = _at_least_float32(x)
+        mean = _mean_of_groups(_mean_of_channels(x), groups)
+        centered = x - mean
+        variance = epsilon + _mean_of_groups(
+            _mean_of_channels(tf.square(centered)), groups
+        )
         # rsqrt(inf) is 0 with gradient 0: this is what epsilon=0 needs.
         infinity = tf.constant(np.inf, x.dtype)
         inverse = tf.math.rsqrt(tf.where(variance > 0, variance, infinity))
-        per_channel = tf.ones((1, 1, in_groups[-1]), x.dtype)
-        shape = (-1, *[1] * len(spatial_axes), channels)
-        multiplier = tf.reshape(inverse * per_channel, shape)
-        offset = tf.reshape(-mean * inverse * per_channel, shape)
-        if self.scale:
-            gamma = tf.cast(self.gamma, x.dtype)
-            multiplier, offset = multiplier * gamma, offset * gamma
-        if self.center:
-            offset += tf.cast(self.beta, x.dtype)
-        return multiplier, offset
+        y = centered * inverse
+        if scale:
+            y *= gamma
+        if center:
+            y += beta
+        return tf.cast(y, dtype), mean, inverse
 
+    def gradients(x, mean, inverse, gamma, dy):
+        """Gradients to `x`, `gamma` and `beta`."""
+        dtype = x.dtype
+        x, dy = _at_least_float32(x), _at_least_float32(dy)
+        normalized = (x - mean) * inverse
+        slope = _mean_of_channels(dy * normalized)
+        level = _mean_of_channels(dy)
+        to_gamma = _sum_but_channels(slope, x) if scale else None
+        to_beta = _sum_but_channels(level, x) if center else None
+        if scale:
+            dy, slope, level = dy * gamma, slope * gamma, level * gamma
+        level = _mean_of_groups(level, groups)
+        slope = _mean_of_groups(slope, groups)
+        to_x = (dy - level - normalized * slope) * inverse
+        return tf.cast(to_x, dtype), to_gamma, to_beta
 
-def _moments(x, axes):
-    """Mean and variance over `axes`, which are kept with size 1.
-
-    Those of `tf.nn.moments`, whose gradient fills several tensors of the size
-    of `x`; the gradient here is one multiply-add per element.
-    """
-    shape = keras.ops.shape(x)
-    count = tf.cast(math.prod(shape[axis] for axis in axes), x.dtype)
-
-    @tf.custom_gradient
-    def moments(x):
-        mean = tf.reduce_mean(x, axes, keepdims=True)
-        variance = tf.reduce_mean(
-            tf.math.squared_difference(x, mean), axes, keepdims=True
+    if compiled:
+        return tuple(
+            tf.function(kernel, jit_compile=True, autograph=False)
+            for kernel in (normalize, gradients)
         )
+    return normalize, gradients
 
-        def gradient(mean_gradient, variance_gradient):
-            slope = 2 * variance_gradient / count
-            return x * slope + (mean_gradient / count - mean * slope)
 
-        return (mean, variance), gradient
+def _is_compilable(x):
+    return (
+        len(x.shape) > 2
+        and None not in x.shape[1:]
+        and all(d.device_type == "CPU" for d in tf.config.get_visible_devices())
+    )
 
-    return moments(x)
+
+def _at_least_float32(x):
+    x = tf.convert_to_tensor(x)
+    return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def _mean_of_channels(x):
+    """Mean over the spatial axes, which are kept with size 1."""
+    axes = list(range(1, len(x.shape) - 1))
+    return tf.reduce_mean(x, axes, keepdims=True) if axes else x
+
+
+def _mean_of_groups(x, groups):
+    """Mean over the channels of each group, in the place of every channel."""
+    if groups == 1:
+        return tf.reduce_mean(x, -1, keepdims=True)
+    in_groups = tf.reshape(x, (-1, groups, x.shape[-1] // groups))
+    mean = tf.reduce_mean(in_groups, -1, keepdims=True)
+    return tf.reshape(tf.broadcast_to(mean, tf.shape(in_groups)), tf.shape(x))
+
+
+def _sum_but_channels(means, x):
+    """Sum of all of `x` but its channels, from its `_mean_of_channels`."""
+    positions = tf.reduce_prod(tf.shape(x)[1:-1])
+    total = tf.reduce_sum(means, list(range(len(x.shape) - 1)))
+    return total * tf.cast(positions, x.dtype)

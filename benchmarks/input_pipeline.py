@@ -33,11 +33,11 @@ ROWS = 256
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
-def ours(images, labels, sampling):
+def ours(images, labels, sampling, rows=ROWS):
     return datasets.training_batches(
         images,
         labels,
-        sub_batch_size=ROWS // 2,
+        sub_batch_size=rows // 2,
         sub_batches_per_step=2,
         sampling=sampling,
         seed=0,
@@ -123,14 +123,13 @@ def _turn(batches, steps):
 
 
 def compare_networks(images, labels, rounds):
-    cifar = ours(images, labels, "with_replacement")
-    digits = digits_batches(WORKLOADS["mlp"].batch_size)
-    for name, batches, steps_per_execution in (
-        ("bn", cifar, 1),
-        ("mlp", digits, 32),
-    ):
-        workload = WORKLOADS[name]
+    for name, workload in WORKLOADS.items():
         rows = 2 * workload.batch_size
+        if name == "mlp":
+            batches, steps_per_execution = digits_batches(rows // 2), 32
+        else:
+            batches = ours(images, labels, "with_replacement", rows)
+            steps_per_execution = 1
         model = compiled(workload, steps_per_execution)
         iterator = iter(batches)
         steps = workload.steps // steps_per_execution * steps_per_execution

@@ -10,7 +10,6 @@ written and read once forward, and once more, with its gradient, backward. No
 step can be faster than either limit allows.
 """
 
-import argparse
 import math
 import statistics
 import time
@@ -19,7 +18,7 @@ import warnings
 import keras
 import tensorflow as tf
 from side_by_side import alternating_rounds, print_header, print_row
-from workloads import WORKLOADS, cross_entropy, seconds_per_step
+from workloads import WORKLOADS, cross_entropy, make_parser, seconds_per_step
 
 import keras_svag
 
@@ -67,18 +66,7 @@ def memory_bandwidth(elements=2**26):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--workloads",
-        nargs="+",
-        default=["bn", "gn", "wide"],
-        choices=WORKLOADS,
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = make_parser(__doc__, ("bn", "gn", "wide")).parse_args()
     warnings.simplefilter("ignore")
     rows = []
     for name in arguments.workloads:

@@ -9,7 +9,6 @@ less at the mercy of noise than the difference of two steps. The probe:
 `measure_gradient_noise`, at B. An epoch is n/B steps.
 """
 
-import argparse
 import statistics
 import time
 import warnings
@@ -18,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from side_by_side import alternating_rounds, print_header, print_row, ratios
-from workloads import WORKLOADS, cross_entropy, seconds_per_step
+from workloads import WORKLOADS, cross_entropy, make_parser, seconds_per_step
 
 import keras_svag
 from keras_svag.noise import pair_moments, squared_norm
@@ -68,15 +67,7 @@ def seconds_of_probed_batch(model, data, batch_size):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--workloads", nargs="+", default=["gn", "mlp"], choices=WORKLOADS
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = make_parser(__doc__, ("gn", "mlp")).parse_args()
     warnings.simplefilter("ignore")
     rows = []
     for name in arguments.workloads:

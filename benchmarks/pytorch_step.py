@@ -10,7 +10,6 @@ ours; before anything is timed their outputs are compared. Ours runs through
 `fit`, with the noise metrics and without.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -25,10 +24,11 @@ from side_by_side import (
     print_row,
     ratio_cells,
 )
-from workloads import WORKLOADS, cross_entropy, seconds_per_step
+from workloads import WORKLOADS, cross_entropy, make_parser, seconds_per_step
 
 import keras_svag
 
+NETWORKS = ("bn", "gn", "wide")
 WORKER = os.path.join(os.path.dirname(__file__), "pytorch_network.py")
 
 
@@ -125,19 +125,9 @@ def contenders(workload, policy, python, normalization):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__, NETWORKS, NETWORKS)
     parser.add_argument("python", help="a Python that has PyTorch")
-    parser.add_argument(
-        "--workloads",
-        nargs="+",
-        default=["bn", "gn", "wide"],
-        choices=("bn", "gn", "wide"),
-    )
     parser.add_argument("--policies", nargs="+", default=["float32"])
-    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = []

@@ -7,7 +7,6 @@ Both run through `fit`, on the same 2B examples and the same network. One pass
 is SVAG on halves of one batch of 2B; SGD takes the batch whole.
 """
 
-import argparse
 import warnings
 
 import keras
@@ -18,7 +17,7 @@ from side_by_side import (
     print_row,
     ratio_cells,
 )
-from workloads import WORKLOADS, cross_entropy, seconds_per_step
+from workloads import WORKLOADS, cross_entropy, make_parser, seconds_per_step
 
 import keras_svag
 
@@ -39,15 +38,8 @@ def contenders(workload):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--policies", nargs="+", default=["float32"])
-    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print_header("network", "SGD, ms", "SVAG, ms", "SVAG / SGD", "range")

@@ -1,5 +1,6 @@
 """The networks whose training is measured, with batches of random examples."""
 
+import argparse
 import dataclasses
 import os
 import time
@@ -63,6 +64,19 @@ WORKLOADS = {
         500,
     ),
 }
+
+
+def make_parser(description, default=tuple(WORKLOADS), choices=WORKLOADS):
+    """A parser of `--workloads` and `--rounds`."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--workloads", nargs="+", default=list(default), choices=choices
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser
 
 
 def cross_entropy():

@@ -1,6 +1,7 @@
 """Batch and group normalization that equal Keras's and are faster."""
 
 import functools
+import math
 
 import keras
 import numpy as np
@@ -105,8 +106,7 @@ def _group_kernels(groups, epsilon, scale, center, compiled, signature):
 
     def normalize(x, gamma, beta):
         """The output, and mean and 1 / deviation that broadcast against it."""
-        dtype = x.dtype
-        x = _at_least_float32(x)
+        inputs, x = x, _flattened(x)
         mean = _mean_of_groups(_mean_of_channels(x), groups)
         centered = x - mean
         variance = epsilon + _mean_of_groups(
@@ -120,12 +120,11 @@ def _group_kernels(groups, epsilon, scale, center, compiled, signature):
             y *= gamma
         if center:
             y += beta
-        return tf.cast(y, dtype), mean, inverse
+        return _in_the_form_of(inputs, y), mean, inverse
 
     def gradients(x, mean, inverse, gamma, dy):
         """Gradients to `x`, `gamma` and `beta`."""
-        dtype = x.dtype
-        x, dy = _at_least_float32(x), _at_least_float32(dy)
+        inputs, x, dy = x, _flattened(x), _flattened(dy)
         normalized = (x - mean) * inverse
         slope = _mean_of_channels(dy * normalized)
         level = _mean_of_channels(dy)
@@ -136,7 +135,7 @@ def _group_kernels(groups, epsilon, scale, center, compiled, signature):
         level = _mean_of_groups(level, groups)
         slope = _mean_of_groups(slope, groups)
         to_x = (dy - level - normalized * slope) * inverse
-        return tf.cast(to_x, dtype), to_gamma, to_beta
+        return _in_the_form_of(inputs, to_x), to_gamma, to_beta
 
     if compiled:
         return tuple(
@@ -159,10 +158,22 @@ def _at_least_float32(x):
     return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
+def _flattened(x):
+    """`x` in at least float32, its spatial axes as one, which is faster."""
+    x = _at_least_float32(x)
+    if len(x.shape) > 3:
+        batch, *spatial, channels = keras.ops.shape(x)
+        x = tf.reshape(x, (batch, math.prod(spatial), channels))
+    return x
+
+
+def _in_the_form_of(inputs, x):
+    return tf.cast(tf.reshape(x, tf.shape(inputs)), inputs.dtype)
+
+
 def _mean_of_channels(x):
-    """Mean over the spatial axes, which are kept with size 1."""
-    axes = list(range(1, len(x.shape) - 1))
-    return tf.reduce_mean(x, axes, keepdims=True) if axes else x
+    """Mean over the positions, an axis of size 1 in the result."""
+    return tf.reduce_mean(x, 1, keepdims=True) if len(x.shape) == 3 else x
 
 
 def _mean_of_groups(x, groups):
@@ -176,6 +187,6 @@ def _mean_of_groups(x, groups):
 
 def _sum_but_channels(means, x):
     """Sum of all of `x` but its channels, from its `_mean_of_channels`."""
-    positions = tf.reduce_prod(tf.shape(x)[1:-1])
+    positions = math.prod(keras.ops.shape(x)[1:-1])
     total = tf.reduce_sum(means, list(range(len(x.shape) - 1)))
     return total * tf.cast(positions, x.dtype)

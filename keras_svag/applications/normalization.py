@@ -24,10 +24,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable and self._is_fusable(inputs, mask)):
             return super().call(inputs, training=training, mask=mask)
 
-        x = tf.cast(inputs, "float32")
+        x = tf.convert_to_tensor(inputs)
         channels = x.shape[-1]
-        gamma = tf.cast(self.gamma, x.dtype) if self.scale else None
-        beta = tf.cast(self.beta, x.dtype) if self.center else None
+        gamma = tf.cast(self.gamma, "float32") if self.scale else None
+        beta = tf.cast(self.beta, "float32") if self.center else None
         outputs, mean, unbiased_variance = tf.compat.v1.nn.fused_batch_norm(
             x,
             scale=tf.ones(channels) if gamma is None else gamma,
@@ -37,7 +37,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         # The kernel divides by count - 1 (Bessel's correction); Keras's
         # moving variance is the mean of squares.
-        count = tf.cast(tf.size(x, tf.int64) // channels, x.dtype)
+        count = tf.cast(tf.size(x, tf.int64) // channels, mean.dtype)
         variance = unbiased_variance * (tf.maximum(count - 1, 1) / count)
         self._move(self.moving_mean, mean)
         self._move(self.moving_variance, variance)

@@ -154,17 +154,34 @@ def test_group_normalization_equals_keras(policy, affine, shape, groups):
     )
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_batch_normalization_takes_the_kernel_of_its_own_type(dtype):
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+    layer = BatchNormalization(dtype=policy)
+    function = tf.function(lambda x: layer(x, training=True))
+    graph = function.get_concrete_function(tf.zeros((4, 3, 5, 2), dtype)).graph
+    (kernel,) = (
+        operation
+        for operation in graph.get_operations()
+        if operation.type == "FusedBatchNormV3"
+    )
+    assert kernel.inputs[0].dtype == dtype
+
+
+def compiled_kernels(graph):
+    """How many of the graph's operations XLA compiles."""
+    return sum(
+        "_XlaMustCompile" in operation.node_def.attr
+        for operation in graph.get_operations()
+    )
+
+
 @pytest.mark.parametrize("size", [5, None])
 def test_group_normalization_is_compiled_where_sizes_are_known(size):
     layer = GroupNormalization(4, epsilon=1e-4)
     spec = tf.TensorSpec((None, size, 6, 12), "float32")
     function = tf.function(layer).get_concrete_function(spec)
-    compiled = [
-        operation
-        for operation in function.graph.get_operations()
-        if "_XlaMustCompile" in operation.node_def.attr
-    ]
-    assert len(compiled) == (size is not None)
+    assert compiled_kernels(function.graph) == (size is not None)
     x = normal((3, 5, 6, 12)).astype("float32")
     reference = keras.layers.GroupNormalization(4, epsilon=1e-4)
     np.testing.assert_allclose(
@@ -178,8 +195,9 @@ def test_group_normalization_is_not_compiled_beside_an_accelerator(monkeypatch):
         for kind in ("CPU", "GPU")
     ]
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda: devices)
-    found = operations(GroupNormalization(2), tf.zeros((7, 3, 5, 4)))
-    assert "StatefulPartitionedCall" not in found
+    function = tf.function(GroupNormalization(2))
+    graph = function.get_concrete_function(tf.zeros((7, 3, 5, 4))).graph
+    assert compiled_kernels(graph) == 0
 
 
 @pytest.mark.parametrize("traced", [False, True])

@@ -1,9 +1,9 @@
 """What shuffling does to N / G along a run of SGD, as a markdown table.
 
-    PYTHONPATH=.:tests python benchmarks/shuffled.py [--runs 200]
+    PYTHONPATH=. python benchmarks/shuffled.py [--runs 200]
 
 Least squares in 10 dimensions at batch size 8, the runs of
-tests/trajectories.py, with the data set's size varied: true and read
+tests/helpers/trajectories.py, with the data set's size varied: true and read
 N / G are ratios of averages over all runs, the coverage is that of one run's
 95% interval over five epochs (at least 620 steps). At learning rate 0 the
 weights are fixed.
@@ -12,14 +12,14 @@ weights are fixed.
 import argparse
 
 import numpy as np
-from trajectories import (
+
+from keras_svag.observations import sampling_correction
+from tests.helpers.trajectories import (
     coverage,
     estimates,
     pooled,
     sgd_trajectories,
 )
-
-from keras_svag.observations import sampling_correction
 
 BATCH_SIZE = 8
 

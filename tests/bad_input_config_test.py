@@ -5,7 +5,14 @@ import dataclasses
 import ml_collections
 import numpy as np
 import pytest
-from bad_input_checks import (
+
+from configs import digits
+from keras_svag import datasets
+from keras_svag.configuration import REQUIRED
+from keras_svag.configured_data import load_data, training_data
+from keras_svag.configured_model import compile_model, make_simulation
+from keras_svag.recipes import scaled_down
+from tests.helpers.refusals import (
     INF,
     NAN,
     NO_BOOLEAN,
@@ -20,13 +27,6 @@ from bad_input_checks import (
     refused,
     table,
 )
-
-from configs import digits
-from keras_svag import datasets
-from keras_svag.configuration import REQUIRED
-from keras_svag.configured_data import load_data, training_data
-from keras_svag.configured_model import compile_model, make_simulation
-from keras_svag.recipes import scaled_down
 
 NO_KAPPAS = ("24", None, 2, True, (0.5,), (2, NAN), (2, INF), (2, "4"), (True,))
 NO_WIDTHS = ((), (0,), (-2,), (2.5,), (True,), (NAN,), 8, "8", {})

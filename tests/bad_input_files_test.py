@@ -7,14 +7,14 @@ import resource
 import signal
 
 import pytest
-from bad_input_checks import check_sentence
-from synthetic_runs import CONFIG
 
 from keras_svag import datasets
 from keras_svag.report import main, write_report
 from keras_svag.results import results_table
 from keras_svag.runs import find_runs
 from keras_svag.workdir import WorkDir
+from tests.helpers.refusals import check_sentence
+from tests.helpers.synthetic_runs import CONFIG
 
 RESULTS = {"loss": 0.5, "accuracy": 0.9}
 HISTORY = "epoch,loss,weight_sq_norm,learning_rate\n0,2.0,3.0,0.2\n"

@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 
-import bad_input_flags_run
 import pytest
+
+from tests.helpers.paths import ROOT
 
 # Arguments beside --workdir, and what the sentence has to hold.
 ROWS = [
@@ -47,13 +48,11 @@ ROWS = [
 @functools.cache
 def outcomes():
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    root = os.path.dirname(bad_input_flags_run.train.__file__)
-    paths = [root, os.path.join(root, "tests")]
     arguments = [["--workdir=unused", *row[0]] for row in ROWS]
     process = subprocess.run(
-        [sys.executable, bad_input_flags_run.__file__],
-        cwd=root,
-        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+        [sys.executable, "-m", "tests.helpers.flags_run"],
+        cwd=ROOT,
+        env=environment,
         input=json.dumps(arguments),
         capture_output=True,
         text=True,

@@ -2,7 +2,9 @@
 
 import numpy as np
 import tensorflow as tf
-from bad_input_checks import (
+
+from keras_svag import applications, datasets
+from tests.helpers.refusals import (
     INF,
     NAN,
     NO_COUNT,
@@ -15,8 +17,6 @@ from bad_input_checks import (
     refused,
     table,
 )
-
-from keras_svag import applications, datasets
 
 NO_REAL = ("1", None, [1], {}, 1j)
 NO_WHOLE = (True, NAN, INF, -INF, 1.5, 2.0)

@@ -3,7 +3,13 @@
 import math
 
 import numpy as np
-from bad_input_checks import (
+
+from keras_svag import NoiseEstimate, scaling, svag_weights
+from keras_svag.fieller import student_t_quantile
+from keras_svag.linear_scaling import linear_scaling_verdict
+from keras_svag.observations import PairSums, sampling_correction
+from keras_svag.pooling import pooled
+from tests.helpers.refusals import (
     INF,
     NAN,
     NO_COUNT,
@@ -17,12 +23,6 @@ from bad_input_checks import (
     refused,
     table,
 )
-
-from keras_svag import NoiseEstimate, scaling, svag_weights
-from keras_svag.fieller import student_t_quantile
-from keras_svag.linear_scaling import linear_scaling_verdict
-from keras_svag.observations import PairSums, sampling_correction
-from keras_svag.pooling import pooled
 
 NOT_ABOVE_1 = (*NOT_POSITIVE, 1, 0.5)
 NO_KAPPAS = ("24", None, 2, True, (0.5,), (2, NAN), (2, INF), (2, "4"), (True,))

@@ -3,7 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from bad_input_checks import (
+
+import keras_svag
+from keras_svag import schedules
+from keras_svag.simulation import Simulation
+from tests.helpers.refusals import (
     INF,
     NAN,
     NO_BOOLEAN,
@@ -15,11 +19,7 @@ from bad_input_checks import (
     refused,
     table,
 )
-from small_problems import dense_network, regression
-
-import keras_svag
-from keras_svag import schedules
-from keras_svag.simulation import Simulation
+from tests.helpers.small_problems import dense_network, regression
 
 X, Y = regression(16)
 MODEL = dense_network()

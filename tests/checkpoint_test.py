@@ -6,7 +6,6 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
-from small_problems import dense_network, regression
 
 from keras_svag import SVAG
 from keras_svag.checkpoint import (
@@ -14,6 +13,7 @@ from keras_svag.checkpoint import (
     restore_training_arrays,
     training_arrays,
 )
+from tests.helpers.small_problems import dense_network, regression
 
 ARRAYS = [
     np.arange(6, dtype=np.float32).reshape(2, 3) / 7,

@@ -1,25 +1,27 @@
 """MirroredStrategy over virtual CPUs, each number of them in a process."""
 
 import functools
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from distribution_run import CHECKS
 
-TESTS = Path(__file__).parent
+from tests.helpers.distribution.run import CHECKS
+from tests.helpers.paths import ROOT
 
 
 @functools.cache
 def outcomes(replicas):
     """Runs all checks on so many replicas; maps each to its outcome."""
     # A second MirroredStrategy in one process can die.
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     process = subprocess.run(
-        [sys.executable, str(TESTS / "distribution_run.py"), str(replicas)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        [
+            sys.executable,
+            "-m",
+            "tests.helpers.distribution.run",
+            str(replicas),
+        ],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=900,

@@ -6,11 +6,16 @@ bounds of 93.5% and 96.5% are three standard errors away.
 
 import numpy as np
 import pytest
-from trajectories import coverage, estimates, pooled, sgd_trajectories
 
 from keras_svag.linear_scaling import linear_scaling_verdict
 from keras_svag.observations import sampling_correction
 from keras_svag.scaling import max_batch_multiplier
+from tests.helpers.trajectories import (
+    coverage,
+    estimates,
+    pooled,
+    sgd_trajectories,
+)
 
 RUNS = 2000
 

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -8,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_problems import dense_network, largest_difference, regression
 from tensorboard.backend.event_processing import event_accumulator
 
 from keras_svag import (
@@ -16,6 +14,12 @@ from keras_svag import (
     LinearScalingRuleCheck,
     SVAGModel,
     applications,
+)
+from tests.helpers.paths import ROOT
+from tests.helpers.small_problems import (
+    dense_network,
+    largest_difference,
+    regression,
 )
 
 ROWS = 64
@@ -405,16 +409,13 @@ def test_tensorboard_gets_every_epoch_and_the_report(tmp_path):
 
 def test_report_is_the_same_with_two_replicas():
     script = """
-        import sys
-
-        sys.path[:0] = sys.argv[1:]
         import tensorflow as tf
 
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * 2,
         )
-        from linear_scaling_check_test import *
+        from tests.linear_scaling_check_test import *
 
         with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
             model = measuring_model(sgd(weight_decay=0.01), dense_network())
@@ -424,9 +425,9 @@ def test_report_is_the_same_with_two_replicas():
         assert report.estimate.count == 2 * 4 * ROWS / BATCH_SIZE
         print(report.weight_sq_norm, report.verdict.learning_rate)
     """
-    tests = os.path.dirname(os.path.abspath(__file__))
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), tests, *sys.path],
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

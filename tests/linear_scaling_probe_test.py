@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_problems import dense_network, regression
 
 from keras_svag import (
     LinearScalingRuleCheck,
     SVAGModel,
     measure_gradient_noise,
 )
+from tests.helpers.small_problems import dense_network, regression
 
 ROWS = 64
 BATCH_SIZE = 8

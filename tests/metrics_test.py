@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from noise_test import exact_moments, example_gradients
 
 from keras_svag import GradientNoise
+from tests.noise_test import exact_moments, example_gradients
 
 NUM_PAIRS = 2000
 NUM_EXAMPLES, SUB_BATCH = 64, 8

@@ -7,8 +7,9 @@ import subprocess
 import tempfile
 
 import pytest
-from multi_worker_processes import free_addresses, start
-from multi_worker_run import LAST, checks
+
+from tests.helpers.workers.processes import free_addresses, start
+from tests.helpers.workers.run import LAST, checks
 
 SECONDS = 540
 
@@ -25,7 +26,7 @@ def outcomes(num_workers):
             start(
                 index,
                 addresses,
-                "multi_worker_run.py",
+                "tests.helpers.workers.run",
                 SECONDS,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -3,10 +3,15 @@
 import keras
 import numpy as np
 import pytest
-from small_problems import classification, copy_of, dense_network, regression
 
 from keras_svag import SVAG
 from keras_svag.wrapping import ModelWrapper
+from tests.helpers.small_problems import (
+    classification,
+    copy_of,
+    dense_network,
+    regression,
+)
 
 
 def network():

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag.ngd import NGDModel
+from tests.helpers.paths import ROOT
 
 N, B = 200, 20
 
@@ -224,13 +224,11 @@ print("weights", *model.model.get_weights()[0].ravel())
 
 
 def test_replicas_draw_the_noise_of_one_device():
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     weights = []
     for replicas in (1, 2):
         process = subprocess.run(
             [sys.executable, "-c", _TWO_REPLICAS, str(replicas)],
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": root},
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=300,

@@ -1,12 +1,11 @@
 """The check's probe beside a mirrored training, in a process of its own."""
 
-import os
 import subprocess
 import sys
 
 import numpy as np
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from tests.helpers.paths import ROOT
 
 _TRAINING = """
 import sys
@@ -51,7 +50,6 @@ def test_probe_leaves_a_mirrored_training_as_it_is():
     process = subprocess.run(
         [sys.executable, "-c", _TRAINING],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": ROOT},
         capture_output=True,
         text=True,
         timeout=300,

@@ -3,7 +3,6 @@ import random
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ from keras_svag.datasets.sampling import sub_batch_indices
 from keras_svag.observations import sampling_correction
 from keras_svag.probe import measure_gradient_noise
 from keras_svag.training import SVAGModel
+from tests.helpers.paths import ROOT
 
 
 def regression(n=60, features=5, seed=0):
@@ -554,7 +554,7 @@ def test_a_model_in_a_strategy_is_measured_as_on_one_device():
         [sys.executable, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         timeout=120,
     )
     assert "measured" in process.stdout, process.stderr

@@ -6,13 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from generated import (
-    anything,
-    estimates,
-    levels,
-    magnitudes,
-    observations,
-)
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -27,6 +20,13 @@ from keras_svag.pooling import (
     estimate_from_state,
     estimate_to_state,
     pooled,
+)
+from tests.helpers.generated import (
+    anything,
+    estimates,
+    levels,
+    magnitudes,
+    observations,
 )
 
 EPS = np.finfo(float).eps

@@ -4,7 +4,13 @@ import json
 import math
 
 import pytest
-from generated import (
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from keras_svag import scaling
+from keras_svag.linear_scaling import linear_scaling_verdict
+from keras_svag.verdict import Verdict
+from tests.helpers.generated import (
     anything,
     closenesses,
     decays,
@@ -17,12 +23,6 @@ from generated import (
     pairs_of_equilibria,
     ratios,
 )
-from hypothesis import assume, given
-from hypothesis import strategies as st
-
-from keras_svag import scaling
-from keras_svag.linear_scaling import linear_scaling_verdict
-from keras_svag.verdict import Verdict
 
 
 @given(closenesses, closenesses, decays())

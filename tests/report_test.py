@@ -7,15 +7,15 @@ import sys
 import pytest
 import tensorflow as tf
 from PIL import Image
-from synthetic_runs import (
-    write_run,
-    write_scaling_sweep,
-    write_svag_sweep,
-)
 from tensorboard.backend.event_processing import event_accumulator
 
 from keras_svag import report
 from keras_svag.report import main, write_report
+from tests.helpers.synthetic_runs import (
+    write_run,
+    write_scaling_sweep,
+    write_svag_sweep,
+)
 
 
 def report_on(folder, **kwargs):

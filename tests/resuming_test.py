@@ -2,13 +2,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from kill_harness import KINDS
 
 from keras_svag import SVAG, SVAGModel
 from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
@@ -16,8 +14,9 @@ from keras_svag.checkpoint import CheckpointFolder, training_arrays
 from keras_svag.history import HistoryFile
 from keras_svag.interruption import TrainingInterrupted
 from keras_svag.resuming import CheckpointInterval, FitPlan, resumable_fit
+from tests.helpers.kill_harness import KINDS
+from tests.helpers.paths import ROOT
 
-TESTS = Path(__file__).parent
 STEPS, EPOCHS = 5, 3
 
 
@@ -244,13 +243,14 @@ def test_a_run_of_the_script_outlives_kills(kind):
     process = subprocess.run(
         [
             sys.executable,
-            str(TESTS / "kill_harness.py"),
+            "-m",
+            "tests.helpers.kill_harness",
             f"--kind={kind}",
             "--kills=3",
             "--epochs=4",
             "--longest=2",
         ],
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,

@@ -3,10 +3,10 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_runs import estimate, window, write_run
 
 from keras_svag.runs import find_runs, flat
 from keras_svag.version import __version__
+from tests.helpers.synthetic_runs import estimate, window, write_run
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):

@@ -1,12 +1,16 @@
 import math
 
 import pytest
-from synthetic_runs import estimate, write_run, write_scaling_sweep
 
 from keras_svag.comparison import scaling_comparisons
 from keras_svag.runs import find_runs
 from keras_svag.scaling_section import scaling_section
 from keras_svag.scaling_study import scaling_study, share_of_noise
+from tests.helpers.synthetic_runs import (
+    estimate,
+    write_run,
+    write_scaling_sweep,
+)
 
 GOOD = {8: 0.10, 16: 0.10, 32: 0.10, 64: 0.11}
 

@@ -5,7 +5,6 @@ import html
 import json
 import re
 import zipfile
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,16 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from small_problems import dense_network, regression
-from synthetic_runs import estimate as run_estimate
-from synthetic_runs import write_run
 
 from keras_svag import SVAG, NGDModel, NoiseEstimate, SVAGModel
 from keras_svag.markdown import escaped
 from keras_svag.noise_summaries import layers_markdown
 from keras_svag.report import write_report
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers.paths import ROOT
+from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.synthetic_runs import estimate as run_estimate
+from tests.helpers.synthetic_runs import write_run
 
 # Modules whose reading runs code, and calls that do.
 RUNS_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}

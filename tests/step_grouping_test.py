@@ -1,10 +1,10 @@
 import keras
 import pytest
-from train_test import history, run, weights
 
 from keras_svag import configured_model
 from keras_svag.applications import PreResNet, ScaleInvariantMLP
 from keras_svag.step_grouping import multiply_adds, steps_per_call
+from tests.train_test import history, run, weights
 
 
 def small_network():

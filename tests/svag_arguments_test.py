@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from small_problems import dense_network, interleaved, regression
 
 from keras_svag import SVAG, SVAGModel
+from tests.helpers.small_problems import dense_network, interleaved, regression
 
 NAN = float("nan")
 INF = float("inf")

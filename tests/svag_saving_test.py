@@ -4,15 +4,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_problems import (
+
+from keras_svag import SVAG, SVAGModel
+from keras_svag.weights import PAIRINGS
+from tests.helpers.small_problems import (
     dense_network,
     interleaved,
     largest_difference,
     regression,
 )
-
-from keras_svag import SVAG, SVAGModel
-from keras_svag.weights import PAIRINGS
 
 BATCH = 6
 

@@ -4,12 +4,12 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from synthetic_runs import estimate, write_run, write_svag_sweep
 
 from keras_svag.comparison import svag_comparisons
 from keras_svag.report_sections import reasons_text, svag_section
 from keras_svag.runs import find_runs
 from keras_svag.svag_study import svag_study
+from tests.helpers.synthetic_runs import estimate, write_run, write_svag_sweep
 
 
 def study_of(folder):

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from small_problems import (
+
+from keras_svag import SVAG, SVAGModel
+from keras_svag.weights import PAIRINGS, svag_weights
+from tests.helpers.small_problems import (
     dense_network,
     interleaved,
     largest_difference,
     regression,
 )
-
-from keras_svag import SVAG, SVAGModel
-from keras_svag.weights import PAIRINGS, svag_weights
 
 SUB_BATCH = 6
 

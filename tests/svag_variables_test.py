@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_problems import dense_network, interleaved, regression
 
 from keras_svag import SVAG, SVAGModel
 from keras_svag.weights import svag_weights
+from tests.helpers.small_problems import dense_network, interleaved, regression
 
 LEARNING_RATE, DECAY = 0.5, 0.1
 

@@ -1,17 +1,14 @@
 """The script over two workers: as one device, killed, and started again."""
 
-import os
 import subprocess
 import time
 import zipfile
 
 import h5py
 import numpy as np
-from multi_worker_processes import free_addresses, start
 
-import train
+from tests.helpers.workers.processes import free_addresses, start
 
-ROOT = os.path.dirname(train.__file__)
 ARGUMENTS = (
     "--deterministic",
     "--checkpoint_every=10",
@@ -25,7 +22,7 @@ ARGUMENTS = (
 def start_workers(workdir):
     addresses = free_addresses(2)
     arguments = (
-        train.__file__,
+        "train",
         *ARGUMENTS,
         f"--workdir={workdir}",
         "--strategy=multi_worker",
@@ -35,7 +32,6 @@ def start_workers(workdir):
             index,
             addresses,
             *arguments,
-            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -78,10 +74,9 @@ def test_two_workers_train_as_one_device_and_outlive_a_kill(tmp_path):
     process = start(
         0,
         ["localhost:1"],
-        train.__file__,
+        "train",
         *ARGUMENTS,
         f"--workdir={alone}",
-        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -8,8 +8,8 @@ import time
 import zipfile
 
 import train
+from tests.helpers.paths import ROOT
 
-ROOT = os.path.dirname(train.__file__)
 ARGUMENTS = (
     "--deterministic",
     "--checkpoint_every=20",

@@ -13,8 +13,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import train
 from configs import cifar10, digits
 from keras_svag.workdir import WorkDir
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from tests.helpers.paths import ROOT
 
 
 def small_config(**overrides):

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_problems import dense_network, linear_model, regression
 
 from keras_svag import SVAG, SVAGModel
+from tests.helpers.small_problems import dense_network, linear_model, regression
 
 
 def fit(model, *data, **kwargs):

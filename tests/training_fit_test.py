@@ -4,15 +4,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_problems import (
+
+from keras_svag import SVAG, SVAGModel
+from tests.helpers.small_problems import (
     dense_network,
     interleaved,
     largest_difference,
     regression,
 )
-from training_models_test import BATCH, OwnLoss, fit
-
-from keras_svag import SVAG, SVAGModel
+from tests.training_models_test import BATCH, OwnLoss, fit
 
 
 def test_validation_within_fit_keeps_the_noise_and_has_no_twins():

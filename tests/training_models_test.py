@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from small_problems import (
+
+from keras_svag import SVAG, SVAGModel
+from tests.helpers.small_problems import (
     copy_of,
     dense_network,
     largest_difference,
     regression,
 )
-
-from keras_svag import SVAG, SVAGModel
 
 BATCH = 8
 

@@ -4,7 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from small_problems import (
+
+from keras_svag import SVAG, SVAGModel
+from keras_svag.weights import PAIRINGS, svag_weights
+from tests.helpers.small_problems import (
     NUM_CLASSES,
     classification,
     copy_of,
@@ -14,9 +17,6 @@ from small_problems import (
     linear_model,
     regression,
 )
-
-from keras_svag import SVAG, SVAGModel
-from keras_svag.weights import PAIRINGS, svag_weights
 
 SUB_BATCH = 6
 NOISE_KEYS = {

@@ -2,12 +2,18 @@
 
 import keras
 import numpy as np
-from distribution_checks import SUB_BATCH, fit, mirrored, optimizer, pairs
-from small_problems import dense_network, regression
 
 from keras_svag import SVAG, NGDModel, SVAGModel
 from keras_svag.replica_values import assign_replica_values, replica_values
 from keras_svag.wrapping import ModelWrapper
+from tests.helpers.distribution.checks import (
+    SUB_BATCH,
+    fit,
+    mirrored,
+    optimizer,
+    pairs,
+)
+from tests.helpers.small_problems import dense_network, regression
 
 
 def refused(action, *parts):

@@ -1,7 +1,7 @@
 """Kills a run of train.py again and again, and compares it with one in peace.
 
-    PYTHONPATH=. python tests/kill_harness.py --kind=plain --kills=50
-    PYTHONPATH=. python tests/kill_harness.py --kind=measured --kills=50
+    python -m tests.helpers.kill_harness --kind=plain --kills=50
+    python -m tests.helpers.kill_harness --kind=measured --kills=50
 
 Every second kill comes while a checkpoint is being written, the others at
 random moments from the start of the process on. The last line says in how many

@@ -1,16 +1,15 @@
 """Runs all checks under MirroredStrategy on some number of virtual CPUs.
 
-`python distribution_run.py R` prints a line `name: passed`, or the name and
-the error, for each.
+`python -m tests.helpers.distribution.run R` prints a line `name: passed`, or
+the name and the error, for each.
 """
 
 import sys
 import warnings
 
-import distribution_checks
-import distribution_measures
-import distribution_models
 import tensorflow as tf
+
+from tests.helpers.distribution import checks, measures, models
 
 
 def checks_of(*modules):
@@ -22,14 +21,12 @@ def checks_of(*modules):
     }
 
 
-CHECKS = checks_of(
-    distribution_checks, distribution_models, distribution_measures
-)
+CHECKS = checks_of(checks, models, measures)
 
 
-def run(checks, strategy):
+def run(named, strategy):
     warnings.simplefilter("ignore")
-    for name, check in checks.items():
+    for name, check in named.items():
         try:
             check(strategy)
             outcome = "passed"

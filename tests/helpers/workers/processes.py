@@ -6,9 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-TESTS = Path(__file__).parent
+from tests.helpers.paths import ROOT
 
 
 def free_addresses(count):
@@ -20,31 +19,27 @@ def free_addresses(count):
         return [f"localhost:{each.getsockname()[1]}" for each in sockets]
 
 
-def start(index, addresses, script, *args, **kwargs):
+def start(index, addresses, module, *args, **kwargs):
     """Starts one worker.
 
     Args:
         index: the worker's number.
         addresses: those of all the workers.
-        script: name of a script of this directory.
+        module: name of the module that it runs as its program.
         *args: its arguments.
         **kwargs: of `subprocess.Popen`.
 
     Returns:
         A `subprocess.Popen`.
     """
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     config = {
         "cluster": {"worker": addresses},
         "task": {"type": "worker", "index": index},
     }
     return subprocess.Popen(
-        [sys.executable, str(TESTS / script), *map(str, args)],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "TF_CONFIG": json.dumps(config),
-        },
+        [sys.executable, "-m", module, *map(str, args)],
+        env={**os.environ, "TF_CONFIG": json.dumps(config)},
+        cwd=ROOT,
         text=True,
         **kwargs,
     )

@@ -6,10 +6,10 @@ import tempfile
 
 import keras
 import numpy as np
-from distribution_checks import fit
-from small_problems import dense_network, regression
 
 from keras_svag import LinearScalingRuleCheck, SVAGModel, measure_gradient_noise
+from tests.helpers.distribution.checks import fit
+from tests.helpers.small_problems import dense_network, regression
 
 BATCH_SIZE = 24
 

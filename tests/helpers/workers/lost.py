@@ -1,7 +1,7 @@
 """How soon a worker notices that another one is gone.
 
-    python tests/multi_worker_lost.py SIGKILL 1
-    python tests/multi_worker_lost.py SIGSTOP 0
+    python -m tests.helpers.workers.lost SIGKILL 1
+    python -m tests.helpers.workers.lost SIGSTOP 0
 
 trains with two workers, sends the signal to worker 1 or 0 and prints the
 seconds until the other one raises, and what. `--restart` starts the worker
@@ -16,12 +16,12 @@ import sys
 import time
 
 import keras
-from distribution_checks import SUB_BATCH, optimizer, pairs
-from multi_worker_processes import free_addresses, start
-from small_problems import dense_network
 
 from keras_svag import SVAGModel
 from keras_svag.strategies import lost_worker, make_strategy
+from tests.helpers.distribution.checks import SUB_BATCH, optimizer, pairs
+from tests.helpers.small_problems import dense_network
+from tests.helpers.workers.processes import free_addresses, start
 
 WORKER = "--worker"
 LIMIT = 300  # seconds
@@ -60,7 +60,7 @@ def main(signal_name, lost, restart):
         return start(
             index,
             addresses,
-            __file__,
+            "tests.helpers.workers.lost",
             WORKER,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -8,17 +8,17 @@ import tempfile
 import keras
 import numpy as np
 import tensorflow as tf
-from small_problems import (
+
+from keras_svag import SVAG, NGDModel, SVAGModel
+from keras_svag.multi_worker import has_several_workers
+from keras_svag.wrapping import ModelWrapper
+from tests.helpers.small_problems import (
     dense_network,
     interleaved,
     largest_difference,
     linear_model,
     regression,
 )
-
-from keras_svag import SVAG, NGDModel, SVAGModel
-from keras_svag.multi_worker import has_several_workers
-from keras_svag.wrapping import ModelWrapper
 
 # Pairs of it divide by 2, 3 and 4 replicas.
 SUB_BATCH = 12

@@ -1,0 +1,1 @@
+"""Tests of keras_svag and of its experiments, in the folders of the code."""

@@ -1,0 +1,1 @@
+"""Checks that run on several replicas, in a process of their own."""

@@ -1,0 +1,1 @@
+"""Checks that run on several workers, each a process."""

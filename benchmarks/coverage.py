@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 
-from keras_svag.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
 
 
 def draw_pairs(rng, shape, noise_to_signal, dimension):

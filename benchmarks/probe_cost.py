@@ -20,7 +20,7 @@ from side_by_side import alternating_rounds, print_header, print_row, ratios
 from workloads import WORKLOADS, cross_entropy, make_parser, seconds_per_step
 
 import keras_svag
-from keras_svag.noise import pair_moments, squared_norm
+from keras_svag.noise.pairs import pair_moments, squared_norm
 
 NUM_EXAMPLES = {"bn": 50_000, "gn": 50_000, "wide": 50_000, "mlp": 1_437}
 PROBE_BATCHES = 200

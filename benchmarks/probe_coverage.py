@@ -16,7 +16,7 @@ import argparse
 
 import numpy as np
 
-from keras_svag.estimate import NoiseEstimate
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.probe_moments import (
     probe_degrees_of_freedom,
     sequential_moments,

@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from keras_svag.observations import sampling_correction
+from keras_svag.noise.sampling import sampling_correction
 from tests.helpers.trajectories import (
     coverage,
     estimates,

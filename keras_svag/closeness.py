@@ -5,7 +5,7 @@ import math
 import statistics
 
 from keras_svag.arguments import checked_level, checked_positive
-from keras_svag.fieller import fieller_interval, student_t_quantile
+from keras_svag.noise.intervals import fieller_interval, student_t_quantile
 
 _STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
 

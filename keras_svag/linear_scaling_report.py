@@ -3,13 +3,12 @@
 import dataclasses
 import math
 
-from keras_svag.estimate import NoiseEstimate
 from keras_svag.linear_scaling import linear_scaling_verdict
+from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.pooling import pooled
 from keras_svag.noise_epochs import constant_rate_stretches, tail, weighted_mean
-from keras_svag.pooling import pooled
 from keras_svag.scaling import balance
 from keras_svag.verdict import LinearScalingVerdict
-from keras_svag.wording import finite_or_none
 
 # A learning rate that changes every few epochs would fill a page.
 _MOST_EARLIER = 3

@@ -5,9 +5,8 @@ import math
 
 import numpy as np
 
-from keras_svag.estimate import NoiseEstimate
-from keras_svag.pooling import estimate_from_state, estimate_to_state
-from keras_svag.wording import finite_or_none
+from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.pooling import estimate_from_state, estimate_to_state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,14 @@ from keras_svag.arguments import (
     checked_integer,
     checked_tolerance,
 )
-from keras_svag.datasets.sampling import check_sampling, sub_batch_indices
-from keras_svag.estimate import NoiseEstimate
 from keras_svag.examples import open_examples
 from keras_svag.model_state import preserved_state
-from keras_svag.observations import sampling_correction
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.sampling import (
+    check_sampling,
+    sampling_correction,
+    sub_batch_indices,
+)
 from keras_svag.probe_moments import (
     probe_degrees_of_freedom,
     sequential_moments,

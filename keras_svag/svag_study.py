@@ -9,8 +9,8 @@ from keras_svag.closeness import (
     c_closeness,
 )
 from keras_svag.comparison import Comparison
-from keras_svag.estimate import NoiseEstimate
-from keras_svag.pooling import pooled
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.pooling import pooled
 from keras_svag.scaling import min_noise_to_signal
 from keras_svag.seed_statistics import (
     SeedMean,

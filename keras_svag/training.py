@@ -6,8 +6,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_svag.arguments import checked_boolean
-from keras_svag.metrics import GradientNoise
-from keras_svag.noise import pair_moments, squared_norm
+from keras_svag.noise.pairs import GradientNoise, pair_moments, squared_norm
 from keras_svag.svag import SVAG
 from keras_svag.wrapping import ModelWrapper, interleaved_halves, num_rows
 

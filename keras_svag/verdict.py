@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import math
 
-from keras_svag.wording import finite_or_none
+from keras_svag.noise.estimate import finite_or_none
 
 # How far from 1 the balance may be at what counts as equilibrium.
 BALANCE_TOLERANCE = 0.1

@@ -3,11 +3,11 @@ import math
 
 import pytest
 
-from keras_svag.estimate import NoiseEstimate
 from keras_svag.linear_scaling_report import (
     RunConditions,
     linear_scaling_report,
 )
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise_epochs import NoiseEpoch
 
 BATCH_SIZE = 128

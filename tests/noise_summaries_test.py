@@ -4,11 +4,11 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from keras_svag.estimate import NoiseEstimate
 from keras_svag.linear_scaling_report import (
     RunConditions,
     linear_scaling_report,
 )
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise_epochs import NoiseEpoch
 from keras_svag.noise_summaries import NoiseSummaries, layers_markdown
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_svag.estimate import NoiseEstimate
-from keras_svag.observations import sampling_correction
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.sampling import sampling_correction
 from keras_svag.probe_moments import (
     probe_degrees_of_freedom,
     sequential_moments,

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag.datasets.sampling import sub_batch_indices
-from keras_svag.observations import sampling_correction
+from keras_svag.noise.sampling import sampling_correction, sub_batch_indices
 from keras_svag.probe import measure_gradient_noise
 from keras_svag.training import SVAGModel
 from tests.helpers.paths import ROOT

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from keras_svag import scaling
-from keras_svag.estimate import NoiseEstimate
 from keras_svag.linear_scaling import (
     linear_scaling_refusal,
     linear_scaling_verdict,
 )
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.verdict import Verdict
 
 C = 2**0.5

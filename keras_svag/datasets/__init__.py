@@ -13,7 +13,7 @@ from keras_svag.datasets.pipeline import (
     standardization,
     training_batches,
 )
-from keras_svag.datasets.sampling import SAMPLING_MODES, sub_batch_indices
+from keras_svag.noise.sampling import SAMPLING_MODES, sub_batch_indices
 
 __all__ = [
     "SAMPLING_MODES",

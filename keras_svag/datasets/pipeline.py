@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_svag.arguments import checked_integer, checked_positive
-from keras_svag.datasets.sampling import (
+from keras_svag.noise.sampling import (
     check_sampling,
     check_seed,
     check_sub_batch_size,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from keras_svag import NoiseEstimate, scaling
-from keras_svag.observations import SAMPLING_MODES
+from keras_svag.noise.sampling import SAMPLING_MODES
 
 closenesses = st.floats(1 + 1e-6, 1e6)
 kappas = st.floats(1, 1e9)

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 
-from keras_svag.estimate import NoiseEstimate
+from keras_svag.noise.estimate import NoiseEstimate
 
 CONFIG = {
     "dataset": "digits",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_svag.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
 
 
 def sgd_trajectories(

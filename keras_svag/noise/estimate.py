@@ -6,20 +6,8 @@ import math
 import numpy as np
 
 from keras_svag.arguments import checked_integer, is_number
-from keras_svag.fieller import fieller_interval, student_t_quantile
-from keras_svag.observations import (
-    SAMPLING_MODES,
-    PairSums,
-    mean_and_covariance,
-    sampling_correction,
-)
-from keras_svag.wording import (
-    describe_noise_to_signal,
-    noise_scale_warning,
-    plain_values,
-)
-
-__all__ = ["SAMPLING_MODES", "NoiseEstimate", "PairSums", "sampling_correction"]
+from keras_svag.noise.intervals import fieller_interval, student_t_quantile
+from keras_svag.noise.sampling import SAMPLING_MODES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,4 +268,190 @@ def _covariance_matrix(estimate):
     # Unlike a power, a product overflows without an error.
     return np.array(
         [[g * g, estimate.covariance], [estimate.covariance, n * n]]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSums:
+    """Sums of observations (G_hat, N_hat) over steps and replicas, in float64.
+
+    Sums of several windows, epochs or replicas add up (`a + b`), and survive a
+    restart through `to_dict` and `PairSums(**saved)`.
+    """
+
+    count: int = 0
+    sum_g: float = 0.0
+    sum_n: float = 0.0
+    sum_gg: float = 0.0
+    sum_gn: float = 0.0
+    sum_nn: float = 0.0
+    num_skipped: int = 0
+
+    @classmethod
+    def of(cls, grad_sq_norm, noise_trace):
+        """Sums over arrays of observations; non-finite ones are counted apart.
+
+        Args:
+            grad_sq_norm: The G_hat of each observation, any shape.
+            noise_trace: The N_hat of each, same shape.
+        """
+        g = np.ravel(np.asarray(grad_sq_norm, np.float64))
+        n = np.ravel(np.asarray(noise_trace, np.float64))
+        if g.shape != n.shape:
+            raise ValueError(
+                "`grad_sq_norm` and `noise_trace` must have one value each per "
+                f"observation, got {g.size} and {n.size} values."
+            )
+        finite = np.isfinite(g) & np.isfinite(n)
+        g, n = g[finite], n[finite]
+        return cls(
+            int(g.size),
+            float(g.sum()),
+            float(n.sum()),
+            float(g @ g),
+            float(g @ n),
+            float(n @ n),
+            int(np.sum(~finite)),
+        )
+
+    def __add__(self, other):
+        if not isinstance(other, PairSums):
+            return NotImplemented
+        ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+        return PairSums(*(a + b for a, b in zip(ours, theirs, strict=True)))
+
+    def to_dict(self):
+        """Plain numbers for JSON; `PairSums(**dict)` is the way back."""
+        return dataclasses.asdict(self)
+
+
+def mean_and_covariance(sums):
+    """Means of the observations, and the covariance matrix of these means.
+
+    Args:
+        sums: `PairSums` with a count of at least 1.
+
+    Returns:
+        `(means, covariance)` of shapes (2,) and (2, 2), in the order (G, N).
+        With one observation the covariance is NaN. Variances that rounding
+        made negative are 0.
+    """
+    count = sums.count
+    means = np.array([sums.sum_g, sums.sum_n], np.float64) / count
+    if count < 2:
+        return means, np.full((2, 2), math.nan)
+    seconds = np.array(
+        [[sums.sum_gg, sums.sum_gn], [sums.sum_gn, sums.sum_nn]], np.float64
+    )
+    covariance = (seconds / count - np.outer(means, means)) / (count - 1)
+    return means, _positive_semidefinite(covariance)
+
+
+def _positive_semidefinite(covariance):
+    g, n = np.maximum(np.diag(covariance), 0.0)
+    bound = math.sqrt(g * n)
+    cross = min(max(covariance[0, 1], -bound), bound)
+    return np.array([[g, cross], [cross, n]])
+
+
+# Below 0.06 n both readings of shuffled data, as they are and corrected, cover
+# in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
+SMALL_NOISE_SCALE = 0.05
+
+
+def finite_or_none(value):
+    """`value`, or None for a float that strict JSON cannot hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def plain_values(estimate):
+    """A `NoiseEstimate`, its ratio and its 95% interval for strict JSON."""
+    fields = {
+        field.name: getattr(estimate, field.name)
+        for field in dataclasses.fields(estimate)
+        if field.name != "per_layer"
+    }
+    low, high = estimate.interval()
+    fields |= {
+        "noise_to_signal": estimate.noise_to_signal,
+        "noise_to_signal_se": estimate.noise_to_signal_se,
+        "noise_to_signal_low": low,
+        "noise_to_signal_high": high,
+        "noise_scale": estimate.noise_scale,
+        "grad_sq_norm_sign": estimate.grad_sq_norm_sign(),
+        "warning": estimate.noise_scale_warning,
+    }
+    fields = {name: finite_or_none(value) for name, value in fields.items()}
+    fields["per_layer"] = estimate.per_layer and {
+        name: plain_values(layer) for name, layer in estimate.per_layer.items()
+    }
+    return fields
+
+
+def format_ratio(value):
+    """A ratio for people: three digits below 10, whole numbers above."""
+    return f"{value:.3g}" if abs(value) < 9.995 else f"{value:,.0f}"
+
+
+def describe_noise_to_signal(estimate, level=0.95):
+    """N / G of a `NoiseEstimate` with its interval, or why there is none."""
+    if estimate.count == 0:
+        text = "N/G is not measured: there were no observations"
+        if estimate.num_skipped:
+            text += f" ({estimate.num_skipped:,} were not finite and left out)"
+        return text
+    if estimate.grad_sq_norm == 0 and estimate.noise_trace == 0:
+        return "N/G is undefined: every gradient was exactly zero"
+    if math.isnan(estimate.noise_to_signal):
+        return "N/G is not measured: the gradients are too large to be summed"
+    low, high = estimate.interval(level)
+    sign = estimate.grad_sq_norm_sign(level)
+    if sign == "not told apart from 0":
+        return (
+            f"N/G is at least {format_ratio(low)} with no upper bound: G is "
+            "not told apart from 0"
+        )
+    if sign == "negative":
+        return (
+            "N/G is not measured: G is significantly below 0, so the batches "
+            "were not drawn independently"
+        )
+    point = f"N/G = {format_ratio(estimate.noise_to_signal)}"
+    if sign == "unknown":
+        return f"{point}, from too few observations for an interval"
+    return f"{point} [{format_ratio(low)}, {format_ratio(high)}]"
+
+
+def noise_scale_warning(estimate):
+    """A sentence where shuffling biases a `NoiseEstimate`, else None.
+
+    When an epoch is a permutation, G at fixed weights reads low by a fraction
+    `noise_scale / (n - 1)` (derived). The correction takes that away, but
+    along a run, whose weights follow the epoch, it can overcorrect by about
+    as much. Batches drawn independently, or a data set of unknown size, give
+    no warning.
+    """
+    if estimate.sampling in ("with_replacement", "without_replacement"):
+        return None
+    n, scale = estimate.num_examples, estimate.noise_scale
+    if n is None or scale is None or math.isnan(scale):
+        return None
+    if 0 <= scale <= SMALL_NOISE_SCALE * n:
+        return None
+    if 0 < scale < math.inf:
+        size = f"is {scale:,.0f} examples, {scale / n:.2g} of the data set"
+    else:
+        size = "cannot be told, because G is not measured above 0, for a set"
+    if estimate.corrected_for_sampling:
+        state = (
+            "this reading is corrected, which is exact only at fixed weights"
+        )
+    else:
+        state = "this reading of N/G is not corrected and can be too high"
+    return (
+        f"The noise scale {size} of {n:,} examples: gradients of disjoint "
+        f"batches are then correlated, and {state}; draw batches with "
+        "replacement, or measure with measure_gradient_noise."
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_svag.linear_scaling import linear_scaling_verdict
-from keras_svag.observations import sampling_correction
+from keras_svag.noise.sampling import sampling_correction
 from keras_svag.scaling import max_batch_multiplier
 from tests.helpers.trajectories import (
     coverage,

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 
-from keras_svag.estimate import NoiseEstimate
-from keras_svag.observations import PairSums
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
 
 _FLOATS = (
     "grad_sq_norm",

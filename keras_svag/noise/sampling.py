@@ -1,12 +1,96 @@
-"""Which examples form a sub-batch, as a pure function of (seed, index)."""
+"""Which examples form a sub-batch, and the bias that the drawing gives."""
 
+import math
 import numbers
 
 import tensorflow as tf
 
-from keras_svag.arguments import checked_integer
+from keras_svag.arguments import checked_integer, is_number
 
 SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
+
+
+def sampling_correction(
+    sampling, num_examples=None, batch_size=None, sub_batch_size=None
+):
+    """The linear map from (G_hat, N_hat) to unbiased (G, N).
+
+    Exact at fixed weights (derived: distinct examples drawn without
+    replacement have covariance -Sigma^1 / (n - 1)), where n is `num_examples`,
+    B `batch_size` and b `sub_batch_size`:
+
+    | sampling | G | N |
+    |---|---|---|
+    | `with_replacement` | G_hat | N_hat |
+    | `without_replacement` | G_hat | N_hat (n - 1) / (n - b) |
+    | `shuffle` | G_hat + (B / n) N_hat | N_hat (n - 1) / n |
+
+    In `shuffle` the two sub-batches (or all batches of a probe) are disjoint;
+    in `without_replacement` each is drawn without replacement, independently
+    of the others. Along a shuffled *run* the weights depend on the epoch so
+    far, so there the correction is not exact. Nothing is corrected, and the
+    map is the identity, while a size that it needs is None.
+
+    Args:
+        sampling: One of `SAMPLING_MODES`.
+        num_examples: Size of the data set; not needed with replacement.
+        batch_size: B, at which N is stated; needed for `shuffle`.
+        sub_batch_size: Examples behind each of the gradients compared (on one
+            replica); needed for `without_replacement`.
+
+    Returns:
+        `((a11, a12), (a21, a22))`, floats.
+
+    Raises:
+        ValueError: If the mode is unknown, a size is no whole number of at
+            least 1, or a batch does not fit into the data set.
+    """
+    if sampling not in SAMPLING_MODES:
+        raise ValueError(
+            f"`sampling` must be one of {', '.join(SAMPLING_MODES)}, "
+            f"got {sampling!r}."
+        )
+    n = _checked_size("num_examples", num_examples)
+    batch_size = _checked_size("batch_size", batch_size)
+    sub_batch_size = _checked_size("sub_batch_size", sub_batch_size)
+    identity = (1.0, 0.0), (0.0, 1.0)
+    if sampling == "with_replacement" or n is None:
+        return identity
+    if n < 2:
+        raise ValueError(
+            f"`num_examples` must be at least 2, got {n}: the gradient of a "
+            "single example has no noise."
+        )
+    if batch_size is not None and batch_size > n:
+        raise ValueError(
+            f"`batch_size` must be at most num_examples = {n} with sampling = "
+            f"{sampling!r}, got {batch_size}."
+        )
+    if sampling == "shuffle":
+        if batch_size is None:
+            return identity
+        return (1.0, batch_size / n), (0.0, (n - 1) / n)
+    if sub_batch_size is None:
+        return identity
+    if sub_batch_size >= n:
+        raise ValueError(
+            f"`sub_batch_size` must be below num_examples = {n}, got "
+            f"{sub_batch_size}: a whole data set drawn without replacement "
+            "shows no noise."
+        )
+    return (1.0, 0.0), (0.0, (n - 1) / (n - sub_batch_size))
+
+
+def _checked_size(name, value):
+    if value is None:
+        return None
+    if not (is_number(value) and 1 <= value < math.inf) or value != int(value):
+        raise ValueError(
+            f"`{name}` must be a whole number of at least 1 or None, "
+            f"got {value!r}."
+        )
+    return int(value)
+
 
 # Every use of randomness has a stream of its own. The numbers are part of the
 # meaning of a seed: changing one changes every run that was made with it.

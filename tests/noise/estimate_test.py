@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from keras_svag.estimate import NoiseEstimate, PairSums, sampling_correction
-from keras_svag.fieller import fieller_interval, student_t_quantile
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.intervals import fieller_interval, student_t_quantile
+from keras_svag.noise.sampling import sampling_correction
 
 
 def estimate(g=1.0, n=41.0, g_se=0.1, n_se=0.5, count=200, **fields):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag.noise import pair_moments, squared_norm
-from keras_svag.observations import sampling_correction
+from keras_svag.noise.pairs import pair_moments, squared_norm
+from keras_svag.noise.sampling import sampling_correction
 
 NUM_EXAMPLES, SUB_BATCH = 6, 2
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from keras_svag.datasets.sampling import (
+from keras_svag.noise.sampling import (
     SAMPLING_MODES,
     stream_seed,
     sub_batch_indices,

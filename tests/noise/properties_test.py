@@ -10,17 +10,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keras_svag import NoiseEstimate, svag_weights
-from keras_svag.fieller import fieller_interval, student_t_quantile
-from keras_svag.observations import (
-    SAMPLING_MODES,
-    PairSums,
-    sampling_correction,
-)
-from keras_svag.pooling import (
+from keras_svag.noise.estimate import PairSums
+from keras_svag.noise.intervals import fieller_interval, student_t_quantile
+from keras_svag.noise.pooling import (
     estimate_from_state,
     estimate_to_state,
     pooled,
 )
+from keras_svag.noise.sampling import SAMPLING_MODES, sampling_correction
 from tests.helpers.generated import (
     anything,
     estimates,

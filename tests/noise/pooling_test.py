@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from keras_svag.estimate import NoiseEstimate
-from keras_svag.observations import PairSums
-from keras_svag.pooling import estimate_from_state, estimate_to_state, pooled
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.pooling import (
+    estimate_from_state,
+    estimate_to_state,
+    pooled,
+)
 
 
 def observations(seed, count, mean=(1.0, 5.0)):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import GradientNoise
-from tests.noise_test import exact_moments, example_gradients
+from tests.noise.pair_moments_test import exact_moments, example_gradients
 
 NUM_PAIRS = 2000
 NUM_EXAMPLES, SUB_BATCH = 64, 8

@@ -1,14 +1,13 @@
+"""The gradient noise of pairs of gradients, without extra passes."""
+
 import numbers
 
 import keras
+import tensorflow as tf
 from keras import ops
 
-from keras_svag.estimate import NoiseEstimate
-from keras_svag.observations import (
-    SAMPLING_MODES,
-    PairSums,
-    sampling_correction,
-)
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.sampling import SAMPLING_MODES, sampling_correction
 
 _NUM_SUMS = 6  # count, G, N, G², GN, N²
 _IDENTITY = ((1.0, 0.0), (0.0, 1.0))
@@ -60,7 +59,7 @@ class GradientNoise(keras.metrics.Metric):
         dtype=None,
     ):
         super().__init__(name=name, dtype=dtype)
-        _check_sampling(sampling, num_examples)
+        _check_sampling_of(sampling, num_examples)
         _check_size("batch_size", batch_size, 1)
         _check_size("num_examples", num_examples, max(2, batch_size or 2))
         _check_size("sub_batch_size", sub_batch_size, 1)
@@ -201,7 +200,7 @@ def _add_where(condition, sums, g, n):
     sums.assign_add(ops.where(condition, new, ops.zeros_like(new)))
 
 
-def _check_sampling(sampling, num_examples):
+def _check_sampling_of(sampling, num_examples):
     if sampling not in SAMPLING_MODES:
         raise ValueError(
             f"`sampling` must be one of {', '.join(SAMPLING_MODES)}, got "
@@ -224,3 +223,43 @@ def _check_size(argument, size, smallest):
             f"`{argument}` must be None or an integer >= {smallest}, got "
             f"{size!r}."
         )
+
+
+def pair_moments(first, second):
+    """Unbiased estimates of |∇L|² and Tr Σ_b from two gradients at one point.
+
+    With `g1`, `g2` the gradients of two independent mini-batches of size b,
+    `E <g1, g2> = |∇L|²` and `E |g1 - g2|² / 2 = Tr Σ_b`, each summed over the
+    variables. The first may be negative in a step: clamping it there would
+    bias every average of it.
+
+    Args:
+        first: list of gradients, one tensor per variable; `None` where the
+            loss does not depend on the variable.
+        second: the same for the other mini-batch.
+
+    Returns:
+        `(grad_sq_norm, noise_trace)`: float32 tensors of shape
+        `(len(first),)`, squared gradient units, at batch size b; a variable's
+        share is 0 where its gradient is `None`.
+
+    References:
+        The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
+        appendix A), written for two batches of one size: derived.
+    """
+    grad_sq_norms, noise_traces = [], []
+    for g1, g2 in zip(first, second, strict=True):
+        if g1 is None:
+            g1 = g2 = ops.zeros(())
+        g1, g2 = ops.cast(g1, "float32"), ops.cast(g2, "float32")
+        grad_sq_norms.append(ops.sum(ops.multiply(g1, g2)))
+        noise_traces.append(tf.nn.l2_loss(ops.subtract(g1, g2)))
+    return ops.stack(grad_sq_norms), ops.stack(noise_traces)
+
+
+def squared_norm(variables):
+    """Sum of squares over all `variables`, a float32 scalar."""
+    return sum(
+        (2 * tf.nn.l2_loss(ops.cast(v, "float32")) for v in variables),
+        start=ops.zeros(()),
+    )

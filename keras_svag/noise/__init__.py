@@ -1,0 +1,1 @@
+"""The gradient noise of pairs of batches, with error bars."""

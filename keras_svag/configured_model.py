@@ -7,10 +7,10 @@ import keras
 from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
 from keras_svag.configuration import check_complete, check_values
 from keras_svag.ngd import NGDModel
-from keras_svag.schedules import learning_rate_schedule
+from keras_svag.optimizers.schedules import learning_rate_schedule
+from keras_svag.optimizers.svag import SVAG
 from keras_svag.simulation import Simulation
 from keras_svag.step_grouping import steps_per_call
-from keras_svag.svag import SVAG
 from keras_svag.training import SVAGModel
 from keras_svag.wrapping import ModelWrapper
 

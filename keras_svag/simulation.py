@@ -2,7 +2,7 @@ import dataclasses
 import numbers
 
 from keras_svag.arguments import checked_integer
-from keras_svag.weights import svag_weights
+from keras_svag.optimizers.svag import svag_weights
 
 
 @dataclasses.dataclass(frozen=True)

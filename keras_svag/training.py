@@ -7,7 +7,7 @@ from keras import tree
 
 from keras_svag.arguments import checked_boolean
 from keras_svag.noise.pairs import GradientNoise, pair_moments, squared_norm
-from keras_svag.svag import SVAG
+from keras_svag.optimizers.svag import SVAG
 from keras_svag.wrapping import ModelWrapper, interleaved_halves, num_rows
 
 

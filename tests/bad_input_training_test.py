@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_svag
-from keras_svag import schedules
+from keras_svag.optimizers import schedules
 from keras_svag.simulation import Simulation
 from tests.helpers.refusals import (
     INF,

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_svag import SVAG, SVAGModel
-from keras_svag.weights import PAIRINGS, svag_weights
+from keras_svag.optimizers.svag import PAIRINGS, svag_weights
 from tests.helpers.small_problems import (
     NUM_CLASSES,
     classification,

@@ -1,16 +1,15 @@
+"""SVAG, the simulation of SGD's SDE by an optimizer."""
+
 import contextlib
+import math
+import numbers
 import re
 import warnings
 
 import keras
 from keras import ops
 
-from keras_svag.hyperparameters import (
-    checked_learning_rate,
-    nonnegative,
-    refuse_unsupported,
-)
-from keras_svag.weights import svag_weights
+from keras_svag.arguments import checked_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -295,3 +294,111 @@ def _replicated(variable):
 
 def _path(variable):
     return getattr(variable, "path", variable.name)
+
+
+PAIRINGS = ("independent", "halves")
+
+# Above about twice this 2 ell - 1 is no float.
+_LARGEST_ELL = 10**307
+
+
+def svag_weights(ell, pairing="independent"):
+    """Weights that mix the gradients of two sub-batches into one SVAG step.
+
+    The two weights sum to 1, so that the mean of the mixed gradient is the
+    loss gradient, and its covariance is `ell` times that of SGD's gradient at
+    the simulated batch size B:
+
+    - `"independent"`: sub-batches of size B, `(1 ± sqrt(2 ell - 1)) / 2`;
+    - `"halves"`: sub-batches of size B/2, `(1 ± sqrt(ell - 1)) / 2`.
+
+    Args:
+        ell: integer >= 1, the amplification. 1 is SGD.
+        pairing: `"independent"` or `"halves"`.
+
+    Returns:
+        `(w1, w2)`, floats.
+
+    Raises:
+        ValueError: if `ell` or `pairing` is not one of the above.
+
+    References:
+        `"independent"`: Li, Malladi, Arora, "On the Validity of Modeling SGD
+        with Stochastic Differential Equations (SDEs)", NeurIPS 2021,
+        arXiv:2102.12470. `"halves"`: derived, from
+        w1 + w2 = 1 and 2 (w1² + w2²) = ell.
+    """
+    ell = checked_integer("ell", ell)
+    if ell > _LARGEST_ELL:
+        raise ValueError(
+            f"`ell` must be an integer >= 1 and at most {_LARGEST_ELL:.0e}, "
+            f"got {ell!r}."
+        )
+    if pairing not in PAIRINGS:
+        raise ValueError(
+            f"`pairing` must be one of {', '.join(map(repr, PAIRINGS))}, "
+            f"got {pairing!r}."
+        )
+    spread = math.sqrt(2 * ell - 1 if pairing == "independent" else ell - 1)
+    return (1 + spread) / 2, (1 - spread) / 2
+
+
+_CLIPPING = (
+    "clipping the mixed gradient biases the SDE, and clipping its parts apart "
+    "is not the clipping of a batch"
+)
+_MOMENTUM = "its theory is that of SGD without momentum"
+_REFUSED = {
+    "momentum": _MOMENTUM,
+    "nesterov": _MOMENTUM,
+    "clipnorm": _CLIPPING,
+    "clipvalue": _CLIPPING,
+    "global_clipnorm": _CLIPPING,
+    "use_ema": "Keras moves the average at every batch, SVAG steps once per "
+    "pair",
+    "gradient_accumulation_steps": "SVAG mixes gradients by pairs, with "
+    "weights of its own",
+}
+
+
+def refuse_unsupported(kwargs):
+    """Takes what SVAG cannot honour out of `kwargs`; it must be off.
+
+    Args:
+        kwargs: dict of arguments of a Keras optimizer.
+
+    Raises:
+        ValueError: if momentum, clipping, `use_ema` or gradient
+            accumulation is on.
+    """
+    for argument, reason in _REFUSED.items():
+        value = kwargs.pop(argument, None)
+        if value is not None and value is not False:
+            raise ValueError(
+                f"SVAG does not take `{argument}` (got {value!r}): "
+                f"{reason}; leave it out."
+            )
+
+
+def checked_learning_rate(learning_rate):
+    """Keras's kinds of learning rates as they are, a number as a float."""
+    if callable(learning_rate) or isinstance(learning_rate, dict):
+        return learning_rate
+    if ops.is_tensor(learning_rate) or isinstance(
+        learning_rate, keras.Variable
+    ):
+        learning_rate = float(learning_rate)
+    return nonnegative("learning_rate", learning_rate)
+
+
+def nonnegative(argument, value):
+    """`value` as a float; a ValueError naming `argument` if it is no such."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        number = math.nan
+    else:
+        number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(
+            f"`{argument}` must be a finite number >= 0, got {value!r}."
+        )
+    return number

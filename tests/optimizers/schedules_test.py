@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_svag.schedules import (
+from keras_svag.optimizers.schedules import (
     PiecewiseLinear,
     Warmup,
     learning_rate_schedule,
 )
-from keras_svag.svag import SVAG
+from keras_svag.optimizers.svag import SVAG
 
 
 def test_step_schedule_decays_with_the_first_step_of_a_milestone():

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import SVAG, SVAGModel
-from keras_svag.weights import PAIRINGS
+from keras_svag.optimizers.svag import PAIRINGS
 from tests.helpers.small_problems import (
     dense_network,
     interleaved,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import SVAG, SVAGModel
-from keras_svag.weights import svag_weights
+from keras_svag.optimizers.svag import svag_weights
 from tests.helpers.small_problems import dense_network, interleaved, regression
 
 LEARNING_RATE, DECAY = 0.5, 0.1

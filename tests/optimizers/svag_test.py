@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_svag import SVAG, SVAGModel
-from keras_svag.weights import PAIRINGS, svag_weights
+from keras_svag.optimizers.svag import PAIRINGS, svag_weights
 from tests.helpers.small_problems import (
     dense_network,
     interleaved,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_svag.weights import PAIRINGS, svag_weights
+from keras_svag.optimizers.svag import PAIRINGS, svag_weights
 
 # Covariance of a sub-batch's gradient, in units of a batch's at size B.
 SUB_BATCH_COVARIANCE = {"independent": 1, "halves": 2}

@@ -1,3 +1,5 @@
+"""Learning-rate schedules that Keras lacks."""
+
 import math
 
 import keras

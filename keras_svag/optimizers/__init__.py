@@ -1,0 +1,1 @@
+"""Optimizers that simulate SDEs, and learning-rate schedules."""

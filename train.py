@@ -31,7 +31,7 @@ from keras_svag.configured_data import evaluation_data, load_data, training_data
 from keras_svag.configured_model import compile_model, make_simulation
 from keras_svag.history import HistoryFile
 from keras_svag.interruption import TrainingInterrupted
-from keras_svag.multi_worker import has_several_workers
+from keras_svag.models.wrapper import has_several_workers
 from keras_svag.recipes import scaled_down
 from keras_svag.results import results_table
 from keras_svag.resuming import CheckpointInterval, FitPlan, resumable_fit

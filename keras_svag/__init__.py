@@ -3,13 +3,13 @@
 from keras_svag import applications, scaling
 from keras_svag.invariance import is_scale_invariant
 from keras_svag.linear_scaling_check import LinearScalingRuleCheck
-from keras_svag.ngd import NGDModel
+from keras_svag.models.ngd_model import NGDModel
+from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.pairs import GradientNoise
 from keras_svag.optimizers import schedules
 from keras_svag.optimizers.svag import SVAG, svag_weights
 from keras_svag.probe import measure_gradient_noise
-from keras_svag.training import SVAGModel
 from keras_svag.version import __version__
 
 __all__ = [

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 from keras import ops
 
-from keras_svag.replica_values import assign_replica_values, replica_values
+from keras_svag.models.state import assign_replica_values, replica_values
 
 _PARTIAL = ".partial"
 _NAME = re.compile(r"step-(\d+)\.npz")

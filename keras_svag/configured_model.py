@@ -6,13 +6,13 @@ import keras
 
 from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
 from keras_svag.configuration import check_complete, check_values
-from keras_svag.ngd import NGDModel
+from keras_svag.models.ngd_model import NGDModel
+from keras_svag.models.svag_model import SVAGModel
+from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.optimizers.schedules import learning_rate_schedule
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.simulation import Simulation
 from keras_svag.step_grouping import steps_per_call
-from keras_svag.training import SVAGModel
-from keras_svag.wrapping import ModelWrapper
 
 NETWORKS = {
     "scale_invariant_mlp": ScaleInvariantMLP,

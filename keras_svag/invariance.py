@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_svag.arguments import checked_tolerance
-from keras_svag.model_state import preserved_state
+from keras_svag.models.state import preserved_state
 
 # Powers of two, by which products in floating point scale without rounding.
 _FACTORS = (2.0**-3, 2.0**3)

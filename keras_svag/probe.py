@@ -11,7 +11,7 @@ from keras_svag.arguments import (
     checked_tolerance,
 )
 from keras_svag.examples import open_examples
-from keras_svag.model_state import preserved_state
+from keras_svag.models.state import preserved_state
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.sampling import (
     check_sampling,

@@ -11,7 +11,7 @@ from keras_svag.checkpoint import (
     training_arrays,
 )
 from keras_svag.interruption import Interruption, TrainingInterrupted
-from keras_svag.multi_worker import has_several_workers
+from keras_svag.models.wrapper import has_several_workers
 
 
 @dataclasses.dataclass(frozen=True)

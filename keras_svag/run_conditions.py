@@ -6,9 +6,9 @@ from keras import ops
 
 from keras_svag.examples import open_examples
 from keras_svag.linear_scaling_report import RunConditions
-from keras_svag.ngd import NGDModel
+from keras_svag.models.ngd_model import NGDModel
+from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.pairs import GradientNoise, squared_norm
-from keras_svag.training import SVAGModel
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 

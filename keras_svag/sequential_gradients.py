@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.model_state import replicas
+from keras_svag.models.state import replicas
 from keras_svag.probe_moments import sequential_moments
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.sampling import sampling_correction, sub_batch_indices
 from keras_svag.probe import measure_gradient_noise
-from keras_svag.training import SVAGModel
 from tests.helpers.paths import ROOT
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_svag import SVAG, NGDModel, SVAGModel
-from keras_svag.multi_worker import has_several_workers
-from keras_svag.wrapping import ModelWrapper
+from keras_svag.models.wrapper import ModelWrapper, has_several_workers
 from tests.helpers.small_problems import (
     dense_network,
     interleaved,

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from keras_svag import SVAG, NGDModel, SVAGModel
-from keras_svag.replica_values import assign_replica_values, replica_values
-from keras_svag.wrapping import ModelWrapper
+from keras_svag.models.state import assign_replica_values, replica_values
+from keras_svag.models.wrapper import ModelWrapper
 from tests.helpers.distribution.checks import (
     SUB_BATCH,
     fit,

@@ -1,3 +1,5 @@
+"""A model that trains on pairs of sub-batches and measures their noise."""
+
 import contextlib
 import warnings
 
@@ -6,9 +8,9 @@ import tensorflow as tf
 from keras import tree
 
 from keras_svag.arguments import checked_boolean
+from keras_svag.models.wrapper import ModelWrapper, interleaved_halves, num_rows
 from keras_svag.noise.pairs import GradientNoise, pair_moments, squared_norm
 from keras_svag.optimizers.svag import SVAG
-from keras_svag.wrapping import ModelWrapper, interleaved_halves, num_rows
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")

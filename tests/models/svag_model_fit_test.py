@@ -12,7 +12,7 @@ from tests.helpers.small_problems import (
     largest_difference,
     regression,
 )
-from tests.training_models_test import BATCH, OwnLoss, fit
+from tests.models.svag_model_networks_test import BATCH, OwnLoss, fit
 
 
 def test_validation_within_fit_keeps_the_noise_and_has_no_twins():

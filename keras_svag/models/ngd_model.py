@@ -1,3 +1,5 @@
+"""A model that trains by noisy gradient descent."""
+
 import math
 import secrets
 
@@ -6,8 +8,11 @@ import tensorflow as tf
 from keras import tree
 
 from keras_svag.arguments import checked_integer
-from keras_svag.multi_worker import has_several_workers
-from keras_svag.wrapping import ModelWrapper, num_rows
+from keras_svag.models.wrapper import (
+    ModelWrapper,
+    has_several_workers,
+    num_rows,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")

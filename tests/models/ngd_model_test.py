@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag.ngd import NGDModel
+from keras_svag.models.ngd_model import NGDModel
 from tests.helpers.paths import ROOT
 
 N, B = 200, 20
@@ -202,8 +202,8 @@ def test_unknown_number_of_examples_is_refused():
 _TWO_REPLICAS = """
 import sys
 import keras, numpy as np, tensorflow as tf
-from keras_svag.ngd import NGDModel
-from tests.ngd_test import N, compiled, linear_network, regression
+from keras_svag.models.ngd_model import NGDModel
+from tests.models.ngd_model_test import N, compiled, linear_network, regression
 
 replicas = int(sys.argv[1])
 tf.config.set_logical_device_configuration(

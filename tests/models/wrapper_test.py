@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_svag import SVAG
-from keras_svag.wrapping import ModelWrapper
+from keras_svag.models.wrapper import ModelWrapper
 from tests.helpers.small_problems import (
     classification,
     copy_of,

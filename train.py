@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
+from keras_svag.callbacks_ import StopAtNonFiniteLoss, TrainingClock
 from keras_svag.checkpoint import CheckpointFolder
 from keras_svag.configured_check import make_check
 from keras_svag.configured_data import evaluation_data, load_data, training_data

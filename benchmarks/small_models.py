@@ -30,7 +30,7 @@ from workloads import WORKLOADS, cross_entropy, seconds_per_step
 
 import keras_svag
 from keras_svag import datasets
-from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
+from keras_svag.callbacks_ import StopAtNonFiniteLoss, TrainingClock
 
 LEARNING_RATE, ELL, WEIGHT_DECAY = 0.2, 4, 5e-3
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import SVAG, SVAGModel
-from keras_svag.callbacks import StopAtNonFiniteLoss, TrainingClock
+from keras_svag.callbacks_ import StopAtNonFiniteLoss, TrainingClock
 from keras_svag.checkpoint import CheckpointFolder, training_arrays
 from keras_svag.history import HistoryFile
 from keras_svag.interruption import TrainingInterrupted

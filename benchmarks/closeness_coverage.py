@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from keras_svag.closeness import EquilibriumStatistics, c_closeness
+from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 
 TRUTH = np.array([[1.0, 2.0, 8.0], [1.1, 1.8, 11.2]])
 NUM_DRAWS = 10_000

@@ -3,52 +3,17 @@
 import dataclasses
 import math
 
-from keras_svag.linear_scaling import linear_scaling_verdict
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
 from keras_svag.noise.pooling import pooled
 from keras_svag.noise_epochs import constant_rate_stretches, tail, weighted_mean
-from keras_svag.scaling import balance
-from keras_svag.verdict import LinearScalingVerdict
+from keras_svag.scaling.bounds import balance
+from keras_svag.scaling.verdict import (
+    LinearScalingVerdict,
+    linear_scaling_verdict,
+)
 
 # A learning rate that changes every few epochs would fill a page.
 _MOST_EARLIER = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConditions:
-    """What the theorem's assumptions need to know about a run.
-
-    Attributes:
-        optimizer: Name of the optimizer's class.
-        weight_decay: λ of the optimizer.
-        momentum: The optimizer's.
-        ell: SVAG's amplification, 1 for any other optimizer.
-        all_weights_decayed: Whether λ acts on every trainable weight.
-        scale_invariant: Whether the loss is; None if not known.
-        batch_norm_halves: Whether halves of a batch were normalized apart.
-        other_reasons: Phrases why the theorem does not apply.
-    """
-
-    optimizer: str = "SGD"
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    ell: int = 1
-    all_weights_decayed: bool = True
-    scale_invariant: bool | None = None
-    batch_norm_halves: bool = False
-    other_reasons: tuple[str, ...] = ()
-
-    @property
-    def balance_is_defined(self):
-        """Whether an equilibrium identity holds for the run."""
-        return (
-            self.optimizer in ("SGD", "SVAG")
-            and bool(self.scale_invariant)
-            and self.weight_decay > 0
-            and self.all_weights_decayed
-            and not self.momentum
-            and not self.other_reasons
-        )
 
 
 @dataclasses.dataclass(frozen=True)

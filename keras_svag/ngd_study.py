@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-from keras_svag.closeness import Closeness, c_closeness
 from keras_svag.comparison import Comparison
 from keras_svag.noise.intervals import student_t_quantile
+from keras_svag.scaling.closeness import Closeness, c_closeness
 from keras_svag.seed_statistics import (
     SeedMean,
     equilibrium_over_seeds,

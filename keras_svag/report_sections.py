@@ -12,8 +12,8 @@ from keras_svag.markdown import (
     with_error,
 )
 from keras_svag.ngd_study import NGD, SGD
+from keras_svag.scaling.verdict import Verdict
 from keras_svag.svag_verdict import equilibrium_counts
-from keras_svag.verdict import Verdict
 
 _NAMES = {"weight_sq_norm": "R", "grad_sq_norm": "G", "noise_trace": "N"}
 

@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
-from keras_svag.closeness import EquilibriumStatistics
 from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.scaling.closeness import EquilibriumStatistics
 from keras_svag.version import __version__
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 
-from keras_svag.closeness import Closeness, c_closeness
 from keras_svag.comparison import Comparison
-from keras_svag.linear_scaling import linear_scaling_refusal
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.pooling import pooled
-from keras_svag.scaling import max_batch_multiplier, min_noise_to_signal
+from keras_svag.scaling.bounds import max_batch_multiplier, min_noise_to_signal
+from keras_svag.scaling.closeness import Closeness, c_closeness
+from keras_svag.scaling.verdict import linear_scaling_refusal
 from keras_svag.seed_statistics import (
     SeedMean,
     equilibrium_over_seeds,

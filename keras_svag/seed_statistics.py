@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from keras_svag.closeness import EquilibriumStatistics
+from keras_svag.scaling.closeness import EquilibriumStatistics
 
 
 @dataclasses.dataclass(frozen=True)

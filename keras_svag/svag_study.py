@@ -3,22 +3,22 @@
 import dataclasses
 import math
 
-from keras_svag.closeness import (
+from keras_svag.comparison import Comparison
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.pooling import pooled
+from keras_svag.scaling.bounds import min_noise_to_signal
+from keras_svag.scaling.closeness import (
     Closeness,
     EquilibriumStatistics,
     c_closeness,
 )
-from keras_svag.comparison import Comparison
-from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.noise.pooling import pooled
-from keras_svag.scaling import min_noise_to_signal
+from keras_svag.scaling.verdict import Verdict
 from keras_svag.seed_statistics import (
     SeedMean,
     equilibrium_over_seeds,
     seed_mean,
 )
 from keras_svag.svag_verdict import svag_verdict
-from keras_svag.verdict import Verdict
 
 QUANTITIES = (
     "weight_sq_norm",

@@ -2,7 +2,7 @@
 
 import math
 
-from keras_svag.verdict import BALANCE_TOLERANCE, Verdict
+from keras_svag.scaling.verdict import BALANCE_TOLERANCE, Verdict
 
 
 def svag_verdict(

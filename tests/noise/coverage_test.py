@@ -7,9 +7,9 @@ bounds of 93.5% and 96.5% are three standard errors away.
 import numpy as np
 import pytest
 
-from keras_svag.linear_scaling import linear_scaling_verdict
 from keras_svag.noise.sampling import sampling_correction
 from keras_svag.scaling import max_batch_multiplier
+from keras_svag.scaling.verdict import linear_scaling_verdict
 from tests.helpers.trajectories import (
     coverage,
     estimates,

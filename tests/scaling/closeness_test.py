@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_svag.closeness import EquilibriumStatistics, c_closeness
+from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 
 LEVEL_OF_EACH = 1 - 0.05 / 3
 

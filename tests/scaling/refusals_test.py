@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from keras_svag import NoiseEstimate, scaling, svag_weights
-from keras_svag.linear_scaling import linear_scaling_verdict
 from keras_svag.noise.estimate import PairSums
 from keras_svag.noise.intervals import student_t_quantile
 from keras_svag.noise.pooling import pooled
 from keras_svag.noise.sampling import sampling_correction
+from keras_svag.scaling.verdict import linear_scaling_verdict
 from tests.helpers.refusals import (
     INF,
     NAN,

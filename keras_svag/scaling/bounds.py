@@ -20,26 +20,10 @@ from keras_svag.arguments import (
     checked_positive,
     is_number,
 )
-from keras_svag.closeness import Closeness, EquilibriumStatistics, c_closeness
-from keras_svag.scaling_rules import (
+from keras_svag.scaling.rules import (
     decay_per_step,
     decay_ratio,
-    linear_scaling_rule,
-    square_root_scaling_rule,
 )
-
-__all__ = [
-    "Closeness",
-    "EquilibriumStatistics",
-    "balance",
-    "c_closeness",
-    "linear_scaling_rule",
-    "max_batch_multiplier",
-    "min_noise_to_signal",
-    "min_scaled_noise_to_signal",
-    "square_root_scaling_rule",
-    "weight_norm_growth",
-]
 
 
 def min_noise_to_signal(closeness, learning_rate=None, weight_decay=None):

@@ -8,8 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keras_svag import scaling
-from keras_svag.linear_scaling import linear_scaling_verdict
-from keras_svag.verdict import Verdict
+from keras_svag.scaling.verdict import Verdict, linear_scaling_verdict
 from tests.helpers.generated import (
     anything,
     closenesses,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from keras_svag import scaling
-from keras_svag.linear_scaling import (
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.scaling.verdict import (
+    Verdict,
     linear_scaling_refusal,
     linear_scaling_verdict,
 )
-from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.verdict import Verdict
 
 C = 2**0.5
 

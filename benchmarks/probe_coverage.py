@@ -3,7 +3,7 @@
     python benchmarks/probe_coverage.py [--runs 2000] [--seed 0] [--rtol 0.1]
 
 Gradients of K independent batches are drawn with known G = 1 and N, and go
-through the estimator of `keras_svag.probe_moments`. A set covers if it
+through the estimator of `keras_svag.probe.moments`. A set covers if it
 contains the true N / G, bounded or not. With `--rtol` each run stops as soon
 as the relative standard error is at most that, at 20 batches at the earliest.
 
@@ -17,7 +17,7 @@ import argparse
 import numpy as np
 
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.probe_moments import (
+from keras_svag.probe.moments import (
     probe_degrees_of_freedom,
     sequential_moments,
 )

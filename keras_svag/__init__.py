@@ -1,7 +1,6 @@
 """SVAG and gradient noise for Keras: the SDE of SGD, simulated and measured."""
 
 from keras_svag import applications, scaling
-from keras_svag.invariance import is_scale_invariant
 from keras_svag.linear_scaling_check import LinearScalingRuleCheck
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
@@ -9,7 +8,8 @@ from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.pairs import GradientNoise
 from keras_svag.optimizers import schedules
 from keras_svag.optimizers.svag import SVAG, svag_weights
-from keras_svag.probe import measure_gradient_noise
+from keras_svag.probe.invariance import is_scale_invariant
+from keras_svag.probe.measurement import measure_gradient_noise
 from keras_svag.version import __version__
 
 __all__ = [

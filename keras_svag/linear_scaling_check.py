@@ -14,13 +14,13 @@ from keras_svag.arguments import (
     checked_path,
     checked_tolerance,
 )
-from keras_svag.invariance import is_scale_invariant
 from keras_svag.learning_rates import EpochLearningRates
 from keras_svag.linear_scaling_report import linear_scaling_report
 from keras_svag.noise.sampling import sampling_correction
 from keras_svag.noise_epochs import NoiseEpoch, epochs_from_state
 from keras_svag.noise_summaries import NoiseSummaries
-from keras_svag.probe import measure_gradient_noise
+from keras_svag.probe.invariance import is_scale_invariant
+from keras_svag.probe.measurement import measure_gradient_noise
 from keras_svag.run_conditions import (
     decayed_sq_norm,
     find_metric,

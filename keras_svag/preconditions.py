@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_svag.examples import open_examples
+from keras_svag.probe.examples import open_examples
 
 
 def checked_verbosity(verbose):

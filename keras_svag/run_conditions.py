@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_svag.examples import open_examples
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.pairs import GradientNoise, squared_norm
+from keras_svag.probe.examples import open_examples
 from keras_svag.scaling.conditions import RunConditions
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")

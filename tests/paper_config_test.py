@@ -6,7 +6,7 @@ import pytest
 from configs import paper
 from keras_svag.configured_model import compile_model, make_simulation
 from keras_svag.datasets.loading import Dataset
-from keras_svag.invariance import is_scale_invariant
+from keras_svag.probe.invariance import is_scale_invariant
 from keras_svag.recipes import TRAINING_SET_SIZES, scaled_down
 
 # The paper's default recipe.

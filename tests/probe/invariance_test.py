@@ -5,7 +5,7 @@ import pytest
 from keras_svag.applications.mlp import ScaleInvariantMLP
 from keras_svag.applications.preresnet import PreResNet
 from keras_svag.applications.resnet import ResNet
-from keras_svag.invariance import is_scale_invariant
+from keras_svag.probe.invariance import is_scale_invariant
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.sampling import sampling_correction, sub_batch_indices
-from keras_svag.probe import measure_gradient_noise
+from keras_svag.probe.measurement import measure_gradient_noise
 from tests.helpers.paths import ROOT
 
 
@@ -512,7 +512,7 @@ def test_a_model_in_a_strategy_is_measured_as_on_one_device():
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
-        from tests.probe_test import *
+        from tests.probe.measurement_test import *
 
         x, y = regression()
         data = (x, two_targets(y))

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import examples
-from keras_svag.examples import open_examples
+from keras_svag.probe import examples
+from keras_svag.probe.examples import open_examples
 
 MODEL = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
 

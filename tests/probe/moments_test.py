@@ -3,7 +3,7 @@ import pytest
 
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.sampling import sampling_correction
-from keras_svag.probe_moments import (
+from keras_svag.probe.moments import (
     probe_degrees_of_freedom,
     sequential_moments,
 )

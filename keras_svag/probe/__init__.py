@@ -1,0 +1,1 @@
+"""Models measured, not trained."""

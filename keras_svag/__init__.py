@@ -1,7 +1,7 @@
 """SVAG and gradient noise for Keras: the SDE of SGD, simulated and measured."""
 
 from keras_svag import applications, scaling
-from keras_svag.linear_scaling_check import LinearScalingRuleCheck
+from keras_svag.callbacks.check import LinearScalingRuleCheck
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.estimate import NoiseEstimate

@@ -1,7 +1,7 @@
 """The check of the linear scaling rule, from the run's configuration."""
 
+from keras_svag.callbacks.check import LinearScalingRuleCheck
 from keras_svag.configured_data import probe_data
-from keras_svag.linear_scaling_check import LinearScalingRuleCheck
 
 
 def make_check(config, dataset, training, log_dir):

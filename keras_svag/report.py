@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 
+from keras_svag.callbacks.markdown import escaped
 from keras_svag.comparison import (
     differing_keys,
     ngd_comparisons,
@@ -22,7 +23,6 @@ from keras_svag.comparison import (
     without_repeated,
 )
 from keras_svag.figures import save_convergence, save_curves
-from keras_svag.markdown import escaped
 from keras_svag.ngd_study import ngd_study
 from keras_svag.report_sections import (
     ngd_section,

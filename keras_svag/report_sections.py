@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from keras_svag.markdown import (
+from keras_svag.callbacks.markdown import (
     escaped,
     interval,
     number,

@@ -2,7 +2,7 @@
 
 import math
 
-from keras_svag.markdown import (
+from keras_svag.callbacks.markdown import (
     interval,
     number,
     percent_with_error,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from keras_svag import SVAG, NGDModel, NoiseEstimate, SVAGModel
-from keras_svag.markdown import escaped
-from keras_svag.noise_summaries import layers_markdown
+from keras_svag.callbacks.markdown import escaped
+from keras_svag.callbacks.tensorboard import layers_markdown
 from keras_svag.report import write_report
 from tests.helpers.paths import ROOT
 from tests.helpers.small_problems import dense_network, regression

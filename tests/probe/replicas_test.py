@@ -12,7 +12,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from keras_svag.linear_scaling_check import LinearScalingRuleCheck
+from keras_svag.callbacks.check import LinearScalingRuleCheck
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],

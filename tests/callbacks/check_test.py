@@ -415,7 +415,7 @@ def test_report_is_the_same_with_two_replicas():
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * 2,
         )
-        from tests.linear_scaling_check_test import *
+        from tests.callbacks.check_test import *
 
         with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
             model = measuring_model(sgd(weight_decay=0.01), dense_network())

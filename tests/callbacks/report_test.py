@@ -3,9 +3,8 @@ import math
 
 import pytest
 
-from keras_svag.linear_scaling_report import linear_scaling_report
+from keras_svag.callbacks.report import NoiseEpoch, linear_scaling_report
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.noise_epochs import NoiseEpoch
 from keras_svag.scaling.conditions import RunConditions
 
 BATCH_SIZE = 128

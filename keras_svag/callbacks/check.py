@@ -2,10 +2,13 @@
 
 import dataclasses
 import math
+import numbers
 
 import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
 
-from keras_svag import preconditions
 from keras_svag.arguments import (
     checked_boolean,
     checked_closeness,
@@ -14,20 +17,23 @@ from keras_svag.arguments import (
     checked_path,
     checked_tolerance,
 )
-from keras_svag.learning_rates import EpochLearningRates
-from keras_svag.linear_scaling_report import linear_scaling_report
-from keras_svag.noise.sampling import sampling_correction
-from keras_svag.noise_epochs import NoiseEpoch, epochs_from_state
-from keras_svag.noise_summaries import NoiseSummaries
-from keras_svag.probe.invariance import is_scale_invariant
-from keras_svag.probe.measurement import measure_gradient_noise
-from keras_svag.run_conditions import (
+from keras_svag.callbacks.conditions import (
     decayed_sq_norm,
     find_metric,
     first_inputs,
     has_finite_weights,
     run_conditions,
 )
+from keras_svag.callbacks.report import (
+    NoiseEpoch,
+    epochs_from_state,
+    linear_scaling_report,
+)
+from keras_svag.callbacks.tensorboard import NoiseSummaries
+from keras_svag.noise.sampling import sampling_correction
+from keras_svag.probe.examples import open_examples
+from keras_svag.probe.invariance import is_scale_invariant
+from keras_svag.probe.measurement import measure_gradient_noise
 
 
 class LinearScalingRuleCheck(keras.callbacks.Callback):
@@ -127,11 +133,9 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         self.rtol = checked_tolerance(rtol)
         self.per_layer = checked_boolean("per_layer", per_layer)
         self.log_dir = checked_path("log_dir", log_dir)
-        self.verbose = preconditions.checked_verbosity(verbose)
+        self.verbose = checked_verbosity(verbose)
         self.report = None
-        self._scale_invariant = preconditions.checked_invariance(
-            scale_invariant
-        )
+        self._scale_invariant = checked_invariance(scale_invariant)
         self._epochs = []
         self._rates = EpochLearningRates()
         self._postponed = None
@@ -140,12 +144,12 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._metric = find_metric(self.model)
         self._postponed = None
-        preconditions.check_trainable_weights(self.model)
+        check_trainable_weights(self.model)
         if self.probe is not None:
-            preconditions.check_probe(self.probe, self.model, self.batch_size)
+            check_probe(self.probe, self.model, self.batch_size)
         else:
-            preconditions.check_metric(self._metric)
-        preconditions.check_window(self.window, self.params.get("epochs"))
+            check_metric(self._metric)
+        check_window(self.window, self.params.get("epochs"))
         if self.model.built:
             # While the weights are sure to be sound.
             self._is_scale_invariant()
@@ -291,9 +295,150 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
 
     def _check_sizes(self):
         if self.probe is None:
-            preconditions.check_sizes(
-                self._metric, self.batch_size, self.num_examples
-            )
+            check_sizes(self._metric, self.batch_size, self.num_examples)
 
     def _is_chief(self):
         return self.model.distribute_strategy.extended.should_save_summary
+
+
+def checked_verbosity(verbose):
+    """`verbose`, if it is 0 or 1."""
+    if not isinstance(verbose, numbers.Integral) or verbose not in (0, 1):
+        raise ValueError(f"`verbose` must be 0 or 1, got {verbose!r}.")
+    return verbose
+
+
+def checked_invariance(scale_invariant):
+    """`scale_invariant`, if it is None, a boolean or may be a batch."""
+    if isinstance(scale_invariant, np.bool_):
+        return bool(scale_invariant)
+    if isinstance(scale_invariant, bool):
+        return scale_invariant
+    if isinstance(scale_invariant, (str, numbers.Number)):
+        raise ValueError(
+            "`scale_invariant` must be None, True, False or a batch of inputs, "
+            f"got {scale_invariant!r}."
+        )
+    return scale_invariant
+
+
+def check_trainable_weights(model):
+    """Raises if a built model has nothing to train."""
+    if model.built and not model.trainable_variables:
+        raise ValueError(
+            f"The model {model.name!r} has no trainable weights, so there is "
+            "no gradient whose noise could be measured; make a layer trainable."
+        )
+
+
+def check_metric(metric):
+    """Raises if there is no noise metric."""
+    if metric is None:
+        raise ValueError(
+            "LinearScalingRuleCheck found no gradient noise to read: wrap the "
+            "model in keras_svag.SVAGModel(model), with measure_noise, or pass "
+            "probe=(x, y)."
+        )
+
+
+def check_probe(data, model, batch_size):
+    """Raises if a probe could not draw a batch from `data`."""
+    num_examples = open_examples(data, model).num_examples
+    if num_examples < batch_size:
+        raise ValueError(
+            f"`probe` must have at least {batch_size:,} examples, those of a "
+            f"batch, got {num_examples:,}."
+        )
+
+
+def check_window(window, epochs):
+    """Raises if the window is longer than a run of so many epochs."""
+    if window and epochs and window > epochs:
+        raise ValueError(
+            f"`window` must be at most the {epochs} epochs of the run, got "
+            f"{window}."
+        )
+
+
+def check_sizes(metric, batch_size, num_examples):
+    """Raises if the metric knows of other sizes, as far as it knows any."""
+    if metric.batch_size not in (None, batch_size):
+        raise ValueError(
+            f"`batch_size` must be {metric.batch_size}, at which the noise of "
+            f"this run is measured, got {batch_size}; it is the batch size of "
+            "the SGD that is simulated, over all replicas: half of the batches "
+            "that are fed for SVAG with pairing='independent', otherwise all "
+            "of them."
+        )
+    if num_examples is not None and metric.num_examples not in (
+        None,
+        num_examples,
+    ):
+        raise ValueError(
+            f"`num_examples` must be {metric.num_examples}, as the SVAGModel "
+            f"was told, or left out, got {num_examples}."
+        )
+
+
+class EpochLearningRates:
+    """The learning rates of an epoch's first and last step.
+
+    Args:
+        optimizer: that of the model; None for an epoch that has not begun.
+
+    Attributes:
+        first: learning rate of the first step, a float, or None before it.
+            What is set here counts as that of a step before.
+    """
+
+    def __init__(self, optimizer=None):
+        self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        self._first = None
+        self._last = None
+
+    @property
+    def first(self):
+        return None if self._first is None else _as_float(self._first)
+
+    @first.setter
+    def first(self, rate):
+        self._first = rate
+
+    def before_step(self):
+        """To be called before every step, after the callbacks that set η."""
+        # Evaluating a schedule before each step would be slow; reading a
+        # variable to the host would make training wait for the device.
+        if self._first is None or not self._is_scheduled:
+            rate = ops.convert_to_tensor(self._optimizer.learning_rate)
+            # The variable itself would be read after it has changed.
+            self._last = tf.identity(rate)
+        if self._first is None:
+            self._first = self._last
+
+    def ends(self):
+        """`(first, last)` after the epoch's last step."""
+        last = self._last
+        if self._is_scheduled:
+            last = self._scheduled_at_last_step()
+        return self.first, _as_float(last)
+
+    @property
+    def _is_scheduled(self):
+        return isinstance(
+            self._optimizer._learning_rate,
+            keras.optimizers.schedules.LearningRateSchedule,
+        )
+
+    def _scheduled_at_last_step(self):
+        optimizer = self._optimizer
+        ell = getattr(optimizer, "ell", 1)
+        if hasattr(optimizer, "effective_iterations"):
+            steps = round(optimizer.effective_iterations * ell)
+        else:
+            steps = int(ops.convert_to_numpy(optimizer.iterations))
+        return optimizer._learning_rate(max(steps - 1, 0) // ell)
+
+
+def _as_float(rate):
+    # Through its shortest digits: 0.1 in float32 is 0.1, not 0.10000000149.
+    return float(str(ops.convert_to_numpy(rate)))

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 
-from keras_svag.markdown import escaped
+from keras_svag.callbacks.markdown import escaped
 from keras_svag.noise.intervals import student_t_quantile
 
 _G = "gradient_noise/grad_sq_norm"

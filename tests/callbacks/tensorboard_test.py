@@ -4,10 +4,9 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from keras_svag.linear_scaling_report import linear_scaling_report
+from keras_svag.callbacks.report import NoiseEpoch, linear_scaling_report
+from keras_svag.callbacks.tensorboard import NoiseSummaries, layers_markdown
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.noise_epochs import NoiseEpoch
-from keras_svag.noise_summaries import NoiseSummaries, layers_markdown
 from keras_svag.scaling.conditions import RunConditions
 
 CONDITIONS = RunConditions("SGD", weight_decay=1e-3, scale_invariant=True)

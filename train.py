@@ -24,25 +24,37 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from keras_svag.callbacks_ import StopAtNonFiniteLoss, TrainingClock
-from keras_svag.checkpoint import CheckpointFolder
-from keras_svag.configured_check import make_check
-from keras_svag.configured_data import evaluation_data, load_data, training_data
-from keras_svag.configured_model import compile_model, make_simulation
-from keras_svag.history import HistoryFile
-from keras_svag.interruption import TrainingInterrupted
-from keras_svag.models.wrapper import has_several_workers
-from keras_svag.recipes import scaled_down
-from keras_svag.results import results_table
-from keras_svag.resuming import CheckpointInterval, FitPlan, resumable_fit
-from keras_svag.strategies import (
+from experiments.build import (
+    compile_model,
+    evaluation_data,
+    load_data,
+    make_check,
+    make_simulation,
+    training_data,
+)
+from experiments.checkpoint import CheckpointFolder
+from experiments.config import scaled_down
+from experiments.fit import (
+    CheckpointInterval,
+    FitPlan,
+    TrainingInterrupted,
+    resumable_fit,
+)
+from experiments.run_folder import (
+    HistoryFile,
+    StopAtNonFiniteLoss,
+    TrainingClock,
+    WorkDir,
+    results_table,
+)
+from experiments.strategies import (
     STRATEGIES,
     is_chief,
     lost_worker,
     make_strategy,
 )
+from keras_svag.models.wrapper import has_several_workers
 from keras_svag.sweep_command import run_sweep
-from keras_svag.workdir import WorkDir
 
 # The exit code that says "try again" in sysexits.h.
 LOST_WORKER = 75

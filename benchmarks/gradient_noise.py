@@ -22,7 +22,8 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 import keras_svag
-from keras_svag import applications, datasets
+from experiments import datasets
+from keras_svag import applications
 
 
 def history(arguments):

@@ -27,7 +27,7 @@ from side_by_side import (
 from small_models import compiled, digits_batches
 from workloads import CIFAR, WORKLOADS, seconds_per_step
 
-from keras_svag import datasets
+from experiments import datasets
 
 ROWS = 256
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

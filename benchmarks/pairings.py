@@ -26,7 +26,7 @@ from side_by_side import print_header, print_row
 from workloads import WORKLOADS, cross_entropy
 
 import keras_svag
-from keras_svag import datasets
+from experiments import datasets
 
 RATE, CURVATURE = 0.5, 0.5
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 0.2, 5e-3, 16

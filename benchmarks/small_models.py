@@ -29,8 +29,8 @@ from side_by_side import (
 from workloads import WORKLOADS, cross_entropy, seconds_per_step
 
 import keras_svag
-from keras_svag import datasets
-from keras_svag.callbacks_ import StopAtNonFiniteLoss, TrainingClock
+from experiments import datasets
+from experiments.run_folder import StopAtNonFiniteLoss, TrainingClock
 
 LEARNING_RATE, ELL, WEIGHT_DECAY = 0.2, 4, 5e-3
 

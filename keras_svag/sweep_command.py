@@ -5,10 +5,10 @@ import math
 import os
 import sys
 
-from keras_svag.recipes import scaled_down
+from experiments.config import scaled_down
+from experiments.run_folder import WorkDir
 from keras_svag.sweep import arguments_of_a_run, swept_runs
 from keras_svag.sweep_runner import Job, SweepRunner
-from keras_svag.workdir import WorkDir
 
 
 def run_sweep(specifications, config, workdir, arguments, parallel):

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 import train
 from configs import digits
-from keras_svag.workdir import WorkDir
+from experiments.run_folder import WorkDir
 
 KINDS = ("plain", "measured")
 

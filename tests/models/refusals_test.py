@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_svag
+from experiments.epoch_plan import Simulation
 from keras_svag.optimizers import schedules
-from keras_svag.simulation import Simulation
 from tests.helpers.refusals import (
     INF,
     NAN,

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from experiments.strategies import is_chief, lost_worker
 from keras_svag import NGDModel, SVAGModel
 from keras_svag.models.wrapper import ModelWrapper, with_logs_as_vectors
-from keras_svag.strategies import is_chief, lost_worker
 from tests.helpers.distribution.checks import SUB_BATCH, fit, optimizer, pairs
 from tests.helpers.distribution.models import refused
 from tests.helpers.small_problems import dense_network, regression

@@ -17,8 +17,8 @@ import time
 
 import keras
 
+from experiments.strategies import lost_worker, make_strategy
 from keras_svag import SVAGModel
-from keras_svag.strategies import lost_worker, make_strategy
 from tests.helpers.distribution.checks import SUB_BATCH, optimizer, pairs
 from tests.helpers.small_problems import dense_network
 from tests.helpers.workers.processes import free_addresses, start

@@ -7,7 +7,7 @@ and the error, for each. At last the worker of the highest number kills itself.
 import faulthandler
 import sys
 
-from keras_svag.strategies import make_strategy
+from experiments.strategies import make_strategy
 from tests.helpers.distribution import checks, measures, models
 from tests.helpers.distribution.run import checks_of, run
 from tests.helpers.workers import checks as workers_checks

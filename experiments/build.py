@@ -1,0 +1,354 @@
+"""The data, the model and the check of a run, from its configuration."""
+
+import dataclasses
+import functools
+import inspect
+import math
+
+import keras
+
+from experiments import datasets
+from experiments.config import check_complete, check_values
+from experiments.epoch_plan import Simulation
+from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
+from keras_svag.callbacks.check import LinearScalingRuleCheck
+from keras_svag.models.ngd_model import NGDModel
+from keras_svag.models.svag_model import SVAGModel
+from keras_svag.models.wrapper import ModelWrapper
+from keras_svag.optimizers.schedules import learning_rate_schedule
+from keras_svag.optimizers.svag import SVAG
+
+NETWORKS = {
+    "scale_invariant_mlp": ScaleInvariantMLP,
+    "pre_resnet": PreResNet,
+    "resnet": ResNet,
+    "vgg": VGG,
+}
+
+
+def make_simulation(config, num_examples):
+    """How the training that the configuration asks for simulates SGD.
+
+    Raises:
+        ValueError: if `batch_size`, `ell` or `pairing` do not fit, or
+            `optimizer` is "ngd" with what noisy gradient descent lacks.
+    """
+    check_complete(config)
+    check_values(config)
+    _check_ngd(config)
+    is_svag = config.optimizer == "svag"
+    if config.ell != 1 and not is_svag:
+        raise ValueError(
+            f"`ell` must be 1 with optimizer={config.optimizer!r}, got "
+            f"{config.ell}: only 'svag' amplifies noise."
+        )
+    pairing = config.pairing if is_svag else None
+    if config.optimizer == "ngd":
+        # A full pass for each step that SGD takes: nothing is halved.
+        pairing = "independent"
+    return Simulation(
+        num_examples=num_examples,
+        batch_size=config.batch_size,
+        ell=config.ell,
+        pairing=pairing,
+        pairs_within_step=config.measure_noise or config.optimizer == "ngd",
+    )
+
+
+def compile_model(config, dataset, simulation, most_steps_per_call=None):
+    """The model that trains as the configuration says, compiled.
+
+    Args:
+        config: a `ConfigDict`.
+        dataset: the `Dataset` that it is to learn.
+        simulation: the `Simulation` of its training.
+        most_steps_per_call: training steps that one call may take, or None.
+
+    Returns:
+        A `keras.Model`: an `SVAGModel`, an `NGDModel` or a plain one, which
+        is wrapped to train alike where several replicas share a batch.
+
+    Raises:
+        ValueError: if a key of the configuration is out of its range.
+    """
+    network = model = _make_network(config, dataset, simulation)
+    rows = simulation.sub_batch_size * simulation.sub_batches_per_step
+    if config.optimizer == "ngd":
+        rows = simulation.num_examples
+        model = NGDModel(
+            model,
+            config.batch_size,
+            config.get("micro_batch_size", 500),
+            seed=config.seed,
+        )
+        _check_ngd_replicas(
+            simulation.num_examples,
+            model.distribute_strategy.num_replicas_in_sync,
+        )
+    elif config.measure_noise:
+        model = SVAGModel(
+            model,
+            num_examples=simulation.num_examples,
+            sampling=config.sampling,
+            per_layer=config.lsr.per_layer,
+        )
+    elif model.distribute_strategy.num_replicas_in_sync > 1:
+        model = ModelWrapper(model)
+    model.compile(
+        optimizer=_make_optimizer(config, simulation.sgd_steps_per_epoch),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    # Not an argument of `compile`, which is saved with the model.
+    model.steps_per_execution = steps_per_call(
+        network, rows, simulation.steps_per_epoch, most_steps_per_call
+    )
+    return model
+
+
+def _make_network(config, dataset, simulation):
+    options = {k: v for k, v in config.model.items() if v is not None}
+    name = options.pop("name")
+    if name not in NETWORKS:
+        raise ValueError(
+            f"`model.name` must be one of {', '.join(NETWORKS)}, got {name!r}."
+        )
+    if "momentum" in options:
+        options["momentum"] = simulation.running_average_momentum(
+            options["momentum"]
+        )
+    known = set(inspect.signature(NETWORKS[name]).parameters)
+    known -= {"input_shape", "num_classes", "seed"}
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"`model.{option}` is no option of {name!r}, got "
+                f"{options[option]!r}; its options are "
+                f"{', '.join(sorted(known))}."
+            )
+    return NETWORKS[name](
+        input_shape=dataset.train_images.shape[1:],
+        num_classes=dataset.num_classes,
+        seed=config.seed,
+        **options,
+    )
+
+
+def _make_optimizer(config, steps_per_epoch):
+    learning_rate = learning_rate_schedule(
+        config.schedule,
+        config.learning_rate,
+        steps_per_epoch,
+        config.epochs,
+        config.milestones,
+        config.decay_factor,
+        config.get("warmup_epochs", 0),
+        config.get("warmup_factor", 0.1),
+    )
+    common = {
+        "learning_rate": learning_rate,
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer in ("svag", "ngd") and config.momentum:
+        raise ValueError(
+            f"`momentum` must be 0 with optimizer={config.optimizer!r}, got "
+            f"{config.momentum}: it is compared with plain SGD."
+        )
+    if config.optimizer == "ngd":
+        return keras.optimizers.SGD(**common)
+    if config.optimizer == "svag":
+        return SVAG(ell=config.ell, pairing=config.pairing, **common)
+    if config.momentum:
+        common["momentum"] = config.momentum
+    try:
+        return keras.optimizers.get(
+            {"class_name": config.optimizer, "config": common}
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`optimizer` must be 'svag' or 'ngd' or the name of a Keras "
+            f"optimizer, such as 'sgd' or 'adam', got {config.optimizer!r} "
+            f"with {common}."
+        ) from error
+
+
+def _check_ngd(config):
+    if config.optimizer != "ngd":
+        return
+    if config.augmentation:
+        raise ValueError(
+            "`augmentation` must be False with optimizer='ngd', whose every "
+            f"step takes the same full batch, got {config.augmentation}."
+        )
+
+
+def _check_ngd_replicas(num_examples, replicas):
+    if num_examples % replicas:
+        raise ValueError(
+            f"`num_examples` must be a multiple of the {replicas} replicas "
+            f"with optimizer='ngd', got {num_examples}; try "
+            f"--config.num_examples={num_examples // replicas * replicas}."
+        )
+
+
+_EVALUATION_BATCH_SIZE = 500
+
+
+def load_data(config, data_dir):
+    """The data set, with the first `num_examples` of its training images.
+
+    Raises:
+        ValueError: if it is unknown or not prepared, or has fewer examples.
+    """
+    dataset = datasets.load(config.dataset, data_dir)
+    count = config.get("num_examples")
+    if count is None:
+        return dataset
+    if not 1 <= count <= len(dataset.train_images):
+        raise ValueError(
+            f"`num_examples` must be between 1 and the "
+            f"{len(dataset.train_images)} training examples of "
+            f"{config.dataset}, got {count}."
+        )
+    return dataclasses.replace(
+        dataset,
+        train_images=dataset.train_images[:count],
+        train_labels=dataset.train_labels[:count],
+    )
+
+
+def training_data(config, dataset, simulation, start_step=0):
+    """Endless batches from a training step on, a `tf.data.Dataset`."""
+    images, labels = dataset.train_images, dataset.train_labels
+    standardize = _standardization(dataset)
+    if config.optimizer == "ngd":
+        # Every step takes the same batch.
+        return datasets.full_batches(images, labels, standardize)
+    return datasets.training_batches(
+        images,
+        labels,
+        sub_batch_size=simulation.sub_batch_size,
+        sub_batches_per_step=simulation.sub_batches_per_step,
+        sub_batches_per_epoch=simulation.sub_batches_per_shuffled_epoch,
+        sampling=config.sampling,
+        seed=config.seed,
+        start_step=start_step,
+        augmentation=_augmentation(config),
+        preprocess=standardize,
+    )
+
+
+def evaluation_data(dataset):
+    """The test images once, in batches."""
+    return datasets.evaluation_batches(
+        dataset.test_images,
+        dataset.test_labels,
+        _EVALUATION_BATCH_SIZE,
+        _standardization(dataset),
+    )
+
+
+def probe_data(dataset):
+    """The training images once, one by one, as a probe takes them."""
+    return datasets.single_examples(
+        dataset.train_images, dataset.train_labels, _standardization(dataset)
+    )
+
+
+def _standardization(dataset):
+    return datasets.standardization(
+        dataset.mean, dataset.std, dataset.max_value
+    )
+
+
+def _augmentation(config):
+    if not config.augmentation:
+        return None
+    # Mirrored, a digit is another one or none.
+    flip = config.dataset in ("cifar10", "cifar100")
+    return functools.partial(datasets.augment, flip=flip)
+
+
+def make_check(config, dataset, training, log_dir):
+    """The `LinearScalingRuleCheck` of a run, or None if nothing is measured.
+
+    Args:
+        config: a `ConfigDict`.
+        dataset: the `Dataset` of the run.
+        training: its training batches, one of which serves to see whether the
+            loss is scale-invariant.
+        log_dir: directory for TensorBoard.
+    """
+    if not (config.measure_noise and config.lsr.enabled):
+        return None
+    if config.optimizer == "ngd":
+        # A full pass has no mini-batches to measure: a probe draws some.
+        images = None
+        probe = probe_data(dataset)
+    else:
+        images, _ = next(iter(training))
+        probe = None
+    return LinearScalingRuleCheck(
+        config.batch_size,
+        closeness=config.lsr.closeness,
+        kappas=config.lsr.kappas,
+        window=config.lsr.window,
+        probe=probe,
+        per_layer=config.lsr.per_layer and probe is not None,
+        log_dir=log_dir,
+        scale_invariant=images,
+        verbose=0,
+    )
+
+
+# A call from Python costs about as much as this many multiply-adds of a small
+# network, so more of them in a call are worth no more.
+_MULTIPLY_ADDS_PER_CALL = 2e8
+_MOST_STEPS_PER_CALL = 128
+
+
+def steps_per_call(model, rows, steps_per_epoch, most=None):
+    """Training steps of a call: more than 1 only where a step takes little.
+
+    Several replicas take 1, for Keras cannot do more there. The results do
+    not depend on it: callbacks and signals are looked at between calls.
+
+    Args:
+        model: a built model of layers that are each used once.
+        rows: rows of a training step's batch.
+        steps_per_epoch: training steps of an epoch, which have to fill whole
+            calls.
+        most: a number that must not be exceeded, or None.
+
+    Returns:
+        An integer >= 1 that divides `steps_per_epoch`.
+    """
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return 1
+    cost = rows * multiply_adds(model)
+    most = min(
+        _MOST_STEPS_PER_CALL,
+        _MULTIPLY_ADDS_PER_CALL // max(cost, 1),
+        math.inf if most is None else most,
+        steps_per_epoch,
+    )
+    return max(
+        (k for k in range(1, int(most) + 1) if steps_per_epoch % k == 0),
+        default=1,
+    )
+
+
+def multiply_adds(model):
+    """Multiplications of an example with kernels in one forward pass.
+
+    A kernel is used once for each position of its layer's output: derived,
+    exact for dense layers and convolutions.
+    """
+    total = 0
+    for layer in model._flatten_layers(include_self=False):
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None:
+            total += math.prod(kernel.shape) * math.prod(
+                layer.output.shape[1:-1]
+            )
+    return total

@@ -1,0 +1,101 @@
+"""How many examples, batches and steps simulate SGD."""
+
+import dataclasses
+import numbers
+
+from keras_svag.arguments import checked_integer
+from keras_svag.optimizers.svag import svag_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """How many examples, batches and steps simulate SGD at one batch size.
+
+    Args:
+        num_examples: size n of the training set.
+        batch_size: B, that of the SGD that is simulated.
+        ell: SVAG's amplification; 1 for any other optimizer.
+        pairing: SVAG's `"independent"` or `"halves"`; `None` for any other
+            optimizer, which takes a batch of B a step.
+        pairs_within_step: whether a training step takes a whole pair, as in
+            an `SVAGModel`, or one of its batches, as a plain model does.
+
+    Raises:
+        ValueError: if a number is no positive integer, the batch does not fit
+            into the data set, or does not split into halves where it has to.
+    """
+
+    num_examples: int
+    batch_size: int
+    ell: int = 1
+    pairing: str | None = "independent"
+    pairs_within_step: bool = True
+
+    def __post_init__(self):
+        checked_integer("num_examples", self.num_examples)
+        if (
+            isinstance(self.batch_size, bool)
+            or not isinstance(self.batch_size, numbers.Integral)
+            or not 1 <= self.batch_size <= self.num_examples
+        ):
+            raise ValueError(
+                f"`batch_size` must be between 1 and the {self.num_examples} "
+                "examples of the training set, a whole number, got "
+                f"{self.batch_size!r}."
+            )
+        # Refuses what it knows no weights of.
+        svag_weights(self.ell, self.pairing or "independent")
+        if self.pairing != "independent" and self.batch_size % 2:
+            raise ValueError(
+                "`batch_size` must be even to be split into halves, got "
+                f"{self.batch_size}."
+            )
+
+    @property
+    def sub_batch_size(self):
+        """Rows of one of the two sub-batches of a pair."""
+        independent = self.pairing == "independent"
+        return self.batch_size if independent else self.batch_size // 2
+
+    @property
+    def sub_batches_per_step(self):
+        """Sub-batches of one training step."""
+        if self.pairing is None or self.pairs_within_step:
+            return 2
+        return 1
+
+    @property
+    def sgd_steps_per_epoch(self):
+        """Steps of SGD in an epoch; partial batches are dropped."""
+        return self.num_examples // self.batch_size
+
+    @property
+    def steps_per_epoch(self):
+        """Training steps that take as long as SGD's epoch."""
+        return self.sgd_steps_per_epoch * self.steps_per_sgd_step
+
+    @property
+    def steps_per_sgd_step(self):
+        """Training steps that take as long as one step of SGD."""
+        return self.ell * (2 // self.sub_batches_per_step)
+
+    @property
+    def sub_batches_per_shuffled_epoch(self):
+        """Sub-batches, in pairs, that one permutation of the data set holds."""
+        return self.num_examples // self.sub_batch_size // 2 * 2
+
+    def running_average_momentum(self, momentum):
+        """BatchNormalization's momentum that keeps SGD's averaging window.
+
+        Derived: u updates per SGD step at `momentum ** (1 / u)` forget as much
+        as one at `momentum`.
+        """
+        return momentum ** (1 / (self.ell * self._updates_per_pair))
+
+    @property
+    def _updates_per_pair(self):
+        if self.pairing is None:
+            return 2 if self.pairs_within_step else 1
+        _, second_weight = svag_weights(self.ell, self.pairing)
+        # Measured at most, the second pass of an SVAGModel leaves no trace.
+        return 1 if second_weight == 0 and self.pairs_within_step else 2

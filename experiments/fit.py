@@ -1,0 +1,317 @@
+"""`fit` that goes on, to the bit, where a killed process was."""
+
+import contextlib
+import dataclasses
+import re
+import signal
+import threading
+import time
+
+import keras
+
+from experiments.checkpoint import restore_training_arrays, training_arrays
+from keras_svag.models.wrapper import has_several_workers
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInterval:
+    """Time from one checkpoint to the next; one of the two is None.
+
+    Attributes:
+        steps: in training steps.
+        seconds: in seconds.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text, steps_per_sgd_step=1):
+        """The interval that `"500"` (SGD steps) or `"60s"` (seconds) names.
+
+        Args:
+            text: the string.
+            steps_per_sgd_step: training steps that take as long as one of SGD.
+
+        Raises:
+            ValueError: if it is none, or not above 0.
+        """
+        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)s", text.strip())
+        number = float(match[1] or match[2]) if match else 0
+        if number <= 0:
+            raise ValueError(
+                "`checkpoint_every` must be a number of SGD steps above 0, as "
+                f"in 500, or of seconds, as in 60s, got {text!r}."
+            )
+        if match[1]:
+            return cls(int(match[1]) * steps_per_sgd_step)
+        return cls(seconds=number)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitPlan:
+    """The length of a training, and when its state is saved.
+
+    Attributes:
+        epochs: how many epochs.
+        steps_per_epoch: training steps of one; they fill whole calls of the
+            model's `steps_per_execution`.
+        interval: a `CheckpointInterval`.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    interval: CheckpointInterval
+
+
+def resumable_fit(
+    model,
+    make_batches,
+    validation_data,
+    plan,
+    checkpoints,
+    found,
+    callbacks,
+    *,
+    validation_freq=1,
+    verbose=1,
+    writes=True,
+):
+    """Trains as `model.fit` does, from a checkpoint on if there is one.
+
+    Callbacks see one training without a break: the number of the epoch and of
+    the step within it, `on_train_begin` and `on_train_end` once. Those that
+    remember something have `state_dict()`, a value of JSON, and
+    `load_state_dict`.
+
+    SIGINT and SIGTERM end the training at the next step (after validation,
+    if that is going on), when its state is saved; but in the last epoch's
+    validation training is done. Several workers, which would have to agree,
+    obey signals as usual.
+
+    Args:
+        model: a compiled and built model.
+        make_batches: function from the number of a training step to the
+            endless `tf.data.Dataset` of batches from that step on.
+        validation_data: a `tf.data.Dataset`.
+        plan: a `FitPlan`.
+        checkpoints: a `CheckpointFolder`.
+        found: the `Checkpoint` to go on from, or None.
+        callbacks: list of Keras callbacks, each of a class of its own.
+        validation_freq, verbose: as in `model.fit`.
+        writes: whether this process writes the checkpoints: one of several
+            workers does. They share the folder.
+
+    Raises:
+        TrainingInterrupted: if a signal came.
+        ValueError: if a checkpoint cannot be written, or is of another model.
+    """
+    first_epoch, done = 0, 0
+    if found is not None:
+        first_epoch, done = divmod(found.step, plan.steps_per_epoch)
+        _build(model, validation_data)
+    several = has_several_workers(model.distribute_strategy)
+    with Interruption(notes=not several) as interruption:
+        callbacks = _ResumableCallbacks(
+            callbacks,
+            model,
+            plan,
+            checkpoints,
+            found,
+            interruption,
+            verbose=verbose,
+            writes=writes,
+        )
+
+        def fit(step, initial_epoch, epochs, steps):
+            callbacks.is_last_fit = epochs == plan.epochs
+            model.fit(
+                make_batches(step),
+                initial_epoch=initial_epoch,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                validation_data=validation_data,
+                validation_freq=validation_freq,
+                shuffle=False,
+                callbacks=callbacks,
+            )
+
+        if done:
+            # Keras gives every epoch of a call the same number of steps.
+            rest = plan.steps_per_epoch - done
+            fit(found.step, first_epoch, first_epoch + 1, rest)
+            first_epoch += 1
+        if first_epoch < plan.epochs and not model.stop_training:
+            step = first_epoch * plan.steps_per_epoch
+            fit(step, first_epoch, plan.epochs, plan.steps_per_epoch)
+
+
+def _build(model, data):
+    """Makes the variables that a step of training would make."""
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+    model.evaluate(data, steps=1, verbose=0)
+
+
+class _ResumableCallbacks(keras.callbacks.CallbackList):
+    def __init__(
+        self,
+        callbacks,
+        model,
+        plan,
+        checkpoints,
+        found,
+        interruption,
+        *,
+        verbose,
+        writes,
+    ):
+        super().__init__(
+            callbacks,
+            add_history=True,
+            add_progbar=verbose != 0,
+            model=model,
+            verbose=verbose,
+            epochs=plan.epochs,
+            steps=plan.steps_per_epoch,
+        )
+        self._plan = plan
+        self._checkpoints = checkpoints
+        self._found = found
+        self._interruption = interruption
+        self._writes = writes
+        self._has_begun = False
+        self._first_batch = 0
+        self._saved_step = found.step if found else 0
+        self._saved_time = time.monotonic()
+        self.is_last_fit = True
+
+    def on_train_begin(self, logs=None):
+        if not self._has_begun:
+            super().on_train_begin(logs)
+        self._has_begun = True
+
+    def on_train_end(self, logs=None):
+        if self.is_last_fit or self.model.stop_training:
+            super().on_train_end(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        found, self._found = self._found, None
+        self._first_batch = 0
+        if found is None:
+            super().on_epoch_begin(epoch, logs)
+            return
+        self._first_batch = found.step % self._plan.steps_per_epoch
+        # An epoch that has not begun begins with the metrics at zero.
+        is_within_epoch = self._first_batch > 0
+        restore_training_arrays(self.model, found.arrays, is_within_epoch)
+        if is_within_epoch:
+            super().on_epoch_begin(epoch, logs)
+        for callback in self._remembering():
+            name = type(callback).__name__
+            if name in found.state:
+                callback.load_state_dict(found.state[name])
+        if not is_within_epoch:
+            super().on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(self._first_batch + batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        batch += self._first_batch
+        super().on_train_batch_end(batch, logs)
+        # The last step's state is saved when the epoch has ended.
+        if batch + 1 < self._plan.steps_per_epoch:
+            self._save_if_due(
+                self._epoch * self._plan.steps_per_epoch + batch + 1
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if epoch + 1 < self._plan.epochs:
+            self._save_if_due((epoch + 1) * self._plan.steps_per_epoch)
+
+    def _save_if_due(self, step):
+        if self.model.stop_training:
+            return
+        interrupted = self._interruption.signal
+        if interrupted is None and not self._is_due(step):
+            return
+        arrays = training_arrays(self.model)
+        if self._writes:
+            state = {
+                type(callback).__name__: callback.state_dict()
+                for callback in self._remembering()
+            }
+            self._checkpoints.save(step, arrays, state)
+        self._saved_step, self._saved_time = step, time.monotonic()
+        if interrupted is not None:
+            raise TrainingInterrupted(interrupted)
+
+    def _is_due(self, step):
+        interval = self._plan.interval
+        if interval.seconds is not None:
+            return time.monotonic() - self._saved_time >= interval.seconds
+        # The steps of a call are done, or repeated, together.
+        next_step = step + self.model.steps_per_execution
+        return next_step - self._saved_step > interval.steps
+
+    def _remembering(self):
+        return [c for c in self.callbacks if hasattr(c, "load_state_dict")]
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingInterrupted(Exception):
+    """Training was told to stop, and its state is saved.
+
+    Args:
+        number: the signal's number.
+
+    Attributes:
+        exit_code: 128 + `number`: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, number):
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Interruption(contextlib.AbstractContextManager):
+    """Context in which Ctrl-C and SIGTERM are noted instead of obeyed.
+
+    Asked twice the process obeys as usual, at once.
+
+    Args:
+        notes: False leaves the signals as they are.
+
+    Attributes:
+        signal: number of the signal that came, or None.
+    """
+
+    def __init__(self, notes=True):
+        self.signal = None
+        self._notes = notes
+        self._previous = {}
+
+    def __enter__(self):
+        # Only the main thread may handle signals.
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._notes and is_main:
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        self._restore()
+
+    def _note(self, number, frame):
+        self.signal = number
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

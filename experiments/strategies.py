@@ -1,0 +1,178 @@
+"""The distribution strategy of a run, and what its workers have to know."""
+
+import json
+import os
+
+import tensorflow as tf
+
+STRATEGIES = ("none", "mirrored", "multi_worker")
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
+
+_LOWEST_PORT, _NUM_PORTS = 10_000, 20_000
+
+
+def make_strategy(name, virtual_devices=None):
+    """The distribution strategy of a run.
+
+    `"multi_worker"` waits until all the workers have been started. The
+    cluster is read from the environment variable `TF_CONFIG`, or from Slurm's
+    if that is not set and the process is a task of `srun`.
+
+    Args:
+        name: `"none"`, `"mirrored"` or `"multi_worker"`.
+        virtual_devices: number of virtual CPUs to mirror over, or None for
+            this machine's GPUs. They are made before TensorFlow is used.
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Raises:
+        ValueError: if there are virtual devices without mirroring, or fewer
+            than one; if the environment describes no cluster.
+    """
+    if virtual_devices is not None:
+        if name != "mirrored" or virtual_devices < 1:
+            raise ValueError(
+                "--virtual_devices must be at least 1 and needs "
+                f"--strategy=mirrored, got {virtual_devices} with "
+                f"--strategy={name}."
+            )
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * virtual_devices,
+        )
+    if name == "none":
+        return tf.distribute.get_strategy()
+    if name == "multi_worker":
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            cluster_resolver=cluster_resolver()
+        )
+    return tf.distribute.MirroredStrategy(
+        virtual_devices and [f"CPU:{i}" for i in range(virtual_devices)]
+    )
+
+
+def is_chief(strategy):
+    """Whether this process is the one that writes files.
+
+    All the workers have to compute what is written: reading a metric is an
+    exchange between them.
+    """
+    return strategy.extended.should_save_summary
+
+
+def lost_worker(error):
+    """Whether `error` says that another worker is gone.
+
+    TensorFlow raises such an error in the remaining workers, from whatever
+    they exchange next, about ten seconds after a worker's last sign of life.
+
+    Args:
+        error: an exception raised while training under
+            `tf.distribute.MultiWorkerMirroredStrategy`.
+    """
+    return isinstance(
+        error,
+        (
+            tf.errors.UnavailableError,
+            tf.errors.AbortedError,
+            tf.errors.DeadlineExceededError,
+        ),
+    )
+
+
+def cluster_resolver():
+    """What this process is in its cluster, from its environment.
+
+    Returns:
+        A `tf.distribute.cluster_resolver.ClusterResolver`.
+
+    Raises:
+        ValueError: if `TF_CONFIG` is malformed, or neither it nor Slurm's
+            variables are set.
+    """
+    if "TF_CONFIG" in os.environ:
+        _check_tf_config(os.environ["TF_CONFIG"])
+    elif "SLURM_STEP_NODELIST" in os.environ:
+        os.environ["TF_CONFIG"] = json.dumps(_slurm_cluster())
+    else:
+        raise ValueError(
+            "--strategy=multi_worker needs the environment variable "
+            "TF_CONFIG, which is not set: give each worker its own, such as "
+            f"{_EXAMPLE}, or start them by `srun`."
+        )
+    return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+
+
+def _check_tf_config(text):
+    def refuse(given):
+        raise ValueError(
+            "The environment variable TF_CONFIG must describe the cluster "
+            f"and this process's task, as {_EXAMPLE} does, {given}."
+        )
+
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        refuse(f"but it is no valid JSON ({error})")
+    if not isinstance(config, dict):
+        refuse(f"but it is {text}")
+    for key in ("cluster", "task"):
+        if not isinstance(config.get(key), dict):
+            refuse(f"but its `{key}` is {json.dumps(config.get(key))}")
+    cluster, task = config["cluster"], config["task"]
+    for job, addresses in cluster.items():
+        if not (
+            job in ("chief", "worker")
+            and isinstance(addresses, list)
+            and all(_is_address(address) for address in addresses)
+        ):
+            refuse(
+                "with lists of host:port for `chief` and `worker` alone, but "
+                f"its cluster has {json.dumps({job: addresses})}"
+            )
+    index = task.get("index")
+    # Orchestrators write the index as a number or as a string.
+    if not str(index).isdecimal() or int(index) >= len(
+        cluster.get(str(task.get("type")), ())
+    ):
+        refuse(f"but its cluster has no task {json.dumps(task)}")
+
+
+def _is_address(address):
+    return isinstance(address, str) and address.rpartition(":")[2].isdecimal()
+
+
+def _slurm_cluster():
+    """The cluster of a Slurm step, and this task in it, as TF_CONFIG."""
+    # Two jobs may share a node: the port depends on the job.
+    job = int(os.environ.get("SLURM_JOB_ID", 0))
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=_LOWEST_PORT + job % _NUM_PORTS,
+        # GPUs are bound by Slurm: what is given here stands for "some", which
+        # the resolver cannot do without.
+        auto_set_gpu=False,
+        gpus_per_task=1,
+        gpus_per_node=_most_tasks_on_a_node(),
+    )
+    cluster = resolver.cluster_spec().as_dict()
+    task, index = resolver.get_task_info()
+    expected = cluster[task][index].rpartition(":")[0]
+    node = os.environ.get("SLURMD_NODENAME", expected)
+    if node != expected:
+        raise ValueError(
+            f"Slurm runs task {index} on {node}, where TensorFlow, which "
+            f"sorts the nodes by name, expects it on {expected}; set "
+            "TF_CONFIG for each task instead."
+        )
+    return {"cluster": cluster, "task": {"type": task, "index": index}}
+
+
+def _most_tasks_on_a_node():
+    # 2(x3),1 stands for 2, 2, 2, 1.
+    counts = os.environ["SLURM_STEP_TASKS_PER_NODE"].split(",")
+    return max(int(count.partition("(")[0]) for count in counts)

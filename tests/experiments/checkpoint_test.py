@@ -1,0 +1,167 @@
+import os
+import resource
+import warnings
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+
+from experiments.checkpoint import (
+    CheckpointFolder,
+    restore_training_arrays,
+    training_arrays,
+)
+from keras_svag import SVAG
+from tests.helpers.small_problems import dense_network, regression
+
+ARRAYS = [
+    np.arange(6, dtype=np.float32).reshape(2, 3) / 7,
+    np.asarray(2**40 + 1),
+    np.asarray([np.nan, 1 / 3]),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return CheckpointFolder(str(tmp_path / "checkpoints"), keep=2)
+
+
+def files(folder):
+    return sorted(os.listdir(folder.path))
+
+
+def damage(folder, step, change):
+    path = os.path.join(folder.path, f"step-{step}.npz")
+    with open(path, "rb") as file:
+        content = file.read()
+    with open(path, "wb") as file:
+        file.write(change(content))
+
+
+def flip_a_bit_of_the_first_array(content):
+    position = content.index(ARRAYS[0].tobytes()) + 5
+    flipped = bytes([content[position] ^ 1])
+    return content[:position] + flipped + content[position + 1 :]
+
+
+def test_what_is_saved_comes_back(folder):
+    state = {"rows": [{"loss": 0.1, "name": "π"}], "none": None}
+    folder.save(7, ARRAYS, state)
+    found = folder.newest()
+    assert (found.step, found.state) == (7, state)
+    for array, expected in zip(found.arrays, ARRAYS, strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_without_a_checkpoint_there_is_none(folder, tmp_path):
+    assert folder.newest() is None
+    assert not os.path.exists(folder.path)
+    (tmp_path / "file").write_text("")
+    assert CheckpointFolder(str(tmp_path / "file")).newest() is None
+
+
+def test_the_last_ones_are_kept(folder):
+    for step in (5, 10, 100, 20):
+        folder.save(step, ARRAYS, step)
+    assert files(folder) == ["step-100.npz", "step-20.npz"]
+    assert folder.newest().step == 100
+    folder.remove()
+    assert not os.path.exists(folder.path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"\0" * len(content),
+        flip_a_bit_of_the_first_array,
+    ],
+)
+def test_a_damaged_one_is_noticed_and_the_one_before_used(folder, change):
+    folder.save(1, ARRAYS, "first")
+    folder.save(2, ARRAYS, "second")
+    damage(folder, 2, change)
+    with pytest.warns(UserWarning, match="step-2.npz' is damaged"):
+        assert folder.newest().state == "first"
+    damage(folder, 1, change)
+    with pytest.warns(UserWarning, match="step-1.npz' is damaged"):
+        assert folder.newest() is None
+
+
+def test_what_a_killed_process_left_half_written_is_no_checkpoint(folder):
+    folder.save(1, ARRAYS, None)
+    with open(os.path.join(folder.path, "step-2.npz.partial"), "wb") as file:
+        file.write(b"PK")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert folder.newest().step == 1
+        folder.save(2, ARRAYS, None)
+    assert folder.newest().step == 2
+
+
+def test_a_pickle_is_not_read(folder):
+    os.makedirs(folder.path)
+    path = os.path.join(folder.path, "step-3.npz")
+    objects = np.array([{"an": "object"}], dtype=object)
+    state = np.frombuffer(b"null", np.uint8)
+    np.savez(path, allow_pickle=True, state=state, **{"0": objects})
+    with pytest.warns(UserWarning, match="allow_pickle=False"):
+        assert folder.newest() is None
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder):
+    folder.save(1, ARRAYS, "whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(ValueError, match="cannot be written") as error:
+            folder.save(2, [np.zeros(100_000)], None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert files(folder) == ["step-1.npz"]
+    assert folder.newest().state == "whole"
+
+
+def test_low_precision_variables_come_back(folder):
+    array = np.arange(8).astype(ml_dtypes.bfloat16) / 3
+    layer = keras.layers.Dense(8, use_bias=False, dtype="bfloat16")
+    model = keras.Sequential([keras.Input((1,)), layer])
+    model.compile(SVAG(0.1), "mse")
+    model.optimizer.build(model.trainable_variables)
+    layer.kernel.assign(array.reshape(1, 8))
+    folder.save(1, training_arrays(model), None)
+    layer.kernel.assign(np.zeros((1, 8)))
+    restore_training_arrays(model, folder.newest().arrays, True)
+    np.testing.assert_array_equal(np.asarray(layer.kernel)[0], array)
+
+
+def test_a_pending_gradient_comes_back(folder):
+    x, y = regression(8)
+    model = dense_network()
+    model.compile(SVAG(0.1, ell=2), "mse")
+    model.fit(x, y, batch_size=8, verbose=0)
+    expected = training_arrays(model)
+    assert any("first_gradient" in v.path for v in model.optimizer.variables)
+    folder.save(1, expected, None)
+    other = dense_network()
+    other.compile(SVAG(0.1, ell=2), "mse")
+    other.fit(2 * x, y, batch_size=8, verbose=0)
+    restore_training_arrays(other, folder.newest().arrays, True)
+    for ours, theirs in zip(training_arrays(other), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    model = dense_network()
+    model.compile(SVAG(0.1), "mse")
+    model.optimizer.build(model.trainable_variables)
+    before = training_arrays(model)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        restore_training_arrays(model, [np.ones(3)] * len(before), True)
+    for ours, theirs in zip(training_arrays(model), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from experiments.datasets.augmentation import augment, draw_crops
+
+
+def _crop_and_flip(images, top, left, mirrored, pad):
+    """The same, one image at a time in NumPy."""
+    _, height, width, _ = images.shape
+    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    result = []
+    for image, y, x, mirror in zip(padded, top, left, mirrored, strict=True):
+        image = image[y : y + height, x : x + width]
+        result.append(np.flip(image, axis=1) if mirror else image)
+    return np.stack(result)
+
+
+def _images(shape, dtype):
+    values = np.random.default_rng(0).integers(1, 256, shape)
+    return values.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("pad, flip", [(4, True), (4, False), (1, True)])
+@pytest.mark.parametrize("shape", [(50, 12, 9, 3), (20, 8, 8, 1)])
+def test_augment_is_numpys_crop_and_flip(shape, pad, flip, dtype):
+    images = _images(shape, dtype)
+    seed = tf.constant([3, 4])
+    draws = draw_crops(seed, shape[0], pad, flip)
+    expected = _crop_and_flip(images, *[d.numpy() for d in draws], pad)
+
+    augmented = augment(images, seed, pad, flip)
+    assert augmented.dtype == dtype
+    np.testing.assert_array_equal(augmented, expected)
+    in_graph = tf.function(lambda x, s: augment(x, s, pad, flip))
+    np.testing.assert_array_equal(in_graph(images, seed), expected)
+
+
+def test_offsets_and_flips_are_uniform_and_independent():
+    count, pad = 100_000, 4
+    top, left, mirrored = draw_crops(tf.constant([1, 2]), count, pad, True)
+    cells = np.zeros((2 * pad + 1, 2 * pad + 1, 2))
+    np.add.at(
+        cells, (top.numpy(), left.numpy(), mirrored.numpy().astype(int)), 1
+    )
+    # 3.3 standard errors.
+    assert stats.chisquare(cells.ravel()).pvalue > 1e-3
+
+
+def test_without_padding_and_flip_images_are_unchanged():
+    images = _images((5, 8, 8, 1), "uint8")
+    np.testing.assert_array_equal(
+        augment(images, tf.constant([0, 0]), pad=0, flip=False), images
+    )
+
+
+def test_the_seed_decides():
+    images = _images((20, 8, 8, 1), "uint8")
+    first = augment(images, tf.constant([0, 1]))
+    np.testing.assert_array_equal(first, augment(images, tf.constant([0, 1])))
+    other = augment(images, tf.constant([0, 2]))
+    assert not np.array_equal(first, other)
+
+
+def test_the_global_random_state_is_left_alone():
+    tf.random.set_seed(1)
+    expected = tf.random.uniform((3,))
+    tf.random.set_seed(1)
+    augment(_images((5, 8, 8, 1), "uint8"), tf.constant([0, 1]))
+    np.testing.assert_array_equal(tf.random.uniform((3,)), expected)
+
+
+def test_static_shapes_are_kept_and_needed():
+    traced = tf.function(augment).get_concrete_function(
+        tf.TensorSpec((6, 32, 32, 3), tf.uint8), tf.TensorSpec((2,), tf.int64)
+    )
+    assert traced.output_shapes == (6, 32, 32, 3)
+    with pytest.raises(ValueError, match=r"static.*\(None, 8, 8, 1\)"):
+        tf.function(augment).get_concrete_function(
+            tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((2,), tf.int64)
+        )
+
+
+def test_a_negative_pad_is_refused():
+    with pytest.raises(ValueError, match="`pad`.*-1"):
+        augment(np.zeros((1, 8, 8, 1)), tf.constant([0, 0]), pad=-1)

@@ -1,0 +1,247 @@
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+
+from experiments.datasets.loading import load
+
+
+def _write(data_dir, name, shape, num_classes, sizes, version="3.0.2"):
+    """Prepares a small set of random images in TFDS's own format."""
+    rng = np.random.default_rng(7)
+    arrays = {}
+    for split, size in sizes.items():
+        images = rng.integers(0, 256, (size, *shape), dtype=np.uint8)
+        labels = rng.integers(0, num_classes, size)
+        arrays[split] = images, labels
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version=version,
+        features=tfds.features.FeaturesDict(
+            {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(
+                    shape=shape, encoding_format="png"
+                ),
+                "label": tfds.features.ClassLabel(num_classes=num_classes),
+            }
+        ),
+        split_datasets={
+            split: [
+                (i, {"id": str(i), "image": image, "label": label})
+                for i, (image, label) in enumerate(
+                    zip(images, labels, strict=True)
+                )
+            ]
+            for split, (images, labels) in arrays.items()
+        },
+        data_dir=str(data_dir),
+        # More than one file a split, as large sets have.
+        download_config=tfds.download.DownloadConfig(num_shards=2),
+        disable_shuffling=True,
+    )
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def digits_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("digits")
+    load("digits", data_dir=root)
+    return root
+
+
+def test_digits_hold_scikit_learns_images_and_their_moments(digits_dir):
+    dataset = load("digits", data_dir=digits_dir)
+    source = load_digits()
+    train = source.images[:1437] / 16
+
+    np.testing.assert_array_equal(
+        np.concatenate([dataset.train_images, dataset.test_images])[..., 0],
+        source.images,
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([dataset.train_labels, dataset.test_labels]),
+        source.target,
+    )
+    assert dataset.train_images.shape == (1437, 8, 8, 1)
+    assert dataset.train_images.dtype == np.uint8
+    assert dataset.train_labels.dtype == np.int32
+    assert dataset.max_value == 16
+    assert dataset.num_classes == 10
+    np.testing.assert_allclose(dataset.mean, [train.mean()], rtol=1e-12)
+    np.testing.assert_allclose(dataset.std, [train.std()], rtol=1e-12)
+
+
+def test_a_dataset_cannot_be_changed(digits_dir):
+    dataset = load("digits", data_dir=digits_dir)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        dataset.num_classes = 3
+
+
+def test_preparing_digits_leaves_only_the_finished_set(tmp_path):
+    load("digits", data_dir=tmp_path)
+    assert os.listdir(tmp_path) == ["optical_digits"]
+    assert os.listdir(tmp_path / "optical_digits") == ["1.0.0"]
+
+
+def _load_digits_shape(data_dir):
+    return load("digits", data_dir=data_dir).train_images.shape
+
+
+def test_processes_may_prepare_digits_at_the_same_time(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
+        shapes = list(pool.map(_load_digits_shape, [tmp_path] * 2))
+    assert shapes == [(1437, 8, 8, 1)] * 2
+    assert os.listdir(tmp_path) == ["optical_digits"]
+
+
+def test_losing_the_race_to_prepare_reads_the_winners_set(
+    tmp_path, monkeypatch
+):
+    rename = os.rename
+
+    def rename_after_another_process(source, target):
+        if str(target).endswith(os.path.join("optical_digits", "1.0.0")) and (
+            "incomplete_" not in str(target)
+        ):
+            monkeypatch.setattr(os, "rename", rename)
+            load("digits", data_dir=tmp_path)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_after_another_process)
+    assert _load_digits_shape(tmp_path) == (1437, 8, 8, 1)
+    assert os.listdir(tmp_path) == ["optical_digits"]
+
+
+def test_an_interrupted_preparation_leaves_nothing_half_written(
+    tmp_path, monkeypatch
+):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load("digits", data_dir=tmp_path)
+    assert _load_digits_shape(tmp_path) == (1437, 8, 8, 1)
+
+
+def test_digits_default_to_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert _load_digits_shape(None) == (1437, 8, 8, 1)
+    prepared = tmp_path / "keras_svag" / "optical_digits" / "1.0.0"
+    assert (prepared / "dataset_info.json").exists()
+
+
+def test_digits_load_without_a_writable_cache(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert _load_digits_shape(None) == (1437, 8, 8, 1)
+
+
+def test_digits_refuse_a_data_dir_that_cannot_be_written(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(ValueError, match=f"`data_dir` must .*{blocked}"):
+        load("digits", data_dir=blocked)
+
+
+@pytest.mark.parametrize(
+    "name, shape, num_classes",
+    [
+        ("cifar10", (32, 32, 3), 10),
+        ("cifar100", (32, 32, 3), 100),
+        ("svhn_cropped", (32, 32, 3), 10),
+        ("mnist", (28, 28, 1), 10),
+    ],
+)
+def test_prepared_sets_are_read_in_order(tmp_path, name, shape, num_classes):
+    arrays = _write(
+        tmp_path, name, shape, num_classes, {"train": 40, "test": 10}
+    )
+    dataset = load(name, data_dir=tmp_path)
+
+    for split in ("train", "test"):
+        images, labels = arrays[split]
+        np.testing.assert_array_equal(
+            getattr(dataset, f"{split}_images"), images
+        )
+        np.testing.assert_array_equal(
+            getattr(dataset, f"{split}_labels"), labels
+        )
+    assert dataset.num_classes == num_classes
+    assert dataset.max_value == 255
+    if name == "cifar10":
+        assert dataset.mean == (0.4914, 0.4822, 0.4465)
+        assert dataset.std == (0.2023, 0.1994, 0.2010)
+    else:
+        pixels = arrays["train"][0].reshape(-1, shape[-1]) / 255
+        np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(dataset.std, pixels.std(0), rtol=1e-12)
+
+
+def test_the_newest_prepared_version_is_read(tmp_path):
+    for version, size in (("3.0.9", 3), ("3.0.10", 5)):
+        sizes = {"train": size, "test": 2}
+        _write(tmp_path, "mnist", (28, 28, 1), 10, sizes, version)
+    assert len(load("mnist", data_dir=tmp_path).train_images) == 5
+
+
+def test_the_default_directory_is_that_of_tensorflow_datasets(
+    tmp_path, monkeypatch
+):
+    _write(tmp_path, "mnist", (28, 28, 1), 10, {"train": 3, "test": 2})
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(load("mnist").train_images) == 3
+
+
+def test_a_set_that_is_not_prepared_is_refused_at_once(tmp_path):
+    started = time.monotonic()
+    with pytest.raises(ValueError) as error:
+        load("cifar10", data_dir=tmp_path)
+    assert time.monotonic() - started < 5
+    message = str(error.value)
+    assert str(tmp_path / "cifar10") in message
+    assert f"tfds build cifar10 --data_dir={tmp_path}" in message
+
+
+def test_a_set_with_a_missing_file_is_refused(tmp_path):
+    _write(tmp_path, "mnist", (28, 28, 1), 10, {"train": 3, "test": 2})
+    for file in pathlib.Path(tmp_path).glob("mnist/*/mnist-test.*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="'test' .* prepare it again"):
+        load("mnist", data_dir=tmp_path)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="digits, cifar10.*'imagenet'"):
+        load("imagenet")
+
+
+@pytest.mark.skipif(
+    not tf.io.gfile.glob(
+        os.path.join(
+            os.environ.get("KERAS_SVAG_TEST_DATA", "/nonexistent"), "cifar10/*"
+        )
+    ),
+    reason="KERAS_SVAG_TEST_DATA holds no prepared cifar10",
+)
+def test_real_cifar10_has_its_published_mean():
+    dataset = load("cifar10", data_dir=os.environ["KERAS_SVAG_TEST_DATA"])
+    assert dataset.train_images.shape == (50000, 32, 32, 3)
+    assert dataset.test_images.shape == (10000, 32, 32, 3)
+    np.testing.assert_array_equal(np.bincount(dataset.train_labels), 5000)
+    mean = dataset.train_images.mean(axis=(0, 1, 2), dtype=np.float64) / 255
+    # A copy re-encoded as JPEG was 1.3 grey levels off; swapped channels
+    # would be 2.3 or more.
+    np.testing.assert_allclose(mean, dataset.mean, atol=2 / 255)

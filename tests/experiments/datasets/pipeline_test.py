@@ -1,0 +1,223 @@
+import functools
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiments.datasets.augmentation import augment
+from experiments.datasets.pipeline import (
+    evaluation_batches,
+    standardization,
+    training_batches,
+)
+from keras_svag.noise.sampling import (
+    SAMPLING_MODES,
+    stream_seed,
+    sub_batch_indices,
+)
+
+NUM_EXAMPLES = 37
+IMAGES = np.random.default_rng(0).integers(
+    0, 17, (NUM_EXAMPLES, 8, 8, 3), dtype=np.uint8
+)
+# Labels that name their image.
+LABELS = np.arange(NUM_EXAMPLES)
+AUGMENTATION = functools.partial(augment, pad=1, flip=True)
+PREPROCESS = standardization((0.2, 0.3, 0.4), (0.5, 0.6, 0.7), 16)
+
+
+def _batches(sampling="with_replacement", **changes):
+    arguments = {
+        "sub_batch_size": 4,
+        "sub_batches_per_step": 2,
+        "sampling": sampling,
+        "seed": 6,
+        "augmentation": AUGMENTATION,
+        "preprocess": PREPROCESS,
+    }
+    return training_batches(IMAGES, LABELS, **arguments | changes)
+
+
+def _take(dataset, count):
+    x, y = zip(*dataset.take(count).as_numpy_iterator(), strict=True)
+    return np.stack(x), np.stack(y)
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+@pytest.mark.parametrize("sub_batches_per_step", [1, 2])
+def test_a_run_can_be_resumed_at_any_step(sampling, sub_batches_per_step):
+    form = {"sub_batches_per_step": sub_batches_per_step}
+    x, y = _take(_batches(sampling, **form), 13)
+    for start in (0, 5, 11):
+        resumed_x, resumed_y = _take(
+            _batches(sampling, start_step=start, **form), 2
+        )
+        np.testing.assert_array_equal(resumed_x, x[start : start + 2])
+        np.testing.assert_array_equal(resumed_y, y[start : start + 2])
+
+
+def test_a_distant_step_is_made_at_once():
+    (x, y) = next(iter(_batches(start_step=10**12)))
+    assert x.shape == (8, 8, 8, 3)
+    rows = sub_batch_indices("with_replacement", 6, 2 * 10**12, 37, 4)
+    np.testing.assert_array_equal(y[0::2], rows)
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+def test_rows_interleave_two_sub_batches(sampling):
+    x, y = _take(_batches(sampling), 7)
+    for step, offset in itertools.product(range(7), (0, 1)):
+        index = 2 * step + offset
+        rows = sub_batch_indices(sampling, 6, index, NUM_EXAMPLES, 4, 8)
+        raw = AUGMENTATION(
+            tf.gather(IMAGES, rows), stream_seed(6, "augmentation", index)
+        )
+        expected = (raw.numpy() / 16 - [0.2, 0.3, 0.4]) / [0.5, 0.6, 0.7]
+        np.testing.assert_array_equal(y[step, offset::2], rows)
+        np.testing.assert_allclose(x[step, offset::2], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+def test_two_steps_of_one_sub_batch_are_one_step_of_two(sampling):
+    x, y = _take(_batches(sampling), 9)
+    per_epoch = 8 if sampling == "shuffle" else None
+    single_x, single_y = _take(
+        _batches(
+            sampling, sub_batches_per_step=1, sub_batches_per_epoch=per_epoch
+        ),
+        18,
+    )
+    for offset in (0, 1):
+        np.testing.assert_array_equal(x[:, offset::2], single_x[offset::2])
+        np.testing.assert_array_equal(y[:, offset::2], single_y[offset::2])
+
+
+@pytest.mark.parametrize("sub_batches_per_step", [1, 2])
+def test_an_epoch_of_shuffle_holds_no_example_twice(sub_batches_per_step):
+    steps = NUM_EXAMPLES // (4 * sub_batches_per_step)
+    _, y = _take(
+        _batches("shuffle", sub_batches_per_step=sub_batches_per_step),
+        2 * steps,
+    )
+    for epoch in y.reshape(2, -1):
+        assert len(set(epoch)) == 4 * sub_batches_per_step * steps
+    assert not np.array_equal(y[:steps], y[steps:])
+
+
+def test_images_keep_their_labels():
+    x, y = _take(_batches("shuffle", augmentation=None), 4)
+    expected = (IMAGES[y] / 16 - [0.2, 0.3, 0.4]) / [0.5, 0.6, 0.7]
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+
+
+def test_the_seed_decides():
+    _, y = _take(_batches(), 3)
+    _, other = _take(_batches(seed=7), 3)
+    assert not np.array_equal(y, other)
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+def test_shapes_are_static_and_the_data_set_is_infinite(sampling):
+    dataset = _batches(sampling)
+    assert dataset.element_spec == (
+        tf.TensorSpec((8, 8, 8, 3), tf.float32),
+        tf.TensorSpec((8,), tf.int32),
+    )
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+def test_the_global_random_state_is_left_alone(sampling):
+    tf.random.set_seed(1)
+    expected = tf.random.uniform((3,))
+    tf.random.set_seed(1)
+    _take(_batches(sampling), 3)
+    _take(evaluation_batches(IMAGES, LABELS, 10, PREPROCESS), 3)
+    np.testing.assert_array_equal(tf.random.uniform((3,)), expected)
+
+
+def test_evaluation_batches_hold_everything_once_in_order():
+    batches = list(evaluation_batches(IMAGES, LABELS, 10, PREPROCESS))
+    assert [len(y) for _, y in batches] == [10, 10, 10, 7]
+    x = np.concatenate([x for x, _ in batches])
+    expected = (IMAGES / 16 - [0.2, 0.3, 0.4]) / [0.5, 0.6, 0.7]
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+    np.testing.assert_array_equal(
+        np.concatenate([y for _, y in batches]), LABELS
+    )
+
+
+def test_standardization_is_its_formula_to_the_last_bit():
+    images = IMAGES.astype(np.float32)
+    mean = np.array([0.2, 0.3, 0.4], np.float32)
+    std = np.array([0.5, 0.6, 0.7], np.float32)
+    expected = (images / np.float32(16) - mean) / std
+    np.testing.assert_array_equal(PREPROCESS(tf.constant(IMAGES)), expected)
+
+
+def test_replicas_get_whole_pairs_in_static_shapes():
+    # A process of its own: the number of devices is fixed at first use.
+    code = """
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2)
+from experiments.datasets import evaluation_batches, training_batches
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+images = np.zeros((37, 8, 8, 1), np.uint8)
+labels = np.arange(37)
+dataset = training_batches(
+    images, labels, sub_batch_size=4, sub_batches_per_step=2,
+    sampling="shuffle", seed=0, preprocess=lambda x: x)
+distributed = strategy.experimental_distribute_dataset(dataset)
+spec = distributed.element_spec[0]
+assert all(s.shape == (4, 8, 8, 1) for s in spec._value_specs), spec
+iterator = iter(distributed)
+for _, y in dataset.take(3):
+    local = strategy.experimental_local_results(next(iterator)[1])
+    assert [v.shape for v in local] == [(4,), (4,)], local
+    assert np.array_equal(np.concatenate(local), y), (local, y)
+evaluation = evaluation_batches(images, labels, 10, lambda x: x)
+seen = [v for _, y in strategy.experimental_distribute_dataset(evaluation)
+        for v in strategy.experimental_local_results(y)]
+assert np.array_equal(np.concatenate(seen), labels), seen
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "AUTO" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"sub_batches_per_step": 3}, "`sub_batches_per_step` .*3"),
+        ({"sub_batch_size": 38}, "`sub_batch_size` .*38"),
+        (
+            {"sampling": "shuffle", "sub_batch_size": 20},
+            "2 × 20 = 40 .*37 examples",
+        ),
+        (
+            {"sampling": "shuffle", "sub_batches_per_epoch": 7},
+            "multiple of `sub_batches_per_step`, 2.*7",
+        ),
+        ({"sampling": "ordered"}, "`sampling` .*'ordered'"),
+        ({"start_step": -1}, "`start_step` .*-1"),
+    ],
+)
+def test_bad_input_is_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        _batches(**changes)
+
+
+def test_other_bad_input_is_refused():
+    with pytest.raises(ValueError, match="same length.*37 and 36"):
+        evaluation_batches(IMAGES, LABELS[1:], 10, PREPROCESS)
+    with pytest.raises(ValueError, match="`batch_size` .*0"):
+        evaluation_batches(IMAGES, LABELS, 0, PREPROCESS)
+    with pytest.raises(ValueError, match="`std`.*0.0"):
+        standardization((0.5,), (0.0,), 255)

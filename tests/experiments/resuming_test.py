@@ -1,0 +1,267 @@
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiments.checkpoint import CheckpointFolder, training_arrays
+from experiments.fit import (
+    CheckpointInterval,
+    FitPlan,
+    TrainingInterrupted,
+    resumable_fit,
+)
+from experiments.run_folder import (
+    HistoryFile,
+    StopAtNonFiniteLoss,
+    TrainingClock,
+)
+from keras_svag import SVAG, SVAGModel
+from tests.helpers.kill_harness import KINDS
+from tests.helpers.paths import ROOT
+
+STEPS, EPOCHS = 5, 3
+
+
+class Killed(Exception):
+    pass
+
+
+class Recorder(keras.callbacks.Callback):
+    """Notes what it is told, and runs `action` after a step."""
+
+    def __init__(self, action=None, after=None):
+        super().__init__()
+        self.calls = []
+        self._action, self._after = action, after
+
+    def on_train_begin(self, logs=None):
+        self.calls.append("begin")
+
+    def on_train_end(self, logs=None):
+        self.calls.append("end")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self.calls.append(("epoch", epoch))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.calls.append((self._epoch, batch))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._epoch * STEPS + batch + 1 == self._after:
+            self._action()
+
+
+def batches(step):
+    def batch(index):
+        seed = tf.stack([index, 1])
+        x = tf.random.stateless_normal([8, 4], seed)
+        y = tf.random.stateless_normal([8, 2], seed + 7)
+        return x, tf.ensure_shape(y, [8, 2])
+
+    return tf.data.Dataset.range(step, 1000).map(batch)
+
+
+def make_model(wrapped):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3, activation="tanh"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(2),
+        ]
+    )
+    if wrapped:
+        model = SVAGModel(model, per_layer=True)
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 20)
+    model.compile(SVAG(schedule, ell=2), "mse", metrics=["mae"])
+    return model
+
+
+def fit(folder, wrapped=False, every="2", recorder=None, **kwargs):
+    model = make_model(wrapped)
+    os.makedirs(folder, exist_ok=True)
+    checkpoints = CheckpointFolder(os.path.join(folder, "checkpoints"))
+    resumable_fit(
+        model,
+        batches,
+        batches(500).take(2),
+        FitPlan(EPOCHS, STEPS, CheckpointInterval.parse(every)),
+        checkpoints,
+        checkpoints.newest(),
+        [
+            TrainingClock(),
+            StopAtNonFiniteLoss(),
+            HistoryFile(os.path.join(folder, "history.csv")),
+            recorder or Recorder(),
+        ],
+        verbose=0,
+        **kwargs,
+    )
+    return model
+
+
+def end_state(model, folder):
+    with open(os.path.join(folder, "history.csv")) as file:
+        return training_arrays(model), file.read()
+
+
+def assert_same(ours, theirs):
+    for one, other in zip(ours[0], theirs[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ours[1] == theirs[1]
+
+
+@pytest.fixture(scope="module")
+def in_peace(tmp_path_factory):
+    states = {}
+    for wrapped in (False, True):
+        folder = str(tmp_path_factory.mktemp("peace"))
+        recorder = Recorder()
+        model = fit(folder, wrapped, recorder=recorder)
+        states[wrapped] = end_state(model, folder), recorder.calls
+    return states
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("killed_after", "repeated_from"), [(1, 0), (4, 4), (7, 6), (11, 10)]
+)
+def test_a_killed_training_goes_on_to_the_bit(
+    tmp_path, in_peace, wrapped, killed_after, repeated_from
+):
+    folder = str(tmp_path)
+    before = Recorder(kill, killed_after)
+    with pytest.raises(Killed):
+        fit(folder, wrapped, recorder=before)
+    # The checkpoint is written when the callbacks have seen the step.
+    step = (killed_after - 1) // 2 * 2
+    after = Recorder()
+    model = fit(folder, wrapped, recorder=after)
+    expected, calls = in_peace[wrapped]
+    assert_same(end_state(model, folder), expected)
+    epoch, batch = divmod(step, STEPS)
+    first = calls.index((epoch, batch))
+    if batch:
+        assert after.calls == ["begin", ("epoch", epoch), *calls[first:]]
+    else:
+        assert after.calls == ["begin", *calls[first - 1 :]]
+
+
+def test_twice_killed_in_one_epoch(tmp_path, in_peace):
+    folder = str(tmp_path)
+    for killed_after in (3, 5):
+        with pytest.raises(Killed):
+            fit(folder, recorder=Recorder(kill, killed_after))
+    assert_same(end_state(fit(folder), folder), in_peace[False][0])
+
+
+def test_a_checkpoint_every_so_many_seconds(tmp_path, in_peace):
+    folder = str(tmp_path)
+    with pytest.raises(Killed):
+        fit(folder, every="0.000001s", recorder=Recorder(kill, 8))
+    # In the middle of a pair.
+    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 7
+    with pytest.raises(Killed):
+        fit(folder, every="1000s", recorder=Recorder(kill, 10))
+    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 7
+    assert_same(end_state(fit(folder), folder), in_peace[False][0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_that_it_came_in(tmp_path, in_peace, number):
+    folder = str(tmp_path)
+    recorder = Recorder(lambda: os.kill(os.getpid(), number), 3)
+    handler = signal.getsignal(number)
+    with pytest.raises(TrainingInterrupted) as error:
+        fit(folder, every="1000", recorder=recorder)
+    assert error.value.exit_code == 128 + number
+    assert signal.getsignal(number) is handler
+    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 3
+    assert_same(end_state(fit(folder), folder), in_peace[False][0])
+
+
+def test_a_signal_in_the_last_step_lets_training_end(tmp_path, in_peace):
+    recorder = Recorder(lambda: signal.raise_signal(15), STEPS * EPOCHS)
+    model = fit(str(tmp_path), recorder=recorder)
+    assert_same(end_state(model, str(tmp_path)), in_peace[False][0])
+
+
+def test_a_damaged_checkpoint_repeats_more(tmp_path, in_peace):
+    folder = str(tmp_path)
+    with pytest.raises(Killed):
+        fit(folder, recorder=Recorder(kill, 9))
+    (tmp_path / "checkpoints" / "step-8.npz").write_bytes(b"PK")
+    with pytest.warns(UserWarning, match="step-8.npz' is damaged"):
+        model = fit(folder)
+    assert_same(end_state(model, folder), in_peace[False][0])
+
+
+def test_a_training_that_stopped_itself_is_not_continued(tmp_path):
+    folder = str(tmp_path)
+    with pytest.raises(Killed):
+        fit(folder, recorder=Recorder(kill, 8))
+    recorder = Recorder()
+    recorder._after = 9
+    recorder._action = lambda: setattr(recorder.model, "stop_training", True)
+    fit(folder, recorder=recorder)
+    assert recorder.calls[-2:] == [(1, 3), "end"]
+
+
+def test_only_one_worker_writes(tmp_path):
+    fit(str(tmp_path), writes=False)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"),
+    [
+        ("500", CheckpointInterval(steps=500)),
+        ("60s", CheckpointInterval(seconds=60)),
+        (" 0.5s ", CheckpointInterval(seconds=0.5)),
+    ],
+)
+def test_intervals_are_read(text, interval):
+    assert CheckpointInterval.parse(text) == interval
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0s", "-5", "1.5", "60 s", "1m", "nan", "infs", "s"]
+)
+def test_no_interval_is_refused(text):
+    with pytest.raises(ValueError, match="`checkpoint_every` must be") as error:
+        CheckpointInterval.parse(text)
+    assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_the_script_outlives_kills(kind):
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.helpers.kill_harness",
+            f"--kind={kind}",
+            "--kills=3",
+            "--epochs=4",
+            "--longest=2",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.stdout.endswith("3 kills, differing: nothing\n"), (
+        process.stdout + process.stderr[-2000:]
+    )

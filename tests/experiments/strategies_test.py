@@ -1,0 +1,138 @@
+"""What a worker learns of its cluster from its environment."""
+
+import json
+import os
+
+import pytest
+import tensorflow as tf
+
+from experiments.strategies import (
+    STRATEGIES,
+    cluster_resolver,
+    is_chief,
+    lost_worker,
+    make_strategy,
+)
+
+CLUSTER = {"worker": ["host0:2222", "host1:2222"]}
+TASK = {"type": "worker", "index": 1}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in os.environ:
+        if name.startswith("SLURM") or name == "TF_CONFIG":
+            monkeypatch.delenv(name)
+    # Set in case that a test's subject does: it is removed afterwards.
+    monkeypatch.setenv("TF_CONFIG", "")
+    monkeypatch.delenv("TF_CONFIG")
+    return monkeypatch
+
+
+def slurm(environment, rank, node, nodes="node[1-2]", tasks="2,1"):
+    environment.setenv("SLURM_JOB_ID", "70001")
+    environment.setenv("SLURM_PROCID", str(rank))
+    environment.setenv("SLURM_STEP_NUM_TASKS", "3")
+    environment.setenv("SLURM_STEP_NODELIST", nodes)
+    environment.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    environment.setenv("SLURMD_NODENAME", node)
+
+
+def test_tf_config_is_read(environment):
+    for index in (1, "1"):
+        config = {"cluster": CLUSTER, "task": {**TASK, "index": index}}
+        environment.setenv("TF_CONFIG", json.dumps(config))
+        resolver = cluster_resolver()
+        assert resolver.cluster_spec().as_dict() == CLUSTER
+        assert (resolver.task_type, resolver.task_id) == ("worker", 1)
+
+
+def test_no_cluster_is_one_sentence():
+    with pytest.raises(ValueError, match="TF_CONFIG, which is not set"):
+        make_strategy("multi_worker")
+
+
+@pytest.mark.parametrize(
+    "config, given",
+    [
+        ("", "no valid JSON"),
+        ("{'cluster': 1}", "no valid JSON"),
+        ("[]", "it is \\[\\]"),
+        ("{}", "`cluster` is null"),
+        ({"cluster": CLUSTER}, "`task` is null"),
+        ({"task": TASK}, "`cluster` is null"),
+        ({"cluster": ["host0:2222"], "task": TASK}, "`cluster` is \\["),
+        ({"cluster": {}, "task": TASK}, "no task"),
+        ({"cluster": CLUSTER, "task": {}}, "no task"),
+        ({"cluster": CLUSTER, "task": {**TASK, "index": 2}}, "no task"),
+        ({"cluster": CLUSTER, "task": {**TASK, "index": -1}}, "no task"),
+        ({"cluster": CLUSTER, "task": {**TASK, "index": None}}, "no task"),
+        ({"cluster": CLUSTER, "task": {**TASK, "type": ["worker"]}}, "no task"),
+        ({"cluster": CLUSTER, "task": {**TASK, "type": "chief"}}, "no task"),
+        ({"cluster": {"worker": ["host0"]}, "task": TASK}, "host:port"),
+        ({"cluster": {"worker": "host0:1"}, "task": TASK}, "host:port"),
+        ({"cluster": {**CLUSTER, "ps": ["a:1"]}, "task": TASK}, "alone"),
+    ],
+)
+def test_malformed_tf_config_is_one_sentence(environment, config, given):
+    text = config if isinstance(config, str) else json.dumps(config)
+    environment.setenv("TF_CONFIG", text)
+    with pytest.raises(
+        ValueError, match=f"TF_CONFIG must describe the cluster.*{given}"
+    ):
+        make_strategy("multi_worker")
+
+
+def test_virtual_devices_are_refused():
+    with pytest.raises(ValueError, match="--strategy=multi_worker"):
+        make_strategy("multi_worker", 2)
+
+
+@pytest.mark.parametrize(
+    "rank, node", [(0, "node1"), (1, "node1"), (2, "node2")]
+)
+def test_slurm_step_is_a_cluster(environment, rank, node):
+    slurm(environment, rank, node)
+    resolver = cluster_resolver()
+    port = 10_000 + 70001 % 20_000
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": [f"node1:{port}", f"node1:{port + 1}", f"node2:{port}"]
+    }
+    assert (resolver.task_type, resolver.task_id) == ("worker", rank)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_slurm_nodes_in_another_order_are_refused(environment):
+    # Sorted by name, node10 stands before node9.
+    slurm(environment, 0, "node9", "node[9-10]")
+    with pytest.raises(ValueError, match="set TF_CONFIG for each task"):
+        cluster_resolver()
+
+
+def test_tf_config_goes_before_slurm(environment):
+    slurm(environment, 0, "node1")
+    environment.setenv(
+        "TF_CONFIG", json.dumps({"cluster": CLUSTER, "task": TASK})
+    )
+    assert cluster_resolver().cluster_spec().as_dict() == CLUSTER
+
+
+def test_one_process_is_the_chief():
+    assert is_chief(make_strategy("none"))
+    assert "multi_worker" in STRATEGIES
+
+
+def test_errors_of_a_lost_worker_are_told_from_others():
+    for error in (
+        tf.errors.UnavailableError(None, None, "unreachable"),
+        tf.errors.DeadlineExceededError(None, None, "no heartbeat"),
+        tf.errors.AbortedError(None, None, "restarted"),
+    ):
+        assert lost_worker(error)
+    for error in (
+        tf.errors.InvalidArgumentError(None, None, "shapes differ"),
+        tf.errors.ResourceExhaustedError(None, None, "memory"),
+        ValueError("unavailable"),
+        KeyboardInterrupt(),
+    ):
+        assert not lost_worker(error)

@@ -1,0 +1,75 @@
+"""train.py runs the check of the linear scaling rule unless told otherwise."""
+
+import json
+
+import pytest
+import tensorflow as tf
+
+import train
+from configs import digits
+from experiments.run_folder import WorkDir, results_table
+
+
+def run(tmp_path, lsr=None, **overrides):
+    config = digits.get_config()
+    config.epochs = 2
+    config.batch_size = 128
+    config.model.hidden_units = (8,)
+    config.update(overrides)
+    config.lsr.update(lsr or {})
+    workdir = WorkDir(str(tmp_path / "run"), config.to_dict())
+    return train.train(config, workdir, None, tf.distribute.get_strategy())
+
+
+def test_report_is_in_the_results_and_in_the_final_table(tmp_path):
+    results = run(tmp_path, {"per_layer": True, "kappas": (3,)})
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    report = saved["linear_scaling"]
+    assert report == json.loads(json.dumps(results["linear_scaling"]))
+    assert report["batch_size"] == 128
+    assert list(report["multiplier_verdicts"]) == ["3"]
+    assert (report["first_epoch"], report["last_epoch"]) == (2, 2)
+    # One batch of training data tells that the network is scale-invariant.
+    assert not any("scale-inv" in r for r in report["heuristic_reasons"])
+    assert report["balance"] > 0
+    assert report["text"] in results_table(results)
+    assert list(report["gradient_noise"]["per_layer"])
+    assert (tmp_path / "run" / "linear_scaling").is_dir()
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"lsr": {"enabled": False}}, {"measure_noise": False}]
+)
+def test_check_can_be_turned_off(tmp_path, overrides):
+    results = run(tmp_path, **overrides)
+    assert "linear_scaling" not in results
+    assert "linear scaling" not in results_table(results)
+
+
+@pytest.mark.parametrize(
+    "lsr, sentence",
+    [
+        ({"closeness": 1.0}, "`closeness` must be a finite number above 1"),
+        ({"kappas": (0,)}, "`kappas` must be finite numbers >= 1"),
+        ({"window": 3}, "`window` must be at most the 2 epochs"),
+    ],
+)
+def test_bad_settings_of_the_check_are_one_sentence(tmp_path, lsr, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(tmp_path, lsr)
+
+
+def test_table_says_what_was_not_measured():
+    noise = {
+        "batch_size": 8,
+        "grad_sq_norm": -0.1,
+        "grad_sq_norm_se": 0.2,
+        "noise_trace": 3.0,
+        "noise_trace_se": None,
+        "noise_to_signal": None,
+        "noise_to_signal_se": None,
+    }
+    lines = results_table({"accuracy": 0.5, "gradient_noise": noise})
+    assert "-0.1 ± 0.2" in lines
+    assert "3 ± unknown" in lines
+    assert "not measured" in lines

@@ -1,0 +1,139 @@
+"""train.py trains by noisy gradient descent, on SGD's clock."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import train
+from configs import digits
+from experiments import datasets
+from experiments.run_folder import WorkDir, results_table
+from keras_svag import NGDModel
+from keras_svag.applications import ScaleInvariantMLP
+
+N, B = 256, 64
+
+
+def ngd_config(**overrides):
+    config = digits.get_config()
+    config.update(
+        {
+            "optimizer": "ngd",
+            "measure_noise": False,
+            "ell": 1,
+            "num_examples": N,
+            "batch_size": B,
+            "epochs": 4,
+            "schedule": "step",
+            "milestones": (2,),
+            **overrides,
+        }
+    )
+    config.model.hidden_units = (8,)
+    return config
+
+
+def run(tmp_path, name="run", **overrides):
+    config = ngd_config(**overrides)
+    workdir = WorkDir(str(tmp_path / name), config.to_dict())
+    train.train(config, workdir, None, tf.distribute.get_strategy())
+    with open(workdir.file("history.csv"), newline="") as file:
+        history = list(csv.DictReader(file))
+    model = keras.saving.load_model(workdir.file("model.keras"))
+    return model.get_weights(), history
+
+
+def column(history, key):
+    return [float(row[key]) for row in history]
+
+
+def test_a_run_is_the_ngd_model_on_the_first_examples(tmp_path):
+    actual, _ = run(tmp_path)
+
+    data = datasets.load("digits")
+    x = (data.train_images[:N] / 16 - data.mean) / data.std
+    keras.utils.set_random_seed(0)
+    network = ScaleInvariantMLP((8, 8, 1), 10, hidden_units=(8,), seed=0)
+    model = NGDModel(network, B, 500, seed=0)
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([7], [0.2, 0.02])
+    model.compile(
+        keras.optimizers.SGD(rate, weight_decay=5e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    # As many passes as SGD would take steps.
+    model.fit(
+        x.astype("float32"),
+        data.train_labels[:N],
+        batch_size=N,
+        epochs=4 * (N // B),
+        shuffle=False,
+        verbose=0,
+    )
+    for a, e in zip(actual, network.get_weights(), strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-5)
+
+
+def test_size_of_the_pieces_does_not_matter(tmp_path):
+    whole, _ = run(tmp_path, "whole", micro_batch_size=N)
+    pieces, _ = run(tmp_path, "pieces", micro_batch_size=100)
+    for a, e in zip(pieces, whole, strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-4)
+
+
+def test_its_curves_lie_over_those_of_sgd(tmp_path):
+    _, ngd = run(tmp_path, "ngd")
+    _, sgd = run(tmp_path, "sgd", optimizer="sgd")
+    _, svag = run(tmp_path, "svag", optimizer="svag", ell=2)
+    steps = [N // B * epoch for epoch in (1, 2, 3, 4)]
+    for history in (ngd, sgd, svag):
+        assert column(history, "effective_step") == steps
+        assert column(history, "learning_rate") == pytest.approx(
+            [0.2, 0.2, 0.02, 0.02]
+        )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"augmentation": True}, "`augmentation` must be False with optim"),
+        ({"ell": 2}, "`ell` must be 1 with optimizer='ngd'"),
+        ({"momentum": 0.9}, "`momentum` must be 0 with optimizer='ngd'"),
+        ({"micro_batch_size": 0}, "`micro_batch_size` must be an integer"),
+        ({"num_examples": 0}, "`num_examples` must be between 1 and the 1437"),
+        ({"num_examples": 1438}, "`num_examples` must be between 1 and the"),
+        ({"batch_size": N + 1}, "`batch_size` must be between 1 and the 256"),
+        ({"warmup_epochs": 9.0}, "`warmup_epochs` must be between 0 and the 4"),
+    ],
+)
+def test_bad_configuration_is_one_sentence(tmp_path, overrides, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        run(tmp_path, **overrides)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_noise_of_sgd_is_probed_at_its_weights(tmp_path):
+    config = ngd_config(measure_noise=True, epochs=2)
+    workdir = WorkDir(str(tmp_path / "run"), config.to_dict())
+    results = train.train(config, workdir, None, tf.distribute.get_strategy())
+    report = results["linear_scaling"]
+    noise = report["gradient_noise"]
+    assert noise["batch_size"] == B
+    assert noise["grad_sq_norm"] > 0 and noise["noise_trace"] > 0
+    assert (report["first_epoch"], report["last_epoch"]) == (2, 2)
+    assert any("noisy gradient" in r for r in report["heuristic_reasons"])
+    assert not any("scale-inv" in r for r in report["heuristic_reasons"])
+    assert report["text"] in results_table(results)
+
+    plain, _ = run(tmp_path, "plain", epochs=2)
+    model = keras.saving.load_model(workdir.file("model.keras"))
+    for a, e in zip(model.get_weights(), plain, strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+def test_odd_batch_sizes_are_fine(tmp_path):
+    _, history = run(tmp_path, batch_size=85, epochs=1, milestones=())
+    assert column(history, "effective_step") == [N // 85]

@@ -1,0 +1,254 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
+
+import train
+from configs import cifar10, digits
+from experiments.run_folder import WorkDir
+from tests.helpers.paths import ROOT
+
+
+def small_config(**overrides):
+    config = digits.get_config()
+    config.epochs = 1
+    config.batch_size = 128
+    config.learning_rate = 0.5
+    config.model.hidden_units = (8,)
+    config.update(overrides)
+    return config
+
+
+def run(tmp_path, name="run", **overrides):
+    config = small_config(**overrides)
+    workdir = WorkDir(str(tmp_path / name), config.to_dict())
+    results = train.train(config, workdir, None, tf.distribute.get_strategy())
+    return workdir, results
+
+
+def weights(workdir):
+    model = keras.saving.load_model(workdir.file("model.keras"))
+    return np.concatenate([v.numpy().ravel() for v in model.weights])
+
+
+def history(workdir):
+    with open(workdir.file("history.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("runs") / "digits")
+    arguments = [
+        f"--workdir={workdir}",
+        "--config.epochs=2",
+        "--config.batch_size=128",
+        "--config.learning_rate=0.5",
+        "--config.model.hidden_units=(8,)",
+    ]
+    return workdir, arguments, command(*arguments)
+
+
+def test_a_run_leaves_its_configuration_history_and_model(finished):
+    workdir, _, process = finished
+    assert process.returncode == 0, process.stderr
+    with open(os.path.join(workdir, "config.json")) as file:
+        assert json.load(file)["model"]["hidden_units"] == [8]
+    with open(os.path.join(workdir, "history.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert {
+        "grad_sq_norm",
+        "noise_trace",
+        "noise_to_signal",
+        "noise_scale",
+        "weight_sq_norm",
+        "learning_rate",
+        "effective_step",
+        "continuous_time",
+    } <= set(rows[0])
+    assert not any(key.startswith("val_noise") for key in rows[0])
+    # 1,437 // 128 = 11 steps of SGD, at learning rate 0.5.
+    assert [float(row["effective_step"]) for row in rows] == [11, 22]
+    assert float(rows[1]["continuous_time"]) == pytest.approx(22 * 0.5)
+    model = keras.saving.load_model(os.path.join(workdir, "model.keras"))
+    assert model.output_shape == (None, 10)
+
+
+def test_a_run_ends_with_its_table(finished):
+    workdir, _, process = finished
+    with open(os.path.join(workdir, "results.json")) as file:
+        results = json.load(file)
+    noise = results["gradient_noise"]
+    assert f"{results['accuracy']:.2%}" in process.stdout
+    assert f"{noise['noise_to_signal']:.4g} ± " in process.stdout
+    assert "Tr Σ at batch size 128" in process.stdout
+    assert f"tensorboard --logdir={workdir}" in process.stdout
+
+
+def test_tensorboard_gets_the_logs_of_training(finished):
+    workdir, _, _ = finished
+    events = event_accumulator.EventAccumulator(os.path.join(workdir, "train"))
+    events.Reload()
+    assert {
+        "epoch_noise_to_signal",
+        "epoch_learning_rate",
+        "epoch_effective_step",
+        "epoch_continuous_time",
+    } <= set(events.Tags()["tensors"])
+
+
+def test_a_finished_run_says_so(finished):
+    _, arguments, _ = finished
+    process = command(*arguments)
+    assert process.returncode == 0
+    assert "is finished already" in process.stdout
+    assert "N/G" in process.stdout
+
+
+def test_unknown_key_of_the_configuration_is_one_sentence():
+    process = command("--workdir=unused", "--config.elll=4")
+    assert process.returncode != 0
+    assert "the configuration has no key" in process.stderr
+    assert "elll" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_mirrored_run_is_that_of_one_device(finished, tmp_path):
+    workdir, arguments, _ = finished
+    process = command(
+        *arguments,
+        f"--workdir={tmp_path}",
+        "--strategy=mirrored",
+        "--virtual_devices=2",
+    )
+    assert process.returncode == 0, process.stderr
+    one, two = (
+        keras.saving.load_model(os.path.join(directory, "model.keras"))
+        for directory in (workdir, str(tmp_path))
+    )
+    for a, b in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
+
+
+def test_the_same_run_is_the_same_to_the_bit(tmp_path):
+    one, _ = run(tmp_path, "one")
+    two, _ = run(tmp_path, "two")
+    np.testing.assert_array_equal(weights(one), weights(two))
+    assert history(one) == history(two)
+
+
+@pytest.mark.parametrize("sampling", ["with_replacement", "shuffle"])
+@pytest.mark.parametrize("pairing", ["independent", "halves"])
+def test_plain_model_trains_as_the_measured_one(tmp_path, sampling, pairing):
+    common = {"sampling": sampling, "pairing": pairing, "ell": 2}
+    measured, _ = run(tmp_path, "measured", **common)
+    plain, _ = run(tmp_path, "plain", measure_noise=False, **common)
+    np.testing.assert_allclose(weights(plain), weights(measured), atol=1e-6)
+    for key in ("effective_step", "continuous_time"):
+        assert history(plain)[0][key] == history(measured)[0][key]
+    assert "noise_trace" not in history(plain)[0]
+
+
+def test_measuring_leaves_an_ordinary_optimizer_as_it_is(tmp_path):
+    common = {"optimizer": "sgd", "ell": 1, "momentum": 0.9}
+    measured, _ = run(tmp_path, "measured", **common)
+    plain, _ = run(tmp_path, "plain", measure_noise=False, **common)
+    np.testing.assert_allclose(weights(plain), weights(measured), atol=1e-5)
+
+
+def test_epochs_are_those_of_sgd_whatever_ell_is(tmp_path):
+    for ell in (1, 3):
+        workdir, _ = run(tmp_path, f"ell{ell}", ell=ell)
+        row = history(workdir)[0]
+        assert float(row["effective_step"]) == 1437 // 128
+        assert float(row["continuous_time"]) == pytest.approx(11 * 0.5)
+
+
+def test_non_finite_loss_stops_and_keeps_what_was_written(tmp_path):
+    with pytest.raises(FloatingPointError, match="by training step [1-9]"):
+        run(
+            tmp_path,
+            learning_rate=1e30,
+            weight_decay=1.0,
+            lsr={"enabled": False},
+        )
+    assert sorted(os.listdir(tmp_path / "run"))[:2] == [
+        "config.json",
+        "history.csv",
+    ]
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"ell": 0}, "`ell` must be an integer >= 1, got 0"),
+        ({"ell": 4, "optimizer": "sgd"}, "`ell` must be 1 with"),
+        ({"pairing": "thirds"}, "`pairing` must be one of 'independent'"),
+        ({"optimizer": "nosuch", "ell": 1}, "`optimizer` must be 'svag' or"),
+        ({"momentum": 0.9}, "`momentum` must be 0 with optimizer='svag'"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be a finite number"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a finite"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be a finite number"),
+        ({"schedule": "zigzag"}, "`schedule` must be one of constant, step"),
+        ({"dataset": "nosuch"}, "must be one of digits, cifar10"),
+        ({"sampling": "nosuch"}, "`sampling` must be one of with_replacement"),
+        ({"batch_size": 1438}, "between 1 and the 1437 examples"),
+        ({"batch_size": 31, "pairing": "halves"}, "must be even"),
+        ({"model": {"name": "nosuch"}}, "`model.name` must be one of"),
+        (
+            {"model": {"name": "scale_invariant_mlp", "normalization": "no"}},
+            "normalization",
+        ),
+    ],
+)
+def test_bad_configuration_is_one_sentence(tmp_path, overrides, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        run(tmp_path, **overrides)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_set_that_is_not_prepared_is_refused_at_once(tmp_path):
+    config = small_config(dataset="cifar10")
+    workdir = WorkDir(str(tmp_path / "run"), config.to_dict())
+    with pytest.raises(ValueError, match="'cifar10' is not prepared"):
+        train.train(
+            config, workdir, str(tmp_path), tf.distribute.get_strategy()
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "devices"), [("none", 2), ("mirrored", 0)]
+)
+def test_virtual_devices_need_a_mirrored_strategy(strategy, devices):
+    with pytest.raises(ValueError, match="--virtual_devices must be at least"):
+        train.make_strategy(strategy, devices)
+
+
+def test_cifar10_configuration_is_the_papers_recipe():
+    config = cifar10.get_config()
+    assert (config.batch_size, config.learning_rate) == (128, 0.8)
+    assert (config.weight_decay, config.momentum) == (5e-4, 0)
+    assert (config.epochs, config.milestones) == (160, (80, 120))
+    assert (config.schedule, config.decay_factor) == ("step", 0.1)
+    assert (config.model.name, config.model.depth) == ("pre_resnet", 32)

@@ -53,8 +53,8 @@ from experiments.strategies import (
     lost_worker,
     make_strategy,
 )
+from experiments.sweep.command import run_sweep
 from keras_svag.models.wrapper import has_several_workers
-from keras_svag.sweep_command import run_sweep
 
 # The exit code that says "try again" in sysexits.h.
 LOST_WORKER = 75

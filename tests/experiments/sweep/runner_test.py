@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from keras_svag import sweep_runner
-from keras_svag.sweep_progress import duration, progress_line, time_left
-from keras_svag.sweep_runner import Job, SweepRunner, start_process
+from experiments.sweep import runner
+from experiments.sweep.progress import duration, progress_line, time_left
+from experiments.sweep.runner import Job, SweepRunner, start_process
 
 
 class FakeProcess:
@@ -231,7 +231,7 @@ def test_what_was_done_before_took_no_time():
 def test_a_resumed_run_counts_from_where_it_was(begins_at, left, monkeypatch):
     fractions = iter([0.5, begins_at, 0.6, 0.6, 0.6])
     clock = iter([0.0, 5.0, 5.0, 5.0])
-    monkeypatch.setattr(sweep_runner.time, "time", lambda: next(clock))
+    monkeypatch.setattr(runner.time, "time", lambda: next(clock))
     output = Terminal()
     resumed = job("a", fraction_done=lambda started: next(fractions))
     SweepRunner([resumed], 1, Starter(polls=3), output, 0).run()

@@ -7,7 +7,6 @@ import itertools
 import math
 
 SCALE_LR = ("none", "linear")
-
 _BOOLEANS = {"true": True, "false": False}
 
 

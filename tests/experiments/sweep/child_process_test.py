@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from keras_svag.child_process import start_tied
+from experiments.sweep.runner import start_tied
 
 PARENT = """
 import sys, time

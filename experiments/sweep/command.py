@@ -7,8 +7,8 @@ import sys
 
 from experiments.config import scaled_down
 from experiments.run_folder import WorkDir
-from keras_svag.sweep import arguments_of_a_run, swept_runs
-from keras_svag.sweep_runner import Job, SweepRunner
+from experiments.sweep.grid import arguments_of_a_run, swept_runs
+from experiments.sweep.runner import Job, SweepRunner
 
 
 def run_sweep(specifications, config, workdir, arguments, parallel):

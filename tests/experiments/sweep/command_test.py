@@ -3,7 +3,7 @@ import json
 import pytest
 
 from configs import digits
-from keras_svag.sweep_command import run_sweep
+from experiments.sweep.command import run_sweep
 
 # Stands in for train.py: fails with ell=3, has the sweep interrupted with
 # ell=5, diverges with ell=6, is interrupted itself with ell=7.

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from configs import digits
-from keras_svag.sweep import arguments_of_a_run, swept_runs
+from experiments.sweep.grid import arguments_of_a_run, swept_runs
 
 
 def runs(*specifications, **overrides):

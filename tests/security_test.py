@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from experiments.report.writing import write_report
 from keras_svag import SVAG, NGDModel, NoiseEstimate, SVAGModel
 from keras_svag.callbacks.markdown import escaped
 from keras_svag.callbacks.tensorboard import layers_markdown
-from keras_svag.report import write_report
 from tests.helpers.paths import ROOT
 from tests.helpers.small_problems import dense_network, regression
 from tests.helpers.synthetic_runs import estimate as run_estimate

@@ -9,9 +9,10 @@ import signal
 import pytest
 
 from experiments import datasets
+from experiments.report.__main__ import main
+from experiments.report.runs import find_runs
+from experiments.report.writing import write_report
 from experiments.run_folder import WorkDir, results_table
-from keras_svag.report import main, write_report
-from keras_svag.runs import find_runs
 from tests.helpers.refusals import check_sentence
 from tests.helpers.synthetic_runs import CONFIG
 
@@ -159,7 +160,7 @@ def test_a_report_on_no_folder(tmp_path):
 def test_a_report_ends_with_the_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path / "missing")])
-    check_sentence(end.value.code, "keras_svag.report: WORKDIR must")
+    check_sentence(end.value.code, "experiments.report: WORKDIR must")
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])

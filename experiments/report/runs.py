@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.closeness import EquilibriumStatistics
+from keras_svag.scaling.verdict import BALANCE_TOLERANCE
 from keras_svag.version import __version__
 
 
@@ -285,3 +286,15 @@ def _estimate(noise):
     return NoiseEstimate(
         **values | {key: math.nan for key in floats if values.get(key) is None}
     )
+
+
+def equilibrium_counts(windows):
+    """`(at, off, unknown)`: how many runs are where, by their balance.
+
+    Args:
+        windows: `Window`s, a run each, or None where nothing was measured.
+    """
+    balances = [window and window.balance for window in windows]
+    known = [b for b in balances if b is not None and math.isfinite(b)]
+    at = sum(abs(balance - 1) <= BALANCE_TOLERANCE for balance in known)
+    return at, len(known) - at, len(balances) - len(known)

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from keras_svag.runs import Run
-from keras_svag.seed_statistics import seed_curve, seed_mean
+from experiments.report.runs import Run
+from experiments.report.seeds import seed_curve, seed_mean
 
 
 def run(epochs, values):

@@ -9,8 +9,9 @@ import tensorflow as tf
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
-from keras_svag import report
-from keras_svag.report import main, write_report
+from experiments.report import writing
+from experiments.report.__main__ import main
+from experiments.report.writing import write_report
 from tests.helpers.synthetic_runs import (
     write_run,
     write_scaling_sweep,
@@ -135,7 +136,7 @@ def failure(folder, *arguments):
     with pytest.raises(SystemExit) as failed:
         main([str(folder), *arguments])
     message = str(failed.value)
-    assert message.startswith("keras_svag.report: ")
+    assert message.startswith("experiments.report: ")
     assert "\n" not in message
     return message
 
@@ -179,7 +180,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     program = (
         "import resource\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "from keras_svag.report import main\n"
+        "from experiments.report.__main__ import main\n"
         f"main([{str(runs)!r}])\n"
     )
     process = subprocess.run(
@@ -190,7 +191,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     )
     assert process.returncode == 1
     last = process.stderr.splitlines()[-1]
-    assert last.startswith("keras_svag.report: The report cannot be written")
+    assert last.startswith("experiments.report: The report cannot be written")
     assert "Traceback" not in process.stderr
     assert sorted(runs.rglob("*")) == before
 
@@ -203,7 +204,7 @@ def test_a_report_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(report, "write_summaries", fail)
+    monkeypatch.setattr(writing, "write_summaries", fail)
     assert "No space left" in failure(tmp_path)
     assert sorted(tmp_path.rglob("*")) == files
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text

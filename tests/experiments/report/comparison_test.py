@@ -1,13 +1,13 @@
 import pytest
 
-from keras_svag.comparison import (
+from experiments.report.comparison import (
     differing_keys,
     ngd_comparisons,
     scaling_comparisons,
     svag_comparisons,
     without_repeated,
 )
-from keras_svag.runs import Run
+from experiments.report.runs import Run
 
 CONFIG = {
     "optimizer": "svag",

@@ -3,11 +3,10 @@ import math
 import pytest
 from scipy import stats
 
-from keras_svag.comparison import ngd_comparisons
-from keras_svag.ngd_study import ngd_study, welch_difference
-from keras_svag.report_sections import ngd_section
-from keras_svag.runs import find_runs
-from keras_svag.seed_statistics import seed_mean
+from experiments.report.comparison import ngd_comparisons
+from experiments.report.ngd import ngd_section, ngd_study, welch_difference
+from experiments.report.runs import find_runs
+from experiments.report.seeds import seed_mean
 from tests.helpers.synthetic_runs import estimate, write_run
 
 

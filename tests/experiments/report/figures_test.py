@@ -1,7 +1,12 @@
 import pytest
 from matplotlib.figure import Figure
 
-from keras_svag.figures import COLOURS, look, make_logarithmic, saved_figure
+from experiments.report.figures import (
+    COLOURS,
+    look,
+    make_logarithmic,
+    saved_figure,
+)
 
 
 @pytest.mark.parametrize("ends", [(0.07, 0.09), (0.3, 1.7), (1e-5, 2e3)])

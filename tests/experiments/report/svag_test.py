@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_svag.comparison import svag_comparisons
-from keras_svag.report_sections import reasons_text, svag_section
-from keras_svag.runs import find_runs
-from keras_svag.svag_study import svag_study
+from experiments.report.comparison import svag_comparisons
+from experiments.report.runs import find_runs
+from experiments.report.sections import reasons_text
+from experiments.report.svag import svag_section, svag_study
 from tests.helpers.synthetic_runs import estimate, write_run, write_svag_sweep
 
 

@@ -22,7 +22,6 @@ _OF_OPTIMIZER = {
     "sampling",
     "measure_noise",
 }
-
 _SGD = ("sgd", "svag")
 
 

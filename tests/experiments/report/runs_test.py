@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_svag.runs import find_runs, flat
+from experiments.report.runs import find_runs, flat
 from keras_svag.version import __version__
 from tests.helpers.synthetic_runs import estimate, window, write_run
 
@@ -171,7 +171,7 @@ def test_nested_keys_get_dots_and_lists_can_be_compared():
 
 
 def test_versions_are_compared_as_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_svag.runs.__version__", "0.9.0")
+    monkeypatch.setattr("experiments.report.runs.__version__", "0.9.0")
     write_run(tmp_path / "run", version="0.10.0")
     with pytest.raises(ValueError, match=r"0\.10\.0, newer"):
         find_runs(str(tmp_path))

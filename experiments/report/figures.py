@@ -17,7 +17,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from keras_svag.seed_statistics import seed_curve
+from experiments.report.seeds import seed_curve
 
 # Their yellow is left out: on white it is too faint.
 COLOURS = (
@@ -31,7 +31,6 @@ COLOURS = (
 )
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
 _STYLE = {
     "font.size": 12,
     "axes.grid": True,
@@ -43,16 +42,13 @@ _STYLE = {
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
 }
+
+
 _WIDTH, _DPI = 8, 150
+
 
 ACCURACY = "test accuracy (%)"
 LOSS = "training loss (nats)"
-_QUANTITY_LABELS = {
-    "weight_sq_norm": "R = |x|² (squared weight units)",
-    "grad_sq_norm": "G = |∇L|² (squared gradient units)",
-    "noise_trace": "N = Tr Σ (squared gradient units)",
-    "accuracy": ACCURACY,
-}
 
 
 @contextlib.contextmanager
@@ -106,7 +102,7 @@ def save_curves(path, comparison, label):
             make_logarithmic(panels[1])
         # Outside, lest it hide a band.
         figure.legend(
-            *_legend_of_most(panels),
+            *legend_of_most(panels),
             loc="outside upper center",
             ncols=min(len(comparison.groups), 5),
         )
@@ -143,76 +139,10 @@ def _all_positive(axes):
     return all(np.all(line.get_ydata() > 0) for line in axes.get_lines())
 
 
-def save_convergence(path, study):
-    """R, G, N and test accuracy against 1/ell, with the estimate at 0.
-
-    Error bars are standard errors; the grey band is what is within C of the
-    largest ell.
-
-    Args:
-        path: PNG file.
-        study: `SVAGStudy`.
-    """
-    with saved_figure(path, 7) as figure:
-        panels = figure.subplots(2, 2, sharex=True)
-        for axes, (name, label) in zip(
-            panels.flat, _QUANTITY_LABELS.items(), strict=True
-        ):
-            _draw_convergence(axes, study, name)
-            axes.set_title(label, fontsize=12)
-        for axes in panels[1]:
-            axes.set_xlabel("1/ell (1: SGD, 0: its SDE)")
-        figure.legend(
-            *_legend_of_most(panels.flat),
-            loc="outside lower center",
-            ncols=3,
-            fontsize=11,
-        )
-
-
-def _legend_of_most(panels):
+def legend_of_most(panels):
     """Handles and labels of the panel that shows the most."""
     legends = [axes.get_legend_handles_labels() for axes in panels]
     return max(legends, key=lambda legend: len(legend[0]))
-
-
-def _draw_convergence(axes, study, name):
-    scale = 100 if name == "accuracy" else 1
-    means = {ell: final[name] for ell, final in study.final.items()}
-    if not all(math.isfinite(mean.value) for mean in means.values()):
-        axes.text(
-            0.5, 0.5, "not measured", ha="center", transform=axes.transAxes
-        )
-        return
-    axes.errorbar(
-        [1 / ell for ell in means],
-        [scale * mean.value for mean in means.values()],
-        [scale * error_bar(mean.standard_error) for mean in means.values()],
-        fmt="o-",
-        color=COLOURS[2],
-        capsize=4,
-        label="mean ± standard error",
-    )
-    value, error = study.limit[name]
-    axes.errorbar(
-        [0],
-        [scale * value],
-        [scale * error_bar(error)],
-        fmt="D",
-        color=COLOURS[4],
-        capsize=4,
-        label="estimate for ell → ∞",
-    )
-    if name != "accuracy":
-        reference = means[study.largest_ell].value
-        axes.axhspan(
-            reference / study.target,
-            reference * study.target,
-            color="0.5",
-            alpha=0.15,
-            linewidth=0,
-            label=f"within {study.target:.3g}× of ell = {study.largest_ell}",
-        )
 
 
 def make_logarithmic(axes):

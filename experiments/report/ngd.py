@@ -3,14 +3,26 @@
 import dataclasses
 import math
 
-from keras_svag.comparison import Comparison
+from experiments.report.comparison import Comparison
+from experiments.report.sections import (
+    Section,
+    bands,
+    closeness_text,
+    off_equilibrium,
+    one_seed,
+    ratios_text,
+    seeds,
+    setting,
+)
+from experiments.report.seeds import SeedMean, equilibrium_over_seeds, seed_mean
+from keras_svag.callbacks.markdown import (
+    escaped,
+    percent_with_error,
+    table,
+    with_error,
+)
 from keras_svag.noise.intervals import student_t_quantile
 from keras_svag.scaling.closeness import Closeness, c_closeness
-from keras_svag.seed_statistics import (
-    SeedMean,
-    equilibrium_over_seeds,
-    seed_mean,
-)
 
 NGD, SGD = "NGD", "SGD"
 
@@ -94,3 +106,63 @@ def _closeness(comparison):
     except ValueError:
         # R or N is not above 0: there is no ratio.
         return None
+
+
+def ngd_section(study, figures):
+    """`Section` of an `NGDStudy`.
+
+    Args:
+        study: The study.
+        figures: File name of its curves.
+    """
+    rows = [
+        [
+            name,
+            percent_with_error(
+                means["accuracy"].value, means["accuracy"].standard_error
+            ),
+            with_error(means["loss"].value, means["loss"].standard_error),
+        ]
+        for name, means in study.final.items()
+    ]
+    value, low, high = study.difference["accuracy"]
+    if math.isinf(low):
+        told = "one seed gives no interval: undetermined"
+    else:
+        told = f"95% interval [{100 * low:+.2f}, {100 * high:+.2f}]: " + (
+            "not told apart" if low <= 0 <= high else "told apart"
+        )
+    closeness = ["NGD's G and N are not measured: there is no C-closeness."]
+    if study.closeness:
+        closeness = [
+            f"SGD is C-close to NGD for {closeness_text(study)}.",
+            ratios_text(study, NGD, SGD),
+            *off_equilibrium(study.comparison),
+        ]
+    differing = [
+        key
+        for key in study.comparison.differing
+        if key not in ("optimizer", "seed")
+    ]
+    also = []
+    if differing:
+        keys = ", ".join(map(escaped, differing))
+        also = [f"Besides the optimizer the runs differ in {keys}."]
+    return Section(
+        "NGD and SGD",
+        (
+            f"{NGD}'s test accuracy less {SGD}'s: {100 * value:+.2f} "
+            f"percentage points ({told}).",
+            table(["", "test accuracy", "training loss"], rows),
+            f"Means over seeds ± standard error; {seeds(study.comparison)}. "
+            "The interval is Welch's.",
+            *closeness,
+            *also,
+            *one_seed(study.comparison),
+        ),
+        {
+            figures[0]: "Test accuracy and training loss of NGD and SGD "
+            f"against SGD epochs. {bands(study.comparison)}"
+        },
+        setting(study.comparison),
+    )

@@ -2,10 +2,13 @@ import math
 
 import pytest
 
-from keras_svag.comparison import scaling_comparisons
-from keras_svag.runs import find_runs
-from keras_svag.scaling_section import scaling_section
-from keras_svag.scaling_study import scaling_study, share_of_noise
+from experiments.report.comparison import scaling_comparisons
+from experiments.report.runs import find_runs
+from experiments.report.scaling import (
+    scaling_section,
+    scaling_study,
+    share_of_noise,
+)
 from tests.helpers.synthetic_runs import (
     estimate,
     write_run,

@@ -1,39 +1,28 @@
-"""Reports on the finished runs below a folder.
+"""The files of a report: its text, its figures, and both for TensorBoard."""
 
-    python -m keras_svag.report runs/sweep
-
-writes `report.md` and its figures there, or to `--output`, and the same for
-TensorBoard to `report/`. Runs are grouped by what differs in them: SVAG's ell,
-the batch size with the learning rate in proportion, or NGD and SGD.
-"""
-
-import argparse
 import dataclasses
+import errno
 import glob
 import os
-import sys
 import tempfile
 
-from keras_svag.callbacks.markdown import escaped
-from keras_svag.comparison import (
+from experiments.report.comparison import (
     differing_keys,
     ngd_comparisons,
     scaling_comparisons,
     svag_comparisons,
     without_repeated,
 )
-from keras_svag.figures import save_convergence, save_curves
-from keras_svag.ngd_study import ngd_study
-from keras_svag.report_sections import (
-    ngd_section,
-    svag_section,
+from experiments.report.figures import save_curves
+from experiments.report.ngd import ngd_section, ngd_study
+from experiments.report.runs import find_runs
+from experiments.report.scaling import (
+    save_scaling,
+    scaling_section,
+    scaling_study,
 )
-from keras_svag.report_summaries import write_summaries
-from keras_svag.runs import find_runs
-from keras_svag.scaling_figure import save_scaling
-from keras_svag.scaling_section import scaling_section
-from keras_svag.scaling_study import scaling_study
-from keras_svag.svag_study import svag_study
+from experiments.report.svag import save_convergence, svag_section, svag_study
+from keras_svag.callbacks.markdown import escaped
 
 
 def write_report(workdir, output=None):
@@ -218,23 +207,37 @@ def _markdown(head, sections, with_figures=True):
     return "\n\n".join(blocks) + "\n"
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_svag.report",
-        description="Reports on the finished runs below a folder.",
-    )
-    parser.add_argument("workdir", metavar="WORKDIR")
-    parser.add_argument(
-        "--output", metavar="DIR", help="folder of the report; WORKDIR if none"
-    )
-    options = parser.parse_args(arguments)
+def write_summaries(log_dir, text, pictures):
+    """Writes a text and pictures to a file of events.
+
+    Args:
+        log_dir: Directory for it, without other events.
+        text: Markdown.
+        pictures: `{tag: PNG file}`.
+
+    Raises:
+        OSError: If it cannot be written whole.
+    """
+    # Whoever wants the numbers alone need not wait for it.
+    import tensorflow as tf
+
     try:
-        path = write_report(options.workdir, options.output)
-    except ValueError as error:
-        sys.exit(f"keras_svag.report: {error}")
-    print(f"The report is in {path}.")
-    print(f"tensorboard --logdir={os.path.dirname(path)}")
-
-
-if __name__ == "__main__":
-    main()
+        writer = tf.summary.create_file_writer(log_dir)
+        with writer.as_default(step=0):
+            tf.summary.text("report", text)
+            for tag, path in pictures.items():
+                with open(path, "rb") as file:
+                    picture = tf.io.decode_png(file.read(), channels=3)
+                tf.summary.image(tag, picture[None])
+        writer.close()
+        [events] = glob.glob(
+            os.path.join(glob.escape(log_dir), "events.out.tfevents.*")
+        )
+        # The writer does not tell that a disk was full. The first event is
+        # the version of the format.
+        written = sum(1 for _ in tf.data.TFRecordDataset(events))
+        is_whole = written == 2 + len(pictures)
+    except tf.errors.OpError:
+        is_whole = False
+    if not is_whole:
+        raise OSError(errno.EIO, "TensorBoard's events are not whole", log_dir)

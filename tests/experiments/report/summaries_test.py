@@ -1,8 +1,8 @@
 import pytest
 import tensorflow as tf
 
-from keras_svag.figures import saved_figure
-from keras_svag.report_summaries import write_summaries
+from experiments.report.figures import saved_figure
+from experiments.report.writing import write_summaries
 
 
 def test_events_that_are_missing_are_an_error(tmp_path, monkeypatch):

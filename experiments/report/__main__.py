@@ -1,0 +1,36 @@
+"""Reports on the finished runs below a folder.
+
+    python -m experiments.report runs/sweep
+
+writes `report.md` and its figures there, or to `--output`, and the same for
+TensorBoard to `report/`. Runs are grouped by what differs in them: SVAG's ell,
+the batch size with the learning rate in proportion, or NGD and SGD.
+"""
+
+import argparse
+import os
+import sys
+
+from experiments.report.writing import write_report
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="Reports on the finished runs below a folder.",
+    )
+    parser.add_argument("workdir", metavar="WORKDIR")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the report; WORKDIR if none"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        path = write_report(options.workdir, options.output)
+    except ValueError as error:
+        sys.exit(f"experiments.report: {error}")
+    print(f"The report is in {path}.")
+    print(f"tensorboard --logdir={os.path.dirname(path)}")
+
+
+if __name__ == "__main__":
+    main()

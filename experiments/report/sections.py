@@ -1,0 +1,109 @@
+"""What the sections of a report have in common."""
+
+import dataclasses
+
+from experiments.report.runs import equilibrium_counts
+from keras_svag.callbacks.markdown import (
+    escaped,
+    interval,
+    number,
+)
+
+NAMES = {"weight_sq_norm": "R", "grad_sq_norm": "G", "noise_trace": "N"}
+_ONE_SEED = (
+    "There is one seed only for some values: bands and standard errors over "
+    "seeds are left out there."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A study in a report.
+
+    Attributes:
+        title: Its heading.
+        paragraphs: Markdown, above the figures.
+        figures: `{file name: caption}`, in order.
+        details: Markdown, below the figures.
+    """
+
+    title: str
+    paragraphs: tuple[str, ...]
+    figures: dict[str, str]
+    details: tuple[str, ...] = ()
+
+
+def closeness_text(study):
+    found = f"C = {number(study.closeness.value)}"
+    if study.comparison.num_seeds == 1:
+        return f"{found} (no interval: one seed)"
+    ends = interval(study.closeness.low, study.closeness.high)
+    return f"{found}, 95% interval {ends}"
+
+
+def off_equilibrium(comparison):
+    windows = [run.final_window for run in comparison.runs]
+    at, off, unknown = equilibrium_counts(windows)
+    if not off + unknown:
+        return []
+    others = f", {off} not to have" if off else ""
+    return [
+        f"{at} of {len(windows)} runs are known to have reached equilibrium"
+        f"{others}: C compares the last epochs of the runs, not their "
+        "equilibria."
+    ]
+
+
+def ratios_text(study, second, first):
+    is_one_seed = study.comparison.num_seeds == 1
+    ratios = "; ".join(
+        f"{NAMES[name]} {number(ratio)}"
+        + ("" if is_one_seed else f" {interval(low, high)}")
+        for name, (ratio, low, high) in study.closeness.ratios.items()
+    )
+    held = ", with intervals that hold together at 95%"
+    return (
+        f"Ratios of {second} to {first}{'' if is_one_seed else held}: {ratios}."
+    )
+
+
+def reasons_text(reasons):
+    """Reasons of several runs; those that differ in a number alone are one."""
+    merged = {}
+    for reason in reasons:
+        phrase, _, number_of_a_run = reason.partition(" (")
+        merged.setdefault(phrase, set()).add(number_of_a_run and reason)
+    return "; ".join(
+        escaped(phrase if len(full) > 1 else min(full) or phrase)
+        for phrase, full in merged.items()
+    )
+
+
+def seeds(comparison):
+    """How many seeds there are, in words."""
+    counts = {len(runs) for runs in comparison.groups.values()}
+    ends = sorted({min(counts), max(counts)})
+    return f"{' to '.join(map(str, ends))} seeds" if ends != [1] else "one seed"
+
+
+def bands(comparison):
+    """What lines and bands of the curves are."""
+    if comparison.num_seeds == 1:
+        return "Lines are means; one seed has no band."
+    return "Lines are means, bands the range of all seeds."
+
+
+def one_seed(comparison):
+    """Paragraphs that say what one seed lacks, if there is one only."""
+    return [_ONE_SEED] if comparison.num_seeds == 1 else []
+
+
+def setting(comparison):
+    """Paragraphs on what the runs are and have in common."""
+    shared = ", ".join(
+        f"{escaped(key)} = {escaped(value)}"
+        for key, value in sorted(comparison.common.items())
+        if value is not None and key != "seed"
+    )
+    names = ", ".join(escaped(run.name) for run in comparison.runs)
+    return (f"In common: {shared}.", f"Runs: {names}.")

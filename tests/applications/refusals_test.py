@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from experiments import datasets
 from keras_svag import applications
+from keras_svag.noise.sampling import sub_batch_indices
 from tests.helpers.refusals import (
     INF,
     NAN,
@@ -140,7 +141,7 @@ def cases_of_pixels():
 
 
 def cases_of_draws():
-    call = datasets.sub_batch_indices
+    call = sub_batch_indices
     good = {
         "sampling": "shuffle",
         "seed": 0,

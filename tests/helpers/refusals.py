@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from keras_svag.arguments import is_number
+
 NAN = float("nan")
 INF = float("inf")
 
@@ -80,6 +82,25 @@ def refused(
             says,
         )
         for value in values
+    ]
+
+
+def refused_numbers(call, good, name, values, **kwargs):
+    """As `refused`, for an argument that wants a number.
+
+    What is none is of a wrong type; a boolean is none.
+    """
+    return [
+        case
+        for value in values
+        for case in refused(
+            call,
+            good,
+            name,
+            [value],
+            ValueError if is_number(value) else TypeError,
+            **kwargs,
+        )
     ]
 
 

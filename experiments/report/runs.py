@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.closeness import EquilibriumStatistics
-from keras_svag.scaling.verdict import BALANCE_TOLERANCE
+from keras_svag.scaling.conditions import BALANCE_TOLERANCE
 from keras_svag.version import __version__
 
 

@@ -28,7 +28,7 @@ from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.bounds import max_batch_multiplier, min_noise_to_signal
 from keras_svag.scaling.closeness import Closeness, c_closeness
-from keras_svag.scaling.verdict import linear_scaling_refusal
+from keras_svag.scaling.conditions import linear_scaling_refusal
 
 # The test error at which a batch size counts as too large, over the best.
 BREAKING_FACTOR = 1.2

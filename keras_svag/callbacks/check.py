@@ -2,21 +2,13 @@
 
 import dataclasses
 import math
-import numbers
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_svag.arguments import (
-    checked_boolean,
-    checked_closeness,
-    checked_integer,
-    checked_kappas,
-    checked_path,
-    checked_tolerance,
-)
+from keras_svag import arguments
 from keras_svag.callbacks.conditions import (
     decayed_sq_norm,
     find_metric,
@@ -34,6 +26,8 @@ from keras_svag.noise.sampling import sampling_correction
 from keras_svag.probe.examples import open_examples
 from keras_svag.probe.invariance import is_scale_invariant
 from keras_svag.probe.measurement import measure_gradient_noise
+from keras_svag.scaling.bounds import checked_closeness
+from keras_svag.scaling.verdict import checked_kappas
 
 
 class LinearScalingRuleCheck(keras.callbacks.Callback):
@@ -92,7 +86,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         report: `LinearScalingReport` after training, None before.
 
     Raises:
-        ValueError: if an argument is out of range; at the start of training,
+        TypeError: if an argument is no number.
+        ValueError: if one is out of range; at the start of training,
             if there is nothing to measure or the window is longer than the
             run; in the first epoch, if `batch_size` is not the one measured.
     """
@@ -115,27 +110,27 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         verbose=1,
     ):
         super().__init__()
-        self.batch_size = checked_integer("batch_size", batch_size)
+        self.batch_size = arguments.integer("batch_size", batch_size)
         self.closeness = checked_closeness(closeness)
         self.kappas = checked_kappas(kappas)
-        self.window = checked_integer("window", window, optional=True)
-        self.num_examples = checked_integer(
+        self.window = arguments.integer("window", window, optional=True)
+        self.num_examples = arguments.integer(
             "num_examples",
             num_examples,
-            smallest=max(2, self.batch_size),
+            least=max(2, self.batch_size),
             optional=True,
         )
         self.probe = probe
-        self.probe_every = checked_integer("probe_every", probe_every)
-        self.probe_batches = checked_integer(
-            "probe_batches", probe_batches, smallest=4
+        self.probe_every = arguments.integer("probe_every", probe_every)
+        self.probe_batches = arguments.integer(
+            "probe_batches", probe_batches, least=4
         )
-        self.rtol = checked_tolerance(rtol)
-        self.per_layer = checked_boolean("per_layer", per_layer)
-        self.log_dir = checked_path("log_dir", log_dir)
-        self.verbose = checked_verbosity(verbose)
+        self.rtol = arguments.number("rtol", rtol, above=0, optional=True)
+        self.per_layer = per_layer
+        self.log_dir = log_dir
+        self.verbose = verbose
         self.report = None
-        self._scale_invariant = checked_invariance(scale_invariant)
+        self._scale_invariant = scale_invariant
         self._epochs = []
         self._rates = EpochLearningRates()
         self._postponed = None
@@ -144,12 +139,32 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._metric = find_metric(self.model)
         self._postponed = None
-        check_trainable_weights(self.model)
+        if self.model.built and not self.model.trainable_variables:
+            raise ValueError(
+                f"The model {self.model.name!r} has no trainable weights, so "
+                "there is no gradient whose noise could be measured; make a "
+                "layer trainable."
+            )
+        if self.probe is None and self._metric is None:
+            raise ValueError(
+                "LinearScalingRuleCheck found no gradient noise to read; wrap "
+                "the model in keras_svag.SVAGModel(model), with measure_noise, "
+                "or pass probe=(x, y)."
+            )
         if self.probe is not None:
-            check_probe(self.probe, self.model, self.batch_size)
-        else:
-            check_metric(self._metric)
-        check_window(self.window, self.params.get("epochs"))
+            examples = open_examples(self.probe, self.model)
+            if examples.num_examples < self.batch_size:
+                raise ValueError(
+                    f"`probe` must have at least {self.batch_size:,} examples, "
+                    f"those of a batch, got {examples.num_examples:,}."
+                )
+        arguments.integer(
+            "window",
+            self.window,
+            most=self.params.get("epochs"),
+            optional=True,
+            remedy="the run has no more epochs",
+        )
         if self.model.built:
             # While the weights are sure to be sound.
             self._is_scale_invariant()
@@ -203,7 +218,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 estimate,
                 moments,
                 float(weight_sq_norm),
-                *self._rates.ends(),
+                *self._rates.first_and_last(),
             )
         )
         if self.log_dir is not None and self._is_chief():
@@ -229,8 +244,11 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         batch_size, epochs = epochs_from_state(state)
         if batch_size != self.batch_size:
             raise ValueError(
-                f"`batch_size` must be that of the saved state, "
-                f"{batch_size}, got {self.batch_size}."
+                arguments.refusal(
+                    "batch_size",
+                    f"that of the saved state, {batch_size}",
+                    self.batch_size,
+                )
             )
         self._epochs = epochs
         # Not in a state that was saved before the two were.
@@ -286,7 +304,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         given = self._scale_invariant
         if given is None and self.probe is not None:
             given = first_inputs(self.probe, self.model, self.batch_size)
-        if given is not None and not isinstance(given, bool):
+        if given is not None and not isinstance(given, (bool, np.bool_)):
             if not has_finite_weights(self.model):
                 return None
             given = is_scale_invariant(self.model, given)
@@ -294,90 +312,36 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         return given
 
     def _check_sizes(self):
-        if self.probe is None:
-            check_sizes(self._metric, self.batch_size, self.num_examples)
+        metric = self._metric
+        if self.probe is not None:
+            return
+        if metric.batch_size not in (None, self.batch_size):
+            raise ValueError(
+                arguments.refusal(
+                    "batch_size",
+                    f"{metric.batch_size}, at which the noise of this run is "
+                    "measured",
+                    self.batch_size,
+                    "it is the batch size of the SGD that is simulated, over "
+                    "all replicas: half of the batches that are fed for SVAG "
+                    "with pairing='independent', otherwise all of them",
+                )
+            )
+        if self.num_examples is not None and metric.num_examples not in (
+            None,
+            self.num_examples,
+        ):
+            raise ValueError(
+                arguments.refusal(
+                    "num_examples",
+                    f"{metric.num_examples}, as the SVAGModel was told",
+                    self.num_examples,
+                    "leave it out",
+                )
+            )
 
     def _is_chief(self):
         return self.model.distribute_strategy.extended.should_save_summary
-
-
-def checked_verbosity(verbose):
-    """`verbose`, if it is 0 or 1."""
-    if not isinstance(verbose, numbers.Integral) or verbose not in (0, 1):
-        raise ValueError(f"`verbose` must be 0 or 1, got {verbose!r}.")
-    return verbose
-
-
-def checked_invariance(scale_invariant):
-    """`scale_invariant`, if it is None, a boolean or may be a batch."""
-    if isinstance(scale_invariant, np.bool_):
-        return bool(scale_invariant)
-    if isinstance(scale_invariant, bool):
-        return scale_invariant
-    if isinstance(scale_invariant, (str, numbers.Number)):
-        raise ValueError(
-            "`scale_invariant` must be None, True, False or a batch of inputs, "
-            f"got {scale_invariant!r}."
-        )
-    return scale_invariant
-
-
-def check_trainable_weights(model):
-    """Raises if a built model has nothing to train."""
-    if model.built and not model.trainable_variables:
-        raise ValueError(
-            f"The model {model.name!r} has no trainable weights, so there is "
-            "no gradient whose noise could be measured; make a layer trainable."
-        )
-
-
-def check_metric(metric):
-    """Raises if there is no noise metric."""
-    if metric is None:
-        raise ValueError(
-            "LinearScalingRuleCheck found no gradient noise to read: wrap the "
-            "model in keras_svag.SVAGModel(model), with measure_noise, or pass "
-            "probe=(x, y)."
-        )
-
-
-def check_probe(data, model, batch_size):
-    """Raises if a probe could not draw a batch from `data`."""
-    num_examples = open_examples(data, model).num_examples
-    if num_examples < batch_size:
-        raise ValueError(
-            f"`probe` must have at least {batch_size:,} examples, those of a "
-            f"batch, got {num_examples:,}."
-        )
-
-
-def check_window(window, epochs):
-    """Raises if the window is longer than a run of so many epochs."""
-    if window and epochs and window > epochs:
-        raise ValueError(
-            f"`window` must be at most the {epochs} epochs of the run, got "
-            f"{window}."
-        )
-
-
-def check_sizes(metric, batch_size, num_examples):
-    """Raises if the metric knows of other sizes, as far as it knows any."""
-    if metric.batch_size not in (None, batch_size):
-        raise ValueError(
-            f"`batch_size` must be {metric.batch_size}, at which the noise of "
-            f"this run is measured, got {batch_size}; it is the batch size of "
-            "the SGD that is simulated, over all replicas: half of the batches "
-            "that are fed for SVAG with pairing='independent', otherwise all "
-            "of them."
-        )
-    if num_examples is not None and metric.num_examples not in (
-        None,
-        num_examples,
-    ):
-        raise ValueError(
-            f"`num_examples` must be {metric.num_examples}, as the SVAGModel "
-            f"was told, or left out, got {num_examples}."
-        )
 
 
 class EpochLearningRates:
@@ -415,7 +379,7 @@ class EpochLearningRates:
         if self._first is None:
             self._first = self._last
 
-    def ends(self):
+    def first_and_last(self):
         """`(first, last)` after the epoch's last step."""
         last = self._last
         if self._is_scheduled:

@@ -6,11 +6,7 @@ import math
 import numpy as np
 
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
-from keras_svag.noise.pooling import (
-    estimate_from_state,
-    estimate_to_state,
-    pooled,
-)
+from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.bounds import balance
 from keras_svag.scaling.verdict import (
     LinearScalingVerdict,
@@ -19,207 +15,6 @@ from keras_svag.scaling.verdict import (
 
 # A learning rate that changes every few epochs would fill a page.
 _MOST_EARLIER = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class LinearScalingReport:
-    """How far the linear scaling rule can carry a run, and from which epochs.
-
-    Attributes:
-        verdict: `LinearScalingVerdict`.
-        estimate: `NoiseEstimate` pooled over the window.
-        first_epoch, last_epoch: The window, counted from 1.
-        num_epochs: Epochs in the window at which noise was measured.
-        weight_sq_norm: R, mean over the window.
-        earlier: Reports on the earlier stretches of constant learning rate.
-    """
-
-    verdict: LinearScalingVerdict
-    estimate: NoiseEstimate
-    first_epoch: int
-    last_epoch: int
-    num_epochs: int
-    weight_sq_norm: float
-    earlier: "tuple[LinearScalingReport, ...]" = ()
-
-    @property
-    def headline(self):
-        """The verdict in one line, without reasons and notes."""
-        bare = dataclasses.replace(self.verdict, heuristic_reasons=(), notes=())
-        return bare.text
-
-    @property
-    def kappa_lines(self):
-        """A line per factor on the batch size."""
-        verdict = self.verdict
-        if verdict.refusal:
-            return []
-        return [
-            f"×{kappa:g}: batch {kappa * verdict.batch_size:,.0f}, learning "
-            f"rate {kappa * verdict.learning_rate:g}: {answer}"
-            for kappa, answer in verdict.multiplier_verdicts.items()
-        ]
-
-    @property
-    def sde_line(self):
-        """Whether SGD may be close to its SDE."""
-        verdict = self.verdict
-        needed = f"needs N/G of at least {verdict.min_noise_to_signal:.3g}"
-        if math.isinf(verdict.min_noise_to_signal):
-            needed = "no N/G is enough at this learning rate and weight decay"
-        return (
-            f"SGD within a factor {verdict.closeness:.3g} of its SDE: "
-            f"{verdict.sde_verdict} ({needed})"
-        )
-
-    @property
-    def window_line(self):
-        """The epochs behind the numbers."""
-        if self.first_epoch == self.last_epoch:
-            epochs = f"epoch {self.last_epoch}"
-        else:
-            epochs = f"epochs {self.first_epoch} to {self.last_epoch}"
-        return f"Measured in {epochs}, {self.estimate.count:,} observations"
-
-    def __str__(self):
-        verdict = self.verdict
-        lines = [self.headline]
-        if not verdict.refusal:
-            lines += [f"  {line}" for line in self.kappa_lines]
-            lines += [f"  {self.sde_line}"]
-        lines += [f"  {self.window_line}"]
-        lines += [f"  {note.rstrip('.')}" for note in verdict.notes]
-        lines += [f"  Before, {report.summary}" for report in self.earlier]
-        if verdict.heuristic and not verdict.refusal:
-            lines += ["  Only a heuristic, because"]
-            lines += [f"  - {reason}" for reason in verdict.heuristic_reasons]
-        return "\n".join(lines)
-
-    @property
-    def summary(self):
-        """The headline with its epochs, for a list of several windows."""
-        return f"epochs {self.first_epoch} to {self.last_epoch}: " + (
-            self.headline
-        )
-
-    def to_dict(self):
-        """Plain values for strict JSON: the verdict's, the estimate's, more."""
-        return self.verdict.to_dict() | {
-            "gradient_noise": self.estimate.to_dict(),
-            "first_epoch": self.first_epoch,
-            "last_epoch": self.last_epoch,
-            "num_epochs": self.num_epochs,
-            "weight_sq_norm": finite_or_none(self.weight_sq_norm),
-            "earlier": [report.to_dict() for report in self.earlier],
-            "text": str(self),
-        }
-
-
-def linear_scaling_report(
-    epochs,
-    conditions,
-    *,
-    batch_size,
-    closeness=2**0.5,
-    kappas=(2, 4, 8, 16),
-    window=None,
-):
-    """Judges a run by the noise of its last epochs.
-
-    The window is the longest tail of the run with one learning rate, up to
-    `window` epochs: N / G depends on the learning rate, so an average over
-    a decay describes neither side. Earlier stretches of constant learning rate
-    are judged in the same way and listed apart, because the rule has to hold
-    in them too.
-
-    Args:
-        epochs: `NoiseEpoch`s in the order of training, at least one.
-        conditions: `RunConditions`.
-        batch_size, closeness, kappas: As for `linear_scaling_verdict`.
-        window: Epochs to average over; a quarter of those trained if None.
-
-    Returns:
-        A `LinearScalingReport`.
-    """
-    epochs = tuple(epochs)
-    window = window or max(1, epochs[-1].epoch // 4)
-    settings = {
-        "batch_size": batch_size,
-        "closeness": closeness,
-        "kappas": kappas,
-    }
-    *before, last = constant_rate_stretches(epochs)
-    longest = sorted(before, key=len)[-_MOST_EARLIER:]
-    earlier = tuple(
-        _judged(tail(stretch, window), conditions, settings)
-        for stretch in before
-        if len(stretch) > 1 and stretch in longest
-    )
-    report = _judged(tail(last, window), conditions, settings)
-    return dataclasses.replace(report, earlier=earlier)
-
-
-def _judged(epochs, conditions, settings):
-    estimate = pooled(e.estimate for e in epochs)
-    rate = (epochs[0].learning_rate + epochs[-1].last_learning_rate) / 2
-    weights = [e.estimate.count for e in epochs]
-    weight_sq_norm = weighted_mean([e.weight_sq_norm for e in epochs], weights)
-    decay = conditions.weight_decay
-    diverges = rate * decay >= 2
-    constant = epochs[-1].has_constant_rate
-    ratio = None
-    if conditions.balance_is_defined and constant and rate and not diverges:
-        ratio = balance(
-            conditions.optimizer,
-            weight_sq_norm,
-            *weighted_mean([e.step_moments for e in epochs], weights),
-            rate,
-            decay,
-            conditions.ell,
-        )
-    verdict = linear_scaling_verdict(
-        estimate,
-        rate,
-        0.0 if diverges else decay,
-        balance=ratio,
-        scale_invariant=conditions.scale_invariant,
-        momentum=conditions.momentum,
-        ell=conditions.ell,
-        optimizer=conditions.optimizer,
-        batch_norm_halves=conditions.batch_norm_halves,
-        **settings,
-    )
-    reasons = conditions.other_reasons
-    if not constant:
-        reasons += ("the learning rate changes within the last epoch",)
-    if decay and not conditions.all_weights_decayed:
-        reasons += ("some trainable weights are not decayed",)
-    notes = ()
-    if verdict.at_equilibrium is False:
-        notes = (
-            "The squared weight norm settles over some multiples of "
-            f"1/(2ηλ) = {1 / (2 * rate * decay):,.0f} SGD steps",
-        )
-    if diverges:
-        refusal = (
-            "The weights diverge: learning rate times weight decay is "
-            f"{rate * decay:.3g}, not below 2."
-        )
-        verdict = dataclasses.replace(
-            verdict, weight_decay=decay, refusal=refusal
-        )
-    return LinearScalingReport(
-        verdict=dataclasses.replace(
-            verdict,
-            heuristic_reasons=verdict.heuristic_reasons + reasons,
-            notes=verdict.notes + notes,
-        ),
-        estimate=estimate,
-        first_epoch=epochs[0].epoch,
-        last_epoch=epochs[-1].epoch,
-        num_epochs=len(epochs),
-        weight_sq_norm=float(weight_sq_norm),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,12 +57,8 @@ class NoiseEpoch:
 
     def to_state(self):
         """Plain values for strict JSON; `from_state` is the way back."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-        }
-        return fields | {
-            "estimate": estimate_to_state(self.estimate),
+        return vars(self) | {
+            "estimate": self.estimate.to_dict(),
             "step_moments": [finite_or_none(m) for m in self.step_moments],
             "weight_sq_norm": finite_or_none(self.weight_sq_norm),
         }
@@ -280,7 +71,7 @@ class NoiseEpoch:
         return cls(
             **state
             | {
-                "estimate": estimate_from_state(state["estimate"]),
+                "estimate": NoiseEstimate.from_dict(state["estimate"]),
                 "step_moments": tuple(map(restored, state["step_moments"])),
                 "weight_sq_norm": restored(state["weight_sq_norm"]),
             }
@@ -325,3 +116,170 @@ def weighted_mean(values, weights):
         return np.full(values.shape[1:], math.nan)[()]
     measured = weights > 0
     return np.average(values[measured], axis=0, weights=weights[measured])
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearScalingReport:
+    """How far the linear scaling rule can carry a run, and from which epochs.
+
+    Attributes:
+        verdict: `LinearScalingVerdict`.
+        estimate: `NoiseEstimate` pooled over the window.
+        first_epoch, last_epoch: The window, counted from 1.
+        num_epochs: Epochs in the window at which noise was measured.
+        weight_sq_norm: R, mean over the window.
+        earlier: Reports on the earlier stretches of constant learning rate.
+    """
+
+    verdict: LinearScalingVerdict
+    estimate: NoiseEstimate
+    first_epoch: int
+    last_epoch: int
+    num_epochs: int
+    weight_sq_norm: float
+    earlier: "tuple[LinearScalingReport, ...]" = ()
+
+    @property
+    def kappa_lines(self):
+        """A line per factor on the batch size."""
+        verdict = self.verdict
+        if verdict.refusal:
+            return []
+        return [
+            f"×{kappa:g}: batch {kappa * verdict.batch_size:,.0f}, learning "
+            f"rate {kappa * verdict.learning_rate:g}: {answer}"
+            for kappa, answer in verdict.multiplier_verdicts.items()
+        ]
+
+    @property
+    def sde_line(self):
+        """Whether SGD may be close to its SDE."""
+        verdict = self.verdict
+        needed = f"needs N/G of at least {verdict.min_noise_to_signal:.3g}"
+        if math.isinf(verdict.min_noise_to_signal):
+            needed = "no N/G is enough at this learning rate and weight decay"
+        return (
+            f"SGD within a factor {verdict.closeness:.3g} of its SDE: "
+            f"{verdict.sde_verdict} ({needed})"
+        )
+
+    @property
+    def window_line(self):
+        """The epochs behind the numbers."""
+        if self.first_epoch == self.last_epoch:
+            epochs = f"epoch {self.last_epoch}"
+        else:
+            epochs = f"epochs {self.first_epoch} to {self.last_epoch}"
+        return f"Measured in {epochs}, {self.estimate.count:,} observations"
+
+    def __str__(self):
+        verdict = self.verdict
+        lines = [verdict.headline]
+        if not verdict.refusal:
+            lines += [f"  {line}" for line in self.kappa_lines]
+            lines += [f"  {self.sde_line}"]
+        lines += [f"  {self.window_line}"]
+        lines += [f"  {note.rstrip('.')}" for note in verdict.notes]
+        lines += [f"  Before, {report.summary}" for report in self.earlier]
+        if verdict.heuristic and not verdict.refusal:
+            lines += ["  Only a heuristic, because"]
+            lines += [f"  - {reason}" for reason in verdict.heuristic_reasons]
+        return "\n".join(lines)
+
+    @property
+    def summary(self):
+        """The headline with its epochs, for a list of several windows."""
+        return (
+            f"epochs {self.first_epoch} to {self.last_epoch}: "
+            f"{self.verdict.headline}"
+        )
+
+    def to_dict(self):
+        """Plain values for strict JSON: the verdict's, the estimate's, more."""
+        return self.verdict.to_dict() | {
+            "gradient_noise": self.estimate.to_dict(),
+            "first_epoch": self.first_epoch,
+            "last_epoch": self.last_epoch,
+            "num_epochs": self.num_epochs,
+            "weight_sq_norm": finite_or_none(self.weight_sq_norm),
+            "earlier": [report.to_dict() for report in self.earlier],
+            "text": str(self),
+        }
+
+
+def linear_scaling_report(
+    epochs,
+    conditions,
+    *,
+    batch_size,
+    closeness=2**0.5,
+    kappas=(2, 4, 8, 16),
+    window=None,
+):
+    """Judges a run by the noise of its last epochs.
+
+    The window is the longest tail of the run with one learning rate, up to
+    `window` epochs: N / G depends on the learning rate, so an average over
+    a decay describes neither side. Earlier stretches of constant learning rate
+    are judged in the same way and listed apart, because the rule has to hold
+    in them too.
+
+    Args:
+        epochs: `NoiseEpoch`s in the order of training, at least one.
+        conditions: `RunConditions`; learning rate and balance are taken from
+            the epochs.
+        batch_size, closeness, kappas: As for `linear_scaling_verdict`.
+        window: Epochs to average over; a quarter of those trained if None.
+
+    Returns:
+        A `LinearScalingReport`.
+    """
+    epochs = tuple(epochs)
+    window = window or max(1, epochs[-1].epoch // 4)
+    settings = {
+        "batch_size": batch_size,
+        "closeness": closeness,
+        "kappas": kappas,
+    }
+    *before, last = constant_rate_stretches(epochs)
+    longest = sorted(before, key=len)[-_MOST_EARLIER:]
+    earlier = tuple(
+        _judged(tail(stretch, window), conditions, settings)
+        for stretch in before
+        if len(stretch) > 1 and stretch in longest
+    )
+    report = _judged(tail(last, window), conditions, settings)
+    return dataclasses.replace(report, earlier=earlier)
+
+
+def _judged(epochs, conditions, settings):
+    weights = [epoch.estimate.count for epoch in epochs]
+    weight_sq_norm = weighted_mean([e.weight_sq_norm for e in epochs], weights)
+    conditions = dataclasses.replace(
+        conditions,
+        learning_rate=(epochs[0].learning_rate + epochs[-1].last_learning_rate)
+        / 2,
+        constant_rate=epochs[-1].has_constant_rate,
+    )
+    if conditions.balance_is_defined:
+        moments = weighted_mean([e.step_moments for e in epochs], weights)
+        conditions = dataclasses.replace(
+            conditions,
+            balance=balance(
+                conditions.optimizer,
+                weight_sq_norm,
+                *moments,
+                conditions.learning_rate,
+                conditions.weight_decay,
+                conditions.ell,
+            ),
+        )
+    estimate = pooled(epoch.estimate for epoch in epochs)
+    return LinearScalingReport(
+        verdict=linear_scaling_verdict(estimate, conditions, **settings),
+        estimate=estimate,
+        first_epoch=epochs[0].epoch,
+        last_epoch=epochs[-1].epoch,
+        num_epochs=len(epochs),
+        weight_sq_norm=float(weight_sq_norm),
+    )

@@ -7,8 +7,12 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 
-from keras_svag.callbacks.markdown import escaped
-from keras_svag.noise.intervals import student_t_quantile
+from keras_svag.callbacks.markdown import (
+    escaped,
+    interval,
+    number,
+    table,
+)
 
 _G = "gradient_noise/grad_sq_norm"
 _N = "gradient_noise/noise_trace"
@@ -50,13 +54,12 @@ class NoiseSummaries:
         """Writes what is known after an epoch: a report on the run so far."""
         verdict, estimate = report.verdict, report.estimate
         with self._writer.as_default(step=report.last_epoch):
+            errors = estimate.student_t(verdict.level)
             for tag, value, error in (
                 (_G, estimate.grad_sq_norm, estimate.grad_sq_norm_se),
                 (_N, estimate.noise_trace, estimate.noise_trace_se),
             ):
-                reach = error * student_t_quantile(
-                    verdict.level, max(estimate.count - 1, 1)
-                )
+                reach = errors * error
                 _band(tag, value - reach, value, value + reach)
             low, high = verdict.interval
             _band(_RATIO, low, verdict.noise_to_signal, high)
@@ -148,40 +151,24 @@ def _layout():
 def report_markdown(report):
     """A `LinearScalingReport` as Markdown."""
     verdict = report.verdict
-    sections = ["### Linear scaling rule", report.headline]
+    sections = ["### Linear scaling rule", verdict.headline]
     if not verdict.refusal:
-        sections.append(
-            "\n".join(
-                [
-                    "| batch | learning rate | verdict |",
-                    "|---:|---:|---|",
-                    *(
-                        f"| {kappa * verdict.batch_size:,.0f} | "
-                        f"{kappa * verdict.learning_rate:g} | {answer} |"
-                        for kappa, answer in (
-                            verdict.multiplier_verdicts.items()
-                        )
-                    ),
-                ]
-            )
-        )
+        rows = [
+            [
+                f"{kappa * verdict.batch_size:,.0f}",
+                f"{kappa * verdict.learning_rate:g}",
+                str(answer),
+            ]
+            for kappa, answer in verdict.multiplier_verdicts.items()
+        ]
+        sections.append(table(["batch", "learning rate", "verdict"], rows))
         sections.append(report.sde_line)
     sections.append(report.window_line)
     sections += [note.rstrip(".") for note in verdict.notes]
     sections += [f"Before, {earlier.summary}" for earlier in report.earlier]
     if verdict.heuristic and not verdict.refusal:
-        sections.append(
-            "\n".join(
-                [
-                    "**Only a heuristic**, because",
-                    "",
-                    *(
-                        f"- {escaped(reason)}"
-                        for reason in verdict.heuristic_reasons
-                    ),
-                ]
-            )
-        )
+        reasons = [f"- {escaped(r)}" for r in verdict.heuristic_reasons]
+        sections += ["**Only a heuristic**, because", "\n".join(reasons)]
     return "\n\n".join(sections)
 
 
@@ -196,25 +183,20 @@ def layers_markdown(per_layer):
     )
     total = sum(estimate.noise_trace for _, estimate in layers)
     largest = layers[0][1].noise_trace
-    rows = [
-        "| variable | G | N | N/G, 95% interval | share of N |",
-        "|---|---:|---:|---:|:---|",
-    ]
+    rows = []
     for name, estimate in layers:
         share = estimate.noise_trace / total if total > 0 else 0.0
         bar = round(_BAR * estimate.noise_trace / largest) if total > 0 else 0
+        point = estimate.noise_to_signal
         rows.append(
-            f"| {escaped(name)} | {estimate.grad_sq_norm:.3g} | "
-            f"{estimate.noise_trace:.3g} | {_ratio_cell(estimate)} | "
-            f"{'█' * bar} {share:.1%} |"
+            [
+                escaped(name),
+                f"{estimate.grad_sq_norm:.3g}",
+                f"{estimate.noise_trace:.3g}",
+                f"{number(point if estimate.grad_sq_norm > 0 else None)} "
+                f"{interval(*estimate.interval())}",
+                f"{'█' * bar} {share:.1%}",
+            ]
         )
-    return "\n".join(rows)
-
-
-def _ratio_cell(estimate):
-    low, high = estimate.interval()
-    end = f"{high:.3g}" if math.isfinite(high) else "∞"
-    point = (
-        f"{estimate.noise_to_signal:.3g}" if estimate.grad_sq_norm > 0 else "–"
-    )
-    return f"{point} [{low:.3g}, {end}]"
+    header = ["variable", "G", "N", "N/G, 95% interval", "share of N"]
+    return table(header, rows)

@@ -5,270 +5,11 @@ import math
 
 import numpy as np
 
-from keras_svag.arguments import checked_integer, is_number
 from keras_svag.noise.intervals import fieller_interval, student_t_quantile
-from keras_svag.noise.sampling import SAMPLING_MODES
 
-
-@dataclasses.dataclass(frozen=True)
-class NoiseEstimate:
-    """Squared gradient norm G and noise trace N, with standard errors.
-
-    G = |∇L|² (weight decay excluded) and N = Tr Σ at `batch_size` are averaged
-    apart and then divided: never clamped, and no ratios are averaged, because
-    a single step's estimate of G is often negative.
-
-    The errors of different observations are taken as uncorrelated, which holds
-    for batches drawn anew at every step: the estimate is then of the averages
-    of G and N over the steps, and drifting weights only widen the interval.
-
-    Attributes:
-        grad_sq_norm: G, squared gradient units.
-        noise_trace: N at `batch_size`, squared gradient units.
-        grad_sq_norm_se, noise_trace_se: Standard errors of the two means, NaN
-            for fewer than 2 observations.
-        covariance: Covariance of the two means.
-        count: Number of observations behind the means.
-        batch_size: Batch size B at which N is stated.
-        num_skipped: Non-finite observations, left out of everything else.
-        per_layer: The same by variable name, or None.
-        sampling: How batches were drawn, one of `SAMPLING_MODES`, or None.
-        num_examples: Size n of the data set, or None.
-        corrected_for_sampling: Whether the bias of `sampling` is removed.
-        num_examples_used: Examples that a probe drew, or None.
-        degrees_of_freedom: Student's, of the errors; count - 1 if None.
-    """
-
-    grad_sq_norm: float
-    noise_trace: float
-    grad_sq_norm_se: float
-    noise_trace_se: float
-    covariance: float
-    count: int
-    batch_size: int | None = None
-    num_skipped: int = 0
-    per_layer: "dict[str, NoiseEstimate] | None" = None
-    sampling: str | None = None
-    num_examples: int | None = None
-    corrected_for_sampling: bool = False
-    num_examples_used: int | None = None
-    degrees_of_freedom: int | None = None
-
-    def __post_init__(self):
-        for name in ("grad_sq_norm", "noise_trace", "covariance"):
-            _check_number(name, getattr(self, name))
-        for name in ("grad_sq_norm_se", "noise_trace_se"):
-            _check_number(name, getattr(self, name), smallest=0)
-        checked_integer("count", self.count, 0)
-        checked_integer("num_skipped", self.num_skipped, 0)
-        for name in (
-            "batch_size",
-            "num_examples",
-            "num_examples_used",
-            "degrees_of_freedom",
-        ):
-            checked_integer(name, getattr(self, name), optional=True)
-        if self.sampling is not None and self.sampling not in SAMPLING_MODES:
-            raise ValueError(
-                f"`sampling` must be None or one of "
-                f"{', '.join(SAMPLING_MODES)}, got {self.sampling!r}."
-            )
-
-    @classmethod
-    def from_sums(
-        cls,
-        count,
-        sum_g,
-        sum_n,
-        sum_gg,
-        sum_gn,
-        sum_nn,
-        num_skipped=0,
-        **fields,
-    ):
-        """Builds the estimate from float64 sums over steps and replicas.
-
-        Nothing is corrected for sampling yet: `corrected` does that.
-        `from_sums(**sums.to_dict(), ...)` takes a `PairSums`.
-
-        Args:
-            count: Number of (finite) observations.
-            sum_g, sum_n, sum_gg, sum_gn, sum_nn: Sums of G_hat, N_hat (at
-                `batch_size`) and of their products.
-            num_skipped: Non-finite observations.
-            **fields: `batch_size`, `sampling`, `num_examples`, `per_layer`.
-
-        Raises:
-            ValueError: If `count` is negative.
-        """
-        if not (is_number(count) and 0 <= count < math.inf):
-            raise ValueError(
-                f"`count` must be a finite number of at least 0, got {count!r}."
-            )
-        if count:
-            sums = PairSums(count, sum_g, sum_n, sum_gg, sum_gn, sum_nn)
-            moments = mean_and_covariance(sums)
-        else:
-            moments = np.full(2, math.nan), np.full((2, 2), math.nan)
-        return cls(
-            **_moment_fields(*moments),
-            count=int(count),
-            num_skipped=int(num_skipped),
-            **fields,
-        )
-
-    def corrected(self, matrix):
-        """The estimate after a linear map of (G, N), layers included.
-
-        Layers that are corrected already are left as they are.
-
-        Args:
-            matrix: What `sampling_correction` returns.
-        """
-        matrix = np.asarray(matrix, np.float64)
-        means = matrix @ [self.grad_sq_norm, self.noise_trace]
-        covariance = matrix @ _covariance_matrix(self) @ matrix.T
-        # A shuffled data set of unknown size cannot be corrected.
-        sizes_known = None not in (
-            self.sampling,
-            self.num_examples,
-            self.batch_size,
-        )
-        return dataclasses.replace(
-            self,
-            **_moment_fields(means, covariance),
-            per_layer=self.per_layer
-            and {
-                name: layer
-                if layer.corrected_for_sampling
-                else layer.corrected(matrix)
-                for name, layer in self.per_layer.items()
-            },
-            corrected_for_sampling=sizes_known
-            or self.sampling == "with_replacement",
-        )
-
-    @property
-    def noise_to_signal(self):
-        """N / G, a ratio of averages; negative if G is, NaN if both are 0."""
-        if self.grad_sq_norm:
-            return self.noise_trace / self.grad_sq_norm
-        return math.inf if self.noise_trace > 0 else math.nan
-
-    @property
-    def noise_to_signal_se(self):
-        """Delta-method standard error of N / G; NaN unless G is positive.
-
-        For stopping rules and tables. Intervals never use it: with 20 pairs
-        at N / G = 100 it covers the truth about half of the time.
-        """
-        if not (self.grad_sq_norm > 0 and self._has_errors):
-            return math.nan
-        gradient = np.array([-self.noise_to_signal, 1.0]) / self.grad_sq_norm
-        variance = gradient @ _covariance_matrix(self) @ gradient
-        return math.sqrt(max(variance, 0.0))
-
-    @property
-    def noise_scale(self):
-        """Gradient noise scale B N / G in examples [McC18]; None without B."""
-        if self.batch_size is None:
-            return None
-        return self.batch_size * self.noise_to_signal
-
-    def interval(self, level=0.95):
-        """Confidence set for N / G by Fieller's method with Student's t.
-
-        Args:
-            level: Two-sided level; each side errs with half of the rest.
-
-        Returns:
-            `(low, high)`. `high` is infinite where G is not told apart from
-            0; `(0, inf)`, which says nothing, where N is not either, where G
-            is significantly negative, or with fewer than 2 observations (3
-            batches of a probe).
-
-        Raises:
-            ValueError: If `level` is not strictly between 0 and 1.
-        """
-        quantile = self._quantile(level)
-        if not self._has_errors:
-            return 0.0, math.inf
-        return fieller_interval(
-            self.noise_trace,
-            self.grad_sq_norm,
-            self.noise_trace_se**2,
-            self.covariance,
-            self.grad_sq_norm_se**2,
-            quantile,
-        )
-
-    def grad_sq_norm_sign(self, level=0.95):
-        """What the observations say about the sign of G.
-
-        Returns:
-            `"positive"`, `"not told apart from 0"`, `"negative"` (which no
-            true G is: the batches were not drawn independently), or
-            `"unknown"` with too few observations.
-        """
-        quantile = self._quantile(level)
-        if not self._has_errors:
-            return "unknown"
-        if abs(self.grad_sq_norm) <= quantile * self.grad_sq_norm_se:
-            return "not told apart from 0"
-        return "positive" if self.grad_sq_norm > 0 else "negative"
-
-    def _quantile(self, level):
-        dof = self.degrees_of_freedom or max(self.count - 1, 1)
-        return student_t_quantile(level, dof)
-
-    @property
-    def _has_errors(self):
-        # Squares of the largest observations overflow.
-        return self.count > 1 and np.isfinite(_covariance_matrix(self)).all()
-
-    @property
-    def noise_scale_warning(self):
-        """A sentence where shuffling biases the reading, else None."""
-        return noise_scale_warning(self)
-
-    def describe(self, level=0.95):
-        """N / G with its interval in words, such as `N/G = 41 [33, 55]`."""
-        return describe_noise_to_signal(self, level)
-
-    def to_dict(self):
-        """Everything as plain values for strict JSON.
-
-        Numbers that are not finite become None: `noise_to_signal_high` is None
-        where the interval is unbounded.
-        """
-        return plain_values(self)
-
-
-def _check_number(name, value, smallest=-math.inf):
-    # NaN says that it is not known.
-    if not is_number(value) or value < smallest:
-        least = "" if smallest < 0 else f" of at least {smallest}, or NaN"
-        raise ValueError(f"`{name}` must be a number{least}, got {value!r}.")
-
-
-def _moment_fields(means, covariance):
-    # A linear map can round a variance of 0 to just below it; NaN stays NaN.
-    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    return {
-        "grad_sq_norm": float(means[0]),
-        "noise_trace": float(means[1]),
-        "grad_sq_norm_se": float(errors[0]),
-        "noise_trace_se": float(errors[1]),
-        "covariance": float(covariance[0, 1]),
-    }
-
-
-def _covariance_matrix(estimate):
-    g, n = estimate.grad_sq_norm_se, estimate.noise_trace_se
-    # Unlike a power, a product overflows without an error.
-    return np.array(
-        [[g * g, estimate.covariance], [estimate.covariance, n * n]]
-    )
+# Below 0.06 n both readings of shuffled data, as they are and corrected, cover
+# in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
+_SMALL_NOISE_SCALE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,11 +38,6 @@ class PairSums:
         """
         g = np.ravel(np.asarray(grad_sq_norm, np.float64))
         n = np.ravel(np.asarray(noise_trace, np.float64))
-        if g.shape != n.shape:
-            raise ValueError(
-                "`grad_sq_norm` and `noise_trace` must have one value each per "
-                f"observation, got {g.size} and {n.size} values."
-            )
         finite = np.isfinite(g) & np.isfinite(n)
         g, n = g[finite], n[finite]
         return cls(
@@ -354,9 +90,328 @@ def _positive_semidefinite(covariance):
     return np.array([[g, cross], [cross, n]])
 
 
-# Below 0.06 n both readings of shuffled data, as they are and corrected, cover
-# in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
-SMALL_NOISE_SCALE = 0.05
+@dataclasses.dataclass(frozen=True)
+class NoiseEstimate:
+    """Squared gradient norm G and noise trace N, with standard errors.
+
+    G = |∇L|² (weight decay excluded) and N = Tr Σ at `batch_size` are averaged
+    apart and then divided: never clamped, and no ratios are averaged, because
+    a single step's estimate of G is often negative.
+
+    The errors of different observations are taken as uncorrelated, which holds
+    for batches drawn anew at every step: the estimate is then of the averages
+    of G and N over the steps, and drifting weights only widen the interval.
+
+    Attributes:
+        grad_sq_norm: G, squared gradient units.
+        noise_trace: N at `batch_size`, squared gradient units.
+        grad_sq_norm_se, noise_trace_se: Standard errors of the two means, NaN
+            for fewer than 2 observations.
+        covariance: Covariance of the two means.
+        count: Number of observations behind the means.
+        batch_size: Batch size B at which N is stated.
+        num_skipped: Non-finite observations, left out of everything else.
+        per_layer: The same by variable name, or None.
+        sampling: How batches were drawn, one of `SAMPLING_MODES`, or None.
+        num_examples: Size n of the data set, or None.
+        corrected_for_sampling: Whether the bias of `sampling` is removed.
+        num_examples_used: Examples that a probe drew, or None.
+        degrees_of_freedom: Student's, of the errors; count - 1 if None.
+    """
+
+    grad_sq_norm: float
+    noise_trace: float
+    grad_sq_norm_se: float
+    noise_trace_se: float
+    covariance: float
+    count: int
+    batch_size: int | None = None
+    num_skipped: int = 0
+    per_layer: "dict[str, NoiseEstimate] | None" = None
+    sampling: str | None = None
+    num_examples: int | None = None
+    corrected_for_sampling: bool = False
+    num_examples_used: int | None = None
+    degrees_of_freedom: int | None = None
+
+    @classmethod
+    def from_sums(
+        cls,
+        count,
+        sum_g,
+        sum_n,
+        sum_gg,
+        sum_gn,
+        sum_nn,
+        num_skipped=0,
+        **fields,
+    ):
+        """Builds the estimate from float64 sums over steps and replicas.
+
+        Nothing is corrected for sampling yet: `corrected` does that.
+        `from_sums(**sums.to_dict(), ...)` takes a `PairSums`.
+
+        Args:
+            count: Number of (finite) observations.
+            sum_g, sum_n, sum_gg, sum_gn, sum_nn: Sums of G_hat, N_hat (at
+                `batch_size`) and of their products.
+            num_skipped: Non-finite observations.
+            **fields: `batch_size`, `sampling`, `num_examples`, `per_layer`.
+        """
+        if count:
+            sums = PairSums(count, sum_g, sum_n, sum_gg, sum_gn, sum_nn)
+            moments = mean_and_covariance(sums)
+        else:
+            moments = np.full(2, math.nan), np.full((2, 2), math.nan)
+        return cls(
+            **_moment_fields(*moments),
+            count=int(count),
+            num_skipped=int(num_skipped),
+            **fields,
+        )
+
+    def corrected(self, matrix):
+        """The estimate after a linear map of (G, N), layers included.
+
+        Layers that are corrected already are left as they are.
+
+        Args:
+            matrix: What `sampling_correction` returns.
+        """
+        matrix = np.asarray(matrix, np.float64)
+        means = matrix @ [self.grad_sq_norm, self.noise_trace]
+        covariance = matrix @ self.covariance_matrix @ matrix.T
+        # A shuffled data set of unknown size cannot be corrected.
+        sizes_known = None not in (
+            self.sampling,
+            self.num_examples,
+            self.batch_size,
+        )
+        return dataclasses.replace(
+            self,
+            **_moment_fields(means, covariance),
+            per_layer=self.per_layer
+            and {
+                name: layer
+                if layer.corrected_for_sampling
+                else layer.corrected(matrix)
+                for name, layer in self.per_layer.items()
+            },
+            corrected_for_sampling=sizes_known
+            or self.sampling == "with_replacement",
+        )
+
+    @property
+    def covariance_matrix(self):
+        """That of the two means, of shape (2, 2), in the order (G, N)."""
+        g, n = self.grad_sq_norm_se, self.noise_trace_se
+        # Unlike a power, a product overflows without an error.
+        return np.array([[g * g, self.covariance], [self.covariance, n * n]])
+
+    @property
+    def noise_to_signal(self):
+        """N / G, a ratio of averages; negative if G is, NaN if both are 0."""
+        if self.grad_sq_norm:
+            return self.noise_trace / self.grad_sq_norm
+        return math.inf if self.noise_trace > 0 else math.nan
+
+    @property
+    def noise_to_signal_se(self):
+        """Delta-method standard error of N / G; NaN unless G is positive.
+
+        For stopping rules and tables. Intervals never use it: with 20 pairs
+        at N / G = 100 it covers the truth about half of the time.
+        """
+        if not (self.grad_sq_norm > 0 and self._has_errors):
+            return math.nan
+        gradient = np.array([-self.noise_to_signal, 1.0]) / self.grad_sq_norm
+        variance = gradient @ self.covariance_matrix @ gradient
+        return math.sqrt(max(variance, 0.0))
+
+    @property
+    def noise_scale(self):
+        """Gradient noise scale B N / G in examples [McC18]; None without B."""
+        if self.batch_size is None:
+            return None
+        return self.batch_size * self.noise_to_signal
+
+    def interval(self, level=0.95):
+        """Confidence set for N / G by Fieller's method with Student's t.
+
+        Args:
+            level: Two-sided level; each side errs with half of the rest.
+
+        Returns:
+            `(low, high)`. `high` is infinite where G is not told apart from
+            0; `(0, inf)`, which says nothing, where N is not either, where G
+            is significantly negative, or with fewer than 2 observations (3
+            batches of a probe).
+
+        Raises:
+            TypeError: If `level` is no number.
+            ValueError: If it is not strictly between 0 and 1.
+        """
+        quantile = self.student_t(level)
+        if not self._has_errors:
+            return 0.0, math.inf
+        return fieller_interval(
+            self.noise_trace,
+            self.grad_sq_norm,
+            self.noise_trace_se**2,
+            self.covariance,
+            self.grad_sq_norm_se**2,
+            quantile,
+        )
+
+    def student_t(self, level=0.95):
+        """How many standard errors reach to each side at a two-sided level."""
+        dof = self.degrees_of_freedom or max(self.count - 1, 1)
+        return student_t_quantile(level, dof)
+
+    def grad_sq_norm_sign(self, level=0.95):
+        """What the observations say about the sign of G.
+
+        Returns:
+            `"positive"`, `"not told apart from 0"`, `"negative"` (which no
+            true G is: the batches were not drawn independently), or
+            `"unknown"` with too few observations.
+        """
+        quantile = self.student_t(level)
+        if not self._has_errors:
+            return "unknown"
+        if abs(self.grad_sq_norm) <= quantile * self.grad_sq_norm_se:
+            return "not told apart from 0"
+        return "positive" if self.grad_sq_norm > 0 else "negative"
+
+    @property
+    def _has_errors(self):
+        # Squares of the largest observations overflow.
+        return self.count > 1 and np.isfinite(self.covariance_matrix).all()
+
+    def describe(self, level=0.95):
+        """N / G with its interval in words, such as `N/G = 41 [33, 55]`."""
+        if self.count == 0:
+            text = "N/G is not measured: there were no observations"
+            if self.num_skipped:
+                text += f" ({self.num_skipped:,} were not finite and left out)"
+            return text
+        if self.grad_sq_norm == 0 and self.noise_trace == 0:
+            return "N/G is undefined: every gradient was exactly zero"
+        if math.isnan(self.noise_to_signal):
+            return (
+                "N/G is not measured: the gradients are too large to be summed"
+            )
+        low, high = map(_ratio_text, self.interval(level))
+        sign = self.grad_sq_norm_sign(level)
+        if sign == "not told apart from 0":
+            return (
+                f"N/G is at least {low} with no upper bound: G is not told "
+                "apart from 0"
+            )
+        if sign == "negative":
+            return (
+                "N/G is not measured: G is significantly below 0, so the "
+                "batches were not drawn independently"
+            )
+        point = f"N/G = {_ratio_text(self.noise_to_signal)}"
+        if sign == "unknown":
+            return f"{point}, from too few observations for an interval"
+        return f"{point} [{low}, {high}]"
+
+    @property
+    def noise_scale_warning(self):
+        """A sentence where shuffling biases the reading, else None.
+
+        When an epoch is a permutation, G at fixed weights reads low by a
+        fraction `noise_scale / (n - 1)` (derived). The correction takes that
+        away, but along a run, whose weights follow the epoch, it can
+        overcorrect by about as much. Batches drawn independently, or a data
+        set of unknown size, give no warning.
+        """
+        n, scale = self.num_examples, self.noise_scale
+        if self.sampling in ("with_replacement", "without_replacement"):
+            return None
+        if n is None or scale is None or math.isnan(scale):
+            return None
+        if 0 <= scale <= _SMALL_NOISE_SCALE * n:
+            return None
+        size = "cannot be told, because G is not measured above 0, for a set"
+        if 0 < scale < math.inf:
+            size = f"is {scale:,.0f} examples, {scale / n:.2g} of the data set"
+        state = "this reading of N/G is not corrected and can be too high"
+        if self.corrected_for_sampling:
+            state = (
+                "this reading is corrected, which is exact only at fixed "
+                "weights"
+            )
+        return (
+            f"The noise scale {size} of {n:,} examples: gradients of disjoint "
+            f"batches are then correlated, and {state}; draw batches with "
+            "replacement, or measure with measure_gradient_noise."
+        )
+
+    def to_dict(self):
+        """Everything as plain values for strict JSON.
+
+        The fields, and what follows from them: the ratio with its 95%
+        interval, the noise scale, the warning. Numbers that are not finite
+        become None: `noise_to_signal_high` is None where the interval is
+        unbounded. `from_dict` is the way back.
+        """
+        low, high = self.interval()
+        values = {name: getattr(self, name) for name in _FIELDS}
+        values |= {
+            "noise_to_signal": self.noise_to_signal,
+            "noise_to_signal_se": self.noise_to_signal_se,
+            "noise_to_signal_low": low,
+            "noise_to_signal_high": high,
+            "noise_scale": self.noise_scale,
+            "grad_sq_norm_sign": self.grad_sq_norm_sign(),
+            "warning": self.noise_scale_warning,
+            "per_layer": self.per_layer
+            and {name: e.to_dict() for name, e in self.per_layer.items()},
+        }
+        return {name: finite_or_none(value) for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values):
+        """The estimate that `to_dict` was called on.
+
+        Raises:
+            AttributeError, LookupError, TypeError, ValueError: If `values`
+                are not of that form.
+        """
+        fields = {name: values[name] for name in _FIELDS if name in values}
+        for name in _MOMENTS:
+            value = fields[name]
+            fields[name] = math.nan if value is None else float(value)
+        layers = values.get("per_layer")
+        fields["per_layer"] = layers and {
+            name: cls.from_dict(layer) for name, layer in layers.items()
+        }
+        return cls(**fields | {"count": int(fields["count"])})
+
+
+_MOMENTS = (
+    "grad_sq_norm",
+    "noise_trace",
+    "grad_sq_norm_se",
+    "noise_trace_se",
+    "covariance",
+)
+_FIELDS = tuple(field.name for field in dataclasses.fields(NoiseEstimate))
+
+
+def _moment_fields(means, covariance):
+    # A linear map can round a variance of 0 to just below it; NaN stays NaN.
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return {
+        "grad_sq_norm": float(means[0]),
+        "noise_trace": float(means[1]),
+        "grad_sq_norm_se": float(errors[0]),
+        "noise_trace_se": float(errors[1]),
+        "covariance": float(covariance[0, 1]),
+    }
 
 
 def finite_or_none(value):
@@ -366,92 +421,6 @@ def finite_or_none(value):
     return value
 
 
-def plain_values(estimate):
-    """A `NoiseEstimate`, its ratio and its 95% interval for strict JSON."""
-    fields = {
-        field.name: getattr(estimate, field.name)
-        for field in dataclasses.fields(estimate)
-        if field.name != "per_layer"
-    }
-    low, high = estimate.interval()
-    fields |= {
-        "noise_to_signal": estimate.noise_to_signal,
-        "noise_to_signal_se": estimate.noise_to_signal_se,
-        "noise_to_signal_low": low,
-        "noise_to_signal_high": high,
-        "noise_scale": estimate.noise_scale,
-        "grad_sq_norm_sign": estimate.grad_sq_norm_sign(),
-        "warning": estimate.noise_scale_warning,
-    }
-    fields = {name: finite_or_none(value) for name, value in fields.items()}
-    fields["per_layer"] = estimate.per_layer and {
-        name: plain_values(layer) for name, layer in estimate.per_layer.items()
-    }
-    return fields
-
-
-def format_ratio(value):
+def _ratio_text(value):
     """A ratio for people: three digits below 10, whole numbers above."""
     return f"{value:.3g}" if abs(value) < 9.995 else f"{value:,.0f}"
-
-
-def describe_noise_to_signal(estimate, level=0.95):
-    """N / G of a `NoiseEstimate` with its interval, or why there is none."""
-    if estimate.count == 0:
-        text = "N/G is not measured: there were no observations"
-        if estimate.num_skipped:
-            text += f" ({estimate.num_skipped:,} were not finite and left out)"
-        return text
-    if estimate.grad_sq_norm == 0 and estimate.noise_trace == 0:
-        return "N/G is undefined: every gradient was exactly zero"
-    if math.isnan(estimate.noise_to_signal):
-        return "N/G is not measured: the gradients are too large to be summed"
-    low, high = estimate.interval(level)
-    sign = estimate.grad_sq_norm_sign(level)
-    if sign == "not told apart from 0":
-        return (
-            f"N/G is at least {format_ratio(low)} with no upper bound: G is "
-            "not told apart from 0"
-        )
-    if sign == "negative":
-        return (
-            "N/G is not measured: G is significantly below 0, so the batches "
-            "were not drawn independently"
-        )
-    point = f"N/G = {format_ratio(estimate.noise_to_signal)}"
-    if sign == "unknown":
-        return f"{point}, from too few observations for an interval"
-    return f"{point} [{format_ratio(low)}, {format_ratio(high)}]"
-
-
-def noise_scale_warning(estimate):
-    """A sentence where shuffling biases a `NoiseEstimate`, else None.
-
-    When an epoch is a permutation, G at fixed weights reads low by a fraction
-    `noise_scale / (n - 1)` (derived). The correction takes that away, but
-    along a run, whose weights follow the epoch, it can overcorrect by about
-    as much. Batches drawn independently, or a data set of unknown size, give
-    no warning.
-    """
-    if estimate.sampling in ("with_replacement", "without_replacement"):
-        return None
-    n, scale = estimate.num_examples, estimate.noise_scale
-    if n is None or scale is None or math.isnan(scale):
-        return None
-    if 0 <= scale <= SMALL_NOISE_SCALE * n:
-        return None
-    if 0 < scale < math.inf:
-        size = f"is {scale:,.0f} examples, {scale / n:.2g} of the data set"
-    else:
-        size = "cannot be told, because G is not measured above 0, for a set"
-    if estimate.corrected_for_sampling:
-        state = (
-            "this reading is corrected, which is exact only at fixed weights"
-        )
-    else:
-        state = "this reading of N/G is not corrected and can be too high"
-    return (
-        f"The noise scale {size} of {n:,} examples: gradients of disjoint "
-        f"batches are then correlated, and {state}; draw batches with "
-        "replacement, or measure with measure_gradient_noise."
-    )

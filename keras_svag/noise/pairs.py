@@ -1,16 +1,55 @@
 """The gradient noise of pairs of gradients, without extra passes."""
 
-import numbers
-
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate, PairSums
 from keras_svag.noise.sampling import SAMPLING_MODES, sampling_correction
 
 _NUM_SUMS = 6  # count, G, N, G², GN, N²
 _IDENTITY = ((1.0, 0.0), (0.0, 1.0))
+
+
+def pair_moments(first, second):
+    """Unbiased estimates of |∇L|² and Tr Σ_b from two gradients at one point.
+
+    With `g1`, `g2` the gradients of two independent mini-batches of size b,
+    `E <g1, g2> = |∇L|²` and `E |g1 - g2|² / 2 = Tr Σ_b`, each summed over the
+    variables. The first may be negative in a step: clamping it there would
+    bias every average of it.
+
+    Args:
+        first: list of gradients, one tensor per variable; `None` where the
+            loss does not depend on the variable.
+        second: the same for the other mini-batch.
+
+    Returns:
+        `(grad_sq_norm, noise_trace)`: float32 tensors of shape
+        `(len(first),)`, squared gradient units, at batch size b; a variable's
+        share is 0 where its gradient is `None`.
+
+    References:
+        The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
+        appendix A), written for two batches of one size: derived.
+    """
+    grad_sq_norms, noise_traces = [], []
+    for g1, g2 in zip(first, second, strict=True):
+        if g1 is None:
+            g1 = g2 = ops.zeros(())
+        g1, g2 = ops.cast(g1, "float32"), ops.cast(g2, "float32")
+        grad_sq_norms.append(ops.sum(ops.multiply(g1, g2)))
+        noise_traces.append(tf.nn.l2_loss(ops.subtract(g1, g2)))
+    return ops.stack(grad_sq_norms), ops.stack(noise_traces)
+
+
+def squared_norm(variables):
+    """Sum of squares over all `variables`, a float32 scalar."""
+    return sum(
+        (2 * tf.nn.l2_loss(ops.cast(v, "float32")) for v in variables),
+        start=ops.zeros(()),
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -43,9 +82,10 @@ class GradientNoise(keras.metrics.Metric):
         dtype: dtype of the metric's results.
 
     Raises:
+        TypeError: if a size is no number.
         ValueError: if a size is no positive integer, `num_examples` is smaller
-            than `batch_size`, `sampling` is unknown, or `layers` are no
-            names.
+            than `batch_size` or missing where it is needed, or `sampling` is
+            unknown.
     """
 
     def __init__(
@@ -59,11 +99,15 @@ class GradientNoise(keras.metrics.Metric):
         dtype=None,
     ):
         super().__init__(name=name, dtype=dtype)
-        _check_sampling_of(sampling, num_examples)
-        _check_size("batch_size", batch_size, 1)
-        _check_size("num_examples", num_examples, max(2, batch_size or 2))
-        _check_size("sub_batch_size", sub_batch_size, 1)
-        self.num_examples = num_examples
+        arguments.choice("sampling", sampling, SAMPLING_MODES)
+        arguments.integer("batch_size", batch_size, optional=True)
+        self.num_examples = arguments.integer(
+            "num_examples",
+            num_examples,
+            least=max(2, batch_size or 2),
+            optional=sampling != "without_replacement",
+            remedy="give the size of the training set",
+        )
         self.sampling = sampling
         self.set_batch_size(batch_size, sub_batch_size)
         self._sums = self._add_sums((_NUM_SUMS,), "sums")
@@ -77,13 +121,6 @@ class GradientNoise(keras.metrics.Metric):
 
     def set_layers(self, layers):
         """Sets the names of the layers to keep apart; `None`: none."""
-        if layers is not None and (
-            not isinstance(layers, (list, tuple))
-            or not all(isinstance(layer, str) for layer in layers)
-        ):
-            raise ValueError(
-                f"`layers` must be None or a list of names, got {layers!r}."
-            )
         self.layers = None if layers is None else tuple(layers)
         if self.layers is not None:
             self._layer_sums = self._add_sums(
@@ -198,68 +235,3 @@ class GradientNoise(keras.metrics.Metric):
 def _add_where(condition, sums, g, n):
     new = ops.stack([ops.ones_like(g), g, n, g * g, g * n, n * n], axis=-1)
     sums.assign_add(ops.where(condition, new, ops.zeros_like(new)))
-
-
-def _check_sampling_of(sampling, num_examples):
-    if sampling not in SAMPLING_MODES:
-        raise ValueError(
-            f"`sampling` must be one of {', '.join(SAMPLING_MODES)}, got "
-            f"{sampling!r}."
-        )
-    if sampling == "without_replacement" and num_examples is None:
-        raise ValueError(
-            "`num_examples` is needed with sampling='without_replacement', "
-            "got None; give the size of the training set."
-        )
-
-
-def _check_size(argument, size, smallest):
-    if size is not None and (
-        isinstance(size, bool)
-        or not isinstance(size, numbers.Integral)
-        or size < smallest
-    ):
-        raise ValueError(
-            f"`{argument}` must be None or an integer >= {smallest}, got "
-            f"{size!r}."
-        )
-
-
-def pair_moments(first, second):
-    """Unbiased estimates of |∇L|² and Tr Σ_b from two gradients at one point.
-
-    With `g1`, `g2` the gradients of two independent mini-batches of size b,
-    `E <g1, g2> = |∇L|²` and `E |g1 - g2|² / 2 = Tr Σ_b`, each summed over the
-    variables. The first may be negative in a step: clamping it there would
-    bias every average of it.
-
-    Args:
-        first: list of gradients, one tensor per variable; `None` where the
-            loss does not depend on the variable.
-        second: the same for the other mini-batch.
-
-    Returns:
-        `(grad_sq_norm, noise_trace)`: float32 tensors of shape
-        `(len(first),)`, squared gradient units, at batch size b; a variable's
-        share is 0 where its gradient is `None`.
-
-    References:
-        The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
-        appendix A), written for two batches of one size: derived.
-    """
-    grad_sq_norms, noise_traces = [], []
-    for g1, g2 in zip(first, second, strict=True):
-        if g1 is None:
-            g1 = g2 = ops.zeros(())
-        g1, g2 = ops.cast(g1, "float32"), ops.cast(g2, "float32")
-        grad_sq_norms.append(ops.sum(ops.multiply(g1, g2)))
-        noise_traces.append(tf.nn.l2_loss(ops.subtract(g1, g2)))
-    return ops.stack(grad_sq_norms), ops.stack(noise_traces)
-
-
-def squared_norm(variables):
-    """Sum of squares over all `variables`, a float32 scalar."""
-    return sum(
-        (2 * tf.nn.l2_loss(ops.cast(v, "float32")) for v in variables),
-        start=ops.zeros(()),
-    )

@@ -1,19 +1,11 @@
 """One noise estimate from those of several windows."""
 
 import dataclasses
-import math
 
 import numpy as np
 
+from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate, PairSums
-
-_FLOATS = (
-    "grad_sq_norm",
-    "noise_trace",
-    "grad_sq_norm_se",
-    "noise_trace_se",
-    "covariance",
-)
 
 
 def pooled(estimates):
@@ -32,16 +24,17 @@ def pooled(estimates):
         A `NoiseEstimate`, with `per_layer` if all have the same layers.
 
     Raises:
-        ValueError: If there is none, or their batch sizes differ.
+        ValueError: If their batch sizes differ.
     """
     estimates = list(estimates)
-    if not estimates:
-        raise ValueError("`estimates` must be at least one estimate, got none.")
     sizes = {estimate.batch_size for estimate in estimates}
     if len(sizes) > 1:
         raise ValueError(
-            "`estimates` must be of one batch size, got those of "
-            f"{', '.join(map(str, sizes))}: N is stated at one batch size."
+            arguments.refusal(
+                "estimates",
+                "of one batch size, at which N is stated",
+                sorted(sizes, key=str),
+            )
         )
     sums = sum(map(_equivalent_sums, estimates), start=PairSums())
     last = estimates[-1]
@@ -97,13 +90,7 @@ def _equivalent_sums(estimate):
     if not count:
         return PairSums(num_skipped=estimate.num_skipped)
     mean = np.array([estimate.grad_sq_norm, estimate.noise_trace])
-    cross = estimate.covariance
-    covariance = np.array(
-        [
-            [estimate.grad_sq_norm_se**2, cross],
-            [cross, estimate.noise_trace_se**2],
-        ]
-    )
+    covariance = estimate.covariance_matrix
     if np.isnan(covariance).any():
         # An estimate without errors is one observation of unknown precision.
         count, covariance = 1, np.zeros((2, 2))
@@ -116,34 +103,3 @@ def _equivalent_sums(estimate):
         float(seconds[1, 1]),
         estimate.num_skipped,
     )
-
-
-def estimate_to_state(estimate):
-    """A `NoiseEstimate` as plain values for strict JSON, to be restored."""
-    state = {
-        field.name: getattr(estimate, field.name)
-        for field in dataclasses.fields(estimate)
-    }
-    for name in _FLOATS:
-        if math.isnan(state[name]):
-            state[name] = None
-    if estimate.per_layer is not None:
-        state["per_layer"] = {
-            name: estimate_to_state(layer)
-            for name, layer in estimate.per_layer.items()
-        }
-    return state
-
-
-def estimate_from_state(state):
-    """The `NoiseEstimate` that `estimate_to_state` was given."""
-    state = dict(state)
-    for name in _FLOATS:
-        if state[name] is None:
-            state[name] = math.nan
-    if state["per_layer"] is not None:
-        state["per_layer"] = {
-            name: estimate_from_state(layer)
-            for name, layer in state["per_layer"].items()
-        }
-    return NoiseEstimate(**state)

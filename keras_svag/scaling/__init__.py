@@ -4,7 +4,6 @@ from keras_svag.scaling.bounds import (
     balance,
     max_batch_multiplier,
     min_noise_to_signal,
-    min_scaled_noise_to_signal,
     weight_norm_growth,
 )
 from keras_svag.scaling.closeness import (
@@ -25,7 +24,6 @@ __all__ = [
     "linear_scaling_rule",
     "max_batch_multiplier",
     "min_noise_to_signal",
-    "min_scaled_noise_to_signal",
     "square_root_scaling_rule",
     "weight_norm_growth",
 ]

@@ -15,11 +15,7 @@ import math
 
 import numpy as np
 
-from keras_svag.arguments import (
-    checked_closeness,
-    checked_positive,
-    is_number,
-)
+from keras_svag import arguments
 from keras_svag.scaling.rules import (
     decay_per_step,
     decay_ratio,
@@ -41,11 +37,12 @@ def min_noise_to_signal(closeness, learning_rate=None, weight_decay=None):
         A float, possibly `inf`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range.
     """
-    closeness = checked_closeness(closeness)
+    square = checked_closeness(closeness) ** 2
     decay = decay_per_step(learning_rate, weight_decay)
-    excess = closeness**2 * (1 - decay / 2) - 1
+    excess = square * (1 - decay / 2) - 1
     return 1 / excess if excess > 0 else math.inf
 
 
@@ -76,15 +73,14 @@ def max_batch_multiplier(
         κ_max, at least 1: a float, or an array like `noise_to_signal`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range.
     """
     q = _checked_noise_to_signal(noise_to_signal)
     square = checked_closeness(closeness) ** 2
     decay = decay_per_step(learning_rate, weight_decay)
-    if form == "loose":
+    if arguments.choice("form", form, ("sharp", "loose")) == "loose":
         return _like(noise_to_signal, square * (1 + q))
-    if form != "sharp":
-        raise ValueError(f"`form` must be 'sharp' or 'loose', got {form!r}.")
     # Numerator and denominator over 1 + q, so that q = inf is no special case.
     signal_share = 1 / (1 + q)
     numerator = 2 * square - (1 - signal_share) * (2 - decay)
@@ -92,38 +88,6 @@ def max_batch_multiplier(
         bound = numerator / ((2 - decay) * signal_share + square * decay)
     # Rounding must not rule out the run itself.
     return _like(noise_to_signal, np.maximum(bound, 1.0))
-
-
-def min_scaled_noise_to_signal(
-    kappa, closeness, learning_rate=None, weight_decay=None
-):
-    """Least N' / G' of the run at κB, κη that is C-close to the one at B, η.
-
-    `(1 - C²ρ/κ) / (C²ρ - 1)` with `ρ = (2 - κu) / (2 - u)` (derived, the same
-    condition seen from the large run).
-
-    Args:
-        kappa: κ, at least 1.
-        closeness: C, above 1.
-        learning_rate, weight_decay: η and λ of the *baseline*, or None.
-
-    Returns:
-        A float of at least 0; `inf` where no N' / G' is enough.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    if not (is_number(kappa) and 1 <= kappa < math.inf):
-        raise ValueError(
-            f"`kappa` must be a finite number of at least 1, got {kappa!r}."
-        )
-    square = checked_closeness(closeness) ** 2
-    rho = decay_ratio(kappa, decay_per_step(learning_rate, weight_decay))
-    if square * rho >= kappa:
-        return 0.0
-    if square * rho <= 1:
-        return math.inf
-    return (1 - square * rho / kappa) / (square * rho - 1)
 
 
 def weight_norm_growth(
@@ -144,10 +108,11 @@ def weight_norm_growth(
         A float, or an array like `noise_to_signal`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range.
     """
     q = _checked_noise_to_signal(noise_to_signal)
-    kappa = checked_positive("kappa", kappa)
+    arguments.number("kappa", kappa, above=0)
     rho = decay_ratio(kappa, decay_per_step(learning_rate, weight_decay))
     # (κ + q) / (1 + q), which is 1 at q = inf.
     growth = 1 + (kappa - 1) / (1 + q)
@@ -187,27 +152,21 @@ def balance(
         A float, or an array like `weight_sq_norm`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range.
     """
-    name = str(process).lower()
-    if name not in ("sgd", "ngd", "svag", "sde"):
-        raise ValueError(
-            f"`process` must be one of sgd, ngd, svag, sde, got {process!r}."
-        )
-    if not (is_number(ell) and ell >= 1):
-        raise ValueError(f"`ell` must be a number of at least 1, got {ell!r}.")
-    rate = checked_positive("learning_rate", learning_rate)
-    decay = checked_positive("weight_decay", weight_decay)
+    if isinstance(process, str):
+        process = process.lower()
+    arguments.choice("process", process, ("sgd", "ngd", "svag", "sde"))
+    arguments.number("ell", ell, least=1)
+    rate = arguments.number("learning_rate", learning_rate, above=0)
+    decay = arguments.number("weight_decay", weight_decay, above=0)
     decay_per_step(rate, decay)
     # The signal's share is that of the squared step, 1 / ell; the SDE's is 0.
-    share = {"svag": 1 / ell, "sde": 0.0}.get(name, 1.0)
+    share = {"svag": 1 / ell, "sde": 0.0}.get(process, 1.0)
     r, g, n = (
-        _checked_array(*named)
-        for named in (
-            ("weight_sq_norm", weight_sq_norm),
-            ("grad_sq_norm", grad_sq_norm),
-            ("noise_trace", noise_trace),
-        )
+        np.asarray(values, np.float64)
+        for values in (weight_sq_norm, grad_sq_norm, noise_trace)
     )
     left = (2 - rate * decay * share) * decay * r
     right = rate * (n + share * g)
@@ -215,27 +174,27 @@ def balance(
         return _like(weight_sq_norm, left / right)
 
 
+def checked_closeness(closeness):
+    """C, if it is a finite number above 1."""
+    return arguments.number(
+        "closeness", closeness, above=1, remedy="2**0.5 is usual"
+    )
+
+
 def _like(argument, result):
     return float(result) if np.ndim(argument) == 0 else np.asarray(result)
 
 
 def _checked_noise_to_signal(noise_to_signal):
-    q = _checked_array("noise_to_signal", noise_to_signal)
+    q = np.asarray(noise_to_signal, np.float64)
     if np.any(q < 0):
         raise ValueError(
-            f"`noise_to_signal` must be at least 0, got {noise_to_signal!r}: "
-            "a negative measured ratio means that G is not told apart from 0."
+            arguments.refusal(
+                "noise_to_signal",
+                "at least 0",
+                noise_to_signal,
+                "a negative measured ratio means that G is not told apart "
+                "from 0",
+            )
         )
     return q
-
-
-def _checked_array(name, values):
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind in "iuf":
-            return array.astype(np.float64)
-    except ValueError:  # The rows of a nested list differ in their lengths.
-        pass
-    raise ValueError(
-        f"`{name}` must be a number or an array of numbers, got {values!r}."
-    )

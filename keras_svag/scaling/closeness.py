@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 
-from keras_svag.arguments import checked_level, checked_positive
+from keras_svag import arguments
 from keras_svag.noise.intervals import fieller_interval, student_t_quantile
 
 _STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
@@ -84,15 +84,10 @@ def c_closeness(first, second, kappa=1.0, level=0.95):
         heteroscedastic data, J. Biopharm. Stat. 14 (2004): those degrees of
         freedom for a ratio.
     """
-    checked_level(level)
-    checked_positive("kappa", kappa)
+    arguments.number("kappa", kappa, above=0)
     for name in ("weight_sq_norm", "noise_trace"):
         for run in (first, second):
-            if not 0 < getattr(run, name) < math.inf:
-                raise ValueError(
-                    f"`{name}` must be a finite number above 0 in both runs, "
-                    f"got {getattr(run, name)!r}."
-                )
+            arguments.number(name, getattr(run, name), above=0)
     counts = first.count, second.count
     ratios = {}
     for name in _STATISTICS:

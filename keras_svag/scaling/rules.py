@@ -8,13 +8,7 @@ References:
 
 import math
 
-from keras_svag.arguments import (
-    checked_boolean,
-    checked_integer,
-    checked_nonnegative,
-    checked_positive,
-    is_number,
-)
+from keras_svag import arguments
 
 
 def linear_scaling_rule(
@@ -36,19 +30,19 @@ def linear_scaling_rule(
         `steps` where given.
 
     Raises:
-        ValueError: If an argument is out of range, κB is no whole number, or
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range, κB is no whole number, or
             κηλ >= 2, with which the weights diverge.
     """
-    kappa = checked_positive("kappa", kappa)
-    checked_nonnegative("learning_rate", learning_rate)
+    arguments.number("kappa", kappa, above=0)
+    arguments.number("learning_rate", learning_rate, least=0)
     decay = decay_per_step(learning_rate, weight_decay)
     decay_ratio(kappa, decay)
     scaled = {
         "learning_rate": kappa * learning_rate,
         "weight_decay": weight_decay,
     }
-    _refuse_overflow(scaled, kappa)
-    return scaled | _scaled_sizes(kappa, batch_size, steps)
+    return _finite(scaled) | _scaled_sizes(kappa, batch_size, steps)
 
 
 def square_root_scaling_rule(
@@ -84,77 +78,70 @@ def square_root_scaling_rule(
         A dict with `learning_rate` and every other hyperparameter given.
 
     Raises:
-        ValueError: If an argument is out of range, κB is no whole number, or
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range, κB is no whole number, or
             κ (1 - β) >= 1, with which nothing would be averaged.
     """
-    kappa = checked_positive("kappa", kappa)
-    checked_nonnegative("learning_rate", learning_rate)
+    arguments.number("kappa", kappa, above=0)
+    arguments.number("learning_rate", learning_rate, least=0)
     root = math.sqrt(kappa)
     scaled = {"learning_rate": root * learning_rate}
     for name, beta in (("beta_1", beta_1), ("beta_2", beta_2), ("rho", rho)):
         if beta is None:
             continue
-        if not (is_number(beta) and 0 <= beta < 1):
-            raise ValueError(
-                f"`{name}` must be a number in [0, 1), got {beta!r}."
-            )
+        arguments.number(name, beta, least=0, below=1)
         if kappa * (1 - beta) >= 1:
             raise ValueError(
                 f"`kappa` * (1 - `{name}`) must be below 1, got kappa = "
-                f"{kappa!r} with {name} = {beta!r}: keep kappa below "
+                f"{kappa!r} with {name} = {beta!r}; keep kappa below "
                 f"{1 / (1 - beta):.4g}."
             )
         scaled[name] = 1 - kappa * (1 - beta)
     if epsilon is not None:
-        scaled["epsilon"] = checked_nonnegative("epsilon", epsilon) / root
-    checked_boolean("decoupled", decoupled)
+        arguments.number("epsilon", epsilon, least=0)
+        scaled["epsilon"] = epsilon / root
     if weight_decay is not None:
-        checked_nonnegative("weight_decay", weight_decay)
+        arguments.number("weight_decay", weight_decay, least=0)
         scaled["weight_decay"] = weight_decay * (root if decoupled else 1)
-    _refuse_overflow(scaled, kappa)
-    return scaled | _scaled_sizes(kappa, batch_size, steps)
+    return _finite(scaled) | _scaled_sizes(kappa, batch_size, steps)
 
 
-def _refuse_overflow(scaled, kappa):
+def _finite(scaled):
     for name, value in scaled.items():
-        if value is not None and math.isinf(value):
-            raise ValueError(
-                f"`kappa` must leave `{name}` finite, got {kappa!r}."
-            )
+        arguments.number(name, value, remedy="take a smaller kappa")
+    return scaled
 
 
 def _scaled_sizes(kappa, batch_size, steps):
     scaled = {}
     if batch_size is not None:
-        exact = kappa * checked_integer("batch_size", batch_size)
-        if math.isinf(exact):
-            raise ValueError(
-                "`kappa` * `batch_size` must be finite, got kappa = "
-                f"{kappa!r} with batch_size = {batch_size!r}."
-            )
+        exact = kappa * arguments.integer("batch_size", batch_size)
+        arguments.number("kappa * batch_size", exact)
         if round(exact) < 1 or abs(exact - round(exact)) > 1e-6:
             raise ValueError(
                 "`kappa` * `batch_size` must be a whole number, got "
-                f"{kappa!r} * {batch_size!r}: take kappa = "
+                f"{kappa!r} * {batch_size!r}; take kappa = "
                 f"{max(round(exact), 1)} / {batch_size}."
             )
         scaled["batch_size"] = round(exact)
     if steps is not None:
-        scaled["steps"] = round(checked_integer("steps", steps, 0) / kappa)
+        arguments.integer("steps", steps, least=0)
+        scaled["steps"] = round(steps / kappa)
     return scaled
 
 
 def decay_per_step(learning_rate, weight_decay):
     """u = ηλ, 0 where either is not known."""
-    if learning_rate is not None:
-        checked_nonnegative("learning_rate", learning_rate)
-    if weight_decay is not None:
-        checked_nonnegative("weight_decay", weight_decay)
+    for name, value in (
+        ("learning_rate", learning_rate),
+        ("weight_decay", weight_decay),
+    ):
+        arguments.number(name, value, least=0, optional=True)
     decay = (learning_rate or 0.0) * (weight_decay or 0.0)
     if decay >= 2:
         raise ValueError(
             "`learning_rate` * `weight_decay` must be below 2, got "
-            f"{learning_rate!r} * {weight_decay!r}: the weights would diverge."
+            f"{learning_rate!r} * {weight_decay!r}; above, the weights diverge."
         )
     return decay
 
@@ -164,7 +151,7 @@ def decay_ratio(kappa, decay):
     if kappa * decay >= 2:
         raise ValueError(
             "`kappa` * `learning_rate` * `weight_decay` must be below 2, got "
-            f"{kappa!r} with learning_rate * weight_decay = {decay!r}: keep "
+            f"{kappa!r} with learning_rate * weight_decay = {decay!r}; keep "
             f"kappa below {2 / decay:.4g}."
         )
     return (2 - kappa * decay) / (2 - decay)

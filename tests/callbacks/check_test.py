@@ -440,29 +440,6 @@ def test_report_is_the_same_with_two_replicas():
     assert rate == one.report.verdict.learning_rate
 
 
-@pytest.mark.parametrize(
-    "argument, value",
-    [
-        ("closeness", 1.0),
-        ("closeness", float("nan")),
-        ("kappas", (2, 0)),
-        ("kappas", (-1,)),
-        ("kappas", (0.5,)),
-        ("batch_size", 0),
-        ("batch_size", 1.5),
-        ("batch_size", True),
-        ("window", 0),
-        ("num_examples", 4),
-        ("probe_every", 0),
-        ("probe_batches", 3),
-        ("rtol", 0.0),
-    ],
-)
-def test_argument_out_of_range_is_refused(argument, value):
-    with pytest.raises(ValueError, match=f"`{argument}` must be .*got"):
-        check(**{argument: value})
-
-
 def test_batch_size_other_than_the_measured_one_is_refused_early():
     model = measuring_model(sgd())
     with pytest.raises(ValueError, match="must be 8, .*got 16"):
@@ -480,7 +457,7 @@ def test_sizes_of_the_data_that_differ_are_refused():
 
 
 def test_a_window_longer_than_the_run_is_refused():
-    with pytest.raises(ValueError, match="`window` must be at most the 4"):
+    with pytest.raises(ValueError, match="`window` must be .* <= 4, got 5"):
         train(measuring_model(sgd()), check(window=5))
 
 

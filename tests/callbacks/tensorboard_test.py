@@ -141,7 +141,7 @@ def test_layers_are_a_table_sorted_by_their_noise(written):
     assert f"{'█' * 12} {29 / 435:.1%} |" in rows[0]
     assert f" {'█' * 6} {14 / 435:.1%} |" in rows[names.index("layer14/kernel")]
     assert "– [" in rows[names.index("layer7/kernel")]
-    assert "∞]" in rows[names.index("layer8/kernel")]
+    assert "∞)" in rows[names.index("layer8/kernel")]
 
 
 def test_layers_without_noise_have_no_shares():

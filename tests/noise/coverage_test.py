@@ -9,6 +9,7 @@ import pytest
 
 from keras_svag.noise.sampling import sampling_correction
 from keras_svag.scaling import max_batch_multiplier
+from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.verdict import linear_scaling_verdict
 from tests.helpers.trajectories import (
     coverage,
@@ -78,8 +79,7 @@ def test_verdicts_on_the_boundary_rarely_err():
     verdicts = [
         linear_scaling_verdict(
             run,
-            learning_rate,
-            weight_decay,
+            RunConditions("SGD", learning_rate, weight_decay),
             batch_size=128,
             kappas=(boundary, above),
         ).multiplier_verdicts

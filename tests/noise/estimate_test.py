@@ -17,17 +17,12 @@ def estimate(g=1.0, n=41.0, g_se=0.1, n_se=0.5, count=200, **fields):
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99, 0.999])
-def test_student_t_quantile_is_that_of_scipy(level):
-    dofs = [*range(1, 40), 99, 100, 999, 1000, 1001, 1002, 10_000, 10**7]
-    expected = special.stdtrit(np.array(dofs, float), (1 + level) / 2)
-    actual = [student_t_quantile(level, dof) for dof in dofs]
-    np.testing.assert_allclose(actual, expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("level, dof", [(0, 5), (1, 5), (0.9, 0), (0.9, 2.5)])
-def test_student_t_quantile_refuses_what_is_out_of_range(level, dof):
-    with pytest.raises(ValueError, match="level|dof"):
-        student_t_quantile(level, dof)
+def test_student_t_is_within_its_quantile_with_the_level_s_probability(level):
+    for dof in (1, 2, 5, 39, 1000, 10**7):
+        t = student_t_quantile(level, dof)
+        # Abramowitz and Stegun 26.7.1, by the incomplete beta function.
+        outside = special.betainc(dof / 2, 0.5, dof / (dof + t**2))
+        assert outside == pytest.approx(1 - level, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -200,22 +195,6 @@ def test_nothing_is_corrected_while_a_size_is_unknown():
     assert not result.corrected_for_sampling
 
 
-@pytest.mark.parametrize(
-    "arguments, word",
-    [
-        (("bootstrap", 10, 2, 2), "with_replacement, without_replacement"),
-        (("shuffle", 0, 2, 2), "num_examples"),
-        (("shuffle", 10, 2.5, 2), "batch_size"),
-        (("shuffle", 10, 12, 2), "batch_size"),
-        (("without_replacement", 10, 4, 10), "sub_batch_size"),
-        (("without_replacement", 1, 1, 1), "num_examples"),
-    ],
-)
-def test_sampling_correction_refuses_what_does_not_fit(arguments, word):
-    with pytest.raises(ValueError, match=word):
-        sampling_correction(*arguments)
-
-
 def test_ratio_of_averages_is_neither_clamped_nor_averaged():
     # Effective dimension 200, N/G = 100, isotropic Gaussian noise.
     rng = np.random.default_rng(3)
@@ -288,12 +267,3 @@ def test_to_dict_is_strict_json():
     assert saved["noise_to_signal_high"] is None
     assert saved["noise_to_signal"] == 41.0
     assert saved["per_layer"]["dense/kernel"]["noise_to_signal_high"] > 41
-
-
-def test_bad_levels_and_counts_are_refused():
-    with pytest.raises(ValueError, match="level"):
-        estimate().interval(95)
-    with pytest.raises(ValueError, match="count"):
-        NoiseEstimate.from_sums(-1, 0, 0, 0, 0, 0)
-    with pytest.raises(ValueError, match="one value each"):
-        PairSums.of([1.0], [1.0, 2.0])

@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 from keras_svag import NoiseEstimate, svag_weights
 from keras_svag.noise.estimate import PairSums
 from keras_svag.noise.intervals import fieller_interval, student_t_quantile
-from keras_svag.noise.pooling import (
-    estimate_from_state,
-    estimate_to_state,
-    pooled,
-)
+from keras_svag.noise.pooling import pooled
 from keras_svag.noise.sampling import SAMPLING_MODES, sampling_correction
 from tests.helpers.generated import (
     anything,
@@ -131,8 +127,8 @@ def test_intervals_have_order_and_hold_the_estimate(estimate, level, other):
 
 @given(estimates())
 def test_a_saved_estimate_comes_back(estimate):
-    text = json.dumps(estimate_to_state(estimate), allow_nan=False)
-    restored = estimate_from_state(json.loads(text))
+    text = json.dumps(estimate.to_dict(), allow_nan=False)
+    restored = NoiseEstimate.from_dict(json.loads(text))
     np.testing.assert_equal(
         dataclasses.asdict(restored), dataclasses.asdict(estimate)
     )

@@ -172,33 +172,3 @@ def test_covariance_of_a_pair_of_sub_batches():
         products = means[0::2] * means[1::2]
         standard_error = products.std(ddof=1) / np.sqrt(count)
         assert abs(products.mean() - covariance) < 3 * standard_error
-
-
-@pytest.mark.parametrize(
-    "change, sentence",
-    [
-        ({"sampling": "bootstrap"}, "with_replacement, without_replacement"),
-        ({"sub_batch_size": 38}, "between 1 and 37.*received: 38"),
-        ({"sub_batch_size": 0}, "between 1 and 37.*received: 0"),
-        ({"index": -1}, "counts sub-batches from 0"),
-        ({"seed": 2**63}, "64-bit"),
-        ({"sub_batches_per_epoch": 10}, "between 1 and 9"),
-    ],
-)
-def test_bad_input_is_refused(change, sentence):
-    arguments = {
-        "sampling": "shuffle",
-        "seed": 0,
-        "index": 0,
-        "num_examples": 37,
-        "sub_batch_size": 4,
-    }
-    with pytest.raises(ValueError, match=sentence):
-        sub_batch_indices(**arguments | change)
-
-
-@pytest.mark.parametrize("argument", ["seed", "sub_batch_size"])
-def test_a_number_that_is_no_integer_is_refused(argument):
-    arguments = {"seed": 0, "sub_batch_size": 4} | {argument: 1.5}
-    with pytest.raises(TypeError, match=f"`{argument}`.*1.5"):
-        sub_batch_indices("shuffle", index=0, num_examples=37, **arguments)

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keras_svag import scaling
+from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.verdict import Verdict, linear_scaling_verdict
 from tests.helpers.generated import (
     anything,
@@ -57,13 +58,6 @@ def test_sharp_and_loose_bounds_differ_by_the_signal(q, c):
     assert loose == pytest.approx(c**2 * (1 + q), rel=1e-9)
 
 
-@given(kappas, closenesses, closenesses)
-def test_the_scaled_run_needs_less_noise_for_less_closeness(kappa, c, d):
-    c, d = sorted((c, d))
-    needed = scaling.min_scaled_noise_to_signal(kappa, c)
-    assert 0 <= scaling.min_scaled_noise_to_signal(kappa, d) <= needed
-
-
 @given(moderate_ratios, kappas, kappas)
 def test_weight_norm_grows_with_kappa(q, kappa, more):
     small, large = sorted((kappa, more))
@@ -86,12 +80,10 @@ def test_verdicts_follow_kappa_max(
     def judged(*kappas):
         return linear_scaling_verdict(
             estimate,
-            rate,
-            decay,
+            RunConditions("SGD", rate, decay, balance=balance),
             closeness=closeness,
             kappas=kappas,
             level=level,
-            balance=balance,
         )
 
     bare = judged(1)

@@ -60,6 +60,21 @@ def written(tmp_path):
     return write
 
 
+def test_bands_of_a_probe_have_its_own_degrees_of_freedom(written):
+    # 32 batches know their errors as 10 independent observations do: Student's
+    # quantile is 2.228, where 31 degrees of freedom would give 2.040.
+    probe = noise(1.0, 20.0, count=32, degrees_of_freedom=10)
+    actual = scalars(written(report(1, probe)))
+    for tag, value, error in (
+        ("gradient_noise/grad_sq_norm", 1.0, 0.1),
+        ("gradient_noise/noise_trace", 20.0, 0.5),
+    ):
+        for end, sign in (("low", -1), ("high", 1)):
+            assert actual[f"{tag}_{end}"][1] == pytest.approx(
+                value + sign * 2.228139 * error, rel=1e-6
+            )
+
+
 def test_every_epoch_has_its_values_and_bands(written):
     reports = [report(1, noise(1.0, 20.0)), report(2, noise(2.0, 30.0))]
     actual = scalars(written(*reports))

@@ -1,11 +1,12 @@
 """The layers from which the networks of this package are made."""
 
+import dataclasses
 import zlib
-from numbers import Integral, Real
 
 import keras
 import numpy as np
 
+from keras_svag import arguments
 from keras_svag.applications.normalization import (
     BatchNormalization,
     GroupNormalization,
@@ -23,10 +24,12 @@ BATCH_EPSILON = 1e-15
 AFFINE_EPSILON = 1e-5
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkLayers:
     """Makes the layers of one network, each with a seed of its own.
 
     Args:
+        num_classes: number of logits.
         normalization: `"batch"`, `"group"` or `"none"`.
         groups: groups of a group normalization.
         momentum: of the moving statistics of a batch normalization.
@@ -34,23 +37,26 @@ class NetworkLayers:
             own seed is derived from it and from the layer's name.
         affine: whether normalizations have a trainable scale and offset.
         bias: whether convolutions have a bias.
+
+    Raises:
+        TypeError: if something else than a number is given for one.
+        ValueError: if an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        normalization,
-        groups,
-        momentum,
-        seed,
-        affine=False,
-        bias=False,
-    ):
-        self.normalization = normalization
-        self.groups = groups
-        self.momentum = momentum
-        self.seed = seed
-        self.affine = affine
-        self.bias = bias
+    num_classes: int
+    normalization: str
+    groups: int
+    momentum: float
+    seed: int | None
+    affine: bool = False
+    bias: bool = False
+
+    def __post_init__(self):
+        arguments.integer("num_classes", self.num_classes, least=2)
+        arguments.choice("normalization", self.normalization, NORMALIZATIONS)
+        arguments.integer("groups", self.groups)
+        arguments.number("momentum", self.momentum, least=0, below=1)
+        arguments.integer("seed", self.seed, least=0, optional=True)
 
     def seed_of(self, name):
         if self.seed is None:
@@ -93,11 +99,11 @@ class NetworkLayers:
     def relu(self, x, name):
         return keras.layers.ReLU(name=name)(x)
 
-    def head(self, x, num_classes, trainable):
+    def head(self, x, trainable):
         """Logits: weights from N(0, 2 / fan_in) and a bias of zero."""
         stddev = (2.0 / x.shape[-1]) ** 0.5
         return keras.layers.Dense(
-            num_classes,
+            self.num_classes,
             kernel_initializer=keras.initializers.RandomNormal(
                 stddev=stddev, seed=self.seed_of("head")
             ),
@@ -108,80 +114,74 @@ class NetworkLayers:
         )(x)
 
 
-def check_integer(name, value, minimum):
-    """Refuses what is no integer, or is below `minimum`."""
-    if not isinstance(value, Real):
-        raise TypeError(
-            f"{name} must be an integer of at least {minimum}, but "
-            f"{value!r} was given."
-        )
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Integral)
-        or value < minimum
-    ):
-        raise ValueError(
-            f"{name} must be an integer of at least {minimum}, but "
-            f"{value!r} was given."
-        )
+def image_network(
+    input_shape,
+    halvings,
+    normalization,
+    widen_factor,
+    base_width,
+    groups,
+    **own,
+):
+    """What a convolutional network is made of, its arguments checked.
 
+    Args:
+        input_shape: (height, width, channels).
+        halvings: how often the network halves its images.
+        normalization, widen_factor, base_width, groups: see
+            `keras_svag.applications`.
+        **own: the other arguments of `NetworkLayers`.
 
-def check_normalization(normalization, known=NORMALIZATIONS):
-    if normalization not in known:
-        raise ValueError(
-            f"normalization must be one of {', '.join(known)}, but "
-            f"{normalization!r} was given."
-        )
+    Returns:
+        `(layers, width)`: its `NetworkLayers`, and the channels of its first
+        stage.
 
-
-def check_common(num_classes, momentum, seed):
-    check_integer("num_classes", num_classes, 2)
-    if not isinstance(momentum, Real) or not 0 <= momentum < 1:
-        raise ValueError(
-            "momentum, of the moving statistics of batch normalization, must "
-            f"be at least 0 and below 1, but {momentum!r} was given."
-        )
-    if seed is not None:
-        check_integer("seed", seed, 0)
-
-
-def check_image_shape(input_shape, num_halvings):
-    """Refuses all but (height, width, channels), large enough to halve."""
-    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
-        raise ValueError(
-            "input_shape must be (height, width, channels), but "
-            f"{input_shape!r} was given."
-        )
-    for size in input_shape:
-        check_integer("every entry of input_shape", size, 1)
-    least = 2**num_halvings
+    Raises:
+        TypeError, ValueError: see `keras_svag.applications`.
+    """
+    check_sizes("input_shape", input_shape, "(height, width, channels)", 3)
+    least = 2**halvings
     if min(input_shape[:2]) < least:
         raise ValueError(
-            f"input_shape must be at least {least} x {least}, since the "
-            f"network halves its images {num_halvings} times, but "
-            f"{tuple(input_shape)} was given; enlarge the images."
+            arguments.refusal(
+                "input_shape",
+                f"at least {least} x {least}, to be halved {halvings} times",
+                tuple(input_shape),
+                "enlarge the images",
+            )
         )
-
-
-def check_depth(depth):
-    """Refuses a depth that is not 6n + 2."""
-    check_integer("depth", depth, 8)
-    if depth % 6 != 2:
-        raise ValueError(
-            "depth must be 6n + 2 (8, 14, 20, 26, 32, ...), but "
-            f"{depth} was given."
-        )
-
-
-def check_width(normalization, base_width, widen_factor, groups):
-    """Refuses widths that are not positive integers, or do not group."""
-    check_integer("base_width", base_width, 1)
-    check_integer("widen_factor", widen_factor, 1)
-    check_integer("groups", groups, 1)
+    arguments.integer("base_width", base_width)
+    arguments.integer("widen_factor", widen_factor)
+    layers = NetworkLayers(normalization=normalization, groups=groups, **own)
     width = base_width * widen_factor
     if normalization == "group" and width % groups:
         raise ValueError(
-            "base_width * widen_factor must be divisible by groups, but "
-            f"{base_width} * {widen_factor} = {width} channels and {groups} "
-            "groups were given; change one of them."
+            arguments.refusal(
+                "base_width",
+                f"divisible by groups = {groups} when multiplied by "
+                f"widen_factor = {widen_factor}",
+                base_width,
+                "change one of them",
+            )
         )
+    return layers, width
+
+
+def residual_blocks(depth):
+    """Blocks of each of the three stages of a ResNet: n of 6n + 2."""
+    arguments.integer("depth", depth, least=8)
+    if depth % 6 != 2:
+        raise ValueError(
+            arguments.refusal("depth", "6n + 2, as 8, 14, 20, 26, 32", depth)
+        )
+    return (depth - 2) // 6
+
+
+def check_sizes(name, sizes, wanted, count=None):
+    """Refuses what is no tuple of positive integers, `count` of them."""
+    if not isinstance(sizes, (tuple, list)):
+        raise TypeError(arguments.refusal(name, wanted, sizes))
+    if not sizes or count not in (None, len(sizes)):
+        raise ValueError(arguments.refusal(name, wanted, sizes))
+    for index, size in enumerate(sizes):
+        arguments.integer(f"{name}[{index}]", size)

@@ -4,12 +4,10 @@ import math
 
 import keras
 
-from keras_svag.applications.layers import (
-    NetworkLayers,
-    check_common,
-    check_integer,
-    check_normalization,
-)
+from keras_svag import arguments
+from keras_svag.applications.layers import NetworkLayers, check_sizes
+
+NORMALIZATIONS = ("layer", "group", "batch")
 
 
 def ScaleInvariantMLP(
@@ -39,40 +37,31 @@ def ScaleInvariantMLP(
         hidden_units: width of each hidden layer.
         normalization: `"layer"` (over all units of a layer), `"group"` (over
             groups of units) or `"batch"`.
-        groups: number of groups with `"group"`.
-        momentum: of the moving statistics with `"batch"`.
-        seed: a non-negative integer for weights that are always the same,
-            or None for random ones.
-        name: name of the model.
 
-    Returns:
-        A `keras.Model` from inputs of shape `(batch, *input_shape)` to logits
-        of shape `(batch, num_classes)`.
-
-    Raises:
-        TypeError: if an integer is asked for and something else than a
-            number is given.
-        ValueError: if an argument is out of its range.
+    The other arguments are those of every network: see
+    `keras_svag.applications`.
     """
-    if not isinstance(input_shape, (tuple, list)) or not input_shape:
-        raise ValueError(
-            "input_shape must be a tuple with the sizes of one example, but "
-            f"{input_shape!r} was given."
-        )
-    for size in input_shape:
-        check_integer("every entry of input_shape", size, 1)
-    check_normalization(normalization, ("layer", "group", "batch"))
-    check_integer("groups", groups, 1)
-    groups = groups if normalization == "group" else 1
-    _check_hidden_units(hidden_units, normalization, groups)
-    check_common(num_classes, momentum, seed)
-
+    check_sizes("input_shape", input_shape, "the sizes of one example")
+    arguments.choice("normalization", normalization, NORMALIZATIONS)
     layers = NetworkLayers(
-        "batch" if normalization == "batch" else "group",
-        groups,
-        momentum,
-        seed,
+        num_classes=num_classes,
+        normalization="batch" if normalization == "batch" else "group",
+        groups=1 if normalization == "layer" else groups,
+        momentum=momentum,
+        seed=seed,
     )
+    check_sizes("hidden_units", hidden_units, "the width of each hidden layer")
+    for index, units in enumerate(hidden_units):
+        is_grouped = units % layers.groups == 0 and units > layers.groups
+        if layers.normalization == "group" and not is_grouped:
+            raise ValueError(
+                arguments.refusal(
+                    f"hidden_units[{index}]",
+                    f"a multiple of groups = {layers.groups} and above it",
+                    units,
+                )
+            )
+
     inputs = keras.Input(tuple(input_shape))
     x = keras.layers.Reshape((math.prod(input_shape),), name="flatten")(inputs)
     for index, units in enumerate(hidden_units, start=1):
@@ -84,23 +73,5 @@ def ScaleInvariantMLP(
         )(x)
         x = layers.norm(x, f"norm{index}")
         x = layers.relu(x, f"relu{index}")
-    outputs = layers.head(x, num_classes, trainable=False)
+    outputs = layers.head(x, trainable=False)
     return keras.Model(inputs, outputs, name=name or "scale_invariant_mlp")
-
-
-def _check_hidden_units(hidden_units, normalization, groups):
-    if not isinstance(hidden_units, (tuple, list)) or not hidden_units:
-        raise ValueError(
-            "hidden_units must be a tuple with the width of each hidden "
-            f"layer, but {hidden_units!r} was given."
-        )
-    for units in hidden_units:
-        check_integer("every entry of hidden_units", units, 1)
-        if normalization == "batch":
-            continue
-        if units % groups or units == groups:
-            raise ValueError(
-                "every entry of hidden_units must be a multiple of groups, "
-                f"and more than one unit per group, but {units} units and "
-                f"{groups} group(s) were given."
-            )

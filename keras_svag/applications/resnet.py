@@ -2,14 +2,7 @@
 
 import keras
 
-from keras_svag.applications.layers import (
-    NetworkLayers,
-    check_common,
-    check_depth,
-    check_image_shape,
-    check_normalization,
-    check_width,
-)
+from keras_svag.applications.layers import image_network, residual_blocks
 
 
 def ResNet(
@@ -40,47 +33,29 @@ def ResNet(
     Args:
         depth: 6n + 2, such as 8, 20 or 32.
         input_shape: (height, width, channels), at least 4 x 4.
-        num_classes: number of logits.
-        normalization: `"batch"`, `"group"` or `"none"`.
-        widen_factor: multiplies every width.
-        base_width: channels of the stem and the first stage.
-        groups: number of groups with `"group"`.
-        momentum: of the moving statistics with `"batch"`.
-        seed: a non-negative integer for weights that are always the same,
-            or None for random ones.
-        trainable_head: whether the head is trained.
-        name: name of the model.
 
-    Returns:
-        A `keras.Model` from images of shape `(batch, *input_shape)` to logits
-        of shape `(batch, num_classes)`.
-
-    Raises:
-        TypeError: if an integer is asked for and something else than a
-            number is given.
-        ValueError: if an argument is out of its range.
+    The other arguments are those of every network: see
+    `keras_svag.applications`.
 
     References:
         He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",
         CVPR 2016, section 4.2.
     """
-    check_depth(depth)
-    check_image_shape(input_shape, num_halvings=2)
-    check_normalization(normalization)
-    check_width(normalization, base_width, widen_factor, groups)
-    check_common(num_classes, momentum, seed)
-
+    blocks = residual_blocks(depth)
     without_norm = normalization == "none"
-    layers = NetworkLayers(
-        normalization,
-        groups,
-        momentum,
-        seed,
+    layers, width = image_network(
+        input_shape,
+        halvings=2,
+        normalization=normalization,
+        widen_factor=widen_factor,
+        base_width=base_width,
+        groups=groups,
+        num_classes=num_classes,
+        momentum=momentum,
+        seed=seed,
         affine=True,
         bias=without_norm,
     )
-    blocks = (depth - 2) // 6
-    width = base_width * widen_factor
     gain = 1.0 / (3 * blocks) if without_norm else 1.0
 
     inputs = keras.Input(tuple(input_shape))
@@ -100,7 +75,7 @@ def ResNet(
     x = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", name="pool"
     )(x)
-    outputs = layers.head(x, num_classes, trainable_head)
+    outputs = layers.head(x, trainable_head)
     return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
 
 

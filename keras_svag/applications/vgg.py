@@ -2,14 +2,8 @@
 
 import keras
 
-from keras_svag.applications.layers import (
-    NetworkLayers,
-    check_common,
-    check_image_shape,
-    check_integer,
-    check_normalization,
-    check_width,
-)
+from keras_svag import arguments
+from keras_svag.applications.layers import image_network
 
 CONVOLUTIONS_PER_STAGE = {
     11: (1, 1, 2, 2, 2),
@@ -48,25 +42,9 @@ def VGG(
         depth: 11, 13, 16 or 19; as usual it counts three fully connected
             layers, of which only the head is here.
         input_shape: (height, width, channels), at least 32 x 32.
-        num_classes: number of logits.
-        normalization: `"batch"`, `"group"` or `"none"`.
-        widen_factor: multiplies every width.
-        base_width: channels of the first stage.
-        groups: number of groups with `"group"`.
-        momentum: of the moving statistics with `"batch"`.
-        seed: a non-negative integer for weights that are always the same,
-            or None for random ones.
-        trainable_head: whether the head is trained.
-        name: name of the model.
 
-    Returns:
-        A `keras.Model` from images of shape `(batch, *input_shape)` to logits
-        of shape `(batch, num_classes)`.
-
-    Raises:
-        TypeError: if an integer is asked for and something else than a
-            number is given.
-        ValueError: if an argument is out of its range.
+    The other arguments are those of every network: see
+    `keras_svag.applications`.
 
     References:
         Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale
@@ -74,24 +52,26 @@ def VGG(
         [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
         Stochastic Differential Equations (SDEs)", NeurIPS 2021.
     """
-    check_integer("depth", depth, 11)
-    if depth not in CONVOLUTIONS_PER_STAGE:
-        raise ValueError(
-            f"depth must be one of 11, 13, 16, 19, but {depth} was given."
-        )
-    check_image_shape(input_shape, num_halvings=len(WIDTH_MULTIPLIERS))
-    check_normalization(normalization)
-    check_width(normalization, base_width, widen_factor, groups)
-    check_common(num_classes, momentum, seed)
-
-    layers = NetworkLayers(
-        normalization, groups, momentum, seed, bias=normalization == "none"
+    if arguments.integer("depth", depth) not in CONVOLUTIONS_PER_STAGE:
+        known = ", ".join(map(str, CONVOLUTIONS_PER_STAGE))
+        raise ValueError(arguments.refusal("depth", f"one of {known}", depth))
+    layers, width = image_network(
+        input_shape,
+        halvings=len(WIDTH_MULTIPLIERS),
+        normalization=normalization,
+        widen_factor=widen_factor,
+        base_width=base_width,
+        groups=groups,
+        num_classes=num_classes,
+        momentum=momentum,
+        seed=seed,
+        bias=normalization == "none",
     )
     stages = zip(CONVOLUTIONS_PER_STAGE[depth], WIDTH_MULTIPLIERS, strict=True)
 
     x = inputs = keras.Input(tuple(input_shape))
     for stage, (convolutions, multiplier) in enumerate(stages, start=1):
-        filters = base_width * widen_factor * multiplier
+        filters = width * multiplier
         for index in range(1, convolutions + 1):
             name_of = f"stage{stage}_{{}}{index}".format
             x = layers.convolution(x, filters, 3, name_of("conv"))
@@ -103,5 +83,5 @@ def VGG(
     x = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", name="pool"
     )(x)
-    outputs = layers.head(x, num_classes, trainable_head)
+    outputs = layers.head(x, trainable_head)
     return keras.Model(inputs, outputs, name=name or f"vgg{depth}")

@@ -1,16 +1,9 @@
 """Learning-rate schedules that Keras lacks."""
 
-import math
-
 import keras
 from keras import ops
 
-from keras_svag.arguments import (
-    checked_integer,
-    checked_milestones,
-    checked_positive,
-    is_number,
-)
+from keras_svag import arguments
 
 SCHEDULES = ("constant", "step", "cosine", "triangle")
 
@@ -49,6 +42,7 @@ def learning_rate_schedule(
         A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
+        TypeError: if something else than a number is given for one.
         ValueError: if `name` is unknown, `milestones` do not increase, or a
             number is out of its range.
 
@@ -56,16 +50,14 @@ def learning_rate_schedule(
         [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
         Stochastic Differential Equations (SDEs)", NeurIPS 2021.
     """
-    if name not in SCHEDULES:
-        raise ValueError(
-            f"`schedule` must be one of {', '.join(SCHEDULES)}, got {name!r}."
-        )
-    _check_learning_rate(learning_rate)
-    checked_integer("steps_per_epoch", steps_per_epoch)
-    checked_integer("epochs", epochs)
-    checked_milestones(milestones)
-    checked_positive("decay_factor", decay_factor)
-    _check_warmup(warmup_epochs, warmup_factor, epochs)
+    arguments.choice("schedule", name, SCHEDULES)
+    arguments.number("learning_rate", learning_rate, least=0)
+    arguments.integer("steps_per_epoch", steps_per_epoch)
+    arguments.integer("epochs", epochs)
+    check_milestones(milestones)
+    arguments.number("decay_factor", decay_factor, above=0)
+    arguments.number("warmup_epochs", warmup_epochs, least=0, most=epochs)
+    arguments.number("warmup_factor", warmup_factor, above=0, most=1)
     steps = steps_per_epoch * epochs
     if name == "cosine":
         schedule = keras.optimizers.schedules.CosineDecay(
@@ -104,25 +96,15 @@ def _triangles(learning_rate, steps):
     return PiecewiseLinear([i * quarter for i in range(len(values))], values)
 
 
-def _check_learning_rate(learning_rate):
-    if not (is_number(learning_rate) and 0 <= learning_rate < math.inf):
-        raise ValueError(
-            "`learning_rate` must be a finite number >= 0, got "
-            f"{learning_rate!r}."
-        )
-
-
-def _check_warmup(warmup_epochs, warmup_factor, epochs):
-    if not (is_number(warmup_epochs) and 0 <= warmup_epochs <= epochs):
-        raise ValueError(
-            f"`warmup_epochs` must be between 0 and the {epochs} epochs of "
-            f"the training, got {warmup_epochs!r}."
-        )
-    if not (is_number(warmup_factor) and 0 < warmup_factor <= 1):
-        raise ValueError(
-            "`warmup_factor` must be above 0 and at most 1, got "
-            f"{warmup_factor!r}."
-        )
+def check_milestones(milestones):
+    """Refuses all but increasing epochs above 0."""
+    refusal = arguments.refusal("milestones", "increasing epochs", milestones)
+    if not isinstance(milestones, (list, tuple)):
+        raise TypeError(refusal)
+    for milestone in milestones:
+        arguments.number("milestones", milestone, above=0)
+    if list(milestones) != sorted(set(milestones)):
+        raise ValueError(refusal)
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -137,27 +119,24 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         values: the learning rate at each of them.
 
     Raises:
+        TypeError: if something else than a number is given for one.
         ValueError: if `steps` do not increase, the numbers of steps and of
             values differ, or one is no finite number >= 0.
     """
 
     def __init__(self, steps, values):
         super().__init__()
-        for name, given in (("steps", steps), ("values", values)):
-            if not isinstance(given, (list, tuple)) or not all(
-                is_number(number) and 0 <= number < math.inf for number in given
-            ):
-                raise ValueError(
-                    f"`{name}` must be a list of finite numbers >= 0, got "
-                    f"{given!r}."
-                )
-        if len(steps) != len(values) or len(steps) < 2:
+        for name, numbers in (("steps", steps), ("values", values)):
+            for number in numbers:
+                arguments.number(name, number, least=0)
+        if len(steps) < 2 or list(steps) != sorted(set(steps)):
             raise ValueError(
-                "`steps` and `values` must have the same length of at least "
-                f"2, got {len(steps)} and {len(values)}."
+                arguments.refusal("steps", "at least 2 that increase", steps)
             )
-        if list(steps) != sorted(set(steps)):
-            raise ValueError(f"`steps` must increase, got {steps!r}.")
+        if len(values) != len(steps):
+            raise ValueError(
+                arguments.refusal("values", "one for each of `steps`", values)
+            )
         self.steps = [float(step) for step in steps]
         self.values = [float(value) for value in values]
 
@@ -189,6 +168,7 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         factor: a float > 0.
 
     Raises:
+        TypeError: if something else than a number is given for one.
         ValueError: if `learning_rate` is no finite number >= 0, `steps` is no
             positive integer, or `factor` no finite number > 0.
     """
@@ -200,13 +180,10 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
                 learning_rate
             )
         if not callable(learning_rate):
-            _check_learning_rate(learning_rate)
-        is_integer = isinstance(steps, int) and not isinstance(steps, bool)
-        if not is_integer or steps < 1:
-            raise ValueError(f"`steps` must be an integer > 0, got {steps!r}.")
+            arguments.number("learning_rate", learning_rate, least=0)
         self.learning_rate = learning_rate
-        self.steps = steps
-        self.factor = float(checked_positive("factor", factor))
+        self.steps = arguments.integer("steps", steps)
+        self.factor = float(arguments.number("factor", factor, above=0))
 
     def __call__(self, step):
         rate = self.learning_rate

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 
 import keras_svag
-from experiments.epoch_plan import Simulation
-from keras_svag.optimizers import schedules
 from tests.helpers.refusals import (
     INF,
     NAN,
@@ -158,54 +156,6 @@ def cases_of_invariance():
     yield from refused(call, good, "x", ["x", None])
 
 
-def cases_of_schedules():
-    call = schedules.learning_rate_schedule
-    good = {
-        "name": "step",
-        "learning_rate": 0.1,
-        "steps_per_epoch": 10,
-        "epochs": 4,
-        "milestones": (2,),
-        "warmup_epochs": 1,
-    }
-    yield from refused(
-        call, good, "name", (*NO_STRING, "zigzag", []), named="schedule"
-    )
-    yield from refused(call, good, "learning_rate", NOT_NONNEGATIVE)
-    yield from refused(call, good, "steps_per_epoch", NO_COUNT)
-    yield from refused(call, good, "epochs", NO_COUNT)
-    for milestones in ((0,), (2, 1), (1, 1), ("2",), (NAN,), (INF,), (True,)):
-        yield from refused(call, good, "milestones", [milestones])
-    yield from refused(call, good, "milestones", (None, 2, "12", {}))
-    yield from refused(call, good, "decay_factor", NOT_POSITIVE)
-    yield from refused(call, good, "warmup_epochs", (*NOT_NONNEGATIVE, 5))
-    yield from refused(call, good, "warmup_factor", (*NOT_POSITIVE, 1.5))
-
-    call, good = schedules.PiecewiseLinear, {"steps": [0, 2], "values": [0, 1]}
-    for steps in ([2, 0], [1, 1], [0, NAN], [0, INF], [0, "1"], [0, None]):
-        yield from refused(call, good, "steps", [steps])
-    yield from refused(call, good, "steps", [[0]], given="1 and 2")
-    yield from refused(call, good, "steps", [[]], given="0 and 2")
-    yield from refused(call, good, "steps", (None, 3, "02"))
-    for values in ([0, NAN], [0, -1], [0, INF], [0, "1"], [0, None]):
-        yield from refused(call, good, "values", [values])
-
-    call = schedules.Warmup
-    good = {"learning_rate": 0.1, "steps": 3, "factor": 0.1}
-    bad = tuple(v for v in NOT_NONNEGATIVE if v != {})
-    yield from refused(call, good, "learning_rate", bad)
-    yield from refused(call, good, "steps", NO_COUNT)
-    yield from refused(call, good, "factor", NOT_NONNEGATIVE)
-
-
-def cases_of_simulations():
-    good = {"num_examples": 100, "batch_size": 8}
-    for name in ("num_examples", "batch_size", "ell"):
-        yield from refused(Simulation, good, name, NO_COUNT)
-    yield from refused(Simulation, good, "batch_size", [101])
-    yield from refused(Simulation, good, "pairing", ("both", 3, True))
-
-
 @table(
     cases_of_svag(),
     cases_of_models(),
@@ -213,8 +163,6 @@ def cases_of_simulations():
     cases_of_the_probe(),
     cases_of_the_check(),
     cases_of_invariance(),
-    cases_of_schedules(),
-    cases_of_simulations(),
 )
 def test_bad_argument_is_one_sentence(case, tmp_path):
     check_refused(case, tmp_path)
@@ -225,6 +173,5 @@ def test_the_arguments_are_otherwise_good():
     keras_svag.SVAG(0.1, ell=2)
     keras_svag.LinearScalingRuleCheck(8)
     keras_svag.measure_gradient_noise(MODEL, (X, Y), 4, 4, verbose=0)
-    schedules.learning_rate_schedule("step", 0.1, 10, 4, (2,), warmup_epochs=1)
     with pytest.raises(ValueError, match="`rtol`"):
         keras_svag.is_scale_invariant(MODEL, X, rtol="1")

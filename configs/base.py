@@ -1,0 +1,44 @@
+"""Every key that a configuration has, for the other files to fill in."""
+
+import ml_collections
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.dataset = "digits"
+    config.augmentation = False
+    # None: all of them.
+    config.num_examples = ml_collections.config_dict.placeholder(int)
+    config.sampling = "with_replacement"
+    config.batch_size = 32
+    config.epochs = 10
+    config.seed = 0
+    config.scale = 1.0
+    config.scale_lr = "none"
+
+    # The network's name and its options, those of keras_svag.applications.
+    config.model = ml_collections.ConfigDict()
+
+    config.optimizer = "svag"
+    config.ell = 1
+    config.pairing = "independent"
+    config.learning_rate = 0.1
+    config.momentum = 0.0
+    config.weight_decay = 0.0
+    config.schedule = "constant"
+    config.milestones = ()
+    config.decay_factor = 0.1
+    config.warmup_epochs = 0.0
+    config.warmup_factor = 0.1
+    config.micro_batch_size = 500
+
+    config.measure_noise = True
+    config.validate_every = 1
+
+    config.lsr = ml_collections.ConfigDict()
+    config.lsr.enabled = True
+    config.lsr.closeness = 2**0.5
+    config.lsr.kappas = (2, 4, 8, 16)
+    config.lsr.window = ml_collections.config_dict.placeholder(int)
+    config.lsr.per_layer = False
+    return config

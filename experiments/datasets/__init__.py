@@ -1,7 +1,7 @@
 """Data sets in memory, and how training draws from them."""
 
 from experiments.datasets.augmentation import augment
-from experiments.datasets.loading import Dataset, load
+from experiments.datasets.loading import DATASETS, Dataset, load
 from experiments.datasets.pipeline import (
     evaluation_batches,
     full_batches,
@@ -11,6 +11,7 @@ from experiments.datasets.pipeline import (
 )
 
 __all__ = [
+    "DATASETS",
     "Dataset",
     "augment",
     "evaluation_batches",

@@ -2,8 +2,6 @@
 
 import tensorflow as tf
 
-from keras_svag.arguments import checked_integer
-
 
 def draw_crops(seed, batch_size, pad, flip):
     """Draws where each image of a batch is cropped and whether it is flipped.
@@ -53,18 +51,8 @@ def augment(images, seed, pad=4, flip=True):
 
     Returns:
         Tensor of the shape and dtype of `images`.
-
-    Raises:
-        ValueError: if the shape of `images` is not static and of rank 4, or
-            `pad` is no integer >= 0.
     """
     images = tf.convert_to_tensor(images)
-    if images.shape.rank != 4 or not images.shape.is_fully_defined():
-        raise ValueError(
-            "`images` must have a static shape (batch, height, width, "
-            f"channels); received: {images.shape}."
-        )
-    checked_integer("pad", pad, smallest=0)
     batch_size, height, width, channels = images.shape
     top, left, mirrored = draw_crops(seed, batch_size, pad, flip)
     rows = top[:, None] + tf.range(height)

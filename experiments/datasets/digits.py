@@ -51,6 +51,7 @@ class OpticalDigits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, rows):
+        # A run needs scikit-learn only where the digits are not prepared yet.
         from sklearn.datasets import load_digits
 
         digits = load_digits()

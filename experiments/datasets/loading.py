@@ -10,23 +10,39 @@ import tempfile
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
-from keras_svag.arguments import checked_path
-
-# Mean and standard deviation of CIFAR-10 as in [L21] and most code for it;
-# those of the other sets are computed from their training images.
-_CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+from experiments.datasets.digits import NUM_TRAIN_EXAMPLES, OpticalDigits
+from keras_svag import arguments
 
 
-_CIFAR10_STD = (0.2023, 0.1994, 0.2010)
+@dataclasses.dataclass(frozen=True)
+class KnownDataset:
+    """What has to be known of a data set before it is loaded.
+
+    Attributes:
+        num_train_examples: size of its training split.
+        max_value: the largest value that a pixel can have.
+        may_be_mirrored: whether a mirrored image is still one of its class.
+        moments: mean and standard deviation of every channel, in units of
+            `max_value`; None for those of the training images.
+    """
+
+    num_train_examples: int
+    max_value: int
+    may_be_mirrored: bool
+    moments: tuple | None = None
 
 
-_MAX_VALUES = {
-    "digits": 16,
-    "cifar10": 255,
-    "cifar100": 255,
-    "svhn_cropped": 255,
-    "mnist": 255,
+# As in [L21] and most code for it.
+_CIFAR10_MOMENTS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+DATASETS = {
+    "digits": KnownDataset(NUM_TRAIN_EXAMPLES, 16, False),
+    "cifar10": KnownDataset(50_000, 255, True, _CIFAR10_MOMENTS),
+    "cifar100": KnownDataset(50_000, 255, True),
+    "svhn_cropped": KnownDataset(73_257, 255, False),
+    "mnist": KnownDataset(60_000, 255, False),
 }
 
 
@@ -57,21 +73,18 @@ class Dataset:
     max_value: int
 
 
-def load(name, data_dir=None, download=False):
+def load(name, data_dir=None):
     """Loads a data set by name.
 
     Image i of a split is the same image in every call.
 
     Args:
-        name: `"digits"`, the optical digits of scikit-learn, which need no
-            download; or `"cifar10"`, `"cifar100"`, `"svhn_cropped"` or
-            `"mnist"`, prepared by TensorFlow Datasets.
+        name: one of `DATASETS`: `"digits"`, the optical digits of
+            scikit-learn, or one that TensorFlow Datasets has prepared.
         data_dir: directory of prepared sets. Default: that of TensorFlow
             Datasets, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`; for the
             digits a cache of the user, or a temporary directory if that is
             not writable.
-        download: boolean, whether a set that is not prepared is downloaded
-            and prepared first.
 
     Returns:
         A `Dataset`.
@@ -80,18 +93,13 @@ def load(name, data_dir=None, download=False):
         ValueError: if the name is unknown, the set is not prepared, or
             `data_dir` cannot be used.
     """
-    if not isinstance(name, str) or name not in _MAX_VALUES:
-        raise ValueError(
-            f"`name` must be one of {', '.join(_MAX_VALUES)}; received: "
-            f"{name!r}."
-        )
-    data_dir = checked_path("data_dir", data_dir)
+    arguments.choice("dataset", name, DATASETS)
     if name == "digits":
         return _load_digits(data_dir)
-    return _read(name, _prepared_by_tfds(name, data_dir, download))
+    return _read(name, _prepared_by_tfds(name, data_dir))
 
 
-def _prepared_by_tfds(name, data_dir, download):
+def _prepared_by_tfds(name, data_dir):
     root = os.path.expanduser(
         data_dir
         or os.environ.get("TFDS_DATA_DIR")
@@ -99,12 +107,6 @@ def _prepared_by_tfds(name, data_dir, download):
     )
     # TFDS would try the network for minutes before it gave up.
     directory = _newest_version(os.path.join(root, name))
-    if directory is None and download:
-        import tensorflow_datasets as tfds
-
-        builder = tfds.builder(name, data_dir=root)
-        builder.download_and_prepare()
-        directory = str(builder.data_path)
     if directory is None:
         raise ValueError(
             f"The data set {name!r} is not prepared: there is no "
@@ -140,8 +142,6 @@ def _load_digits(data_dir):
 
 
 def _prepare_digits(root):
-    from experiments.datasets.digits import OpticalDigits
-
     target = os.path.join(root, OpticalDigits.name, str(OpticalDigits.VERSION))
     if os.path.exists(os.path.join(target, "dataset_info.json")):
         return target
@@ -151,7 +151,7 @@ def _prepare_digits(root):
     except OSError as error:
         raise ValueError(
             "`data_dir` must be a directory that holds the prepared digits or "
-            f"can be written to; received: {root!r} ({error.strerror})."
+            f"can be written to, got {root!r} ({error.strerror})."
         ) from error
     # A process that prepares at the same time, or is killed, must not leave
     # half a data set: whoever renames first wins, and both made the same.
@@ -174,8 +174,6 @@ def _prepare_digits(root):
 
 
 def _read(name, directory):
-    import tensorflow_datasets as tfds
-
     try:
         builder = tfds.builder_from_directory(directory)
     # Of a damaged description TFDS passes on whatever its parser raises.
@@ -187,11 +185,8 @@ def _read(name, directory):
         ) from error
     train_images, train_labels = _read_split(builder, "train")
     test_images, test_labels = _read_split(builder, "test")
-    max_value = _MAX_VALUES[name]
-    if name == "cifar10":
-        mean, std = _CIFAR10_MEAN, _CIFAR10_STD
-    else:
-        mean, std = _channel_moments(train_images, max_value)
+    known = DATASETS[name]
+    mean, std = known.moments or _channel_moments(train_images, known.max_value)
     return Dataset(
         name=name,
         train_images=train_images,
@@ -201,13 +196,11 @@ def _read(name, directory):
         num_classes=builder.info.features["label"].num_classes,
         mean=mean,
         std=std,
-        max_value=max_value,
+        max_value=known.max_value,
     )
 
 
 def _read_split(builder, split):
-    import tensorflow_datasets as tfds
-
     # One file after the other: with interleaving, the order would depend on
     # how many files are read at a time.
     read_config = tfds.ReadConfig(

@@ -1,18 +1,9 @@
 """Batches of an in-memory data set, as a pure function of (seed, step)."""
 
-import numbers
-
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.arguments import checked_integer, checked_positive
-from keras_svag.noise.sampling import (
-    check_sampling,
-    check_seed,
-    check_sub_batch_size,
-    stream_seed,
-    sub_batch_indices,
-)
+from keras_svag.noise.sampling import stream_seed, sub_batch_indices
 
 
 def training_batches(
@@ -63,25 +54,25 @@ def training_batches(
         shape.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if there are not as many labels as images, or an epoch of
+            `"shuffle"` holds no whole step.
     """
-    num_examples = _check_lengths(images, labels)
-    check_sampling(sampling)
-    check_seed(seed)
-    check_sub_batch_size(sub_batch_size, num_examples)
-    if sub_batches_per_step not in (1, 2):
+    num_examples = len(images)
+    step_size = sub_batch_size * sub_batches_per_step
+    if len(labels) != num_examples:
         raise ValueError(
-            "`sub_batches_per_step` must be 1 or 2; received: "
-            f"{sub_batches_per_step!r}."
+            f"`labels` must be one for each of the {num_examples} images, got "
+            f"{len(labels)}."
         )
-    checked_integer("start_step", start_step, smallest=0)
-    if sampling == "shuffle":
-        sub_batches_per_epoch = _check_epoch(
-            sub_batches_per_epoch,
-            sub_batches_per_step,
-            sub_batch_size,
-            num_examples,
+    if sampling == "shuffle" and step_size > num_examples:
+        raise ValueError(
+            f"A step of {sub_batches_per_step} × {sub_batch_size} = "
+            f"{step_size} examples does not fit in one epoch of the "
+            f'{num_examples} that `sampling="shuffle"` draws from: use a '
+            "smaller `batch_size` or another sampling."
         )
+    if sub_batches_per_epoch is None:
+        sub_batches_per_epoch = num_examples // step_size * sub_batches_per_step
     images = tf.constant(images)
     labels = tf.constant(labels, tf.int32)
 
@@ -93,11 +84,8 @@ def training_batches(
     def rows_by_sub_batch(step):
         if sampling == "shuffle":
             # A step is one piece of the permutation, which is then made once.
-            rows = draw(
-                step,
-                sub_batch_size * sub_batches_per_step,
-                sub_batches_per_epoch // sub_batches_per_step,
-            )
+            steps_per_epoch = sub_batches_per_epoch // sub_batches_per_step
+            rows = draw(step, step_size, steps_per_epoch)
             return tf.split(rows, sub_batches_per_step)
         first = step * sub_batches_per_step
         return [
@@ -136,12 +124,7 @@ def evaluation_batches(images, labels, batch_size, preprocess):
     Returns:
         A finite `tf.data.Dataset` of `(x, y)`: float32 images and int32
         labels.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
-    _check_lengths(images, labels)
-    checked_integer("batch_size", batch_size)
     examples = tf.data.Dataset.from_tensor_slices(
         (images, np.asarray(labels, np.int32))
     )
@@ -164,11 +147,7 @@ def full_batches(images, labels, preprocess):
     Returns:
         An infinite `tf.data.Dataset` of `(x, y)`: float32 images and int32
         labels with n rows, of static shape.
-
-    Raises:
-        ValueError: if the lengths differ or are 0.
     """
-    _check_lengths(images, labels)
     batch = tf.data.Dataset.from_tensors((images, np.asarray(labels, np.int32)))
     batch = batch.map(lambda x, y: (tf.cast(preprocess(x), tf.float32), y))
     return _without_file_sharding(batch.cache().repeat())
@@ -185,11 +164,7 @@ def single_examples(images, labels, preprocess):
     Returns:
         A finite `tf.data.Dataset` of `(x, y)`: a float32 image and an int32
         label.
-
-    Raises:
-        ValueError: if the lengths differ or are 0.
     """
-    _check_lengths(images, labels)
     examples = tf.data.Dataset.from_tensor_slices(
         (images, np.asarray(labels, np.int32))
     )
@@ -211,18 +186,8 @@ def standardization(mean, std, max_value):
     Returns:
         A function from images of shape `(batch, height, width, channels)` to
         float32 tensors of the same shape.
-
-    Raises:
-        ValueError: if a number is not finite, or `max_value` or a standard
-            deviation is not positive.
     """
-    checked_positive("max_value", max_value)
-    mean, std = _channels("mean", mean), _channels("std", std)
-    if not np.all(std > 0):
-        raise ValueError(
-            "`std` must be positive in every channel; received: "
-            f"{std.tolist()}."
-        )
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def standardize(images):
         # Broadcasting over rows of pixels instead of over single pixels is
@@ -234,16 +199,6 @@ def standardization(mean, std, max_value):
         return tf.ensure_shape(tf.reshape(rows, tf.shape(images)), images.shape)
 
     return standardize
-
-
-def _channels(argument, values):
-    array = np.asarray(values)
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise ValueError(
-            f"`{argument}` must be a finite number per channel; received: "
-            f"{values!r}."
-        )
-    return array.astype(np.float32)
 
 
 def _interleave(parts):
@@ -259,41 +214,3 @@ def _without_file_sharding(dataset):
         tf.data.experimental.AutoShardPolicy.DATA
     )
     return dataset.with_options(options)
-
-
-def _check_lengths(images, labels):
-    if len(images) != len(labels) or len(images) == 0:
-        raise ValueError(
-            "`images` and `labels` must have the same length >= 1; received: "
-            f"{len(images)} and {len(labels)}."
-        )
-    return len(images)
-
-
-def _check_epoch(
-    sub_batches_per_epoch, sub_batches_per_step, sub_batch_size, num_examples
-):
-    rows = sub_batch_size * sub_batches_per_step
-    whole_steps = num_examples // rows
-    if whole_steps == 0:
-        raise ValueError(
-            f"A step of {sub_batches_per_step} × {sub_batch_size} = {rows} "
-            f"examples (`sub_batches_per_step` × `sub_batch_size`) does not "
-            f"fit in one epoch of the {num_examples} examples that "
-            '`sampling="shuffle"` draws from: use a smaller `sub_batch_size` '
-            "or another sampling."
-        )
-    if sub_batches_per_epoch is None:
-        return whole_steps * sub_batches_per_step
-    if (
-        isinstance(sub_batches_per_epoch, bool)
-        or not isinstance(sub_batches_per_epoch, numbers.Integral)
-        or sub_batches_per_epoch % sub_batches_per_step
-    ) or not (1 <= sub_batches_per_epoch <= num_examples // sub_batch_size):
-        raise ValueError(
-            "`sub_batches_per_epoch` must be a positive multiple of "
-            f"`sub_batches_per_step`, {sub_batches_per_step}, and at most "
-            f"{num_examples // sub_batch_size}; received: "
-            f"{sub_batches_per_epoch}."
-        )
-    return sub_batches_per_epoch

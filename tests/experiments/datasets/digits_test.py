@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -36,11 +33,3 @@ def test_builder_states_shape_and_classes(builder):
     assert builder.name == "optical_digits"
     assert features["image"].shape == (8, 8, 1)
     assert features["label"].num_classes == 10
-
-
-def test_importing_datasets_does_not_import_tensorflow_datasets():
-    code = (
-        "import sys, experiments.datasets; "
-        "sys.exit('tensorflow_datasets' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

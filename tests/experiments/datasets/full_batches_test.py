@@ -1,7 +1,6 @@
 import itertools
 
 import numpy as np
-import pytest
 
 from experiments.datasets import full_batches, single_examples, standardization
 
@@ -25,9 +24,3 @@ def test_single_examples_are_standardized_as_batches_are():
     x = np.stack([x for x, _ in examples])
     np.testing.assert_allclose(x, (images / 255 - mean) / std, rtol=1e-5)
     assert [int(y) for _, y in examples] == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("make", [full_batches, single_examples])
-def test_lengths_that_differ_are_one_sentence(make):
-    with pytest.raises(ValueError, match="must have the same length"):
-        make(np.zeros((2, 1, 1, 1)), [0], lambda x: x)

@@ -224,7 +224,7 @@ def test_a_set_with_a_missing_file_is_refused(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="digits, cifar10.*'imagenet'"):
+    with pytest.raises(ValueError, match="'digits', 'cifar10'.*'imagenet'"):
         load("imagenet")
 
 

@@ -29,7 +29,7 @@ from experiments.build import (
     evaluation_data,
     load_data,
     make_check,
-    make_simulation,
+    make_plan,
     training_data,
 )
 from experiments.checkpoint import CheckpointFolder
@@ -127,11 +127,11 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     """
     dataset = load_data(config, data_dir)
     keras.utils.set_random_seed(config.seed)
-    simulation = make_simulation(config, len(dataset.train_images))
-    make_batches = functools.partial(training_data, config, dataset, simulation)
+    plan = make_plan(config, len(dataset.train_images))
+    make_batches = functools.partial(training_data, config, dataset, plan)
     evaluation = evaluation_data(dataset)
     interval = CheckpointInterval.parse(
-        checkpoint_every, simulation.steps_per_sgd_step
+        checkpoint_every, plan.steps_per_sgd_step
     )
     if interval.seconds is not None and has_several_workers(strategy):
         raise ValueError(
@@ -140,7 +140,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
             f"{checkpoint_every!r}."
         )
     with strategy.scope():
-        model = compile_model(config, dataset, simulation, interval.steps)
+        model = compile_model(config, dataset, plan, interval.steps)
     check = make_check(config, dataset, make_batches(), workdir.path)
     checkpoints = CheckpointFolder(workdir.file("checkpoints"))
     found = checkpoints.newest()
@@ -162,7 +162,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         evaluation,
         FitPlan(
             epochs=config.epochs,
-            steps_per_epoch=simulation.steps_per_epoch,
+            steps_per_epoch=plan.steps_per_epoch,
             interval=interval,
         ),
         checkpoints,

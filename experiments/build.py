@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-import inspect
 import math
 
 import keras
 
 from experiments import datasets
-from experiments.config import check_complete, check_values
-from experiments.epoch_plan import Simulation
-from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
+from experiments.config import NETWORKS, check_complete, check_values
+from experiments.epoch_plan import EpochPlan
+from keras_svag import arguments
 from keras_svag.callbacks.check import LinearScalingRuleCheck
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
@@ -18,16 +17,9 @@ from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.optimizers.schedules import learning_rate_schedule
 from keras_svag.optimizers.svag import SVAG
 
-NETWORKS = {
-    "scale_invariant_mlp": ScaleInvariantMLP,
-    "pre_resnet": PreResNet,
-    "resnet": ResNet,
-    "vgg": VGG,
-}
 
-
-def make_simulation(config, num_examples):
-    """How the training that the configuration asks for simulates SGD.
+def make_plan(config, num_examples):
+    """The `EpochPlan` of the training that the configuration asks for.
 
     Raises:
         ValueError: if `batch_size`, `ell` or `pairing` do not fit, or
@@ -35,33 +27,37 @@ def make_simulation(config, num_examples):
     """
     check_complete(config)
     check_values(config)
-    _check_ngd(config)
-    is_svag = config.optimizer == "svag"
+    is_svag, is_ngd = (config.optimizer == name for name in ("svag", "ngd"))
     if config.ell != 1 and not is_svag:
         raise ValueError(
             f"`ell` must be 1 with optimizer={config.optimizer!r}, got "
-            f"{config.ell}: only 'svag' amplifies noise."
+            f"{config.ell!r}; only 'svag' amplifies noise."
+        )
+    if config.augmentation and is_ngd:
+        raise ValueError(
+            "`augmentation` must be False with optimizer='ngd', got "
+            f"{config.augmentation!r}; its every step takes the same batch."
         )
     pairing = config.pairing if is_svag else None
-    if config.optimizer == "ngd":
+    if is_ngd:
         # A full pass for each step that SGD takes: nothing is halved.
         pairing = "independent"
-    return Simulation(
+    return EpochPlan(
         num_examples=num_examples,
         batch_size=config.batch_size,
         ell=config.ell,
         pairing=pairing,
-        pairs_within_step=config.measure_noise or config.optimizer == "ngd",
+        pairs_within_step=config.measure_noise or is_ngd,
     )
 
 
-def compile_model(config, dataset, simulation, most_steps_per_call=None):
+def compile_model(config, dataset, plan, most_steps_per_call=None):
     """The model that trains as the configuration says, compiled.
 
     Args:
         config: a `ConfigDict`.
         dataset: the `Dataset` that it is to learn.
-        simulation: the `Simulation` of its training.
+        plan: the `EpochPlan` of its training.
         most_steps_per_call: training steps that one call may take, or None.
 
     Returns:
@@ -71,10 +67,10 @@ def compile_model(config, dataset, simulation, most_steps_per_call=None):
     Raises:
         ValueError: if a key of the configuration is out of its range.
     """
-    network = model = _make_network(config, dataset, simulation)
-    rows = simulation.sub_batch_size * simulation.sub_batches_per_step
+    network = model = _make_network(config, dataset, plan)
+    rows = plan.sub_batch_size * plan.sub_batches_per_step
     if config.optimizer == "ngd":
-        rows = simulation.num_examples
+        rows = plan.num_examples
         model = NGDModel(
             model,
             config.batch_size,
@@ -82,51 +78,36 @@ def compile_model(config, dataset, simulation, most_steps_per_call=None):
             seed=config.seed,
         )
         _check_ngd_replicas(
-            simulation.num_examples,
+            plan.num_examples,
             model.distribute_strategy.num_replicas_in_sync,
         )
     elif config.measure_noise:
         model = SVAGModel(
             model,
-            num_examples=simulation.num_examples,
+            num_examples=plan.num_examples,
             sampling=config.sampling,
             per_layer=config.lsr.per_layer,
         )
     elif model.distribute_strategy.num_replicas_in_sync > 1:
         model = ModelWrapper(model)
     model.compile(
-        optimizer=_make_optimizer(config, simulation.sgd_steps_per_epoch),
+        optimizer=_make_optimizer(config, plan.sgd_steps_per_epoch),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     # Not an argument of `compile`, which is saved with the model.
     model.steps_per_execution = steps_per_call(
-        network, rows, simulation.steps_per_epoch, most_steps_per_call
+        network, rows, plan.steps_per_epoch, most_steps_per_call
     )
     return model
 
 
-def _make_network(config, dataset, simulation):
+def _make_network(config, dataset, plan):
     options = {k: v for k, v in config.model.items() if v is not None}
-    name = options.pop("name")
-    if name not in NETWORKS:
-        raise ValueError(
-            f"`model.name` must be one of {', '.join(NETWORKS)}, got {name!r}."
-        )
+    network, _ = NETWORKS[options.pop("name")]
     if "momentum" in options:
-        options["momentum"] = simulation.running_average_momentum(
-            options["momentum"]
-        )
-    known = set(inspect.signature(NETWORKS[name]).parameters)
-    known -= {"input_shape", "num_classes", "seed"}
-    for option in options:
-        if option not in known:
-            raise ValueError(
-                f"`model.{option}` is no option of {name!r}, got "
-                f"{options[option]!r}; its options are "
-                f"{', '.join(sorted(known))}."
-            )
-    return NETWORKS[name](
+        options["momentum"] = plan.running_average_momentum(options["momentum"])
+    return network(
         input_shape=dataset.train_images.shape[1:],
         num_classes=dataset.num_classes,
         seed=config.seed,
@@ -152,7 +133,7 @@ def _make_optimizer(config, steps_per_epoch):
     if config.optimizer in ("svag", "ngd") and config.momentum:
         raise ValueError(
             f"`momentum` must be 0 with optimizer={config.optimizer!r}, got "
-            f"{config.momentum}: it is compared with plain SGD."
+            f"{config.momentum!r}; it is compared with plain SGD."
         )
     if config.optimizer == "ngd":
         return keras.optimizers.SGD(**common)
@@ -172,22 +153,12 @@ def _make_optimizer(config, steps_per_epoch):
         ) from error
 
 
-def _check_ngd(config):
-    if config.optimizer != "ngd":
-        return
-    if config.augmentation:
-        raise ValueError(
-            "`augmentation` must be False with optimizer='ngd', whose every "
-            f"step takes the same full batch, got {config.augmentation}."
-        )
-
-
 def _check_ngd_replicas(num_examples, replicas):
     if num_examples % replicas:
         raise ValueError(
             f"`num_examples` must be a multiple of the {replicas} replicas "
             f"with optimizer='ngd', got {num_examples}; try "
-            f"--config.num_examples={num_examples // replicas * replicas}."
+            f"{num_examples // replicas * replicas}."
         )
 
 
@@ -204,12 +175,7 @@ def load_data(config, data_dir):
     count = config.get("num_examples")
     if count is None:
         return dataset
-    if not 1 <= count <= len(dataset.train_images):
-        raise ValueError(
-            f"`num_examples` must be between 1 and the "
-            f"{len(dataset.train_images)} training examples of "
-            f"{config.dataset}, got {count}."
-        )
+    arguments.integer("num_examples", count, most=len(dataset.train_images))
     return dataclasses.replace(
         dataset,
         train_images=dataset.train_images[:count],
@@ -217,7 +183,7 @@ def load_data(config, data_dir):
     )
 
 
-def training_data(config, dataset, simulation, start_step=0):
+def training_data(config, dataset, plan, start_step=0):
     """Endless batches from a training step on, a `tf.data.Dataset`."""
     images, labels = dataset.train_images, dataset.train_labels
     standardize = _standardization(dataset)
@@ -227,9 +193,9 @@ def training_data(config, dataset, simulation, start_step=0):
     return datasets.training_batches(
         images,
         labels,
-        sub_batch_size=simulation.sub_batch_size,
-        sub_batches_per_step=simulation.sub_batches_per_step,
-        sub_batches_per_epoch=simulation.sub_batches_per_shuffled_epoch,
+        sub_batch_size=plan.sub_batch_size,
+        sub_batches_per_step=plan.sub_batches_per_step,
+        sub_batches_per_epoch=plan.sub_batches_per_shuffled_epoch,
         sampling=config.sampling,
         seed=config.seed,
         start_step=start_step,
@@ -264,9 +230,10 @@ def _standardization(dataset):
 def _augmentation(config):
     if not config.augmentation:
         return None
-    # Mirrored, a digit is another one or none.
-    flip = config.dataset in ("cifar10", "cifar100")
-    return functools.partial(datasets.augment, flip=flip)
+    return functools.partial(
+        datasets.augment,
+        flip=datasets.DATASETS[config.dataset].may_be_mirrored,
+    )
 
 
 def make_check(config, dataset, training, log_dir):

@@ -1,36 +1,35 @@
 """A run's configuration: what its keys may hold, and scaling it down."""
 
 import copy
+import functools
+import inspect
 
-from keras_svag.arguments import (
-    checked_boolean,
-    checked_closeness,
-    checked_integer,
-    checked_kappas,
-    checked_milestones,
-    checked_nonnegative,
-    checked_positive,
-    is_number,
-)
+from experiments.datasets import DATASETS
+from keras_svag import arguments
+from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
+from keras_svag.applications.vgg import CONVOLUTIONS_PER_STAGE
+from keras_svag.noise.sampling import SAMPLING_MODES
+from keras_svag.optimizers.schedules import check_milestones
 
-_SECTIONS = ("model", "lsr")
-_INTEGERS = (
-    "batch_size",
-    "epochs",
-    "ell",
-    "micro_batch_size",
-    "validate_every",
-)
-_BOOLEANS = ("augmentation", "measure_noise", "lsr.enabled", "lsr.per_layer")
-_NAMES = (
-    "dataset",
-    "sampling",
-    "optimizer",
-    "pairing",
-    "schedule",
-    "scale_lr",
-    "model.name",
-)
+
+def _scaled_residual_depth(depth, scale):
+    blocks_per_stage = (depth - 2) / 6
+    return 6 * max(1, round(blocks_per_stage * scale)) + 2
+
+
+def _scaled_vgg_depth(depth, scale):
+    allowed = [d for d in CONVOLUTIONS_PER_STAGE if d <= depth * scale]
+    return max(allowed, default=min(CONVOLUTIONS_PER_STAGE))
+
+
+# `model.name`: (the network, how its depth is scaled down).
+NETWORKS = {
+    "scale_invariant_mlp": (ScaleInvariantMLP, None),
+    "pre_resnet": (PreResNet, _scaled_residual_depth),
+    "resnet": (ResNet, _scaled_residual_depth),
+    "vgg": (VGG, _scaled_vgg_depth),
+}
+
 REQUIRED = (
     "dataset",
     "augmentation",
@@ -59,8 +58,34 @@ REQUIRED = (
     "lsr.per_layer",
 )
 
-# Keras and NumPy take no other seeds.
-_LARGEST_SEED = 2**32 - 1
+_count = arguments.integer
+_optional_count = functools.partial(arguments.integer, optional=True)
+_rate = functools.partial(arguments.number, least=0)
+_momentum = functools.partial(arguments.number, least=0, below=1)
+
+# What a key may hold, where a run would find out late, or not at all.
+_CHECKS = {
+    "dataset": functools.partial(arguments.choice, known=DATASETS),
+    "num_examples": _optional_count,
+    "sampling": functools.partial(arguments.choice, known=SAMPLING_MODES),
+    "batch_size": _count,
+    "epochs": _count,
+    # Keras and NumPy take no other seeds.
+    "seed": functools.partial(arguments.integer, least=0, most=2**32 - 1),
+    "scale": functools.partial(arguments.number, above=0, most=1),
+    "model.name": functools.partial(arguments.choice, known=NETWORKS),
+    "model.momentum": _momentum,
+    "ell": _count,
+    "learning_rate": _rate,
+    "momentum": _momentum,
+    "weight_decay": _rate,
+    "milestones": lambda _, milestones: check_milestones(milestones),
+    "warmup_epochs": _rate,
+    "micro_batch_size": _count,
+    "validate_every": _count,
+    "lsr.closeness": functools.partial(arguments.number, above=1),
+    "lsr.window": _optional_count,
+}
 
 
 def check_complete(config):
@@ -76,7 +101,7 @@ def check_complete(config):
     for key in REQUIRED:
         if key not in values:
             raise ValueError(
-                f"The configuration lacks `{key}`; take configs/digits.py for "
+                f"The configuration lacks `{key}`; take configs/base.py for "
                 "a pattern."
             )
 
@@ -84,96 +109,42 @@ def check_complete(config):
 def check_values(config):
     """Refuses keys that hold what no run can have; they may be missing.
 
-    Networks and schedules, and what depends on the data, are checked where
-    they are made.
+    What depends on the data, and what the network, the optimizer and the
+    schedule refuse at once, is checked where they are made.
 
     Args:
         config: a `ConfigDict`, or nested dicts.
 
     Raises:
-        ValueError: if a value is of another type or out of range.
+        TypeError: if something else than a number is given for one.
+        ValueError: if a value is out of its range.
     """
     values = _flat(config)
-    for check, keys in (
-        (checked_integer, _INTEGERS),
-        (_optional_integer, ("num_examples", "lsr.window")),
-        (checked_boolean, _BOOLEANS),
-        (_checked_name, _NAMES),
-        (checked_nonnegative, ("learning_rate", "weight_decay")),
-        (checked_nonnegative, ("warmup_epochs",)),
-        (checked_positive, ("decay_factor", "warmup_factor")),
-        (_checked_momentum, ("momentum", "model.momentum")),
-        (_checked_seed, ("seed",)),
-        (_checked_milestones, ("milestones",)),
-        (_checked_closeness, ("lsr.closeness",)),
-        (_checked_kappas, ("lsr.kappas",)),
-    ):
-        for key in keys:
-            if key in values:
-                check(key, values[key])
+    for key, check in _CHECKS.items():
+        if key in values:
+            check(key, values[key])
+    if "model.name" in values:
+        _check_network_options(**config["model"])
 
 
 def _flat(config):
     values = {}
     for key, value in config.items():
         values[key] = value
-        if key not in _SECTIONS:
-            continue
-        if not hasattr(value, "items"):
-            raise ValueError(
-                f"`{key}` must be a section of the configuration, got "
-                f"{value!r}."
-            )
-        values |= {f"{key}.{name}": option for name, option in value.items()}
+        if hasattr(value, "items"):
+            values |= {f"{key}.{name}": v for name, v in value.items()}
     return values
 
 
-def _checked_closeness(key, value):
-    checked_closeness(value)
-
-
-def _checked_kappas(key, value):
-    checked_kappas(value)
-
-
-def _checked_milestones(key, value):
-    checked_milestones(value)
-
-
-def _optional_integer(key, value):
-    checked_integer(key, value, optional=True)
-
-
-def _checked_name(key, value):
-    if not isinstance(value, str):
-        raise ValueError(f"`{key}` must be a name, got {value!r}.")
-
-
-def _checked_momentum(key, value):
-    if not (is_number(value) and 0 <= value < 1):
-        raise ValueError(f"`{key}` must be a number in [0, 1), got {value!r}.")
-
-
-def _checked_seed(key, value):
-    if checked_integer(key, value, smallest=0) > _LARGEST_SEED:
-        raise ValueError(
-            f"`{key}` must be an integer of at most {_LARGEST_SEED}, got "
-            f"{value!r}."
-        )
-
-
-# What [L21] and the digits train on; `num_examples` of None means all.
-TRAINING_SET_SIZES = {
-    "digits": 1_437,
-    "mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "svhn_cropped": 73_257,
-}
-_VGG_DEPTHS = (11, 13, 16, 19)
-
-# Of the networks' own defaults; `base_width` of None means these.
-_BASE_WIDTHS = {"pre_resnet": 16, "resnet": 16, "vgg": 64}
+def _check_network_options(name, **options):
+    known = set(inspect.signature(NETWORKS[name][0]).parameters)
+    known -= {"input_shape", "num_classes", "seed"}
+    for option, value in options.items():
+        if option not in known and value is not None:
+            raise ValueError(
+                f"`model.{option}` is no option of {name!r}, got {value!r}; "
+                f"its options are {', '.join(sorted(known))}."
+            )
 
 
 def scaled_down(config):
@@ -194,20 +165,12 @@ def scaled_down(config):
         numbers come from.
 
     Raises:
-        TypeError: if `scale` is no number.
-        ValueError: if it is not in (0, 1], or another key holds what no run
-            can have.
+        TypeError: if something else than a number is given for one.
+        ValueError: if a key holds what no run can have.
     """
     config = copy.deepcopy(config)
-    scale = config.get("scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise TypeError(f"`scale` must be a number, got {scale!r}.")
-    if not 0 < scale <= 1:
-        raise ValueError(
-            "`scale` must be above 0 and at most 1, which is the paper's "
-            f"size, got {scale!r}."
-        )
     check_values(config)
+    scale = config.get("scale", 1.0)
     if scale == 1:
         return config
     check_complete(config)
@@ -215,9 +178,8 @@ def scaled_down(config):
     _scale_network(config["model"], scale)
     num_examples = config.get("num_examples")
     if num_examples is None:
-        num_examples = TRAINING_SET_SIZES.get(config["dataset"])
-    if num_examples is not None:
-        config["num_examples"] = max(1, round(num_examples * scale))
+        num_examples = DATASETS[config["dataset"]].num_train_examples
+    config["num_examples"] = max(1, round(num_examples * scale))
     return config
 
 
@@ -229,34 +191,26 @@ def _scale_epochs(config, scale):
     config["milestones"] = tuple(m * kept for m in config["milestones"])
     if config.get("warmup_epochs"):
         config["warmup_epochs"] *= kept
-    window = config.get("lsr", {}).get("window")
+    window = config["lsr"]["window"]
     if window is not None:
         config["lsr"]["window"] = max(1, round(window * kept))
-    if config.get("validate_every"):
-        config["validate_every"] = min(
-            config["validate_every"], config["epochs"]
+    config["validate_every"] = min(config["validate_every"], config["epochs"])
+
+
+def _scale_network(options, scale):
+    network, scaled_depth = NETWORKS[options["name"]]
+    values = {
+        name: parameter.default
+        for name, parameter in inspect.signature(network).parameters.items()
+    }
+    values |= {k: v for k, v in options.items() if v is not None}
+    if scaled_depth and "depth" in options:
+        options["depth"] = scaled_depth(values["depth"], scale)
+    if "base_width" in values and "base_width" in options:
+        # Group normalization needs a multiple of its groups.
+        groups, width = values["groups"], values["base_width"]
+        options["base_width"] = groups * max(1, round(width / groups * scale))
+    if "hidden_units" in options:
+        options["hidden_units"] = tuple(
+            max(2, round(units * scale)) for units in values["hidden_units"]
         )
-
-
-def _scale_network(network, scale):
-    if "depth" in network:
-        network["depth"] = _scaled_depth(
-            network["name"], network["depth"], scale
-        )
-    width = network.get("base_width") or _BASE_WIDTHS.get(network["name"])
-    if width and "base_width" in network:
-        # Group normalization needs a multiple of its groups, 8 by default.
-        groups = network.get("groups", 8)
-        network["base_width"] = groups * max(1, round(width / groups * scale))
-    if "hidden_units" in network:
-        network["hidden_units"] = tuple(
-            max(2, round(units * scale)) for units in network["hidden_units"]
-        )
-
-
-def _scaled_depth(name, depth, scale):
-    if name == "vgg":
-        allowed = [d for d in _VGG_DEPTHS if d <= depth * scale]
-        return max(allowed, default=min(_VGG_DEPTHS))
-    blocks_per_stage = (depth - 2) / 6
-    return 6 * max(1, round(blocks_per_stage * scale)) + 2

@@ -1,14 +1,13 @@
 """How many examples, batches and steps simulate SGD."""
 
 import dataclasses
-import numbers
 
-from keras_svag.arguments import checked_integer
+from keras_svag import arguments
 from keras_svag.optimizers.svag import svag_weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Simulation:
+class EpochPlan:
     """How many examples, batches and steps simulate SGD at one batch size.
 
     Args:
@@ -21,6 +20,7 @@ class Simulation:
             an `SVAGModel`, or one of its batches, as a plain model does.
 
     Raises:
+        TypeError: if something else than a number is given for one.
         ValueError: if a number is no positive integer, the batch does not fit
             into the data set, or does not split into halves where it has to.
     """
@@ -32,17 +32,8 @@ class Simulation:
     pairs_within_step: bool = True
 
     def __post_init__(self):
-        checked_integer("num_examples", self.num_examples)
-        if (
-            isinstance(self.batch_size, bool)
-            or not isinstance(self.batch_size, numbers.Integral)
-            or not 1 <= self.batch_size <= self.num_examples
-        ):
-            raise ValueError(
-                f"`batch_size` must be between 1 and the {self.num_examples} "
-                "examples of the training set, a whole number, got "
-                f"{self.batch_size!r}."
-            )
+        arguments.integer("num_examples", self.num_examples)
+        arguments.integer("batch_size", self.batch_size, most=self.num_examples)
         # Refuses what it knows no weights of.
         svag_weights(self.ell, self.pairing or "independent")
         if self.pairing != "independent" and self.batch_size % 2:

@@ -143,12 +143,8 @@ def image_network(
     least = 2**halvings
     if min(input_shape[:2]) < least:
         raise ValueError(
-            arguments.refusal(
-                "input_shape",
-                f"at least {least} x {least}, to be halved {halvings} times",
-                tuple(input_shape),
-                "enlarge the images",
-            )
+            f"`input_shape` must be at least {least} x {least}, to be halved "
+            f"{halvings} times, got {input_shape!r}; enlarge the images."
         )
     arguments.integer("base_width", base_width)
     arguments.integer("widen_factor", widen_factor)
@@ -156,13 +152,8 @@ def image_network(
     width = base_width * widen_factor
     if normalization == "group" and width % groups:
         raise ValueError(
-            arguments.refusal(
-                "base_width",
-                f"divisible by groups = {groups} when multiplied by "
-                f"widen_factor = {widen_factor}",
-                base_width,
-                "change one of them",
-            )
+            f"`base_width` times widen_factor = {widen_factor} must be "
+            f"divisible by groups = {groups}, got {base_width}."
         )
     return layers, width
 

@@ -55,11 +55,8 @@ def ScaleInvariantMLP(
         is_grouped = units % layers.groups == 0 and units > layers.groups
         if layers.normalization == "group" and not is_grouped:
             raise ValueError(
-                arguments.refusal(
-                    f"hidden_units[{index}]",
-                    f"a multiple of groups = {layers.groups} and above it",
-                    units,
-                )
+                f"`hidden_units[{index}]` must be a multiple of groups = "
+                f"{layers.groups} and above it, got {units}."
             )
 
     inputs = keras.Input(tuple(input_shape))

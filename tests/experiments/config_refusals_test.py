@@ -11,7 +11,7 @@ from experiments import datasets
 from experiments.build import (
     compile_model,
     load_data,
-    make_simulation,
+    make_plan,
     training_data,
 )
 from experiments.config import REQUIRED, scaled_down
@@ -78,9 +78,9 @@ def prepared(**keys):
     config = ml_collections.ConfigDict(config, type_safe=False)
     config = scaled_down(config)
     dataset = load_data(config, None)
-    simulation = make_simulation(config, len(dataset.train_images))
-    compile_model(config, dataset, simulation)
-    training_data(config, dataset, simulation)
+    plan = make_plan(config, len(dataset.train_images))
+    compile_model(config, dataset, plan)
+    training_data(config, dataset, plan)
 
 
 def optional(values):
@@ -192,7 +192,7 @@ def test_a_missing_key_is_named(key):
     config = ml_collections.ConfigDict(config, type_safe=False)
     if key in REQUIRED:
         with pytest.raises(ValueError) as caught:
-            make_simulation(config, 8)
+            make_plan(config, 8)
         check_sentence(str(caught.value), f"`{key}`")
     else:
-        compile_model(config, SMALL, make_simulation(config, 8))
+        compile_model(config, SMALL, make_plan(config, 8))

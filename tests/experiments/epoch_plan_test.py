@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.epoch_plan import Simulation
+from experiments.epoch_plan import EpochPlan
 
 
 @pytest.mark.parametrize("ell", [1, 4])
@@ -15,18 +15,18 @@ from experiments.epoch_plan import Simulation
 def test_an_epoch_of_svag_takes_the_examples_of_the_theory(
     ell, pairing, examples_per_sgd_step, pairs_within_step
 ):
-    simulation = Simulation(1000, 32, ell, pairing, pairs_within_step)
-    rows = simulation.sub_batch_size * simulation.sub_batches_per_step
-    assert simulation.sgd_steps_per_epoch == 31
-    assert simulation.steps_per_epoch * rows == 31 * examples_per_sgd_step(ell)
+    plan = EpochPlan(1000, 32, ell, pairing, pairs_within_step)
+    rows = plan.sub_batch_size * plan.sub_batches_per_step
+    assert plan.sgd_steps_per_epoch == 31
+    assert plan.steps_per_epoch * rows == 31 * examples_per_sgd_step(ell)
 
 
 @pytest.mark.parametrize("pairs_within_step", [True, False])
 def test_another_optimizer_takes_one_batch_per_step(pairs_within_step):
-    simulation = Simulation(1000, 32, 1, None, pairs_within_step)
-    rows = simulation.sub_batch_size * simulation.sub_batches_per_step
+    plan = EpochPlan(1000, 32, 1, None, pairs_within_step)
+    rows = plan.sub_batch_size * plan.sub_batches_per_step
     assert rows == 32
-    assert simulation.steps_per_epoch == 31
+    assert plan.steps_per_epoch == 31
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_another_optimizer_takes_one_batch_per_step(pairs_within_step):
 def test_running_averages_forget_as_in_one_step_of_sgd(
     ell, pairing, pairs_within_step, updates
 ):
-    simulation = Simulation(1000, 32, ell, pairing, pairs_within_step)
-    momentum = simulation.running_average_momentum(0.9)
+    plan = EpochPlan(1000, 32, ell, pairing, pairs_within_step)
+    momentum = plan.running_average_momentum(0.9)
     average = 1.0
     for _ in range(updates):
         average *= momentum
@@ -55,19 +55,19 @@ def test_running_averages_forget_as_in_one_step_of_sgd(
 
 
 def test_a_shuffled_epoch_holds_whole_pairs():
-    assert Simulation(100, 32).sub_batches_per_shuffled_epoch == 2
-    halves = Simulation(100, 32, pairing="halves")
+    assert EpochPlan(100, 32).sub_batches_per_shuffled_epoch == 2
+    halves = EpochPlan(100, 32, pairing="halves")
     assert halves.sub_batches_per_shuffled_epoch == 6
 
 
 @pytest.mark.parametrize("batch_size", [0, -2, 1001])
 def test_batch_that_does_not_fit_is_refused(batch_size):
     with pytest.raises(ValueError, match="`batch_size` must be between 1"):
-        Simulation(1000, batch_size)
+        EpochPlan(1000, batch_size)
 
 
 def test_odd_batch_cannot_be_halved():
-    Simulation(1000, 31)
+    EpochPlan(1000, 31)
     for pairing in ("halves", None):
         with pytest.raises(ValueError, match="`batch_size` must be even"):
-            Simulation(1000, 31, pairing=pairing)
+            EpochPlan(1000, 31, pairing=pairing)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import paper
-from experiments.build import compile_model, make_simulation
+from experiments.build import compile_model, make_plan
 from experiments.config import TRAINING_SET_SIZES, scaled_down
 from experiments.datasets.loading import Dataset
 from keras_svag.probe.invariance import is_scale_invariant
@@ -124,7 +124,7 @@ def test_networks_are_scale_invariant_as_they_claim(name, claim):
     config = scaled_down(config)
     dataset = images()
     model = compile_model(
-        config, dataset, make_simulation(config, len(dataset.train_images))
+        config, dataset, make_plan(config, len(dataset.train_images))
     )
     batch = dataset.train_images[:8].astype("float32") / 255
     assert is_scale_invariant(getattr(model, "model", model), batch) is claim
@@ -135,8 +135,8 @@ def test_batch_normalization_keeps_sgds_window_whatever_ell_is():
     config.update({"batch_size": 16, "ell": 4, "measure_noise": False})
     config.model.depth = 8
     dataset = images()
-    simulation = make_simulation(config, len(dataset.train_images))
-    model = compile_model(config, dataset, simulation)
+    plan = make_plan(config, len(dataset.train_images))
+    model = compile_model(config, dataset, plan)
     momentum = model.get_layer("final_norm").momentum
     # Two updates a pair, four pairs to a step of SGD.
     assert momentum ** (2 * 4) == pytest.approx(0.9)

@@ -1,6 +1,13 @@
 import pytest
 
 from experiments.epoch_plan import EpochPlan
+from tests.helpers.refusals import (
+    NO_COUNT,
+    check_refused,
+    refused,
+    refused_numbers,
+    table,
+)
 
 
 @pytest.mark.parametrize("ell", [1, 4])
@@ -60,10 +67,17 @@ def test_a_shuffled_epoch_holds_whole_pairs():
     assert halves.sub_batches_per_shuffled_epoch == 6
 
 
-@pytest.mark.parametrize("batch_size", [0, -2, 1001])
-def test_batch_that_does_not_fit_is_refused(batch_size):
-    with pytest.raises(ValueError, match="`batch_size` must be between 1"):
-        EpochPlan(1000, batch_size)
+def cases_of_plans():
+    good = {"num_examples": 100, "batch_size": 8}
+    for name in ("num_examples", "batch_size", "ell"):
+        yield from refused_numbers(EpochPlan, good, name, NO_COUNT)
+    yield from refused(EpochPlan, good, "batch_size", [101])
+    yield from refused(EpochPlan, good, "pairing", ("both", 3, True))
+
+
+@table(cases_of_plans())
+def test_bad_argument_is_one_sentence(case, tmp_path):
+    check_refused(case, tmp_path)
 
 
 def test_odd_batch_cannot_be_halved():

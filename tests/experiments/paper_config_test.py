@@ -5,8 +5,8 @@ import pytest
 
 from configs import paper
 from experiments.build import compile_model, make_plan
-from experiments.config import TRAINING_SET_SIZES, scaled_down
-from experiments.datasets.loading import Dataset
+from experiments.config import scaled_down
+from experiments.datasets import DATASETS, Dataset
 from keras_svag.probe.invariance import is_scale_invariant
 
 # The paper's default recipe.
@@ -76,7 +76,7 @@ def test_a_recipe_differs_from_the_papers_in_what_it_studies(name):
 def test_every_recipe_is_there_for_the_other_data(name, suffix, dataset):
     config, other = paper.get_config(name), paper.get_config(name + suffix)
     assert other.dataset == dataset
-    assert dataset in TRAINING_SET_SIZES
+    assert dataset in DATASETS
     other.dataset = config.dataset
     assert other == config
 

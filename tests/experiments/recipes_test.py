@@ -1,10 +1,9 @@
 import copy
-import math
 
 import pytest
 
 from configs import cifar10, digits, paper
-from experiments.config import TRAINING_SET_SIZES, scaled_down
+from experiments.config import scaled_down
 from experiments.datasets.digits import NUM_TRAIN_EXAMPLES
 
 
@@ -103,19 +102,3 @@ def test_a_perceptron_is_scaled_in_its_units():
     config = scaled_down(config)
     assert config.model.hidden_units == (16, 16)
     assert config.num_examples == round(NUM_TRAIN_EXAMPLES / 4)
-
-
-def test_size_of_the_digits_is_known():
-    assert TRAINING_SET_SIZES["digits"] == NUM_TRAIN_EXAMPLES
-
-
-@pytest.mark.parametrize("scale", [0, -0.5, 1.5, math.nan, math.inf])
-def test_scale_out_of_range_is_one_sentence(scale):
-    with pytest.raises(ValueError, match="`scale` must be above 0 and at most"):
-        scaled_down({"scale": scale, "epochs": 1})
-
-
-@pytest.mark.parametrize("scale", ["0.1", None, True])
-def test_scale_that_is_no_number_is_one_sentence(scale):
-    with pytest.raises(TypeError, match="`scale` must be a number, got"):
-        scaled_down({"scale": scale})

@@ -13,10 +13,13 @@ from keras_svag.optimizers.svag import SVAG
 from tests.helpers.refusals import (
     INF,
     NAN,
-    NO_NUMBER,
+    NO_COUNT,
     NO_STRING,
+    NOT_NONNEGATIVE,
+    NOT_POSITIVE,
     check_refused,
     refused,
+    refused_numbers,
     table,
 )
 
@@ -107,11 +110,6 @@ def test_svag_takes_a_triangle_as_a_function_of_sgds_steps():
         assert rate == pytest.approx(expected, abs=1e-6)
 
 
-def numbers(call, good, name, out_of_range):
-    yield from refused(call, good, name, NO_NUMBER, TypeError)
-    yield from refused(call, good, name, (NAN, INF, -INF, *out_of_range))
-
-
 def cases_of_schedules():
     call = learning_rate_schedule
     good = {
@@ -130,18 +128,21 @@ def cases_of_schedules():
         named="schedule",
         says=("'constant', 'step', 'cosine', 'triangle'",),
     )
-    yield from numbers(call, good, "learning_rate", [-1e-9])
-    yield from numbers(call, good, "steps_per_epoch", [0, 1.5])
-    yield from numbers(call, good, "epochs", [0, 1.5])
+    yield from refused_numbers(call, good, "learning_rate", NOT_NONNEGATIVE)
+    yield from refused_numbers(call, good, "steps_per_epoch", NO_COUNT)
+    yield from refused_numbers(call, good, "epochs", NO_COUNT)
     yield from refused(
         call, good, "milestones", (None, 2, "12", {}, ("2",)), TypeError
     )
     yield from refused(call, good, "milestones", [(2, 1), (1, 1)])
     for epoch in (0, -1, NAN, INF):
         yield from refused(call, good, "milestones", [(epoch, 2)], given=epoch)
-    yield from numbers(call, good, "decay_factor", [0])
-    yield from numbers(call, good, "warmup_epochs", [-1e-9, 5])
-    yield from numbers(call, good, "warmup_factor", [0, 1.5])
+    for name, bad in (
+        ("decay_factor", NOT_POSITIVE),
+        ("warmup_epochs", (*NOT_NONNEGATIVE, 5)),
+        ("warmup_factor", (*NOT_POSITIVE, 1.5)),
+    ):
+        yield from refused_numbers(call, good, name, bad)
 
 
 def cases_of_classes():
@@ -155,15 +156,11 @@ def cases_of_classes():
 
     call = Warmup
     good = {"learning_rate": 0.1, "steps": 3, "factor": 0.1}
-    for name, values in (
-        ("learning_rate", [-1e-9]),
-        ("steps", [0, 1.5]),
-        ("factor", [0, -1]),
-    ):
-        # Keras takes a dict for a schedule that was saved.
-        for case in numbers(call, good, name, values):
-            if case.given != {}:
-                yield case
+    # Keras takes a dict for a schedule that was saved.
+    bad = [v for v in NOT_NONNEGATIVE if v != {}]
+    yield from refused_numbers(call, good, "learning_rate", bad)
+    yield from refused_numbers(call, good, "steps", NO_COUNT)
+    yield from refused_numbers(call, good, "factor", NOT_POSITIVE)
 
 
 @table(cases_of_schedules(), cases_of_classes())

@@ -10,8 +10,6 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
-
-
 _LOWEST_PORT, _NUM_PORTS = 10_000, 20_000
 
 

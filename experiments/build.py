@@ -175,7 +175,12 @@ def load_data(config, data_dir):
     count = config.get("num_examples")
     if count is None:
         return dataset
-    arguments.integer("num_examples", count, most=len(dataset.train_images))
+    arguments.integer(
+        "num_examples",
+        count,
+        most=len(dataset.train_images),
+        remedy="the training set has no more",
+    )
     return dataclasses.replace(
         dataset,
         train_images=dataset.train_images[:count],

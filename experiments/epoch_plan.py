@@ -33,7 +33,12 @@ class EpochPlan:
 
     def __post_init__(self):
         arguments.integer("num_examples", self.num_examples)
-        arguments.integer("batch_size", self.batch_size, most=self.num_examples)
+        arguments.integer(
+            "batch_size",
+            self.batch_size,
+            most=self.num_examples,
+            remedy="the training set has no more examples",
+        )
         # Refuses what it knows no weights of.
         svag_weights(self.ell, self.pairing or "independent")
         if self.pairing != "independent" and self.batch_size % 2:

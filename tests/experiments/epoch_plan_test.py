@@ -69,8 +69,9 @@ def test_a_shuffled_epoch_holds_whole_pairs():
 
 def cases_of_plans():
     good = {"num_examples": 100, "batch_size": 8}
-    for name in ("num_examples", "batch_size", "ell"):
+    for name in good:
         yield from refused_numbers(EpochPlan, good, name, NO_COUNT)
+    yield from refused(EpochPlan, good, "ell", (0, -1, 1.5))
     yield from refused(EpochPlan, good, "batch_size", [101])
     yield from refused(EpochPlan, good, "pairing", ("both", 3, True))
 

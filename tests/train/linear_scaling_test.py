@@ -49,9 +49,9 @@ def test_check_can_be_turned_off(tmp_path, overrides):
 @pytest.mark.parametrize(
     "lsr, sentence",
     [
-        ({"closeness": 1.0}, "`closeness` must be a finite number above 1"),
-        ({"kappas": (0,)}, "`kappas` must be finite numbers >= 1"),
-        ({"window": 3}, "`window` must be at most the 2 epochs"),
+        ({"closeness": 1.0}, "`lsr.closeness` must be a finite number > 1"),
+        ({"kappas": (0,)}, "`kappas` must be a finite number >= 1"),
+        ({"window": 3}, "`window` must .* >= 1 and <= 2, got 3"),
     ],
 )
 def test_bad_settings_of_the_check_are_one_sentence(tmp_path, lsr, sentence):

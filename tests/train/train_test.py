@@ -208,10 +208,16 @@ def test_non_finite_loss_stops_and_keeps_what_was_written(tmp_path):
         ({"learning_rate": -1.0}, "`learning_rate` must be a finite number"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be a finite"),
         ({"weight_decay": -1.0}, "`weight_decay` must be a finite number"),
-        ({"schedule": "zigzag"}, "`schedule` must be one of constant, step"),
-        ({"dataset": "nosuch"}, "must be one of digits, cifar10"),
-        ({"sampling": "nosuch"}, "`sampling` must be one of with_replacement"),
-        ({"batch_size": 1438}, "between 1 and the 1437 examples"),
+        (
+            {"schedule": "zigzag"},
+            "`schedule` must be one of 'constant'",
+        ),
+        ({"dataset": "nosuch"}, "must be one of 'digits', 'cifar10'"),
+        (
+            {"sampling": "nosuch"},
+            "`sampling` must be one of 'with_rep",
+        ),
+        ({"batch_size": 1438}, ">= 1 and <= 1437, got 1438"),
         ({"batch_size": 31, "pairing": "halves"}, "must be even"),
         ({"model": {"name": "nosuch"}}, "`model.name` must be one of"),
         (

@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+LOCK := import fcntl; fcntl.flock(9, fcntl.LOCK_EX)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -22,21 +23,28 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 
-# An installation that was interrupted leaves its mark and is made anew; a
-# working environment that someone else made is kept and completed.
+# One shell, so that a second make waits until the first one's shell has ended,
+# however it ends, and then finds the work done. An installation that was
+# interrupted leaves its mark and is made anew; a working environment that
+# someone else made is kept and completed.
 $(INSTALLED): setup.py pyproject.toml keras_svag/version.py
-	@test ! -e $(UNFINISHED) && $(BIN)/python -m pip --version >/dev/null 2>&1 \
-	  && $(BIN)/python -c '$(IS_NEW_ENOUGH)' || rm -rf $(BIN) $(VENV)
-	@test -x $(BIN)/python || $(PYTHON) -c '$(IS_NEW_ENOUGH)' 2>/dev/null || { \
+	@echo "Installing keras_svag and what it needs into $(VENV) ..."
+	@exec 9<$<; \
+	$(PYTHON) -c '$(LOCK)' 2>/dev/null || $(BIN)/python -c '$(LOCK)' \
+	  2>/dev/null; \
+	test "$$(find $^ -newer $@ 2>&1)" || exit 0; \
+	test ! -e $(UNFINISHED) && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  && $(BIN)/python -c '$(IS_NEW_ENOUGH)' || rm -rf $(BIN) $(VENV); \
+	test -x $(BIN)/python || $(PYTHON) -c '$(IS_NEW_ENOUGH)' 2>/dev/null || { \
 	  echo "keras_svag needs Python 3.11 or newer, but $(PYTHON) is" \
 	    "$$($(PYTHON) --version 2>/dev/null || echo not found). Name one:" \
 	    "make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.11" >&2; \
-	  exit 1; }
-	@mkdir -p $(VENV) && touch $(UNFINISHED)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing keras_svag and what it needs into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --editable '.[test]'
-	@mv $(UNFINISHED) $@
+	  exit 1; }; \
+	set -e; \
+	mkdir -p $(VENV); touch $(UNFINISHED); \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --editable '.[test]'; \
+	mv $(UNFINISHED) $@
 
 clean:
 	rm -rf $(BIN) $(VENV) .build build dist *.egg-info

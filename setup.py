@@ -8,6 +8,22 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 README = ROOT / "README.md"
 
+# What train.py and experiments/ need beside the library.
+EXPERIMENTS = [
+    # Builds and reads the embedded digits, CIFAR, SVHN and MNIST.
+    "tensorflow-datasets>=4.9.10",
+    # tensorflow-datasets imports it without requiring it.
+    "importlib_resources",
+    # Flags of the training script.
+    "absl-py",
+    # Training configurations.
+    "ml-collections",
+    # Ships the optical digits, the data set that needs no network.
+    "scikit-learn",
+    # Figures of reports on finished runs.
+    "matplotlib",
+]
+
 setup(
     name="keras-svag",
     # The file is run by itself: importing the package would need TensorFlow.
@@ -29,25 +45,17 @@ setup(
         # oldest releases on which the tests have run.
         "tensorflow>=2.21",
         "keras>=3.15",
-        # Builds and reads the embedded digits, CIFAR, SVHN and MNIST.
-        "tensorflow-datasets>=4.9.10",
-        # tensorflow-datasets imports it without requiring it.
-        "importlib_resources",
-        # Reads what the training script logs; TensorFlow leaves it out.
-        "tensorboard",
-        # Flags of the training script.
-        "absl-py",
-        # Training configurations.
-        "ml-collections",
-        # Ships the optical digits, the data set that needs no network.
-        "scikit-learn",
         # The theory and the error bars, which need no TensorFlow.
         "numpy",
-        # Figures of reports on finished runs.
-        "matplotlib",
+        # Quantiles of the error bars.
+        "scipy",
+        # The check's own charts; TensorFlow leaves it out.
+        "tensorboard",
     ],
     extras_require={
+        "experiments": EXPERIMENTS,
         "test": [
+            *EXPERIMENTS,
             "pytest",
             # Two test files at a time.
             "pytest-xdist",
@@ -57,12 +65,12 @@ setup(
             "markdown-it-py",
             # `make lint`.
             "ruff",
-            # Distributions to hold ours against.
-            "scipy",
             # The packaging test builds a wheel without a network.
             "setuptools",
             "wheel",
         ],
+        # The pictures in docs/images are those of reports on runs.
+        "docs": EXPERIMENTS,
     },
     # The usual build/ is the BUILD file where file names ignore case.
     options={"build": {"build_base": ".build"}},

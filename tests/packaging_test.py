@@ -1,13 +1,17 @@
 """The wheel: its version, what it requires, and what it contains."""
 
 import email
+import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.helpers.paths import ROOT
 
@@ -49,22 +53,76 @@ def test_wheel_requires_python_3_11(metadata):
     assert metadata["Requires-Python"] == ">=3.11"
 
 
-def test_wheel_requires_what_the_package_imports(metadata):
-    required = {
-        re.match(r"[\w.-]+", requirement)[0].replace("_", "-")
-        for requirement in metadata.get_all("Requires-Dist")
-        if "extra ==" not in requirement
-    }
-    assert {
+def required_names(requirements):
+    """The names of what is required when no extra is asked for."""
+    for requirement in map(Requirement, requirements or ()):
+        if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+            yield requirement.name
+
+
+def test_wheel_requires_five_distributions(metadata):
+    assert set(required_names(metadata.get_all("Requires-Dist"))) == {
         "tensorflow",
         "keras",
-        "tensorflow-datasets",
-        "importlib-resources",
+        "numpy",
+        "scipy",
         "tensorboard",
-        "absl-py",
-        "ml-collections",
-        "scikit-learn",
-    } <= required
+    }
+
+
+@pytest.fixture(scope="module")
+def bare_python(wheel, metadata, tmp_path_factory):
+    """The Python of an environment with the wheel and what it requires."""
+    environment = tmp_path_factory.mktemp("environment")
+    venv.create(environment, with_pip=False)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    wheel.extractall(packages)
+    missing = set(required_names(metadata.get_all("Requires-Dist")))
+    names = set()
+    while missing:
+        names.add(name := missing.pop())
+        found = importlib.metadata.distribution(name)
+        missing |= set(required_names(found.requires)) - names
+        for entry in {path.parts[0] for path in found.files} - {".."}:
+            link = packages / entry
+            if not link.exists():
+                link.symlink_to(found.locate_file(entry))
+    return environment / "bin" / "python"
+
+
+def run(python, code, folder):
+    # A name of the caller's might lead to packages beside the environment's.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [python, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["tensorflow_datasets", "ml_collections", "sklearn", "matplotlib"]
+)
+def test_bare_wheel_stands_without_extras(bare_python, module, tmp_path):
+    errors = run(bare_python, f"import {module}", tmp_path).stderr
+    assert f"No module named '{module}'" in errors
+
+
+def test_bare_wheel_trains_and_checks(bare_python, tmp_path):
+    code = """
+import keras, keras_svag, numpy
+model = keras_svag.SVAGModel(keras.Sequential([keras.layers.Dense(1)]))
+model.compile(keras_svag.SVAG(0.1, ell=2, weight_decay=0.1), "mse")
+check = keras_svag.LinearScalingRuleCheck(batch_size=2, log_dir="logs")
+x = numpy.ones((8, 2))
+model.fit(x, x[:, 0], batch_size=4, verbose=0, callbacks=[check])
+print(keras_svag.__file__)
+"""
+    done = run(bare_python, code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(bare_python.parents[1]) in done.stdout
 
 
 def test_wheel_contains_every_file_of_the_package_and_nothing_else(wheel):

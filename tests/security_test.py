@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from docs import architecture
 from experiments.report.writing import write_report
 from keras_svag import SVAG, NGDModel, NoiseEstimate, SVAGModel
 from keras_svag.callbacks.markdown import escaped
@@ -47,8 +48,7 @@ HOSTILE = (
 
 
 def sources():
-    files = [*(ROOT / "keras_svag").rglob("*.py"), ROOT / "train.py"]
-    return sorted([*files, *(ROOT / "configs").glob("*.py")])
+    return [*architecture.sources(), *sorted((ROOT / "configs").glob("*.py"))]
 
 
 def code_runners(tree):

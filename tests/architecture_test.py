@@ -1,0 +1,183 @@
+"""The rooms: what may import what, and where Keras's own insides are used."""
+
+import ast
+import functools
+import graphlib
+import sys
+
+import keras
+import pytest
+
+from docs import architecture
+from tests.helpers.paths import ROOT
+
+OUTSIDE = ("experiments", "train", "configs", "benchmarks", "tests", "docs")
+# Of the project, these lie under every package.
+FOUNDATIONS = ("keras_svag.arguments", "keras_svag.version")
+# What `pip install` brings, beside Python's own modules.
+REQUIRED = {"tensorflow", "keras", "numpy", "scipy", "tensorboard"}
+FILES = {"os", "pathlib", "io", "shutil", "tempfile", "glob"}
+FORBIDDEN = {
+    "keras_svag.noise.estimate": {"tensorflow", "keras"},
+    "keras_svag.noise.intervals": {"tensorflow", "keras"},
+    "keras_svag.optimizers": {"tensorflow"},
+    "keras_svag.models": {"tensorflow_datasets", *FILES},
+    "keras_svag.scaling": {"tensorflow", "keras", *FILES},
+    "experiments.config": {"tensorflow", "keras"},
+    "experiments.checkpoint": {"tensorflow"},
+    "experiments.report": {"keras", "experiments.build", "experiments.fit"},
+    "experiments.sweep": {"tensorflow", "keras", "experiments.build"},
+}
+PRIVATE_MODULES = ("keras.src", "tensorflow.python")
+
+
+def is_in(module, package):
+    return f"{module}.".startswith(f"{package}.")
+
+
+@functools.cache
+def trees():
+    """Maps each module of the library and the experiments to its code."""
+    return {
+        architecture.module_of(path): ast.parse(path.read_text())
+        for path in architecture.sources()
+    }
+
+
+def imported(module):
+    return set(architecture.imported_modules(trees()[module]))
+
+
+every_module = pytest.mark.parametrize("module", trees())
+
+
+@every_module
+def test_package_imports_only_from_packages_above_it(module):
+    names = list(architecture.LIBRARY)
+    package = architecture.package_of(module)
+    allowed = names[: names.index(package)] if package in names else names
+    for other in imported(module):
+        if is_in(module, "keras_svag"):
+            assert not any(is_in(other, name) for name in OUTSIDE), other
+        if not is_in(other, "keras_svag") or other in FOUNDATIONS:
+            continue
+        assert module not in FOUNDATIONS, f"{module} imports {other}"
+        assert architecture.package_of(other) in {*allowed, package}, (
+            f"{module} imports {other}"
+        )
+
+
+def test_packages_are_those_of_the_table():
+    folders = {
+        architecture.module_of(path)
+        for path in architecture.sources()
+        if path.name == "__init__.py"
+    }
+    assert folders | {"train"} == {*architecture.PACKAGES, "keras_svag"}
+
+
+def test_modules_import_one_another_in_one_direction():
+    graph = {module: imported(module) - {module} for module in trees()}
+    # Raises where modules import one another in a circle.
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+@every_module
+def test_module_does_not_know_what_it_must_not_know(module):
+    found = imported(module)
+    for package, forbidden in FORBIDDEN.items():
+        if is_in(module, package):
+            known = {f for f in forbidden if any(is_in(m, f) for m in found)}
+            assert not known, f"{module} imports {sorted(known)}"
+    if is_in(module, "keras_svag"):
+        roots = {name.split(".")[0] for name in found} - {"keras_svag"}
+        assert roots <= REQUIRED | sys.stdlib_module_names
+
+
+@every_module
+def test_imports_are_absolute(module):
+    for node in ast.walk(trees()[module]):
+        assert not getattr(node, "level", 0), ast.unparse(node)
+
+
+def defined_names():
+    """Names of the project's own functions and attributes."""
+    for node in (n for tree in trees().values() for n in ast.walk(tree)):
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute):
+            if isinstance(node.ctx, ast.Store) and is_own(node.value):
+                yield node.attr
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def is_own(value):
+    """Whether an object is the one whose class the code is of."""
+    return ast.unparse(value) in ("self", "cls", "super()")
+
+
+@functools.cache
+def own_names():
+    # A name that ours overrides is Keras's on any other object.
+    objects = (keras.Sequential(), keras.optimizers.SGD(), keras.metrics.Mean())
+    inherited = {name for keras_object in objects for name in dir(keras_object)}
+    return set(defined_names()) - inherited
+
+
+def private_uses(tree):
+    """What code takes from Keras or TensorFlow that is not promised to stay."""
+    for module in architecture.imported_modules(tree):
+        if any(is_in(module, private) for private in PRIVATE_MODULES):
+            yield module
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            value, name = node.value, node.attr
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("getattr", "hasattr", "setattr")
+            and isinstance(node.args[1], ast.Constant)
+        ):
+            value, name = node.args[0], node.args[1].value
+        else:
+            continue
+        private = name.startswith("_") and not name.endswith("__")
+        of_python = ast.unparse(value) in sys.stdlib_module_names
+        if private and not (of_python or is_own(value)):
+            if name not in own_names():
+                yield f"{ast.unparse(value)}.{name}"
+
+
+@every_module
+def test_private_parts_of_keras_are_used_in_models_only(module):
+    if not is_in(module, "keras_svag.models"):
+        assert not list(private_uses(trees()[module]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from keras.src.backend.common import global_state",
+        "import tensorflow.python.eager.context",
+        "model._flatten_layers()",
+        "model.layers[0]._losses",
+        "getattr(model, '_losses', ())",
+        "optimizer._use_weight_decay(v)",
+        "optimizer._learning_rate(step)",
+        "model._maybe_symbolic_build(data_batch=batch)",
+    ],
+)
+def test_private_parts_are_found(code):
+    assert list(private_uses(ast.parse(code)))
+
+
+def test_no_folder_has_more_than_a_dozen_modules():
+    folders = {path.parent for path in architecture.sources()} - {ROOT}
+    for folder in folders:
+        assert len(list(folder.glob("*.py"))) <= 12, folder
+
+
+def test_picture_shows_the_imports():
+    assert architecture.PICTURE.read_text() == architecture.picture(), (
+        "run `python docs/architecture.py`"
+    )

@@ -28,7 +28,9 @@ def paths(pattern):
     found = [*ROOT.glob(pattern)]
     for folder in FOLDERS:
         found += (ROOT / folder).rglob(pattern)
-    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+    # Bazel makes up an empty __init__.py in every folder.
+    real = (p for p in found if p.name != "__init__.py" or p.stat().st_size)
+    return sorted(path.relative_to(ROOT).as_posix() for path in real)
 
 
 def package_of(path):

@@ -4,13 +4,13 @@ load("@rules_python//python:defs.bzl", "py_library", "py_test")
 
 MAIN = "//tests/helpers:run_pytest.py"
 
-def pytest_tests(deps, long = [], **kwargs):
+def pytest_tests(deps, data = [], long = []):
     """Makes a library of the folder's test files and a test of each.
 
     Args:
       deps: the packages that the test files import.
+      data: files that the tests read.
       long: names of tests that may take 15 minutes.
-      **kwargs: other attributes of each py_test.
     """
     native.exports_files(["BUILD"])
     files = native.glob(["*_test.py"])
@@ -21,7 +21,6 @@ def pytest_tests(deps, long = [], **kwargs):
         visibility = ["//visibility:public"],
         deps = deps,
     )
-    data = kwargs.pop("data", []) + ["//:pyproject.toml"]
     for file in files:
         name = file[:-len(".py")]
         py_test(
@@ -29,8 +28,7 @@ def pytest_tests(deps, long = [], **kwargs):
             timeout = "long" if name in long else "moderate",
             srcs = [MAIN],
             args = [native.package_name() + "/" + file],
-            data = data,
+            data = data + ["//:pyproject.toml"],
             main = MAIN,
             deps = [":tests", "//tests:conftest"],
-            **kwargs
         )

@@ -1,10 +1,10 @@
 """Gradient noise of real runs, in markdown tables.
 
-python benchmarks/gradient_noise.py history RUN
+PYTHONPATH=. python benchmarks/gradient_noise.py history RUN
     N/G, its interval and κ_max over the training of a run of train.py.
-python benchmarks/gradient_noise.py probe RUN [--data_dir DIR]
+PYTHONPATH=. python benchmarks/gradient_noise.py probe RUN [--data_dir DIR]
     The probe against the pair estimator on the run's final weights.
-python benchmarks/gradient_noise.py time
+PYTHONPATH=. python benchmarks/gradient_noise.py time
     What measuring adds to a step of PreResNet-8 with group norm.
 """
 

@@ -1,6 +1,6 @@
 """Examples per second of the input pipeline, augmented.
 
-    python benchmarks/input_pipeline.py [--rounds 5]
+    PYTHONPATH=. python benchmarks/input_pipeline.py [--rounds 5]
 
 `training_batches` draws, crops, mirrors and standardizes whole batches as a
 function of (seed, step). The other pipeline is that of the Keras guides:

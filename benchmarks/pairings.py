@@ -1,6 +1,6 @@
 """Examples that `pairing="halves"` needs for the weak error of `"independent"`.
 
-    python benchmarks/pairings.py [--seeds 4]
+    PYTHONPATH=. python benchmarks/pairings.py [--seeds 4]
 
 First in closed form, for L = a x²/2 with gradient noise of variance σ² and
 third cumulant κ₃ (of a mini-batch of size B) at stationarity. With h = η/l,

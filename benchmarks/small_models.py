@@ -1,6 +1,6 @@
 """Steps per second of the digits MLP, against a loop written by hand.
 
-    python benchmarks/small_models.py [--steps 512] [--rounds 7]
+    PYTHONPATH=. python benchmarks/small_models.py [--steps 512] [--rounds 7]
 
 Through `fit` with an `SVAGModel` that measures the noise, with the callbacks
 that train.py has and with none, for several `steps_per_execution`. The loop

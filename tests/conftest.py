@@ -7,7 +7,7 @@ import hypothesis
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # The same examples every time, so that no run fails for luck; 10,000 others
-# by `pytest --hypothesis-profile=thorough tests/properties*_test.py`.
+# by `pytest --hypothesis-profile=thorough tests/*/properties_test.py`.
 hypothesis.settings.register_profile(
     "quick",
     max_examples=100,

@@ -169,7 +169,9 @@ def test_source_has_exactly_one_target(source):
 
 @pytest.mark.parametrize("label", built())
 def test_target_has_the_deps_that_its_sources_import(label):
-    assert set(built()[label]["deps"]) == expected_deps(label)
+    listed, expected = set(built()[label]["deps"]), expected_deps(label)
+    assert not expected - listed, f"{label} lacks deps"
+    assert not listed - expected, f"{label} has deps that nothing imports"
 
 
 @pytest.mark.parametrize("label", targets())

@@ -8,7 +8,7 @@ The arrows are read from the sources, so that the picture stays true.
 import ast
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 
 # In this order a package imports only from those before it.

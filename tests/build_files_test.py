@@ -170,8 +170,9 @@ def test_source_has_exactly_one_target(source):
 @pytest.mark.parametrize("label", built())
 def test_target_has_the_deps_that_its_sources_import(label):
     listed, expected = set(built()[label]["deps"]), expected_deps(label)
-    assert not expected - listed, f"{label} lacks deps"
-    assert not listed - expected, f"{label} has deps that nothing imports"
+    lacking, superfluous = sorted(expected - listed), sorted(listed - expected)
+    assert not lacking, f"{label} lacks deps {lacking}"
+    assert not superfluous, f"{label} imports nothing of {superfluous}"
 
 
 @pytest.mark.parametrize("label", targets())

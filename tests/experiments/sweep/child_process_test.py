@@ -7,12 +7,11 @@ import time
 import pytest
 
 from experiments.sweep.runner import start_tied
+from tests.helpers.paths import ROOT
 
 PARENT = """
 import sys, time
-
-sys.path.insert(0, {folder!r})
-from child_process import start_tied
+from experiments.sweep.runner import start_tied
 
 child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 start_tied([sys.executable, "-c", child], {log!r})
@@ -40,9 +39,8 @@ def is_running(pid):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has it.")
 def test_a_killed_parent_takes_its_child_along(tmp_path):
     log = tmp_path / "log"
-    folder = os.path.dirname(sys.modules[start_tied.__module__].__file__)
-    program = PARENT.format(folder=folder, log=str(log))
-    parent = subprocess.Popen([sys.executable, "-c", program])
+    program = PARENT.format(log=str(log))
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
     child = int(log.read_text())
     assert is_running(child)

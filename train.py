@@ -49,12 +49,11 @@ from experiments.run_folder import (
 )
 from experiments.strategies import (
     STRATEGIES,
-    is_chief,
     lost_worker,
     make_strategy,
 )
 from experiments.sweep.command import run_sweep
-from keras_svag.models.wrapper import has_several_workers
+from keras_svag.models.internals import has_several_workers, is_chief
 
 # The exit code that says "try again" in sysexits.h.
 LOST_WORKER = 75

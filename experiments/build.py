@@ -11,6 +11,7 @@ from experiments.config import NETWORKS, check_complete, check_values
 from experiments.epoch_plan import EpochPlan
 from keras_svag import arguments
 from keras_svag.callbacks.check import LinearScalingRuleCheck
+from keras_svag.models.internals import layers_of
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.models.wrapper import ModelWrapper
@@ -317,7 +318,7 @@ def multiply_adds(model):
     exact for dense layers and convolutions.
     """
     total = 0
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         kernel = getattr(layer, "kernel", None)
         if kernel is not None:
             total += math.prod(kernel.shape) * math.prod(

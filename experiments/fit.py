@@ -10,7 +10,7 @@ import time
 import keras
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
-from keras_svag.models.wrapper import has_several_workers
+from keras_svag.models.internals import has_several_workers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import weakref
 import keras
 from keras import ops
 
+from keras_svag.models.internals import inner_optimizer
 from keras_svag.version import __version__
 
 try:
@@ -184,8 +185,7 @@ class TrainingClock(keras.callbacks.Callback):
 
     @property
     def _optimizer(self):
-        optimizer = self.model.optimizer
-        return getattr(optimizer, "inner_optimizer", optimizer)
+        return inner_optimizer(self.model.optimizer)
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):

@@ -54,15 +54,6 @@ def make_strategy(name, virtual_devices=None):
     )
 
 
-def is_chief(strategy):
-    """Whether this process is the one that writes files.
-
-    All the workers have to compute what is written: reading a metric is an
-    exchange between them.
-    """
-    return strategy.extended.should_save_summary
-
-
 def lost_worker(error):
     """Whether `error` says that another worker is gone.
 

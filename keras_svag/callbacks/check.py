@@ -22,6 +22,11 @@ from keras_svag.callbacks.report import (
     linear_scaling_report,
 )
 from keras_svag.callbacks.tensorboard import NoiseSummaries
+from keras_svag.models.internals import (
+    inner_optimizer,
+    is_chief,
+    learning_rate_schedule,
+)
 from keras_svag.noise.sampling import sampling_correction
 from keras_svag.probe.examples import open_examples
 from keras_svag.probe.invariance import is_scale_invariant
@@ -195,7 +200,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         if not self._epochs:
             return
         self.report = self._report(self._epochs)
-        if self.verbose and self._is_chief():
+        if self.verbose and is_chief(self.model.distribute_strategy):
             print(self.report)
         if self._summaries is not None:
             self._summaries.write_report(self.report)
@@ -221,7 +226,9 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 *self._rates.first_and_last(),
             )
         )
-        if self.log_dir is not None and self._is_chief():
+        if self.log_dir is not None and is_chief(
+            self.model.distribute_strategy
+        ):
             if self._summaries is None:
                 self._summaries = NoiseSummaries(self.log_dir)
             self._summaries.write_epoch(self._report(self._epochs))
@@ -340,9 +347,6 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 )
             )
 
-    def _is_chief(self):
-        return self.model.distribute_strategy.extended.should_save_summary
-
 
 class EpochLearningRates:
     """The learning rates of an epoch's first and last step.
@@ -356,7 +360,7 @@ class EpochLearningRates:
     """
 
     def __init__(self, optimizer=None):
-        self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        self._optimizer = inner_optimizer(optimizer)
         self._first = None
         self._last = None
 
@@ -388,10 +392,7 @@ class EpochLearningRates:
 
     @property
     def _is_scheduled(self):
-        return isinstance(
-            self._optimizer._learning_rate,
-            keras.optimizers.schedules.LearningRateSchedule,
-        )
+        return learning_rate_schedule(self._optimizer) is not None
 
     def _scheduled_at_last_step(self):
         optimizer = self._optimizer
@@ -400,7 +401,7 @@ class EpochLearningRates:
             steps = round(optimizer.effective_iterations * ell)
         else:
             steps = int(ops.convert_to_numpy(optimizer.iterations))
-        return optimizer._learning_rate(max(steps - 1, 0) // ell)
+        return learning_rate_schedule(optimizer)(max(steps - 1, 0) // ell)
 
 
 def _as_float(rate):

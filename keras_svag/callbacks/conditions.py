@@ -1,9 +1,13 @@
 """Reads from a compiled model what the theory of its training assumes."""
 
-import keras
 import numpy as np
 from keras import ops
 
+from keras_svag.models.internals import (
+    decayed_variables,
+    has_batch_normalization,
+    inner_optimizer,
+)
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.pairs import GradientNoise, squared_norm
@@ -13,27 +17,12 @@ from keras_svag.scaling.conditions import RunConditions
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
-def inner_optimizer(model):
-    """The optimizer of a compiled model, without a loss scale around it."""
-    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
-
-
 def find_metric(model):
     """The `GradientNoise` among a model's metrics, or None."""
     for metric in model.metrics:
         if isinstance(metric, GradientNoise):
             return metric
     return None
-
-
-def decayed_variables(model):
-    """Trainable variables that the optimizer's weight decay acts on."""
-    optimizer = inner_optimizer(model)
-    if not optimizer.weight_decay:
-        return []
-    return [
-        v for v in model.trainable_variables if optimizer._use_weight_decay(v)
-    ]
 
 
 def decayed_sq_norm(model):
@@ -57,7 +46,7 @@ def run_conditions(model, scale_invariant=None, halves_measured=False):
         halves_measured: Whether the noise is that of the model's training
             step, not that of a probe.
     """
-    optimizer = inner_optimizer(model)
+    optimizer = inner_optimizer(model.optimizer)
     decayed = decayed_variables(model)
     regularized = any(
         getattr(v, "regularizer", None) for v in model.trainable_variables
@@ -98,12 +87,12 @@ def _other_reasons(model, optimizer, decayed, regularized):
 def _normalizes_halves(model):
     if not isinstance(model, SVAGModel):
         return False
-    if getattr(inner_optimizer(model), "pairing", None) == "independent":
+    if (
+        getattr(inner_optimizer(model.optimizer), "pairing", None)
+        == "independent"
+    ):
         return False
-    return any(
-        isinstance(layer, keras.layers.BatchNormalization)
-        for layer in model._flatten_layers()
-    )
+    return has_batch_normalization(model)
 
 
 def first_inputs(data, model, size):

@@ -7,12 +7,13 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from keras_svag.arguments import checked_integer
-from keras_svag.models.wrapper import (
-    ModelWrapper,
+from keras_svag import arguments
+from keras_svag.models.batches import map_arrays, num_rows
+from keras_svag.models.internals import (
+    has_batch_normalization,
     has_several_workers,
-    num_rows,
 )
+from keras_svag.models.wrapper import ModelWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -54,10 +55,10 @@ class NGDModel(ModelWrapper):
         **kwargs: as for any `keras.Model`.
 
     Raises:
-        TypeError: if `model` is no `keras.Model`.
-        ValueError: if a size is no positive integer, if `model` has its own
-            `train_step` or BatchNormalization, if several workers train it
-            without a seed; while tracing, if the number
+        TypeError: if `model` is no `keras.Model`, a size or the seed no
+            number; several workers need a seed.
+        ValueError: if a size is no positive integer, or if `model` has its own
+            `train_step` or BatchNormalization; while tracing, if the number
             of examples is not static.
 
     References:
@@ -71,29 +72,28 @@ class NGDModel(ModelWrapper):
         self, model, batch_size, micro_batch_size, seed=None, **kwargs
     ):
         super().__init__(model, **kwargs)
-        if any(
-            isinstance(layer, keras.layers.BatchNormalization)
-            for layer in model._flatten_layers()
-        ):
+        if has_batch_normalization(model):
             raise ValueError(
                 "`model` must have no BatchNormalization under NGDModel: the "
                 "gradient of an example would depend on the others; use group "
                 "normalization."
             )
-        self.batch_size = checked_integer("batch_size", batch_size)
-        self.micro_batch_size = checked_integer(
+        self.batch_size = arguments.integer("batch_size", batch_size)
+        self.micro_batch_size = arguments.integer(
             "micro_batch_size", micro_batch_size
         )
-        seed = checked_integer("seed", seed, smallest=0, optional=True)
-        if seed is None and has_several_workers(self.distribute_strategy):
-            raise ValueError(
-                "`seed` must be an integer under MultiWorkerMirroredStrategy, "
-                "got None: all the workers have to draw the same noise."
-            )
+        several = has_several_workers(self.distribute_strategy)
+        seed = arguments.integer(
+            "seed",
+            seed,
+            least=0,
+            optional=not several,
+            remedy="all workers have to draw the same noise" if several else "",
+        )
         self.seed = secrets.randbits(31) if seed is None else seed
 
     def train_step(self, data):
-        replicas = self.distribute_strategy.num_replicas_in_sync
+        replicas = self._num_replicas
         rows = num_rows(data)
         if rows is None:
             raise ValueError(
@@ -106,10 +106,7 @@ class NGDModel(ModelWrapper):
         weighted = (data, self._example_weights(rows, replicas))
 
         def gradients_of(start, length):
-            piece = tree.map_structure(
-                lambda t: None if t is None else _rows(t, start, length),
-                weighted,
-            )
+            piece = map_arrays(lambda t: _rows(t, start, length), weighted)
             gradients = self._gradients(*piece)
             return [
                 None if g is None else g * (length / rows) for g in gradients
@@ -159,11 +156,7 @@ class NGDModel(ModelWrapper):
             noisy_loss = self.optimizer.scale_loss(noisy_loss)
         gradients = tape.gradient(noisy_loss, self.trainable_weights)
         loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
-        self._loss_tracker.update_state(
-            loss * self.distribute_strategy.num_replicas_in_sync,
-            sample_weight=num_rows(data),
-        )
-        self.compute_metrics(x, y, y_pred, sample_weight)
+        self._update_metrics(loss, x, y, y_pred, sample_weight)
         return [
             None if g is None else tf.convert_to_tensor(g) for g in gradients
         ]

@@ -1,10 +1,12 @@
-"""The state of a model: kept, and read of every replica."""
+"""The state of a model, put back to the bit, on every replica."""
 
 import contextlib
 
 import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
+
+from keras_svag.models.internals import layers_of, replicas
 
 _GLOBAL_SEED = "global_seed_generator"
 
@@ -22,8 +24,10 @@ def preserved_state(model):
     Args:
         model: a `keras.Model`, built.
     """
-    layers = model._flatten_layers()
-    losses = [(x, list(x._losses), set(x._loss_ids)) for x in layers]
+    losses = [
+        (layer, list(layer._losses), set(layer._loss_ids))
+        for layer in layers_of(model)
+    ]
     global_seed = global_state.get_global_attribute(_GLOBAL_SEED)
     variables = _state_variables(model)
     if global_seed is not None:
@@ -31,7 +35,7 @@ def preserved_state(model):
     values = [
         (part, tf.identity(part))
         for variable in variables
-        for part in replicas(variable.value)
+        for part in replicas(variable)
     ]
     try:
         yield
@@ -57,22 +61,7 @@ def _state_variables(model):
 
 
 def _all_metrics(model):
-    metrics = list(model.metrics)
-    for layer in model._flatten_layers(include_self=False):
-        metrics += layer.metrics
-    return metrics
-
-
-def replicas(value):
-    """The TensorFlow variable of each local replica, or the only one.
-
-    Args:
-        value: the `value` of a `keras.Variable`.
-    """
-    strategy = getattr(value, "distribute_strategy", None)
-    if strategy is None:
-        strategy = tf.distribute.get_strategy()
-    return strategy.experimental_local_results(value)
+    return [metric for layer in layers_of(model) for metric in layer.metrics]
 
 
 def replica_values(strategy, variables):
@@ -93,18 +82,15 @@ def replica_values(strategy, variables):
         A list of arrays, one of each variable, of shape `(num_replicas,
         *variable.shape)`: the same on all the workers.
     """
-    parts = [_replicas(strategy, variable) for variable in variables]
-    own = [
-        np.concatenate(
-            [np.zeros(0), *(np.ravel(p[replica].numpy()) for p in parts)]
+    parts = [replicas(variable) for variable in variables]
+    own = {
+        replica: np.concatenate(
+            [np.zeros(0), *(np.ravel(p[index].numpy()) for p in parts)]
         )
-        for replica in range(len(_replica_ids(strategy)))
-    ]
-    first = int(_replica_ids(strategy)[0])
+        for index, replica in enumerate(_replica_ids(strategy))
+    }
     rows = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(
-            own[context.replica_id_in_sync_group - first][None]
-        )
+        lambda context: tf.constant(own[context.replica_id_in_sync_group][None])
     )
     gathered = strategy.gather(rows, axis=0).numpy()
     ends = np.cumsum([int(np.prod(v.shape)) for v in variables])
@@ -124,30 +110,16 @@ def assign_replica_values(strategy, variables, values):
         variables: list of built `keras.Variable`s.
         values: what `replica_values` returned, under a strategy of the same
             number of replicas.
-
-    Raises:
-        ValueError: if they are of another number of replicas.
     """
-    replicas = strategy.num_replicas_in_sync
+    ids = _replica_ids(strategy)
     for variable, value in zip(variables, values, strict=True):
-        if len(value) != replicas:
-            raise ValueError(
-                f"`values` must be of {replicas} replicas, got those of "
-                f"{len(value)} for {variable.path}."
-            )
-        parts = _replicas(strategy, variable)
-        for part, replica in zip(parts, _replica_ids(strategy), strict=True):
-            part.assign(value[int(replica)])
-
-
-def _replicas(strategy, variable):
-    return strategy.experimental_local_results(variable.value)
+        for part, replica in zip(replicas(variable), ids, strict=True):
+            part.assign(value[replica])
 
 
 def _replica_ids(strategy):
     """Numbers of this process's replicas among those of all the workers."""
-    return strategy.experimental_local_results(
-        strategy.run(
-            lambda: tf.distribute.get_replica_context().replica_id_in_sync_group
-        )
+    ids = strategy.run(
+        lambda: tf.distribute.get_replica_context().replica_id_in_sync_group
     )
+    return [int(index) for index in strategy.experimental_local_results(ids)]

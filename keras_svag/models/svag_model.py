@@ -5,10 +5,14 @@ import warnings
 
 import keras
 import tensorflow as tf
-from keras import tree
 
-from keras_svag.arguments import checked_boolean
-from keras_svag.models.wrapper import ModelWrapper, interleaved_halves, num_rows
+from keras_svag.models.batches import arrays_of, map_arrays, num_rows
+from keras_svag.models.internals import (
+    decayed_variables,
+    has_batch_normalization,
+    inner_optimizer,
+)
+from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.pairs import GradientNoise, pair_moments, squared_norm
 from keras_svag.optimizers.svag import SVAG
 
@@ -77,8 +81,8 @@ class SVAGModel(ModelWrapper):
         **kwargs,
     ):
         super().__init__(model, **kwargs)
-        self.measure_noise = checked_boolean("measure_noise", measure_noise)
-        self.per_layer = checked_boolean("per_layer", per_layer)
+        self.measure_noise = measure_noise
+        self.per_layer = per_layer
         self.num_examples = num_examples
         self.sampling = sampling
         # It refuses bad arguments, also where nothing is measured.
@@ -124,9 +128,7 @@ class SVAGModel(ModelWrapper):
         with self._optimizer_given_mixed_gradients():
             if not self.measure_noise and self._weights == (0.5, 0.5):
                 return super().train_step(data)
-            first, second = interleaved_halves(
-                data, self.distribute_strategy.num_replicas_in_sync
-            )
+            first, second = _interleaved_halves(data, self._num_replicas)
             if not self.measure_noise and self._weights == (1, 0):
                 return self._applied(self._gradients(first))
             return self._applied(self._mixed_gradients(first, second))
@@ -142,8 +144,7 @@ class SVAGModel(ModelWrapper):
 
     def _mixed_gradients(self, first, second):
         gradients_of = self._gradients
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas == 1 and not self.run_eagerly:
+        if self._num_replicas == 1 and not self.run_eagerly:
             # Traced and optimized once, instead of once for each half.
             gradients_of = tf.function(
                 gradients_of,
@@ -159,7 +160,7 @@ class SVAGModel(ModelWrapper):
         # Unordered, both halves' activations could be held at once. The data
         # alone wait: if every operation did, tracing would take much longer.
         with tf.control_dependencies([g for g in g1 if g is not None]):
-            second = tree.map_structure(_identity, second)
+            second = map_arrays(tf.identity, second)
         g2 = gradients_of(second)
         if second_leaves_no_trace:
             for variable, value in state:
@@ -181,11 +182,7 @@ class SVAGModel(ModelWrapper):
             )
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        self._loss_tracker.update_state(
-            loss * self.distribute_strategy.num_replicas_in_sync,
-            sample_weight=num_rows(half),
-        )
-        self.compute_metrics(x, y, y_pred, sample_weight)
+        self._update_metrics(loss, x, y, y_pred, sample_weight)
         return [None if g is None else _dense(g) for g in gradients]
 
     def _mix(self, first, second):
@@ -195,35 +192,26 @@ class SVAGModel(ModelWrapper):
 
     def _measure(self, g1, g2, rows):
         """Adds the pair of one replica, with `rows` rows a half."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        batch_size = rows * replicas
+        batch_size = rows * self._num_replicas
         if self._pairing != "independent":
             batch_size *= 2
         self._name_layers()
         self.gradient_noise.set_batch_size(batch_size, rows)
         # The loss was scaled by Keras, by 1 / replicas, and by the optimizer.
-        unscale = (replicas / self.optimizer.scale_loss(1.0)) ** 2
+        unscale = (self._num_replicas / self.optimizer.scale_loss(1.0)) ** 2
         grad_sq_norm, noise_trace = pair_moments(g1, g2)
         self.gradient_noise.update_state(
             grad_sq_norm * unscale,
             noise_trace * unscale * (rows / batch_size),
         )
-        self.weight_sq_norm.update_state(squared_norm(self._decayed()))
-
-    def _decayed(self):
-        optimizer = self._inner_optimizer
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        decayed = [
-            v
-            for v in self.trainable_variables
-            if optimizer.weight_decay and optimizer._use_weight_decay(v)
-        ]
-        return decayed or self.trainable_variables
+        decayed = decayed_variables(self) or self.trainable_variables
+        self.weight_sq_norm.update_state(squared_norm(decayed))
 
     @property
     def _inner_optimizer(self):
-        return getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return inner_optimizer(self.optimizer)
 
     @property
     def _weights(self):
@@ -243,10 +231,7 @@ class SVAGModel(ModelWrapper):
         self._name_layers()
 
     def _warn_of_batch_normalization(self):
-        if not any(
-            isinstance(layer, keras.layers.BatchNormalization)
-            for layer in self._flatten_layers()
-        ):
+        if not has_batch_normalization(self):
             return
         if self._pairing == "halves":
             warnings.warn(
@@ -278,8 +263,39 @@ class SVAGModel(ModelWrapper):
         return config
 
 
-def _identity(leaf):
-    return None if leaf is None else tf.identity(leaf)
+def _interleaved_halves(data, replicas):
+    """Splits every array in a batch into its even and its odd rows.
+
+    Args:
+        data: nest of tensors with a common first dimension.
+        replicas: number of replicas that see such a batch at once.
+
+    Returns:
+        Two nests: of rows 0, 2, 4, … and of rows 1, 3, 5, ….
+
+    Raises:
+        ValueError: if the number of rows is unknown, odd, or below 2.
+    """
+    for rows in (leaf.shape[0] for leaf in arrays_of(data)):
+        if rows is None or rows < 2 or rows % 2:
+            raise ValueError(
+                "SVAGModel splits a batch into pairs and needs a static, even "
+                "number of rows on each replica, got "
+                f"{'an unknown number' if rows is None else rows} on each of "
+                f"{replicas}; with a tf.data.Dataset use .batch(batch_size, "
+                "drop_remainder=True), trim arrays to a multiple of the batch "
+                "size, x[: len(x) // batch_size * batch_size], and let the "
+                f"batch size be a multiple of {2 * replicas}."
+            )
+
+    def every_other_row(start):
+        # A slice with a stride is ten times as slow.
+        return map_arrays(
+            lambda leaf: tf.gather(leaf, tf.range(start, leaf.shape[0], 2)),
+            data,
+        )
+
+    return every_other_row(0), every_other_row(1)
 
 
 def _dense(gradient):

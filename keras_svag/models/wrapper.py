@@ -6,6 +6,15 @@ import keras
 import tensorflow as tf
 from keras import tree
 
+from keras_svag import arguments
+from keras_svag.models.batches import num_rows
+from keras_svag.models.internals import (
+    check_model,
+    has_several_workers,
+    keep_static_shapes,
+    overrides,
+)
+
 _MEAN_REDUCTIONS = ("sum_over_batch_size", "mean")
 _KERAS_ONLY = ("train_step", "test_step", "compute_metrics")
 
@@ -64,16 +73,14 @@ class ModelWrapper(keras.Model):
                 `steps_per_execution` is above 1 with several replicas.
         """
         _check_losses(loss)
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        steps_per_execution = kwargs.get("steps_per_execution", 1)
-        if replicas > 1 and steps_per_execution > 1:
+        steps = kwargs.get("steps_per_execution", 1)
+        if self._num_replicas > 1 and steps > 1:
+            wanted = f"1 with {self._num_replicas} replicas"
             raise ValueError(
-                f"`steps_per_execution` must be 1 with {replicas} replicas, "
-                f"got {steps_per_execution}: Keras cannot run several steps "
-                "in one call there."
+                arguments.refusal("steps_per_execution", wanted, steps)
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
-        if _has_own(self.model, "compute_loss"):
+        if overrides(self.model, "compute_loss"):
             # It reads the compiled loss from the model that it belongs to.
             self.model._compile_loss = self._compile_loss
 
@@ -83,9 +90,21 @@ class ModelWrapper(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, *args, **kwargs):
-        if _has_own(self.model, "compute_loss"):
+        if overrides(self.model, "compute_loss"):
             return self.model._compute_loss(*args, **kwargs)
         return super().compute_loss(*args, **kwargs)
+
+    @property
+    def _num_replicas(self):
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def _update_metrics(self, loss, x, y, y_pred, sample_weight):
+        """Counts the loss and the metrics of some of a step's examples."""
+        # Keras divides a loss by the number of replicas.
+        self._loss_tracker.update_state(
+            loss * self._num_replicas, sample_weight=num_rows(x)
+        )
+        self.compute_metrics(x, y, y_pred, sample_weight)
 
     @property
     def training_metrics(self):
@@ -141,9 +160,7 @@ class ModelWrapper(keras.Model):
             data = iterator.data_adapter.get_tf_dataset()
             if isinstance(data, tf.data.Dataset):
                 data_batch = tree.map_structure(
-                    lambda spec: _of_one_replica(
-                        spec, strategy.num_replicas_in_sync
-                    ),
+                    lambda spec: _of_one_replica(spec, self._num_replicas),
                     data.element_spec,
                 )
                 iterator = None
@@ -167,46 +184,6 @@ class ModelWrapper(keras.Model):
         return cls(**{**config, "model": model})
 
 
-def interleaved_halves(data, replicas):
-    """Splits every array in `data` into its even and its odd rows.
-
-    Args:
-        data: nest of tensors with a common first dimension; `None` is kept.
-        replicas: number of replicas that see such a batch at once.
-
-    Returns:
-        Two nests: of rows 0, 2, 4, … and of rows 1, 3, 5, ….
-
-    Raises:
-        ValueError: if the number of rows is unknown, odd, or below 2.
-    """
-    for leaf in _leaves(data):
-        rows = leaf.shape[0]
-        if rows is None or rows < 2 or rows % 2:
-            raise ValueError(
-                "SVAGModel splits a batch into pairs and needs a static, even "
-                "number of rows on each replica, got "
-                f"{'an unknown number' if rows is None else rows} on each of "
-                f"{replicas}; with a tf.data.Dataset use .batch(batch_size, "
-                "drop_remainder=True), trim arrays to a multiple of the batch "
-                "size, x[: len(x) // batch_size * batch_size], and let the "
-                f"batch size be a multiple of {2 * replicas}."
-            )
-
-    def every_other_row(leaf, start):
-        if leaf is None:
-            return None
-        # A slice with a stride is ten times as slow.
-        return tf.gather(leaf, tf.range(start, leaf.shape[0], 2))
-
-    return tuple(
-        tree.map_structure(
-            lambda leaf, start=start: every_other_row(leaf, start), data
-        )
-        for start in (0, 1)
-    )
-
-
 def _of_one_replica(spec, replicas):
     shape = getattr(spec, "shape", None)
     if shape is None:
@@ -219,32 +196,15 @@ def _of_one_replica(spec, replicas):
     return tf.TensorSpec([rows, *rest], spec.dtype)
 
 
-def num_rows(data):
-    """Static number of rows of a batch."""
-    return _leaves(data)[0].shape[0]
-
-
-def _leaves(data):
-    return [leaf for leaf in tree.flatten(data) if leaf is not None]
-
-
-def _has_own(model, method):
-    return getattr(type(model), method) is not getattr(keras.Model, method)
-
-
 def _check_wrappable(model):
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model, got {type(model).__name__}: "
-            f"{model!r}."
-        )
+    check_model(model)
     for method in _KERAS_ONLY:
-        if _has_own(model, method):
+        if overrides(model, method):
             raise ValueError(
-                f"`model` must train by Keras's own train_step, but "
-                f"{type(model).__name__} has its own `{method}`, which "
-                "the wrapper would not call; put the loss into `compute_loss` "
-                "and compile the metrics."
+                "`model` must train by Keras's own train_step, got "
+                f"{type(model).__name__}, whose `{method}` the wrapper would "
+                "not call; put the loss into `compute_loss` and compile the "
+                "metrics."
             )
 
 
@@ -260,14 +220,6 @@ def _check_losses(loss):
             )
 
 
-def has_several_workers(strategy):
-    """Whether `strategy` trains over more than one process."""
-    return (
-        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        and strategy.extended._in_multi_worker_mode()
-    )
-
-
 def with_logs_as_vectors(step_function):
     """A training or test step whose logs are vectors of one element.
 
@@ -279,29 +231,3 @@ def with_logs_as_vectors(step_function):
         return tree.map_structure(lambda log: log[None], step_function(data))
 
     return step
-
-
-def keep_static_shapes(epoch_iterator):
-    """Keeps the batch size of an epoch's data static over several workers.
-
-    TensorFlow distributes finite data with an unknown batch size there,
-    because a last batch may be smaller. Where no batch is, data that repeat
-    are the same, and Keras counts an epoch's batches by itself.
-
-    Args:
-        epoch_iterator: Keras's `TFEpochIterator`, not yet iterated over.
-    """
-    strategy = epoch_iterator._distribute_strategy
-    data = epoch_iterator.data_adapter.get_tf_dataset()
-    if (
-        has_several_workers(strategy)
-        and isinstance(data, tf.data.Dataset)
-        and epoch_iterator.num_batches
-        and all(
-            spec.shape.is_fully_defined()
-            for spec in tf.nest.flatten(data.element_spec)
-        )
-    ):
-        epoch_iterator._distributed_dataset = (
-            strategy.experimental_distribute_dataset(data.repeat())
-        )

@@ -2,14 +2,48 @@
 
 import contextlib
 import math
-import numbers
 import re
 import warnings
 
 import keras
 from keras import ops
 
-from keras_svag.arguments import checked_integer
+from keras_svag import arguments
+
+PAIRINGS = ("independent", "halves")
+
+
+def svag_weights(ell, pairing="independent"):
+    """Weights that mix the gradients of two sub-batches into one SVAG step.
+
+    The two weights sum to 1, so that the mean of the mixed gradient is the
+    loss gradient, and its covariance is `ell` times that of SGD's gradient at
+    the simulated batch size B:
+
+    - `"independent"`: sub-batches of size B, `(1 ± sqrt(2 ell - 1)) / 2`;
+    - `"halves"`: sub-batches of size B/2, `(1 ± sqrt(ell - 1)) / 2`.
+
+    Args:
+        ell: integer >= 1, the amplification. 1 is SGD.
+        pairing: `"independent"` or `"halves"`.
+
+    Returns:
+        `(w1, w2)`, floats.
+
+    Raises:
+        TypeError: if `ell` is no number.
+        ValueError: if `ell` or `pairing` is not one of the above.
+
+    References:
+        `"independent"`: Li, Malladi, Arora, "On the Validity of Modeling SGD
+        with Stochastic Differential Equations (SDEs)", NeurIPS 2021,
+        arXiv:2102.12470. `"halves"`: derived, from
+        w1 + w2 = 1 and 2 (w1² + w2²) = ell.
+    """
+    ell = arguments.integer("ell", ell)
+    arguments.choice("pairing", pairing, PAIRINGS)
+    spread = math.sqrt(2 * ell - 1 if pairing == "independent" else ell - 1)
+    return (1 + spread) / 2, (1 - spread) / 2
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -56,9 +90,11 @@ class SVAG(keras.optimizers.Optimizer):
             of the SDE, a float64 variable.
 
     Raises:
+        TypeError: if an argument is no number where one is wanted.
         ValueError: if an argument is out of range, or is one that SVAG cannot
-            honour: clipping, `use_ema`, `gradient_accumulation_steps`; when
-            it is built, if it was created outside the strategy of the model.
+            honour: momentum, clipping, `use_ema`,
+            `gradient_accumulation_steps`; when it is built, if it was created
+            outside the strategy of the model.
 
     References:
         - [Li, Malladi, Arora, 2021](https://arxiv.org/abs/2102.12470),
@@ -74,13 +110,15 @@ class SVAG(keras.optimizers.Optimizer):
         name="svag",
         **kwargs,
     ):
-        refuse_unsupported(kwargs)
+        _refuse_unsupported(kwargs)
         excluded = kwargs.pop("excluded_from_weight_decay", None)
         weights = svag_weights(ell, pairing)
         if weight_decay is not None:
-            weight_decay = nonnegative("weight_decay", weight_decay)
+            weight_decay = float(
+                arguments.number("weight_decay", weight_decay, least=0)
+            )
         super().__init__(
-            learning_rate=checked_learning_rate(learning_rate),
+            learning_rate=_checked_learning_rate(learning_rate),
             weight_decay=weight_decay,
             name=name,
             **kwargs,
@@ -253,7 +291,7 @@ class SVAG(keras.optimizers.Optimizer):
     def learning_rate(self, learning_rate):
         # `fset` is how a setter calls the one that it overrides.
         keras.optimizers.Optimizer.learning_rate.fset(
-            self, checked_learning_rate(learning_rate)
+            self, _checked_learning_rate(learning_rate)
         )
 
     def _get_current_learning_rate(self):
@@ -296,58 +334,11 @@ def _path(variable):
     return getattr(variable, "path", variable.name)
 
 
-PAIRINGS = ("independent", "halves")
-
-# Above about twice this 2 ell - 1 is no float.
-_LARGEST_ELL = 10**307
-
-
-def svag_weights(ell, pairing="independent"):
-    """Weights that mix the gradients of two sub-batches into one SVAG step.
-
-    The two weights sum to 1, so that the mean of the mixed gradient is the
-    loss gradient, and its covariance is `ell` times that of SGD's gradient at
-    the simulated batch size B:
-
-    - `"independent"`: sub-batches of size B, `(1 ± sqrt(2 ell - 1)) / 2`;
-    - `"halves"`: sub-batches of size B/2, `(1 ± sqrt(ell - 1)) / 2`.
-
-    Args:
-        ell: integer >= 1, the amplification. 1 is SGD.
-        pairing: `"independent"` or `"halves"`.
-
-    Returns:
-        `(w1, w2)`, floats.
-
-    Raises:
-        ValueError: if `ell` or `pairing` is not one of the above.
-
-    References:
-        `"independent"`: Li, Malladi, Arora, "On the Validity of Modeling SGD
-        with Stochastic Differential Equations (SDEs)", NeurIPS 2021,
-        arXiv:2102.12470. `"halves"`: derived, from
-        w1 + w2 = 1 and 2 (w1² + w2²) = ell.
-    """
-    ell = checked_integer("ell", ell)
-    if ell > _LARGEST_ELL:
-        raise ValueError(
-            f"`ell` must be an integer >= 1 and at most {_LARGEST_ELL:.0e}, "
-            f"got {ell!r}."
-        )
-    if pairing not in PAIRINGS:
-        raise ValueError(
-            f"`pairing` must be one of {', '.join(map(repr, PAIRINGS))}, "
-            f"got {pairing!r}."
-        )
-    spread = math.sqrt(2 * ell - 1 if pairing == "independent" else ell - 1)
-    return (1 + spread) / 2, (1 - spread) / 2
-
-
 _CLIPPING = (
     "clipping the mixed gradient biases the SDE, and clipping its parts apart "
     "is not the clipping of a batch"
 )
-_MOMENTUM = "its theory is that of SGD without momentum"
+_MOMENTUM = "SVAG's theory is that of SGD without momentum"
 _REFUSED = {
     "momentum": _MOMENTUM,
     "nesterov": _MOMENTUM,
@@ -361,26 +352,17 @@ _REFUSED = {
 }
 
 
-def refuse_unsupported(kwargs):
-    """Takes what SVAG cannot honour out of `kwargs`; it must be off.
-
-    Args:
-        kwargs: dict of arguments of a Keras optimizer.
-
-    Raises:
-        ValueError: if momentum, clipping, `use_ema` or gradient
-            accumulation is on.
-    """
-    for argument, reason in _REFUSED.items():
-        value = kwargs.pop(argument, None)
+def _refuse_unsupported(kwargs):
+    """Takes what SVAG cannot honour out of a Keras optimizer's arguments."""
+    for name, reason in _REFUSED.items():
+        value = kwargs.pop(name, None)
         if value is not None and value is not False:
             raise ValueError(
-                f"SVAG does not take `{argument}` (got {value!r}): "
-                f"{reason}; leave it out."
+                arguments.refusal(name, "left out of SVAG", value, reason)
             )
 
 
-def checked_learning_rate(learning_rate):
+def _checked_learning_rate(learning_rate):
     """Keras's kinds of learning rates as they are, a number as a float."""
     if callable(learning_rate) or isinstance(learning_rate, dict):
         return learning_rate
@@ -388,17 +370,4 @@ def checked_learning_rate(learning_rate):
         learning_rate, keras.Variable
     ):
         learning_rate = float(learning_rate)
-    return nonnegative("learning_rate", learning_rate)
-
-
-def nonnegative(argument, value):
-    """`value` as a float; a ValueError naming `argument` if it is no such."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        number = math.nan
-    else:
-        number = float(value)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(
-            f"`{argument}` must be a finite number >= 0, got {value!r}."
-        )
-    return number
+    return float(arguments.number("learning_rate", learning_rate, least=0))

@@ -1,5 +1,6 @@
 """Single examples, from arrays or a data set, put together to mini-batches."""
 
+import functools
 import itertools
 import math
 
@@ -7,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
+
+from keras_svag.models.batches import arrays_of, map_arrays
 
 # The drawn examples of as many batches as this holds are read in one pass.
 _BYTES_PER_PASS = 2**30
@@ -41,8 +44,8 @@ def open_examples(dataset, model):
 
 class _ArrayExamples:
     def __init__(self, arrays, model):
-        self._arrays = tree.map_structure(_as_array, arrays)
-        leaves = _leaves(self._arrays)
+        self._arrays = map_arrays(_as_array, arrays)
+        leaves = arrays_of(self._arrays)
         rows = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
         if len(rows) != 1 or None in rows or 0 in rows:
             raise ValueError(
@@ -51,16 +54,13 @@ class _ArrayExamples:
                 f"{', '.join(str(tuple(leaf.shape)) for leaf in leaves)}."
             )
         self.num_examples = int(rows.pop())
-        _check_unbatched(
-            _leaves(self._arrays[0]), [x.shape[1:] for x in leaves], model
-        )
+        shapes = [leaf.shape[1:] for leaf in leaves]
+        _check_unbatched(shapes, len(arrays_of(arrays[0])), model)
 
     def batches(self, indices):
         """Yields one batch of tensors for each vector of `indices`."""
         for rows in indices:
-            yield tree.map_structure(
-                lambda leaf, rows=rows: _take(leaf, rows), self._arrays
-            )
+            yield map_arrays(functools.partial(_take, rows), self._arrays)
 
 
 class _DatasetExamples:
@@ -86,7 +86,7 @@ class _DatasetExamples:
         if size == 0:
             raise ValueError("`dataset` must have examples, got an empty one.")
         self.num_examples = size
-        specs = _leaves(dataset.element_spec)
+        specs = arrays_of(dataset.element_spec)
         for spec in specs:
             if not isinstance(spec, tf.TensorSpec):
                 raise ValueError(
@@ -96,11 +96,7 @@ class _DatasetExamples:
         shapes = [spec.shape for spec in specs]
         element = dataset.element_spec
         x = element[0] if isinstance(element, tuple) else element
-        _check_unbatched(
-            [tf.TensorSpec([None, *s.shape]) for s in _leaves(x)],
-            shapes,
-            model,
-        )
+        _check_unbatched(shapes, len(arrays_of(x)), model)
         self._bytes = sum(
             spec.dtype.size * math.prod(d or 1 for d in spec.shape)
             for spec in specs
@@ -131,27 +127,21 @@ class _DatasetExamples:
         return dict(kept.take(len(rows)).as_numpy_iterator())
 
 
-def _check_unbatched(x_leaves, shapes, model):
+def _check_unbatched(shapes, num_inputs, model):
     """Raises if what should be examples are batches, as far as it shows.
 
     Args:
-        x_leaves: the inputs, with one dimension in front for the batch.
-        shapes: of all leaves of one example.
+        shapes: of all arrays of one example, the inputs first.
+        num_inputs: how many of them are inputs.
         model: whose inputs say what rank a batch has.
     """
-    inputs = getattr(model, "inputs", None)
-    if inputs is None:
-        inputs = getattr(getattr(model, "model", None), "inputs", None)
+    inputs = getattr(getattr(model, "model", model), "inputs", None)
     expected = tree.flatten(inputs) if inputs else []
-    batched = bool(shapes) and all(
-        len(shape) and shape[0] is None for shape in shapes
-    )
-    if len(expected) == len(x_leaves):
+    batched = all(len(shape) and shape[0] is None for shape in shapes)
+    if len(expected) == num_inputs:
         batched |= any(
-            leaf.shape.rank > len(wanted.shape)
-            if isinstance(leaf, tf.TensorSpec)
-            else len(leaf.shape) > len(wanted.shape)
-            for leaf, wanted in zip(x_leaves, expected, strict=True)
+            len(shape) >= len(batch.shape)
+            for shape, batch in zip(shapes, expected, strict=False)
         )
     if batched:
         raise ValueError(
@@ -163,14 +153,10 @@ def _check_unbatched(x_leaves, shapes, model):
 
 
 def _as_array(leaf):
-    if leaf is None or isinstance(leaf, (np.ndarray, tf.Tensor)):
-        return leaf
-    return np.asarray(leaf)
+    return leaf if isinstance(leaf, tf.Tensor) else np.asarray(leaf)
 
 
-def _take(leaf, rows):
-    if leaf is None:
-        return None
+def _take(rows, leaf):
     if isinstance(leaf, tf.Tensor):
         return tf.gather(leaf, rows)
     batch = leaf[rows]
@@ -178,7 +164,3 @@ def _take(leaf, rows):
     if batch.dtype == np.float64:
         batch = batch.astype(keras.config.floatx())
     return tf.convert_to_tensor(batch)
-
-
-def _leaves(nest):
-    return [leaf for leaf in tree.flatten(nest) if leaf is not None]

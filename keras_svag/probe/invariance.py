@@ -1,13 +1,15 @@
 """Whether a network's outputs depend on the scale of its weights."""
 
-import contextlib
-
-import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops, tree
 
-from keras_svag.arguments import checked_tolerance
+from keras_svag import arguments
+from keras_svag.models.batches import arrays_of, map_arrays
+from keras_svag.models.internals import (
+    build_layers,
+    call_in_training_mode,
+    check_model,
+)
 from keras_svag.models.state import preserved_state
 
 # Powers of two, by which products in floating point scale without rounding.
@@ -39,24 +41,25 @@ def is_scale_invariant(model, x, rtol=None):
         A bool.
 
     Raises:
-        TypeError: if `model` is no `keras.Model`.
-        ValueError: if it has no trainable weights, it cannot be called on
-            `x`, `rtol` is not positive, or the outputs are not finite.
+        TypeError: if `model` is no `keras.Model`, or `rtol` no number.
+        ValueError: if there are no trainable weights or no examples, `rtol`
+            is not positive, or the outputs are not finite.
 
     References:
         [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
         Stochastic Differential Equations (SDEs)", NeurIPS 2021, section 5,
         whose conditions suppose a scale-invariant loss.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model, got {type(model).__name__}."
+    check_model(model)
+    arguments.number("rtol", rtol, above=0, optional=True)
+    inputs = map_arrays(ops.convert_to_tensor, x)
+    shapes = [tuple(array.shape) for array in arrays_of(inputs)]
+    if not all(shape and shape[0] for shape in shapes):
+        raise ValueError(
+            "`x` must be a batch of at least one example, got arrays of "
+            f"shapes {', '.join(map(str, shapes))}."
         )
-    checked_tolerance(rtol)
-    with _refused_inputs(x):
-        inputs = _as_tensors(x)
-        if not all(layer.built for layer in model._flatten_layers()):
-            model(inputs)
+    build_layers(model, inputs)
     if not model.trainable_weights:
         raise ValueError(
             "`model` has no trainable weights, so there is nothing to scale; "
@@ -65,8 +68,7 @@ def is_scale_invariant(model, x, rtol=None):
     if rtol is None:
         rtol = _rounding_error(model.compute_dtype) ** 0.5
 
-    with _refused_inputs(x):
-        reference = _outputs(model, inputs, 1.0)
+    reference = _outputs(model, inputs, 1.0)
     if not all(np.isfinite(output).all() for output in reference):
         raise ValueError(
             "The outputs of `model` on `x` are not finite, so they cannot be "
@@ -81,34 +83,6 @@ def is_scale_invariant(model, x, rtol=None):
     )
 
 
-@contextlib.contextmanager
-def _refused_inputs(x):
-    """Context whose errors say that the model cannot be called on `x`."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, tf.errors.OpError) as error:
-        given = [
-            repr(leaf)
-            if leaf is None or isinstance(leaf, str)
-            # A tensor's own text would fill a page.
-            else f"{type(leaf).__name__} of shape {np.shape(leaf)}"
-            for leaf in tree.flatten(x)
-        ]
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(
-            "`x` must be a batch of inputs of `model`, with at least one "
-            f"example, got {', '.join(given) or x!r} ({reason})."
-        ) from error
-
-
-def _as_tensors(x):
-    tensors = tree.map_structure(ops.convert_to_tensor, x)
-    for tensor in tree.flatten(tensors):
-        if not tensor.shape or not tensor.shape[0]:
-            raise ValueError("there are no rows")
-    return tensors
-
-
 def _outputs(model, x, factor):
     rng = np.random.default_rng(0)
     with preserved_state(model):
@@ -121,11 +95,8 @@ def _outputs(model, x, factor):
                 ops.cast(value, variable.dtype)
                 * ops.cast(factor, variable.dtype)
             )
-        if model._call_has_training_arg:
-            outputs = model(x, training=True)
-        else:
-            outputs = model(x)
-        outputs = [*tree.flatten(outputs), *model.losses]
+        outputs = tree.flatten(call_in_training_mode(model, x))
+        outputs += model.losses
         return [
             ops.convert_to_numpy(ops.cast(output, "float64"))
             for output in outputs

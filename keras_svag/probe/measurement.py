@@ -1,4 +1,4 @@
-"""Measures the gradient noise of a model that is not being trained."""
+"""Measures the gradient noise of a model without training it."""
 
 import dataclasses
 import math
@@ -7,15 +7,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.arguments import (
-    checked_boolean,
-    checked_integer,
-    checked_tolerance,
+from keras_svag import arguments
+from keras_svag.models.internals import (
+    build_training,
+    call_in_training_mode,
+    check_model,
+    has_batch_normalization,
+    replicas,
+    training_loss,
 )
-from keras_svag.models.state import preserved_state, replicas
+from keras_svag.models.state import preserved_state
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.sampling import (
-    check_sampling,
+    SAMPLING_MODES,
     sampling_correction,
     sub_batch_indices,
 )
@@ -94,14 +98,17 @@ def measure_gradient_noise(
         happens in float16, are left out and counted in `num_skipped`.
 
     Raises:
-        TypeError: if `model` is no `keras.Model`, `dataset` no such data set
-            or `seed` no integer.
+        TypeError: if `model` is no `keras.Model`, `dataset` no such data set,
+            or something no number where one is wanted.
         ValueError: if a number is out of range, the data set has too few
             examples or is batched or infinite, or there is no loss or no
             trainable weight.
     """
-    _check_arguments(model, batch_size, num_batches, rtol, per_layer, verbose)
-    check_sampling(sampling)
+    check_model(model)
+    arguments.integer("batch_size", batch_size)
+    arguments.integer("num_batches", num_batches, least=2)
+    arguments.number("rtol", rtol, above=0, optional=True)
+    arguments.choice("sampling", sampling, SAMPLING_MODES)
     if loss is None and not model.compiled:
         raise ValueError(
             "`model` has no loss, because it is not compiled; give `loss`, or "
@@ -113,20 +120,20 @@ def measure_gradient_noise(
     )
     if seed is None:
         seed = int(np.random.default_rng().integers(2**63))
-    _build(model, examples)
+    build_training(model, next(examples.batches([np.zeros(2, int)])))
     _check_model(model, batch_size)
 
+    common = {
+        "batch_size": batch_size,
+        "sampling": sampling,
+        "num_examples": examples.num_examples,
+    }
     draws = (
         sub_batch_indices(
             sampling, seed, index, examples.num_examples, batch_size
         ).numpy()
         for index in range(num_batches)
     )
-    common = {
-        "batch_size": batch_size,
-        "sampling": sampling,
-        "num_examples": examples.num_examples,
-    }
     verbose = 1 if verbose == "auto" else verbose
     progress = keras.utils.Progbar(
         num_batches, verbose=verbose, stateful_metrics=["noise_to_signal"]
@@ -166,95 +173,6 @@ def measure_gradient_noise(
     return estimate
 
 
-def _estimate(moments, batch_size, sampling, num_examples, **fields):
-    fields |= {
-        "batch_size": batch_size,
-        "sampling": sampling,
-        "num_examples": num_examples,
-    }
-    if not moments.shape[1]:
-        return NoiseEstimate.from_sums(0, 0, 0, 0, 0, 0, **fields)
-    count = moments.shape[1] + 1
-    means, covariance = sequential_moments(*moments)
-    errors = np.sqrt(np.diag(covariance))
-    estimate = NoiseEstimate(
-        grad_sq_norm=float(means[0]),
-        noise_trace=float(means[1]),
-        grad_sq_norm_se=float(errors[0]),
-        noise_trace_se=float(errors[1]),
-        covariance=float(covariance[0, 1]),
-        count=count,
-        degrees_of_freedom=probe_degrees_of_freedom(count),
-        **fields,
-    )
-    return estimate.corrected(
-        sampling_correction(sampling, num_examples, batch_size, batch_size)
-    )
-
-
-def _build(model, examples):
-    batch = next(examples.batches([np.zeros(2, int)]))
-    # Does nothing without a strategy: losses are then built when traced.
-    model._maybe_symbolic_build(data_batch=batch)
-    if not all(layer.built for layer in model._flatten_layers()):
-        model(keras.utils.unpack_x_y_sample_weight(batch)[0])
-
-
-def _distinct_paths(model):
-    paths = [v.path for v in model.trainable_weights]
-    return [
-        f"{path}_{paths[:index].count(path)}" if path in paths[:index] else path
-        for index, path in enumerate(paths)
-    ]
-
-
-def _check_arguments(model, batch_size, num_batches, rtol, per_layer, verbose):
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model, got {type(model).__name__}."
-        )
-    checked_integer("batch_size", batch_size)
-    checked_integer("num_batches", num_batches, smallest=2)
-    checked_tolerance(rtol)
-    checked_boolean("per_layer", per_layer)
-    if verbose not in ("auto", 0, 1, 2):
-        raise ValueError(
-            f"`verbose` must be 0, 1, 2 or 'auto', got {verbose!r}."
-        )
-
-
-def _check_num_examples(num_examples, batch_size, num_batches, sampling):
-    needed, why = batch_size, f"a batch of {batch_size:,}"
-    if sampling == "shuffle":
-        needed *= num_batches
-        why = f"{num_batches:,} disjoint batches of {batch_size:,}"
-    elif sampling == "without_replacement":
-        needed += 1
-        why += " to differ from another"
-    if num_examples < max(needed, 2):
-        raise ValueError(
-            f"`dataset` must have at least {max(needed, 2):,} examples for "
-            f"{why}, got {num_examples:,}; use a smaller `batch_size`"
-            f"{' or fewer batches' if sampling == 'shuffle' else ''}."
-        )
-
-
-def _check_model(model, batch_size):
-    if not model.trainable_weights:
-        raise ValueError(
-            "`model` has no trainable weights, so it has no gradient to "
-            "measure; set `trainable` on some of its layers."
-        )
-    if batch_size == 1 and any(
-        isinstance(layer, keras.layers.BatchNormalization)
-        for layer in model._flatten_layers()
-    ):
-        raise ValueError(
-            "`batch_size` must be at least 2 for a model with "
-            "BatchNormalization, got 1: a single example has no variance."
-        )
-
-
 class SequentialGradients:
     """Gradients of one mini-batch after another, kept as two running sums.
 
@@ -270,15 +188,14 @@ class SequentialGradients:
     def __init__(self, model, loss):
         self._model = model
         self._objective = model
-        self._optimizer = model.optimizer if model.compiled else None
         if loss is not None:
             self._objective = _GivenLoss(model)
-            # Of the optimizer only the loss scale of mixed precision is used.
             self._objective.compile(optimizer="sgd", loss=loss)
-        if self._optimizer is None:
-            self._optimizer = self._objective.optimizer
+        # Of the optimizer only the loss scale of mixed precision is used.
+        compiled = model if model.compiled else self._objective
+        self._optimizer = compiled.optimizer
         # The replica that a strategy reads where no replica is running.
-        self._weights = [replicas(v.value)[0] for v in model.trainable_weights]
+        self._weights = [replicas(v)[0] for v in model.trainable_weights]
         self._mean_sum = [tf.zeros(v.shape) for v in self._weights]
         self._alternating_sum = list(self._mean_sum)
         self._moments = []
@@ -335,17 +252,10 @@ class SequentialGradients:
         return tf.transpose(moments), finite, sums, alternating_sums
 
     def _gradients(self, batch):
-        model, objective = self._model, self._objective
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         with tf.GradientTape() as tape:
-            if model._call_has_training_arg:
-                y_pred = model(x, training=True)
-            else:
-                y_pred = model(x)
-            _check_has_loss(objective)
-            loss = objective._compute_loss(
-                x, y, y_pred, sample_weight, training=True
-            )
+            y_pred = call_in_training_mode(self._model, x)
+            loss = training_loss(self._objective, x, y, y_pred, sample_weight)
             scaled_loss = self._optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self._weights)
         # In a strategy's scope Keras divides losses by the replicas, although
@@ -368,10 +278,62 @@ class _GivenLoss(keras.Model):
         self.model = model
 
 
-def _check_has_loss(objective):
-    own = type(objective).compute_loss is not keras.Model.compute_loss
-    if objective._compile_loss is None and not own and not objective.losses:
+def _estimate(moments, **fields):
+    if not moments.shape[1]:
+        return NoiseEstimate.from_sums(0, 0, 0, 0, 0, 0, **fields)
+    count = moments.shape[1] + 1
+    means, covariance = sequential_moments(*moments)
+    errors = np.sqrt(np.diag(covariance))
+    estimate = NoiseEstimate(
+        grad_sq_norm=float(means[0]),
+        noise_trace=float(means[1]),
+        grad_sq_norm_se=float(errors[0]),
+        noise_trace_se=float(errors[1]),
+        covariance=float(covariance[0, 1]),
+        count=count,
+        degrees_of_freedom=probe_degrees_of_freedom(count),
+        **fields,
+    )
+    size = estimate.batch_size
+    return estimate.corrected(
+        sampling_correction(
+            estimate.sampling, estimate.num_examples, size, size
+        )
+    )
+
+
+def _distinct_paths(model):
+    paths = [v.path for v in model.trainable_weights]
+    return [
+        f"{path}_{paths[:index].count(path)}" if path in paths[:index] else path
+        for index, path in enumerate(paths)
+    ]
+
+
+def _check_num_examples(num_examples, batch_size, num_batches, sampling):
+    needed, why = batch_size, f"a batch of {batch_size:,}"
+    if sampling == "shuffle":
+        needed *= num_batches
+        why = f"{num_batches:,} disjoint batches of {batch_size:,}"
+    elif sampling == "without_replacement":
+        needed += 1
+        why += " to differ from another"
+    if num_examples < max(needed, 2):
         raise ValueError(
-            "`model` has no loss: it was compiled without one and its layers "
-            "add none; give `loss`."
+            f"`dataset` must have at least {max(needed, 2):,} examples for "
+            f"{why}, got {num_examples:,}; use a smaller `batch_size`"
+            f"{' or fewer batches' if sampling == 'shuffle' else ''}."
+        )
+
+
+def _check_model(model, batch_size):
+    if not model.trainable_weights:
+        raise ValueError(
+            "`model` has no trainable weights, so it has no gradient to "
+            "measure; set `trainable` on some of its layers."
+        )
+    if batch_size == 1 and has_batch_normalization(model):
+        raise ValueError(
+            "`batch_size` must be at least 2 for a model with "
+            "BatchNormalization, got 1: a single example has no variance."
         )

@@ -9,10 +9,10 @@ import tensorflow as tf
 from experiments.strategies import (
     STRATEGIES,
     cluster_resolver,
-    is_chief,
     lost_worker,
     make_strategy,
 )
+from keras_svag.models.internals import is_chief
 
 CLUSTER = {"worker": ["host0:2222", "host1:2222"]}
 TASK = {"type": "worker", "index": 1}

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_svag import SVAG, NGDModel, SVAGModel
-from keras_svag.models.wrapper import ModelWrapper, has_several_workers
+from keras_svag.models.internals import has_several_workers
+from keras_svag.models.wrapper import ModelWrapper
 from tests.helpers.small_problems import (
     dense_network,
     interleaved,

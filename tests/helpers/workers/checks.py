@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from experiments.strategies import is_chief, lost_worker
+from experiments.strategies import lost_worker
 from keras_svag import NGDModel, SVAGModel
+from keras_svag.models.internals import is_chief
 from keras_svag.models.wrapper import ModelWrapper, with_logs_as_vectors
 from tests.helpers.distribution.checks import SUB_BATCH, fit, optimizer, pairs
 from tests.helpers.distribution.models import refused

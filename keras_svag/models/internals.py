@@ -1,0 +1,135 @@
+"""What Keras and TensorFlow do not show in public, in one place.
+
+Whatever else of this library needs it asks here, so that a new version of
+Keras that moves it is followed by changing this package alone.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_svag import arguments
+
+
+def check_model(model):
+    """Raises a `TypeError` for what is no `keras.Model`."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(arguments.refusal("model", "a keras.Model", model))
+
+
+def layers_of(model):
+    """The model and all layers in it, those within other layers too."""
+    return model._flatten_layers()
+
+
+def has_batch_normalization(model):
+    """Whether some layer normalizes by the statistics of the batch."""
+    return any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for layer in layers_of(model)
+    )
+
+
+def overrides(model, method):
+    """Whether the class of `model` has a method of its own for Keras's."""
+    return getattr(type(model), method) is not getattr(keras.Model, method)
+
+
+def build_layers(model, x):
+    """Builds what is not built of a model, by calling it on inputs."""
+    if not all(layer.built for layer in layers_of(model)):
+        model(x)
+
+
+def build_training(model, batch):
+    """Builds a compiled model, with its losses and metrics, from a batch."""
+    # Does nothing without a strategy: losses are then built when traced.
+    model._maybe_symbolic_build(data_batch=batch)
+    build_layers(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
+
+
+def call_in_training_mode(model, x):
+    """The outputs of a model as in training: with dropout, for example."""
+    if model._call_has_training_arg:
+        return model(x, training=True)
+    return model(x)
+
+
+def training_loss(model, x, y, y_pred, sample_weight):
+    """The loss that training minimizes, with those that layers add."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=True)
+
+
+def inner_optimizer(optimizer):
+    """The optimizer itself, without the loss scale of mixed precision."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def learning_rate_schedule(optimizer):
+    """The schedule of an optimizer's learning rate, or None."""
+    rate = optimizer._learning_rate
+    is_schedule = isinstance(
+        rate, keras.optimizers.schedules.LearningRateSchedule
+    )
+    return rate if is_schedule else None
+
+
+def decayed_variables(model):
+    """Trainable variables of a compiled model that weight decay shrinks."""
+    optimizer = inner_optimizer(model.optimizer)
+    if not optimizer.weight_decay:
+        return []
+    return [
+        v for v in model.trainable_variables if optimizer._use_weight_decay(v)
+    ]
+
+
+def is_chief(strategy):
+    """Whether this process is the one that writes files.
+
+    All the workers have to compute what is written: reading a metric is an
+    exchange between them.
+    """
+    return strategy.extended.should_save_summary
+
+
+def has_several_workers(strategy):
+    """Whether `strategy` trains over more than one process."""
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )
+
+
+def replicas(variable):
+    """The TensorFlow variable of each local replica, or the only one."""
+    value = variable.value
+    strategy = getattr(value, "distribute_strategy", None)
+    if strategy is None:
+        strategy = tf.distribute.get_strategy()
+    return strategy.experimental_local_results(value)
+
+
+def keep_static_shapes(epoch_iterator):
+    """Keeps the batch size of an epoch's data static over several workers.
+
+    TensorFlow distributes finite data with an unknown batch size there,
+    because a last batch may be smaller. Where no batch is, data that repeat
+    are the same, and Keras counts an epoch's batches by itself.
+
+    Args:
+        epoch_iterator: Keras's `TFEpochIterator`, not yet iterated over.
+    """
+    strategy = epoch_iterator._distribute_strategy
+    data = epoch_iterator.data_adapter.get_tf_dataset()
+    if (
+        has_several_workers(strategy)
+        and isinstance(data, tf.data.Dataset)
+        and epoch_iterator.num_batches
+        and all(
+            spec.shape.is_fully_defined()
+            for spec in tf.nest.flatten(data.element_spec)
+        )
+    ):
+        epoch_iterator._distributed_dataset = (
+            strategy.experimental_distribute_dataset(data.repeat())
+        )

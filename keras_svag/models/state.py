@@ -29,12 +29,15 @@ def preserved_state(model):
         for layer in layers_of(model)
     ]
     global_seed = global_state.get_global_attribute(_GLOBAL_SEED)
-    variables = _state_variables(model)
+    variables = list(model.variables)
+    for metric in _all_metrics(model):
+        variables += metric.variables
     if global_seed is not None:
         variables.append(global_seed.state)
+    known = {id(variable): variable for variable in variables}
     values = [
         (part, tf.identity(part))
-        for variable in variables
+        for variable in known.values()
         for part in replicas(variable)
     ]
     try:
@@ -43,21 +46,13 @@ def preserved_state(model):
         for part, value in values:
             part.assign(value)
         global_state.set_global_attribute(_GLOBAL_SEED, global_seed)
-        known = {id(v) for v in variables}
         for metric in _all_metrics(model):
-            if not known.issuperset(id(v) for v in metric.variables):
+            if not all(id(v) in known for v in metric.variables):
                 metric.reset_state()
         for layer, own, ids in losses:
             layer._losses[:] = own
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
-
-
-def _state_variables(model):
-    variables = list(model.variables)
-    for metric in _all_metrics(model):
-        variables += metric.variables
-    return list({id(v): v for v in variables}.values())
 
 
 def _all_metrics(model):

@@ -50,20 +50,11 @@ def sequential_moments(mean_dots, deviations, alternating_dots):
         `(means, covariance)` of shapes (2,) and (2, 2) in the order (G, N), N
         at the batch size of the gradients. The covariance is NaN for fewer
         than `FEWEST_FOR_ERRORS` batches.
-
-    Raises:
-        ValueError: If there are no values, or not as many of each kind.
     """
     x, n, y = (
         np.asarray(values, np.float64)
         for values in (mean_dots, deviations, alternating_dots)
     )
-    if not (x.ndim == 1 and x.size and x.shape == n.shape == y.shape):
-        raise ValueError(
-            "mean_dots, deviations and alternating_dots must be vectors with "
-            "one value each per batch but the first, got shapes "
-            f"{x.shape}, {n.shape} and {y.shape}."
-        )
     i = np.arange(1.0, x.size + 1)
     k = x.size + 1
     g_hat = i @ x / i.sum()

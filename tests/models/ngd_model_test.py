@@ -1,13 +1,9 @@
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_svag.models.ngd_model import NGDModel
-from tests.helpers.paths import ROOT
 
 N, B = 200, 20
 
@@ -176,14 +172,6 @@ def test_fit_save_and_load(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["batch_size", "micro_batch_size"])
-@pytest.mark.parametrize("size", [0, -1, 2.5, True, None])
-def test_bad_size_is_one_sentence(name, size):
-    sizes = {"batch_size": 5, "micro_batch_size": 5, name: size}
-    with pytest.raises(ValueError, match=f"`{name}` must be an integer >= 1"):
-        NGDModel(linear_network(), **sizes)
-
-
 def test_batch_normalization_is_refused():
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.BatchNormalization()]
@@ -197,43 +185,3 @@ def test_unknown_number_of_examples_is_refused():
     batches = tf.data.Dataset.from_tensor_slices(regression()).batch(70)
     with pytest.raises(ValueError, match="whole training set as one batch"):
         model.fit(batches, verbose=0)
-
-
-_TWO_REPLICAS = """
-import sys
-import keras, numpy as np, tensorflow as tf
-from keras_svag.models.ngd_model import NGDModel
-from tests.models.ngd_model_test import N, compiled, linear_network, regression
-
-replicas = int(sys.argv[1])
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * replicas,
-)
-strategy = tf.distribute.get_strategy()
-if replicas > 1:
-    strategy = tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)]
-    )
-x, y = regression()
-with strategy.scope():
-    model = compiled(NGDModel(linear_network(), 20, 64, seed=1))
-model.fit(x, y, batch_size=N, epochs=3, shuffle=False, verbose=0)
-print("weights", *model.model.get_weights()[0].ravel())
-"""
-
-
-def test_replicas_draw_the_noise_of_one_device():
-    weights = []
-    for replicas in (1, 2):
-        process = subprocess.run(
-            [sys.executable, "-c", _TWO_REPLICAS, str(replicas)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert process.returncode == 0, process.stderr
-        line = process.stdout.split("weights", 1)[1]
-        weights.append([float(value) for value in line.split()])
-    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5)

@@ -2,19 +2,19 @@
 
 import keras
 import numpy as np
-import pytest
 
 import keras_svag
 from tests.helpers.refusals import (
     INF,
     NAN,
-    NO_BOOLEAN,
     NO_COUNT,
+    NO_INTEGER,
     NO_STRING,
     NOT_NONNEGATIVE,
     NOT_POSITIVE,
     check_refused,
     refused,
+    refused_numbers,
     table,
 )
 from tests.helpers.small_problems import dense_network, regression
@@ -23,9 +23,7 @@ X, Y = regression(16)
 MODEL = dense_network()
 MODEL.compile("sgd", "mse")
 UNCOMPILED = dense_network()
-SIZES = ("batch_size", "num_examples", "sub_batch_size")
 NO_SAMPLING = (*NO_STRING, "random", "SHUFFLE", [], {})
-NO_KAPPAS = ("24", None, 2, True, (0.5,), (2, NAN), (2, INF), (2, "4"), (True,))
 NO_MODEL = (None, "model", 3, dict, keras.layers.Dense(2), [])
 
 
@@ -36,46 +34,50 @@ def optional(values):
 
 def cases_of_svag():
     call, good = keras_svag.SVAG, {"learning_rate": 0.1, "ell": 2}
-    yield from refused(call, good, "ell", NO_COUNT)
-    yield from refused(call, good, "learning_rate", NOT_NONNEGATIVE[:3])
-    yield from refused(call, good, "learning_rate", NOT_NONNEGATIVE[5:])
-    yield from refused(call, good, "weight_decay", optional(NOT_NONNEGATIVE))
+    yield from refused_numbers(call, good, "ell", NO_COUNT)
+    # Keras takes a dict for a schedule's configuration.
+    rates = [value for value in NOT_NONNEGATIVE if value != {}]
+    yield from refused_numbers(call, good, "learning_rate", rates)
+    decays = optional(NOT_NONNEGATIVE)
+    yield from refused_numbers(call, good, "weight_decay", decays)
     yield from refused(call, good, "pairing", (*NO_STRING, "both", [], {}))
-    for name, value in (
-        ("momentum", 0.9),
-        ("nesterov", True),
-        ("clipnorm", 1.0),
-        ("clipvalue", 1.0),
-        ("global_clipnorm", 1.0),
-        ("use_ema", True),
-        ("gradient_accumulation_steps", 2),
+    for name, value, why in (
+        ("momentum", 0.9, "without momentum"),
+        ("nesterov", True, "without momentum"),
+        ("clipnorm", 1.0, "biases"),
+        ("clipvalue", 1.0, "biases"),
+        ("global_clipnorm", 1.0, "biases"),
+        ("use_ema", True, "average"),
+        ("gradient_accumulation_steps", 2, "pairs"),
     ):
-        yield from refused(call, good, name, [value], says=("leave it out",))
+        yield from refused(call, good, name, [value], says=("left out", why))
 
 
 def cases_of_models():
-    call, good = keras_svag.SVAGModel, {"model": MODEL}
-    yield from refused(call, good, "model", NO_MODEL, TypeError)
-    yield from refused(call, good, "sampling", NO_SAMPLING)
-    yield from refused(call, good, "num_examples", optional(NO_COUNT))
+    call = keras_svag.SVAGModel
+    yield from refused(call, {}, "model", NO_MODEL, TypeError)
+    for measure_noise in (True, False):
+        good = {"model": MODEL, "measure_noise": measure_noise}
+        yield from refused(call, good, "sampling", NO_SAMPLING)
+        sizes = (*optional(NO_COUNT), 1)
+        yield from refused_numbers(call, good, "num_examples", sizes)
     call = keras_svag.NGDModel
     good = {"model": MODEL, "batch_size": 4, "micro_batch_size": 8}
     yield from refused(call, good, "model", NO_MODEL, TypeError)
     for name in ("batch_size", "micro_batch_size"):
-        yield from refused(call, good, name, NO_COUNT)
+        yield from refused_numbers(call, good, name, NO_COUNT)
+    yield from refused_numbers(call, good, "seed", (*optional(NO_INTEGER), -1))
 
 
 def cases_of_the_metric():
     call = keras_svag.GradientNoise
-    for name in SIZES:
-        yield from refused(call, {}, name, optional(NO_COUNT))
+    for name in ("batch_size", "num_examples"):
+        yield from refused_numbers(call, {}, name, optional(NO_COUNT))
     good = {"batch_size": 8}
     yield from refused(call, good, "num_examples", [7], says=(">= 8",))
     yield from refused(call, good, "sampling", NO_SAMPLING)
-    yield from refused(
-        call, good, "sampling", ["without_replacement"], says=("num_examples",)
-    )
-    yield from refused(call, good, "layers", ["ab", 3, True, [1]])
+    good["sampling"] = "without_replacement"
+    yield from refused(call, good, "num_examples", [None], TypeError)
     yield from refused(
         keras_svag.GradientNoise(layers=["a", "b"]).update_state,
         {"noise_trace": np.ones(3)},
@@ -104,21 +106,9 @@ def cases_of_the_probe():
     yield from refused(call, good, "model", NO_MODEL, TypeError)
     for data in (None, X, "data", 3, {"x": X, "y": Y}, (), (X, Y, Y, Y)):
         yield from refused(call, good, "dataset", [data], TypeError)
-    for data, shown in (
-        ((X[:0], Y[:0]), "(0, 4)"),
-        ((X, Y[:-1]), "(15, 2)"),
-        ((X[None], Y[None]), "(16, 4)"),
-        ((X[:3], Y[:3]), 3),
-        ((), None),
-    )[:-1]:
-        yield from refused(call, good, "dataset", [data], given=shown)
-    yield from refused(call, good, "batch_size", NO_COUNT)
-    yield from refused(call, good, "num_batches", (*NO_COUNT, 1))
-    yield from refused(call, good, "rtol", optional(NOT_POSITIVE))
-    yield from refused(call, good, "seed", ("1", 1.5, True, [1]), TypeError)
-    yield from refused(call, good, "seed", [2**64])
-    yield from refused(call, good, "verbose", (3, -1, "yes", None, [1]))
-    yield from refused(call, good, "per_layer", NO_BOOLEAN)
+    yield from refused_numbers(call, good, "batch_size", NO_COUNT)
+    yield from refused_numbers(call, good, "num_batches", (*NO_COUNT, 1))
+    yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))
     yield from refused(call, good, "sampling", NO_SAMPLING)
     yield from refused(
         call, {**good, "model": UNCOMPILED}, "loss", [None], given="no loss"
@@ -127,18 +117,17 @@ def cases_of_the_probe():
 
 def cases_of_the_check():
     call, good = keras_svag.LinearScalingRuleCheck, {"batch_size": 8}
-    yield from refused(call, good, "batch_size", NO_COUNT)
-    yield from refused(call, good, "closeness", (*NOT_POSITIVE, 1, 0.5))
-    yield from refused(call, good, "kappas", NO_KAPPAS)
-    yield from refused(call, good, "window", optional(NO_COUNT))
-    yield from refused(call, good, "num_examples", optional((*NO_COUNT, 7)))
-    yield from refused(call, good, "probe_every", NO_COUNT)
-    yield from refused(call, good, "probe_batches", (*NO_COUNT, 3))
-    yield from refused(call, good, "rtol", optional(NOT_POSITIVE))
-    yield from refused(call, good, "log_dir", (3, True, ["a"], NAN))
-    yield from refused(call, good, "per_layer", NO_BOOLEAN)
-    yield from refused(call, good, "verbose", ("yes", None, -1, 2, 0.5))
-    yield from refused(call, good, "scale_invariant", ("yes", 1, 0.5))
+    yield from refused_numbers(call, good, "batch_size", NO_COUNT)
+    yield from refused_numbers(call, good, "closeness", (*NOT_POSITIVE, 1, 0.5))
+    for kappas in ("24", None, 2, True, (2, "4"), (True,)):
+        yield from refused(call, good, "kappas", [kappas], TypeError)
+    yield from refused(call, good, "kappas", [(0.5,), (2, NAN), (2, INF)])
+    counts = optional(NO_COUNT)
+    yield from refused_numbers(call, good, "window", counts)
+    yield from refused_numbers(call, good, "num_examples", (*counts, 7))
+    yield from refused_numbers(call, good, "probe_every", NO_COUNT)
+    yield from refused_numbers(call, good, "probe_batches", (*NO_COUNT, 3))
+    yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))
     yield from refused(
         call(8).load_state_dict,
         {},
@@ -150,10 +139,9 @@ def cases_of_the_check():
 def cases_of_invariance():
     call, good = keras_svag.is_scale_invariant, {"model": MODEL, "x": X}
     yield from refused(call, good, "model", NO_MODEL, TypeError)
-    yield from refused(call, good, "rtol", optional(NOT_POSITIVE))
+    yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))
     yield from refused(call, good, "x", [X[:0]], given="(0, 4)")
-    yield from refused(call, good, "x", [X[:, :3]], given="(16, 3)")
-    yield from refused(call, good, "x", ["x", None])
+    yield from refused(call, good, "x", [X[0, 0]], given="()")
 
 
 @table(
@@ -173,5 +161,4 @@ def test_the_arguments_are_otherwise_good():
     keras_svag.SVAG(0.1, ell=2)
     keras_svag.LinearScalingRuleCheck(8)
     keras_svag.measure_gradient_noise(MODEL, (X, Y), 4, 4, verbose=0)
-    with pytest.raises(ValueError, match="`rtol`"):
-        keras_svag.is_scale_invariant(MODEL, X, rtol="1")
+    assert not keras_svag.is_scale_invariant(MODEL, X)

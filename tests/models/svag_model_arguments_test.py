@@ -14,12 +14,6 @@ def fit(model, *data, **kwargs):
     return model.fit(*data, **kwargs).history
 
 
-@pytest.mark.parametrize("model", [None, "resnet", keras.layers.Dense(2), dict])
-def test_what_is_no_model_is_refused(model):
-    with pytest.raises(TypeError, match="`model` must be a keras.Model, got"):
-        SVAGModel(model)
-
-
 class OwnTrainStep(keras.Model):
     def train_step(self, data):
         return {}
@@ -236,19 +230,3 @@ def test_steps_that_overflow_are_skipped_and_counted(mixed_float16):
         0.01 / 2 * estimate.count
     )
     assert np.isfinite(logs["noise_to_signal"][0])
-
-
-@pytest.mark.parametrize("measure_noise", [False, True])
-@pytest.mark.parametrize(
-    "arguments",
-    [{"num_examples": 1}, {"sampling": "nosuch"}, {"per_layer": "all"}],
-)
-def test_bad_arguments_are_refused_measured_or_not(measure_noise, arguments):
-    (name,) = arguments
-    with pytest.raises(ValueError, match=f"`{name}` must be"):
-        SVAGModel(dense_network(), measure_noise=measure_noise, **arguments)
-
-
-def test_measure_noise_is_a_boolean():
-    with pytest.raises(ValueError, match="`measure_noise` must be True or"):
-        SVAGModel(dense_network(), measure_noise=2)

@@ -36,19 +36,3 @@ def test_ell_1_is_sgd():
 
 def test_pairing_is_independent_if_not_given():
     assert svag_weights(3) == svag_weights(3, "independent")
-
-
-@pytest.mark.parametrize(
-    "ell", [0, -1, 1.0, 2.5, "2", None, True, float("nan")]
-)
-def test_ell_that_is_no_positive_integer_is_refused(ell):
-    with pytest.raises(ValueError, match="`ell`.*integer >= 1") as error:
-        svag_weights(ell)
-    assert repr(ell) in str(error.value)
-
-
-@pytest.mark.parametrize("pairing", ["half", "", None, 2, ["halves"]])
-def test_unknown_pairing_is_refused(pairing):
-    with pytest.raises(ValueError, match="'independent', 'halves'") as error:
-        svag_weights(2, pairing)
-    assert repr(pairing) in str(error.value)

@@ -1,8 +1,5 @@
 import math
 import random
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -12,7 +9,6 @@ import tensorflow as tf
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.sampling import sampling_correction, sub_batch_indices
 from keras_svag.probe.measurement import measure_gradient_noise
-from tests.helpers.paths import ROOT
 
 
 def regression(n=60, features=5, seed=0):
@@ -474,86 +470,20 @@ def batch_normalized_model():
 
 
 @pytest.mark.parametrize(
-    "arguments, error, sentence",
+    "arguments, sentence",
     [
-        ({"batch_size": 0}, ValueError, "`batch_size` must be an integer"),
-        ({"batch_size": 2.5}, ValueError, "`batch_size` must be an integer"),
-        ({"batch_size": 61}, ValueError, "at least 61 examples"),
-        ({"num_batches": 1}, ValueError, "`num_batches` must be an integer"),
-        ({"rtol": 0.0}, ValueError, "`rtol` must be"),
-        ({"rtol": math.nan}, ValueError, "`rtol` must be"),
-        ({"verbose": 3}, ValueError, "`verbose` must be"),
-        ({"sampling": "bootstrap"}, ValueError, "`sampling` must be"),
-        ({"seed": 0.5}, TypeError, "`seed` must be an integer"),
-        ({"sampling": "shuffle"}, ValueError, "at least 240 examples"),
-        ({"model": "resnet"}, TypeError, "`model` must be a keras.Model"),
-        ({"model": keras.Sequential()}, ValueError, "not compiled"),
-        ({"model": linear_model(loss=None)}, ValueError, "no loss"),
-        ({"model": frozen_model()}, ValueError, "no trainable weights"),
+        ({"batch_size": 61}, "at least 61 examples"),
+        ({"sampling": "shuffle"}, "at least 240 examples"),
+        ({"model": linear_model(loss=None)}, "No loss"),
+        ({"model": frozen_model()}, "no trainable weights"),
         (
             {"model": batch_normalized_model(), "batch_size": 1},
-            ValueError,
             "at least 2 for a model with BatchNormalization",
         ),
     ],
 )
-def test_bad_input_gets_one_sentence(arguments, error, sentence):
+def test_what_cannot_be_measured_is_refused(arguments, sentence):
     arguments = {"model": linear_model(), "dataset": regression(), **arguments}
-    with pytest.raises(error, match=sentence) as raised:
+    with pytest.raises(ValueError, match=sentence) as raised:
         measure(**arguments)
     assert "\n" not in str(raised.value)
-
-
-def test_a_model_in_a_strategy_is_measured_as_on_one_device():
-    script = """
-        import numpy as np
-        import tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-        from tests.probe.measurement_test import *
-
-        x, y = regression()
-        data = (x, two_targets(y))
-        strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
-        with strategy.scope():
-            replicated = compiled_network()
-        single = compiled_network()
-        expected = measure(single, data)
-        assert measure(replicated, data) == expected
-        replicated.fit(*data, batch_size=20, verbose=0)
-
-        def parts():
-            return [
-                part.numpy()
-                for v in replicated.variables
-                + replicated.metrics_variables
-                + replicated.optimizer.variables
-                for part in strategy.experimental_local_results(v.value)
-            ]
-
-        before = parts()
-        outside = measure(replicated, data)
-        with strategy.scope():
-            inside = measure(replicated, data)
-        assert_same(before, parts())
-        for v, w in zip(single.variables, replicated.variables, strict=True):
-            v.assign(w.value)
-        expected = measure(single, data)
-        for estimate in (outside, inside):
-            np.testing.assert_allclose(
-                [estimate.grad_sq_norm, estimate.noise_trace],
-                [expected.grad_sq_norm, expected.noise_trace],
-                rtol=1e-5,
-            )
-        print("measured")
-    """
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert "measured" in process.stdout, process.stderr

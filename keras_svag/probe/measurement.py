@@ -108,6 +108,7 @@ def measure_gradient_noise(
     arguments.integer("batch_size", batch_size)
     arguments.integer("num_batches", num_batches, least=2)
     arguments.number("rtol", rtol, above=0, optional=True)
+    arguments.integer("seed", seed, least=None, optional=True)
     arguments.choice("sampling", sampling, SAMPLING_MODES)
     if loss is None and not model.compiled:
         raise ValueError(

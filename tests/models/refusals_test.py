@@ -53,6 +53,14 @@ def cases_of_svag():
         yield from refused(call, good, name, [value], says=("left out", why))
 
 
+def cases_of_weights():
+    call, good = keras_svag.svag_weights, {"ell": 2, "pairing": "halves"}
+    yield from refused_numbers(call, good, "ell", NO_COUNT, says=(">= 1",))
+    yield from refused(
+        call, good, "pairing", (*NO_STRING, "half", "HALVES", {}, [])
+    )
+
+
 def cases_of_models():
     call = keras_svag.SVAGModel
     yield from refused(call, {}, "model", NO_MODEL, TypeError)
@@ -109,6 +117,7 @@ def cases_of_the_probe():
     yield from refused_numbers(call, good, "batch_size", NO_COUNT)
     yield from refused_numbers(call, good, "num_batches", (*NO_COUNT, 1))
     yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))
+    yield from refused_numbers(call, good, "seed", ("0", True, 1.5, NAN))
     yield from refused(call, good, "sampling", NO_SAMPLING)
     yield from refused(
         call, {**good, "model": UNCOMPILED}, "loss", [None], given="no loss"
@@ -146,6 +155,7 @@ def cases_of_invariance():
 
 @table(
     cases_of_svag(),
+    cases_of_weights(),
     cases_of_models(),
     cases_of_the_metric(),
     cases_of_the_probe(),

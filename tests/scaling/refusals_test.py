@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from keras_svag import NoiseEstimate, scaling, svag_weights
+from keras_svag import NoiseEstimate, scaling
 from keras_svag.arguments import is_number
 from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.verdict import linear_scaling_verdict
@@ -42,15 +42,6 @@ def decay_arguments(call, good):
         ),
         *refused_numbers(call, good, "weight_decay", optional(NOT_NONNEGATIVE)),
     ]
-
-
-def cases_of_weights():
-    good = {"ell": 2, "pairing": "halves"}
-    yield from refused(svag_weights, good, "ell", NO_COUNT, says=(">= 1",))
-    yield from refused(svag_weights, good, "ell", [10**400])
-    yield from refused(
-        svag_weights, good, "pairing", (*NO_STRING, "half", "HALVES", {}, [])
-    )
 
 
 def cases_of_bounds():
@@ -158,7 +149,6 @@ def cases_of_verdicts():
 
 
 @table(
-    cases_of_weights(),
     cases_of_bounds(),
     cases_of_equilibrium(),
     cases_of_rules(),

@@ -15,15 +15,6 @@ _IRRELEVANT = {
     "scale_lr",
 }
 
-# What only some optimizers have, and a comparison of optimizers lets differ.
-_OF_OPTIMIZER = {
-    "ell",
-    "pairing",
-    "sampling",
-    "measure_noise",
-}
-_SGD = ("sgd", "svag")
-
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -66,55 +57,34 @@ def without_repeated(runs):
     return list(first.values()), repeated
 
 
-def svag_comparisons(runs):
-    """Comparisons of ell: everything else but the seed is equal."""
-    svag = [
-        run
-        for run in runs
-        if run.config.get("optimizer") == "svag" and _has_numbers(run, "ell")
+def comparisons(runs, quantity, free, also_alike=lambda run: None):
+    """The `Comparison`s that runs allow, in the order of their first runs.
+
+    Args:
+        runs: `Run`s.
+        quantity: Function from a run to the value in which it is compared, or
+            None if it takes no part.
+        free: Keys of the configuration that need not be equal; the seed never
+            has to be.
+        also_alike: Function from a run to what has to be equal besides.
+    """
+    by_setting = {}
+    for run in runs:
+        value = quantity(run)
+        if value is not None:
+            setting = _setting(run, free), also_alike(run)
+            groups = by_setting.setdefault(setting, {})
+            groups.setdefault(value, []).append(run)
+    return [
+        _comparison(dict(sorted(groups.items())))
+        for groups in by_setting.values()
+        if len(groups) > 1
     ]
-    return _comparisons(
-        svag,
-        value=lambda run: run.config["ell"],
-        setting=lambda run: _setting(run, {"ell"}),
-    )
 
 
-def scaling_comparisons(runs):
-    """Comparisons of batch size with the learning rate in proportion."""
-
-    def setting(run):
-        config = run.config
-        rate = config["learning_rate"] / config["batch_size"]
-        # Rates are decimal fractions: products of them round.
-        return _setting(run, {"batch_size", "learning_rate"}), f"{rate:.6g}"
-
-    numbered = [
-        run for run in runs if _has_numbers(run, "batch_size", "learning_rate")
-    ]
-    return _comparisons(
-        numbered, value=lambda run: run.config["batch_size"], setting=setting
-    )
-
-
-def ngd_comparisons(runs):
-    """Comparisons of NGD with SGD, where they have the rest in common."""
-
-    def value(run):
-        return "NGD" if run.config["optimizer"] == "ngd" else "SGD"
-
-    plain = [
-        run
-        for run in runs
-        if run.config.get("optimizer") == "ngd"
-        or run.config.get("optimizer") in _SGD
-        and run.config.get("ell", 1) == 1
-    ]
-    return _comparisons(
-        plain,
-        value=value,
-        setting=lambda run: _setting(run, {"optimizer"} | _OF_OPTIMIZER),
-    )
+def has_numbers(run, *keys):
+    """Whether the configuration of a run has numbers at these keys."""
+    return all(isinstance(run.config.get(key), (int, float)) for key in keys)
 
 
 def differing_keys(runs):
@@ -123,10 +93,6 @@ def differing_keys(runs):
     return [
         key for key in keys if len({_of(run.config, key) for run in runs}) > 1
     ]
-
-
-def _has_numbers(run, *keys):
-    return all(isinstance(run.config.get(key), (int, float)) for key in keys)
 
 
 def _of(config, key):
@@ -140,20 +106,6 @@ def _setting(run, free):
         for key, value in sorted(run.config.items())
         if value is not None and key not in _IRRELEVANT | {"seed"} | free
     )
-
-
-def _comparisons(runs, value, setting):
-    by_setting = {}
-    for run in runs:
-        by_setting.setdefault(setting(run), []).append(run)
-    comparisons = []
-    for alike in by_setting.values():
-        groups = {}
-        for run in alike:
-            groups.setdefault(value(run), []).append(run)
-        if len(groups) > 1:
-            comparisons.append(_comparison(dict(sorted(groups.items()))))
-    return comparisons
 
 
 def _comparison(groups):

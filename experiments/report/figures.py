@@ -60,7 +60,7 @@ def saved_figure(path, height):
         figure.savefig(path, dpi=_DPI)
 
 
-def look(index):
+def line_style(index):
     """Colour, line style and marker of the line with a number from 0."""
     return {
         "color": COLOURS[index % len(COLOURS)],
@@ -111,7 +111,7 @@ def save_curves(path, comparison, label):
 def _draw_curve(axes, curve, scale, index, label):
     if not len(curve.epochs):
         return
-    style = look(index)
+    style = line_style(index)
     axes.plot(
         curve.epochs,
         scale * curve.mean,

@@ -3,28 +3,29 @@
 import dataclasses
 import math
 
-from experiments.report.comparison import Comparison
-from experiments.report.sections import (
-    Section,
-    bands,
-    closeness_text,
-    off_equilibrium,
-    one_seed,
-    ratios_text,
-    seeds,
-    setting,
-)
-from experiments.report.seeds import SeedMean, equilibrium_over_seeds, seed_mean
-from keras_svag.callbacks.markdown import (
-    escaped,
-    percent_with_error,
-    table,
-    with_error,
-)
+from experiments.report import sections, seeds
+from experiments.report.comparison import Comparison, comparisons
+from experiments.report.figures import save_curves
+from keras_svag.callbacks.markdown import escaped, table
 from keras_svag.noise.intervals import student_t_quantile
-from keras_svag.scaling.closeness import Closeness, c_closeness
+from keras_svag.scaling.closeness import Closeness
 
 NGD, SGD = "NGD", "SGD"
+
+# Keys that only some optimizers have.
+_OF_OPTIMIZER = {"ell", "pairing", "sampling", "measure_noise"}
+
+
+def ngd_comparisons(runs):
+    """Comparisons of NGD with SGD, where they have the rest in common."""
+
+    def optimizer(run):
+        name = run.config.get("optimizer")
+        if name in ("sgd", "svag") and run.config.get("ell", 1) == 1:
+            return SGD
+        return NGD if name == "ngd" else None
+
+    return comparisons(runs, optimizer, {"optimizer"} | _OF_OPTIMIZER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,8 @@ class NGDStudy:
 
     Attributes:
         comparison: The runs, by "NGD" and "SGD"; diverged ones left out.
-        final: `{"NGD" or "SGD": {"accuracy" or "loss": SeedMean}}`, of the
-            test accuracy and the training loss at the end.
+        final: `{"NGD" or "SGD": {quantity: SeedMean}}`, with the names of
+            `final_means` and `equilibrium_means`.
         difference: `{"accuracy" or "loss": (value, low, high)}`, NGD less
             SGD with its 95% interval, infinite with one seed.
         closeness: `Closeness` of SGD to NGD, None if NGD's G and N are not
@@ -42,7 +43,7 @@ class NGDStudy:
     """
 
     comparison: Comparison
-    final: dict[str, dict[str, SeedMean]]
+    final: dict[str, dict[str, seeds.SeedMean]]
     difference: dict[str, tuple[float, float, float]]
     closeness: Closeness | None
 
@@ -57,17 +58,16 @@ def ngd_study(comparison):
         An `NGDStudy`.
     """
     final = {
-        name: {
-            "accuracy": seed_mean([run.accuracy for run in runs]),
-            "loss": seed_mean([run.curve("loss")[-1] for run in runs]),
-        }
+        name: seeds.final_means(runs)
+        | seeds.equilibrium_means([run.final_window for run in runs])
         for name, runs in comparison.groups.items()
     }
     difference = {
         quantity: welch_difference(final[NGD][quantity], final[SGD][quantity])
         for quantity in ("accuracy", "loss")
     }
-    return NGDStudy(comparison, final, difference, _closeness(comparison))
+    closeness = seeds.closeness_over_seeds(final[SGD], final[NGD])
+    return NGDStudy(comparison, final, difference, closeness)
 
 
 def welch_difference(first, second, level=0.95):
@@ -94,36 +94,11 @@ def welch_difference(first, second, level=0.95):
     return value, value - reach, value + reach
 
 
-def _closeness(comparison):
-    statistics = [
-        equilibrium_over_seeds([run.final_window for run in runs])
-        for runs in (comparison.groups[SGD], comparison.groups[NGD])
-    ]
-    if None in statistics:
-        return None
-    try:
-        return c_closeness(*statistics)
-    except ValueError:
-        # R or N is not above 0: there is no ratio.
-        return None
-
-
-def ngd_section(study, figures):
-    """`Section` of an `NGDStudy`.
-
-    Args:
-        study: The study.
-        figures: File name of its curves.
-    """
+def ngd_section(study):
+    """`Section` of an `NGDStudy`."""
     rows = [
-        [
-            name,
-            percent_with_error(
-                means["accuracy"].value, means["accuracy"].standard_error
-            ),
-            with_error(means["loss"].value, means["loss"].standard_error),
-        ]
-        for name, means in study.final.items()
+        [name, *sections.accuracy_and_loss(m)]
+        for name, m in study.final.items()
     ]
     value, low, high = study.difference["accuracy"]
     if math.isinf(low):
@@ -135,9 +110,9 @@ def ngd_section(study, figures):
     closeness = ["NGD's G and N are not measured: there is no C-closeness."]
     if study.closeness:
         closeness = [
-            f"SGD is C-close to NGD for {closeness_text(study)}.",
-            ratios_text(study, NGD, SGD),
-            *off_equilibrium(study.comparison),
+            f"SGD is C-close to NGD for {sections.closeness_text(study)}.",
+            sections.ratios_text(study, NGD, SGD),
+            *sections.off_equilibrium(study.comparison),
         ]
     differing = [
         key
@@ -148,21 +123,31 @@ def ngd_section(study, figures):
     if differing:
         keys = ", ".join(map(escaped, differing))
         also = [f"Besides the optimizer the runs differ in {keys}."]
-    return Section(
+    return sections.Section(
         "NGD and SGD",
         (
             f"{NGD}'s test accuracy less {SGD}'s: {100 * value:+.2f} "
             f"percentage points ({told}).",
             table(["", "test accuracy", "training loss"], rows),
-            f"Means over seeds ± standard error; {seeds(study.comparison)}. "
-            "The interval is Welch's.",
+            f"{sections.seeds(study.comparison)} The interval is Welch's.",
             *closeness,
             *also,
-            *one_seed(study.comparison),
+            *sections.one_seed(study.comparison),
         ),
         {
-            figures[0]: "Test accuracy and training loss of NGD and SGD "
-            f"against SGD epochs. {bands(study.comparison)}"
+            "curves": sections.Figure(
+                "Test accuracy and training loss of NGD and SGD against SGD "
+                f"epochs. {sections.bands(study.comparison)}",
+                lambda path: save_curves(path, study.comparison, "{}"),
+            )
         },
-        setting(study.comparison),
+        sections.setting(study.comparison),
     )
+
+
+NGD_AND_SGD = sections.StudyKind(
+    "ngd",
+    "being NGD or SGD",
+    ngd_comparisons,
+    lambda comparison: ngd_section(ngd_study(comparison)),
+)

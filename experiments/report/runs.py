@@ -246,12 +246,10 @@ def _read_history(path):
         raise ValueError(
             f"{path} cannot be read ({error}); remove the run's folder."
         ) from error
-    # A run that was started again may have written an epoch twice.
-    last = {row.get("epoch"): row for row in rows}
     if not rows:
         return {}
     return {
-        column: np.array([_number(row.get(column)) for row in last.values()])
+        column: np.array([_number(row.get(column)) for row in rows])
         for column in rows[0]
         if column is not None
     }

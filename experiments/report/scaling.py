@@ -6,17 +6,16 @@ import math
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from experiments.report.comparison import Comparison
+from experiments.report import sections, seeds
+from experiments.report.comparison import Comparison, comparisons, has_numbers
 from experiments.report.figures import (
     ACCURACY,
     COLOURS,
     error_bar,
-    look,
+    line_style,
     make_logarithmic,
     saved_figure,
 )
-from experiments.report.sections import Section, one_seed, reasons_text, setting
-from experiments.report.seeds import SeedMean, equilibrium_over_seeds, seed_mean
 from keras_svag.callbacks.markdown import (
     interval,
     number,
@@ -25,13 +24,27 @@ from keras_svag.callbacks.markdown import (
     with_error,
 )
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.noise.pooling import pooled
-from keras_svag.scaling.bounds import max_batch_multiplier, min_noise_to_signal
-from keras_svag.scaling.closeness import Closeness, c_closeness
+from keras_svag.scaling.bounds import min_noise_to_signal
+from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.conditions import linear_scaling_refusal
 
 # The test error at which a batch size counts as too large, over the best.
 BREAKING_FACTOR = 1.2
+
+
+def scaling_comparisons(runs):
+    """Comparisons of batch size with the learning rate in proportion."""
+    keys = ("batch_size", "learning_rate")
+
+    def batch_size(run):
+        return run.config["batch_size"] if has_numbers(run, *keys) else None
+
+    def rate_per_example(run):
+        rate = run.config["learning_rate"] / run.config["batch_size"]
+        # Rates are decimal fractions: products of them round.
+        return f"{rate:.6g}"
+
+    return comparisons(runs, batch_size, set(keys), rate_per_example)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +67,22 @@ class BatchSize:
 
     batch_size: int
     learning_rate: float
-    test_error: SeedMean
+    test_error: seeds.SeedMean
     num_diverged: int
     estimate: NoiseEstimate | None
     heuristic_reasons: tuple[str, ...]
     predicted: tuple[float, float | None, float] | None
     closeness: Closeness | None
     held: str | None = None
+
+    @property
+    def noise_to_signal(self):
+        """N/G with its 95% interval; NaN where it is not measured."""
+        if self.estimate is None:
+            return (math.nan,) * 3
+        is_positive = self.estimate.grad_sq_norm > 0
+        point = self.estimate.noise_to_signal if is_positive else math.nan
+        return point, *self.estimate.interval()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,15 +133,10 @@ def scaling_study(comparison):
     Returns:
         A `ScalingStudy`.
     """
-    groups = comparison.groups
-    first_config = next(iter(groups.values()))[0].config
+    groups = list(comparison.groups.values())
+    first_config = groups[0][0].config
     target = first_config.get("lsr.closeness", 2**0.5)
-    reference = _equilibrium(next(iter(groups.values())))
-    smallest = next(iter(groups))
-    batches = [
-        _batch_size(size, runs, target, reference, size / smallest)
-        for size, runs in groups.items()
-    ]
+    batches = [_batch_size(runs, groups[0], target) for runs in groups]
     best = min(batches, key=lambda batch: batch.test_error.value)
     limit = BREAKING_FACTOR * best.test_error.value
     too_large = [
@@ -151,68 +168,44 @@ def scaling_study(comparison):
     )
 
 
-def _batch_size(size, runs, target, reference, kappa):
-    errors = [1.0 if run.diverged else 1 - run.accuracy for run in runs]
-    windows = [run.window_before_decay for run in runs if not run.diverged]
+def _batch_size(runs, smallest, target):
     config = runs[0].config
-    measured = bool(windows) and None not in windows
-    estimate = pooled([w.estimate for w in windows]) if measured else None
+    size, rate = config["batch_size"], config["learning_rate"]
+    windows = _windows(runs)
+    estimate = seeds.pooled_noise(windows)
+    if estimate:
+        rate = windows[0].learning_rate
+    verdict = seeds.noise_verdict(windows, config, target)
     predicted = None
-    if measured and not linear_scaling_refusal(config["optimizer"]):
-        predicted = _predicted(
-            estimate, windows[0].learning_rate, config, target
+    if verdict and not linear_scaling_refusal(config["optimizer"]):
+        predicted = (
+            verdict.not_ruled_out_up_to,
+            verdict.max_batch_size,
+            verdict.ruled_out_beyond,
+        )
+    closeness = None
+    if runs is not smallest:
+        closeness = seeds.closeness_over_seeds(
+            seeds.equilibrium_means(_windows(smallest)),
+            seeds.equilibrium_means(windows),
+            size / smallest[0].config["batch_size"],
         )
     return BatchSize(
         size,
-        windows[0].learning_rate if measured else config["learning_rate"],
-        seed_mean(errors),
+        rate,
+        seeds.seed_mean(
+            [1.0 if run.diverged else 1 - run.accuracy for run in runs]
+        ),
         sum(run.diverged for run in runs),
         estimate,
-        tuple(
-            dict.fromkeys(
-                reason
-                for window in windows
-                if window
-                for reason in window.heuristic_reasons
-            )
-        ),
+        seeds.heuristic_reasons(windows),
         predicted,
-        _closeness_to(reference, runs, kappa),
+        closeness,
     )
 
 
-def _predicted(estimate, learning_rate, config, target):
-    decay = config.get("weight_decay") or 0.0
-    if learning_rate * decay >= 2:
-        return None
-    low, high = estimate.interval()
-
-    def largest(noise_to_signal):
-        kappa = max_batch_multiplier(
-            noise_to_signal, target, learning_rate, decay
-        )
-        return kappa * config["batch_size"]
-
-    point = None
-    if estimate.grad_sq_norm > 0:
-        point = largest(estimate.noise_to_signal)
-    return largest(low), point, largest(high)
-
-
-def _equilibrium(runs):
-    windows = [run.window_before_decay for run in runs if not run.diverged]
-    return equilibrium_over_seeds(windows) if windows else None
-
-
-def _closeness_to(reference, runs, kappa):
-    statistics = _equilibrium(runs)
-    if reference is None or statistics is None or kappa == 1:
-        return None
-    try:
-        return c_closeness(reference, statistics, kappa)
-    except ValueError:
-        # R or N is not above 0: there is no ratio.
-        return None
+def _windows(runs):
+    return [run.window_before_decay for run in runs if not run.diverged]
 
 
 def _held(batch, batches, limit, last_good, breaks_at):
@@ -227,24 +220,8 @@ def _held(batch, batches, limit, last_good, breaks_at):
     return "held" if beyond else "not tested"
 
 
-def share_of_noise(batch):
-    """N/G of a `BatchSize` with its 95% interval; NaN where not measured."""
-    if batch.estimate is None:
-        return (math.nan,) * 3
-    estimate = batch.estimate
-    point = math.nan
-    if estimate.grad_sq_norm > 0:
-        point = estimate.noise_to_signal
-    return point, *estimate.interval()
-
-
-def scaling_section(study, figures):
-    """`Section` of a `ScalingStudy`.
-
-    Args:
-        study: The study.
-        figures: File name of its figure.
-    """
+def scaling_section(study):
+    """`Section` of a `ScalingStudy`."""
     best = study.best
     observed = (
         f"The least test error, {number(best.test_error.value)}, is that of "
@@ -262,7 +239,7 @@ def scaling_section(study, figures):
             f"more than {BREAKING_FACTOR - 1:.0%} of its value: no break was "
             "observed."
         )
-    reasons = reasons_text(
+    reasons = sections.reasons_text(
         reason for b in study.batches for reason in b.heuristic_reasons
     )
     paragraphs = [
@@ -285,14 +262,17 @@ def scaling_section(study, figures):
     ]
     if reasons:
         paragraphs.append(f"The predictions are only a heuristic: {reasons}.")
-    return Section(
+    return sections.Section(
         "Linear scaling",
-        (*paragraphs, *one_seed(study.comparison)),
+        (*paragraphs, *sections.one_seed(study.comparison)),
         {
-            figures[0]: "G, N, N/G and test accuracy against the batch size; "
-            "the predicted B\\* is that of the smallest batch size."
+            "batch-sizes": sections.Figure(
+                "G, N, N/G and test accuracy against the batch size; the "
+                "predicted B\\* is that of the smallest batch size.",
+                lambda path: save_scaling(path, study),
+            )
         },
-        setting(study.comparison),
+        sections.setting(study.comparison),
     )
 
 
@@ -364,7 +344,7 @@ def _scaling_row(batch):
         error += f" ({batch.num_diverged} diverged)"
     moments = ["–", "–", "–"]
     if estimate:
-        point, low, high = share_of_noise(batch)
+        point, low, high = batch.noise_to_signal
         moments = [
             with_error(estimate.grad_sq_norm, estimate.grad_sq_norm_se),
             with_error(estimate.noise_trace, estimate.noise_trace_se),
@@ -426,7 +406,7 @@ def _draw_moments(axes, study):
             sizes,
             [value if value > 0 else math.nan for value in values],
             [error_bar(error) for error in errors],
-            **look(index),
+            **line_style(index),
             capsize=4,
             label=f"{label} (± standard error)",
         )
@@ -441,7 +421,7 @@ def _draw_ratio(axes, study):
     shown = [
         (batch.batch_size, low if math.isnan(point) else point, low, high)
         for batch in study.batches
-        for point, low, high in [share_of_noise(batch)]
+        for point, low, high in [batch.noise_to_signal]
         # Of an interval [0, ∞) there is nothing to show.
         if point > 0 or low > 0
     ]
@@ -457,7 +437,7 @@ def _draw_ratio(axes, study):
                 np.where(unbounded, values, highs - values),
             ],
             lolims=unbounded,
-            **look(2),
+            **line_style(2),
             capsize=4,
             label="N/G (95% interval; arrow: no upper end)"
             if unbounded.any()
@@ -481,7 +461,7 @@ def _draw_accuracy(axes, study):
         [batch.batch_size for batch in trained],
         [100 * (1 - batch.test_error.value) for batch in trained],
         [100 * error_bar(batch.test_error.standard_error) for batch in trained],
-        **look(3),
+        **line_style(3),
         capsize=4,
         label="mean over seeds ± standard error",
     )
@@ -529,3 +509,12 @@ def _draw_accuracy(axes, study):
     axes.figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2
     )
+
+
+LINEAR_SCALING = sections.StudyKind(
+    "scaling",
+    "batch_size with learning_rate in proportion",
+    scaling_comparisons,
+    lambda comparison: scaling_section(scaling_study(comparison)),
+    counts_diverged="in a study of linear scaling, with a test error of 1",
+)

@@ -1,19 +1,55 @@
-"""What the sections of a report have in common."""
+"""What the studies of a report and their sections have in common."""
 
 import dataclasses
+from collections.abc import Callable
 
 from experiments.report.runs import equilibrium_counts
+from experiments.report.seeds import SYMBOLS
 from keras_svag.callbacks.markdown import (
     escaped,
     interval,
     number,
+    percent_with_error,
+    with_error,
 )
 
-NAMES = {"weight_sq_norm": "R", "grad_sq_norm": "G", "noise_trace": "N"}
 _ONE_SEED = (
     "There is one seed only for some values: bands and standard errors over "
     "seeds are left out there."
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyKind:
+    """A question that a report answers wherever runs allow it.
+
+    Attributes:
+        name: What the files of its figures begin with.
+        differ_in: What its runs differ in, a phrase.
+        comparisons: Function from runs to the `Comparison`s that can answer it.
+        section: Function from one of them to its `Section`.
+        counts_diverged: How it counts runs that diverged, a phrase; if empty,
+            they are left out of `comparisons`.
+    """
+
+    name: str
+    differ_in: str
+    comparisons: Callable
+    section: Callable
+    counts_diverged: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure in a report.
+
+    Attributes:
+        caption: Markdown.
+        save: Function that writes it to a path, as a PNG file.
+    """
+
+    caption: str
+    save: Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +59,13 @@ class Section:
     Attributes:
         title: Its heading.
         paragraphs: Markdown, above the figures.
-        figures: `{file name: caption}`, in order.
+        figures: `{what it shows: Figure}`, in order.
         details: Markdown, below the figures.
     """
 
     title: str
     paragraphs: tuple[str, ...]
-    figures: dict[str, str]
+    figures: dict[str, Figure]
     details: tuple[str, ...] = ()
 
 
@@ -57,7 +93,7 @@ def off_equilibrium(comparison):
 def ratios_text(study, second, first):
     is_one_seed = study.comparison.num_seeds == 1
     ratios = "; ".join(
-        f"{NAMES[name]} {number(ratio)}"
+        f"{SYMBOLS[name]} {number(ratio)}"
         + ("" if is_one_seed else f" {interval(low, high)}")
         for name, (ratio, low, high) in study.closeness.ratios.items()
     )
@@ -79,11 +115,23 @@ def reasons_text(reasons):
     )
 
 
+def accuracy_and_loss(means):
+    """Test accuracy and training loss for a table."""
+    accuracy, loss = means["accuracy"], means["loss"]
+    return [
+        percent_with_error(accuracy.value, accuracy.standard_error),
+        with_error(loss.value, loss.standard_error),
+    ]
+
+
 def seeds(comparison):
-    """How many seeds there are, in words."""
+    """What the means of a table are over."""
     counts = {len(runs) for runs in comparison.groups.values()}
     ends = sorted({min(counts), max(counts)})
-    return f"{' to '.join(map(str, ends))} seeds" if ends != [1] else "one seed"
+    number_of_seeds = f"{' to '.join(map(str, ends))} seeds"
+    if ends == [1]:
+        number_of_seeds = "one seed"
+    return f"Means over seeds ± standard error; {number_of_seeds}."
 
 
 def bands(comparison):

@@ -1,11 +1,16 @@
-"""Means over runs that differ in their seed alone."""
+"""Means over runs that differ in their seed alone, and what follows of them."""
 
 import dataclasses
 import math
 
 import numpy as np
 
-from keras_svag.scaling.closeness import EquilibriumStatistics
+from keras_svag.noise.pooling import pooled
+from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
+from keras_svag.scaling.verdict import linear_scaling_verdict
+
+# What an equilibrium is told by, and the theory's letters for it.
+SYMBOLS = {"weight_sq_norm": "R", "grad_sq_norm": "G", "noise_trace": "N"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +75,102 @@ def seed_curve(runs, column):
     )
 
 
-def equilibrium_over_seeds(windows):
-    """`EquilibriumStatistics` of several runs' windows, or None.
+def final_means(runs):
+    """`{"accuracy" or "loss": SeedMean}`: test accuracy and training loss."""
+    return {
+        "accuracy": seed_mean([run.accuracy for run in runs]),
+        "loss": seed_mean([run.curve("loss")[-1] for run in runs]),
+    }
+
+
+def equilibrium_means(windows):
+    """`{name: SeedMean}` of R, G and N; NaN if a run has not measured them.
+
+    Args:
+        windows: `Window`s, a run each, or None where nothing was measured.
+    """
+    return {
+        name: seed_mean(
+            [
+                getattr(window.statistics, name) if window else math.nan
+                for window in windows or [None]
+            ]
+        )
+        for name in SYMBOLS
+    }
+
+
+def pooled_noise(windows):
+    """`NoiseEstimate` of all seeds together; None if one measured none."""
+    if not windows or None in windows:
+        return None
+    return pooled([window.estimate for window in windows])
+
+
+def heuristic_reasons(windows):
+    """Why the theory may not apply to some of the runs, a phrase each."""
+    return tuple(
+        dict.fromkeys(
+            reason
+            for window in windows
+            if window
+            for reason in window.heuristic_reasons
+        )
+    )
+
+
+def closeness_over_seeds(first, second, kappa=1.0):
+    """`Closeness` of two settings, whose runs differ in their seeds.
 
     The errors are those of means over the seeds, and contain what differs from
     run to run; one seed has none, and counts as exact.
 
     Args:
-        windows: `Window`s, a run each, or None where nothing was measured.
+        first, second: Their `equilibrium_means`, or None.
+        kappa: As for `c_closeness`.
+
+    Returns:
+        A `Closeness`, or None if R, G and N were not measured in both, or one
+        of R and N is not above 0.
     """
-    if None in windows:
+    statistics = []
+    for means in (first, second):
+        fields = {}
+        for name in SYMBOLS:
+            mean = means and means[name]
+            if not (mean and math.isfinite(mean.value)):
+                return None
+            error = mean.standard_error if mean.count > 1 else 0.0
+            fields |= {name: mean.value, f"{name}_se": error}
+        statistics.append(EquilibriumStatistics(**fields, count=mean.count))
+    try:
+        return c_closeness(*statistics, kappa)
+    except ValueError:
+        # R or N is not above 0: there is no ratio.
         return None
-    fields = {}
-    for name in ("weight_sq_norm", "grad_sq_norm", "noise_trace"):
-        mean = seed_mean([getattr(w.statistics, name) for w in windows])
-        if not math.isfinite(mean.value):
-            return None
-        error = mean.standard_error if mean.count > 1 else 0.0
-        fields |= {name: mean.value, f"{name}_se": error}
-    return EquilibriumStatistics(**fields, count=len(windows))
+
+
+def noise_verdict(windows, config, closeness):
+    """What the noise of runs says about the linear scaling rule and the SDE.
+
+    Args:
+        windows: `Window`s, a run each, or None where nothing was measured.
+        config: Configuration of the runs.
+        closeness: C.
+
+    Returns:
+        A `LinearScalingVerdict`, or None without noise, or if the weights of
+        such runs diverge.
+    """
+    estimate = pooled_noise(windows)
+    if estimate is None:
+        return None
+    rate = windows[0].learning_rate
+    decay = config.get("weight_decay") or 0.0
+    if rate * decay >= 2:
+        return None
+    verdict = linear_scaling_verdict(
+        estimate, rate, decay, closeness=closeness, kappas=()
+    )
+    reasons = heuristic_reasons(windows)
+    return dataclasses.replace(verdict, heuristic_reasons=reasons)

@@ -3,73 +3,31 @@
 import dataclasses
 import math
 
-from experiments.report.comparison import Comparison
+from experiments.report import sections, seeds
+from experiments.report.comparison import Comparison, comparisons, has_numbers
 from experiments.report.figures import (
     ACCURACY,
     COLOURS,
     error_bar,
     legend_of_most,
+    save_curves,
     saved_figure,
 )
 from experiments.report.runs import equilibrium_counts
-from experiments.report.sections import (
-    NAMES,
-    Section,
-    bands,
-    closeness_text,
-    off_equilibrium,
-    one_seed,
-    ratios_text,
-    reasons_text,
-    seeds,
-    setting,
-)
-from experiments.report.seeds import (
-    SeedMean,
-    equilibrium_over_seeds,
-    seed_mean,
-)
-from keras_svag.callbacks.markdown import (
-    interval,
-    number,
-    percent_with_error,
-    table,
-    with_error,
-)
-from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.noise.pooling import pooled
-from keras_svag.scaling.bounds import min_noise_to_signal
-from keras_svag.scaling.closeness import (
-    Closeness,
-    EquilibriumStatistics,
-    c_closeness,
-)
-from keras_svag.scaling.verdict import Verdict
-
-QUANTITIES = (
-    "weight_sq_norm",
-    "grad_sq_norm",
-    "noise_trace",
-    "accuracy",
-    "loss",
-)
+from keras_svag.callbacks.markdown import interval, number, table, with_error
+from keras_svag.scaling.closeness import Closeness
+from keras_svag.scaling.verdict import LinearScalingVerdict, Verdict
 
 
-@dataclasses.dataclass(frozen=True)
-class NecessaryCondition:
-    """What SGD's N/G says about its SDE ([L21], section 5).
+def svag_comparisons(runs):
+    """Comparisons of ell: everything else but the seed is equal."""
 
-    Attributes:
-        estimate: `NoiseEstimate` of SGD, pooled over its seeds.
-        threshold: The least N/G with which SGD can be C-close to its SDE.
-        verdict: `Verdict` at the 95% interval of N/G.
-        heuristic_reasons: Why the theorem may not apply, a phrase each.
-    """
+    def ell(run):
+        if run.config.get("optimizer") == "svag" and has_numbers(run, "ell"):
+            return run.config["ell"]
+        return None
 
-    estimate: NoiseEstimate
-    threshold: float
-    verdict: Verdict
-    heuristic_reasons: tuple[str, ...]
+    return comparisons(runs, ell, {"ell"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,25 +36,27 @@ class SVAGStudy:
 
     Attributes:
         comparison: The runs, by ell; diverged ones left out.
-        final: `{ell: {quantity: SeedMean}}`, with the names of `QUANTITIES`:
-            R, G and N over the last window, test accuracy, training loss.
-        limit: `{quantity: (value, standard error)}` at ell → ∞.
+        final: `{ell: {quantity: SeedMean}}`, with the names of
+            `equilibrium_means`, over the last window, and of `final_means`.
+        limit: The same at ell → ∞, `{quantity: SeedMean}`.
         target: C, how close SGD is asked to be.
         closeness: `Closeness` of SGD to SVAG with the largest ell, or None.
         limit_closeness: `Closeness` of SGD to the estimate at ell → ∞, None
             where there is none, or one seed.
-        condition: `NecessaryCondition`, or None without a measured SGD run.
+        condition: `LinearScalingVerdict` on SGD, of which `sde_verdict` is the
+            necessary condition ([L21], section 5); None if SGD's noise was not
+            measured.
         verdict: "supported", "contradicted" or "undetermined".
         reason: Why, as a clause.
     """
 
     comparison: Comparison
-    final: dict[int, dict[str, SeedMean]]
-    limit: dict[str, tuple[float, float]]
+    final: dict[int, dict[str, seeds.SeedMean]]
+    limit: dict[str, seeds.SeedMean]
     target: float
     closeness: Closeness | None
     limit_closeness: Closeness | None
-    condition: NecessaryCondition | None
+    condition: LinearScalingVerdict | None
     verdict: str
     reason: str
 
@@ -128,26 +88,24 @@ def svag_study(comparison):
         An `SVAGStudy`.
     """
     groups = comparison.groups
+    num_seeds = comparison.num_seeds
     windows = {
         ell: [run.final_window for run in runs] for ell, runs in groups.items()
     }
-    final = {ell: _final(groups[ell], windows[ell]) for ell in groups}
-    target = groups[max(groups)][0].config.get("lsr.closeness", 2**0.5)
-    limit = {name: _limit(final, name) for name in QUANTITIES}
-    closeness = _closeness(windows)
+    final = {
+        ell: seeds.equilibrium_means(windows[ell]) | seeds.final_means(runs)
+        for ell, runs in groups.items()
+    }
+    config = groups[max(groups)][0].config
+    target = config.get("lsr.closeness", 2**0.5)
+    limit = _limit(final, num_seeds)
+    closeness = seeds.closeness_over_seeds(final.get(1), final[max(final)])
     limit_closeness = None
-    if comparison.num_seeds > 1:
-        limit_closeness = _limit_closeness(
-            windows, limit, closeness, comparison.num_seeds
-        )
-    condition = _necessary_condition(windows.get(1), comparison, target)
-    verdict, reason = svag_verdict(
-        closeness,
-        limit_closeness,
-        condition,
-        target,
-        windows,
-        comparison.num_seeds,
+    if num_seeds > 1:
+        limit_closeness = _limit_closeness(final, limit, closeness)
+    condition = seeds.noise_verdict(windows.get(1), config, target)
+    verdict, reason = _verdict(
+        closeness, limit_closeness, condition, target, windows, num_seeds
     )
     return SVAGStudy(
         comparison,
@@ -162,122 +120,48 @@ def svag_study(comparison):
     )
 
 
-def _final(runs, windows):
-    final = {
-        "accuracy": seed_mean([run.accuracy for run in runs]),
-        "loss": seed_mean([run.curve("loss")[-1] for run in runs]),
-    }
-    for name in QUANTITIES[:3]:
-        final[name] = seed_mean(
-            [getattr(w.statistics, name) if w else math.nan for w in windows]
-        )
-    return final
-
-
-def _limit(final, name):
+def _limit(final, num_seeds):
     """Richardson's estimate at ell → ∞ from the two largest ell.
 
     E(ell) = E + c / ell + O(1 / ell²), so (l2 E2 - l1 E1) / (l2 - l1), which
     is 2 E(2l) - E(l) for neighbours (derived). The two are independent.
     """
     l1, l2 = sorted(final)[-2:]
-    first, second = final[l1][name], final[l2][name]
-    value = (l2 * second.value - l1 * first.value) / (l2 - l1)
-    error = math.hypot(l2 * second.standard_error, l1 * first.standard_error)
-    return value, error / (l2 - l1)
-
-
-def _closeness(windows):
-    return _closeness_of_sgd(
-        windows, equilibrium_over_seeds(windows[max(windows)])
-    )
-
-
-def _limit_closeness(windows, limit, closeness, num_seeds):
-    first, second = sorted(windows)[-2:]
-    if first > 1:
-        fields = {}
-        for name in QUANTITIES[:3]:
-            fields[name], fields[f"{name}_se"] = limit[name]
-        return _closeness_of_sgd(
-            windows, EquilibriumStatistics(**fields, count=num_seeds)
+    limit = {}
+    for name, first in final[l1].items():
+        second = final[l2][name]
+        limit[name] = seeds.SeedMean(
+            (l2 * second.value - l1 * first.value) / (l2 - l1),
+            math.hypot(l2 * second.standard_error, l1 * first.standard_error)
+            / (l2 - l1),
+            num_seeds,
         )
+    return limit
+
+
+def _limit_closeness(final, limit, closeness):
+    first, second = sorted(final)[-2:]
+    if first > 1:
+        return seeds.closeness_over_seeds(final.get(1), limit)
     if closeness is None:
         return None
     # SGD is in the limit: (l E(l) - E(1)) / (l - 1) over E(1) increases with
     # E(l) over E(1), whose interval is known.
-    ratios = {
-        name: tuple(
-            max((second * ratio - 1) / (second - 1), 0.0) for ratio in ends
-        )
-        for name, ends in closeness.ratios.items()
-    }
-    values, lows, highs = zip(*map(_distance, ratios.values()), strict=True)
-    return Closeness(max(values), max(lows), max(highs), ratios)
-
-
-def _distance(ratio):
-    """max(r, 1/r) of `(r, low, high)`, and the range of it."""
-    value, low, high = ratio
-    inverse, largest, least = (1 / e if e > 0 else math.inf for e in ratio)
-    return (
-        max(value, inverse) if value > 0 else math.inf,
-        max(low, least, 1.0),
-        max(high, largest),
+    return Closeness.from_ratios(
+        {
+            name: tuple(
+                max((second * ratio - 1) / (second - 1), 0.0) for ratio in ends
+            )
+            for name, ends in closeness.ratios.items()
+        }
     )
 
 
-def _closeness_of_sgd(windows, reference):
-    sgd = equilibrium_over_seeds(windows[1]) if 1 in windows else None
-    if sgd is None or reference is None:
-        return None
-    try:
-        return c_closeness(sgd, reference)
-    except ValueError:
-        # R or N is not above 0: there is no ratio.
-        return None
-
-
-def _necessary_condition(windows, comparison, target):
-    if not windows or None in windows:
-        return None
-    estimate = pooled([window.estimate for window in windows])
-    rate = windows[0].learning_rate
-    decay = comparison.groups[1][0].config.get("weight_decay")
-    if rate * (decay or 0.0) >= 2:
-        return None
-    threshold = min_noise_to_signal(target, rate, decay or 0.0)
-    low, high = estimate.interval()
-    verdict = Verdict.UNDETERMINED
-    if high < threshold:
-        verdict = Verdict.RULED_OUT
-    elif low >= threshold:
-        verdict = Verdict.NOT_RULED_OUT
-    reasons = dict.fromkeys(
-        reason for window in windows for reason in window.heuristic_reasons
-    )
-    return NecessaryCondition(estimate, threshold, verdict, tuple(reasons))
-
-
-def svag_verdict(
-    closeness, limit_closeness, condition, target, windows, num_seeds
-):
-    """`(verdict, reason)`; see `svag_study` for what decides.
-
-    Args:
-        closeness: `Closeness` of SGD to SVAG with the largest ell, or None.
-        limit_closeness: `Closeness` of SGD to the estimate at ell → ∞, or None.
-        condition: `NecessaryCondition`, or None.
-        target: C.
-        windows: `{ell: list of Window or None}`, one a run.
-        num_seeds: Least number of runs of an ell.
-
-    Returns:
-        "supported", "contradicted" or "undetermined", and a clause.
-    """
-    if condition and _is_ruled_out(condition):
-        if not condition.heuristic_reasons:
-            return "contradicted", "SGD's N/G is too small for its SDE"
+def _verdict(closeness, limit_closeness, condition, target, windows, num_seeds):
+    """`(verdict, reason)`; see `svag_study` for what decides."""
+    is_ruled_out = condition and condition.sde_verdict == Verdict.RULED_OUT
+    if is_ruled_out and not condition.heuristic_reasons:
+        return "contradicted", "SGD's N/G is too small for its SDE"
     if 1 not in windows:
         return "undetermined", "there is no finished run with ell 1, SGD itself"
     if closeness is None:
@@ -291,7 +175,7 @@ def svag_verdict(
         return _of_equilibria(
             "contradicted", "the whole interval lies above C", counts
         )
-    if condition and _is_ruled_out(condition):
+    if is_ruled_out:
         return (
             "undetermined",
             "the interval lies below C, but N/G is too small by a condition "
@@ -307,10 +191,6 @@ def svag_verdict(
     if limit_closeness and limit_closeness.high > target:
         reason += ", though that of the estimate at ell → ∞ contains it"
     return _of_equilibria("supported", reason, counts)
-
-
-def _is_ruled_out(condition):
-    return condition.verdict == Verdict.RULED_OUT
 
 
 def _of_equilibria(verdict, reason, counts):
@@ -331,13 +211,8 @@ def _of_equilibria(verdict, reason, counts):
     return verdict, reason
 
 
-def svag_section(study, figures):
-    """`Section` of an `SVAGStudy`.
-
-    Args:
-        study: The study.
-        figures: File names of its curves and of its convergence.
-    """
+def svag_section(study):
+    """`Section` of an `SVAGStudy`."""
     paragraphs = [
         f"The SDE approximation is **{study.verdict}** at this setting: "
         f"{study.reason}.",
@@ -350,26 +225,32 @@ def svag_section(study, figures):
         "if the interval would decide but runs are known not to have reached "
         "equilibrium, *undetermined*.",
         _svag_table(study),
-        f"Means over seeds ± standard error; {seeds(study.comparison)}. R, G "
-        "and N are those of the last epochs of one learning rate; the "
-        "estimate of ell → ∞ is Richardson's from the two largest ell, for "
-        "neighbours 2 E(2 ell) − E(ell), and neglects terms in 1/ell².",
+        f"{sections.seeds(study.comparison)} R, G and N are those of the last "
+        "epochs of one learning rate; the estimate of ell → ∞ is Richardson's "
+        "from the two largest ell, for neighbours 2 E(2 ell) − E(ell), and "
+        "neglects terms in 1/ell².",
     ]
     if study.closeness:
         paragraphs.append(
-            ratios_text(study, f"ell {study.largest_ell}", "ell 1")
+            sections.ratios_text(study, f"ell {study.largest_ell}", "ell 1")
         )
-        paragraphs += off_equilibrium(study.comparison)
-    return Section(
+        paragraphs += sections.off_equilibrium(study.comparison)
+    return sections.Section(
         "SVAG and SGD",
-        (*paragraphs, *one_seed(study.comparison)),
+        (*paragraphs, *sections.one_seed(study.comparison)),
         {
-            figures[0]: "Test accuracy and training loss against SGD epochs. "
-            + bands(study.comparison),
-            figures[1]: "R, G, N and test accuracy against 1/ell, with the "
-            "estimate at ell → ∞.",
+            "curves": sections.Figure(
+                "Test accuracy and training loss against SGD epochs. "
+                + sections.bands(study.comparison),
+                lambda path: save_curves(path, study.comparison, "ell = {}"),
+            ),
+            "convergence": sections.Figure(
+                "R, G, N and test accuracy against 1/ell, with the estimate at "
+                "ell → ∞.",
+                lambda path: save_convergence(path, study),
+            ),
         },
-        setting(study.comparison),
+        sections.setting(study.comparison),
     )
 
 
@@ -378,7 +259,8 @@ def _sgd_closeness(study):
         return ""
     text = (
         f"SGD (ell 1) is C-close to SVAG with ell {study.largest_ell} for "
-        f"{closeness_text(study)}; asked for is C = {number(study.target)}."
+        f"{sections.closeness_text(study)}; asked for is "
+        f"C = {number(study.target)}."
     )
     limit = study.limit_closeness
     if limit:
@@ -393,38 +275,34 @@ def _condition(study):
     condition = study.condition
     if condition is None:
         return ""
+    threshold = number(condition.min_noise_to_signal)
     text = (
-        f"The necessary condition N/G ≥ {number(condition.threshold)} is "
-        f"**{condition.verdict}**: {condition.estimate.describe()}."
+        f"The necessary condition N/G ≥ {threshold} is "
+        f"**{condition.sde_verdict}**: {condition.noise_to_signal_text}."
     )
-    if condition.verdict == Verdict.NOT_RULED_OUT:
+    if condition.sde_verdict == Verdict.NOT_RULED_OUT:
         text = text.replace("is **not", "is met, so that the SDE is **not")
     if condition.heuristic_reasons:
-        reasons = reasons_text(condition.heuristic_reasons)
+        reasons = sections.reasons_text(condition.heuristic_reasons)
         text += f" It is only a heuristic here: {reasons}."
     return text
 
 
 def _svag_table(study):
-    rows = [
-        _svag_row(
-            str(ell), {k: (m.value, m.standard_error) for k, m in f.items()}
+    named = {str(ell): means for ell, means in study.final.items()}
+    named["→ ∞ (estimate)"] = study.limit
+    rows = []
+    for name, means in named.items():
+        measured = [means[quantity] for quantity in seeds.SYMBOLS]
+        rows.append(
+            [
+                name,
+                *(with_error(m.value, m.standard_error) for m in measured),
+                *sections.accuracy_and_loss(means),
+            ]
         )
-        for ell, f in study.final.items()
-    ]
-    return table(
-        ["ell", "R", "G", "N", "test accuracy", "training loss"],
-        [*rows, _svag_row("→ ∞ (estimate)", study.limit)],
-    )
-
-
-def _svag_row(name, values):
-    return [
-        name,
-        *(with_error(*values[key]) for key in NAMES),
-        percent_with_error(*values["accuracy"]),
-        with_error(*values["loss"]),
-    ]
+    letters = seeds.SYMBOLS.values()
+    return table(["ell", *letters, "test accuracy", "training loss"], rows)
 
 
 _QUANTITY_LABELS = {
@@ -479,11 +357,11 @@ def _draw_convergence(axes, study, name):
         capsize=4,
         label="mean ± standard error",
     )
-    value, error = study.limit[name]
+    limit = study.limit[name]
     axes.errorbar(
         [0],
-        [scale * value],
-        [scale * error_bar(error)],
+        [scale * limit.value],
+        [scale * error_bar(limit.standard_error)],
         fmt="D",
         color=COLOURS[4],
         capsize=4,
@@ -499,3 +377,11 @@ def _draw_convergence(axes, study, name):
             linewidth=0,
             label=f"within {study.target:.3g}× of ell = {study.largest_ell}",
         )
+
+
+SVAG_AND_SGD = sections.StudyKind(
+    "svag",
+    "ell alone",
+    svag_comparisons,
+    lambda comparison: svag_section(svag_study(comparison)),
+)

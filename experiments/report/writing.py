@@ -6,23 +6,17 @@ import glob
 import os
 import tempfile
 
-from experiments.report.comparison import (
-    differing_keys,
-    ngd_comparisons,
-    scaling_comparisons,
-    svag_comparisons,
-    without_repeated,
-)
-from experiments.report.figures import save_curves
-from experiments.report.ngd import ngd_section, ngd_study
+import tensorflow as tf
+
+from experiments.report.comparison import differing_keys, without_repeated
+from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
-from experiments.report.scaling import (
-    save_scaling,
-    scaling_section,
-    scaling_study,
-)
-from experiments.report.svag import save_convergence, svag_section, svag_study
+from experiments.report.scaling import LINEAR_SCALING
+from experiments.report.svag import SVAG_AND_SGD
 from keras_svag.callbacks.markdown import escaped
+
+# In the order of their sections.
+STUDIES = (SVAG_AND_SGD, LINEAR_SCALING, NGD_AND_SGD)
 
 
 def write_report(workdir, output=None):
@@ -45,14 +39,21 @@ def write_report(workdir, output=None):
     output = workdir if output is None else output
     found, unfinished = find_runs(workdir)
     runs, repeated = without_repeated(found)
-    studies = _studies(runs)
-    if not any(map(len, studies.values())):
+    converged = [run for run in runs if not run.diverged]
+    studies = {
+        kind: kind.comparisons(runs if kind.counts_diverged else converged)
+        for kind in STUDIES
+    }
+    compared = [c for found in studies.values() for c in found]
+    if not compared:
         raise ValueError(_why_incomparable(workdir, runs))
-    head = _head(workdir, runs, unfinished, repeated, studies)
+    compared = [run for comparison in compared for run in comparison.runs]
+    head = _head(workdir, runs, unfinished, repeated, compared)
+    sections = _sections(studies, differing_keys(compared))
     try:
         os.makedirs(output, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as new:
-            _write(new, head, studies)
+            _write(new, head, sections)
             _replace(output, new)
     except OSError as error:
         raise ValueError(
@@ -62,18 +63,16 @@ def write_report(workdir, output=None):
     return os.path.join(output, "report.md")
 
 
-def _write(folder, head, studies):
+def _write(folder, head, sections):
     os.makedirs(os.path.join(folder, "figures"))
-    sections = _sections(studies, folder)
+    pictures = {}
+    for section in sections:
+        for name, figure in section.figures.items():
+            path = os.path.join(folder, "figures", f"{name}.png")
+            figure.save(path)
+            pictures[f"report/{name}"] = path
     with open(os.path.join(folder, "report.md"), "w", encoding="utf-8") as file:
         file.write(_markdown(head, sections))
-    pictures = {
-        f"report/{name.removesuffix('.png')}": os.path.join(
-            folder, "figures", name
-        )
-        for section in sections
-        for name in section.figures
-    }
     text = _markdown(head, sections, with_figures=False)
     write_summaries(os.path.join(folder, "report"), text, pictures)
 
@@ -92,78 +91,45 @@ def _replace(output, new):
             os.replace(os.path.join(folder, name), os.path.join(place, name))
 
 
-def _studies(runs):
-    """`{kind: comparisons}`."""
-    converged = [run for run in runs if not run.diverged]
-    return {
-        "svag": svag_comparisons(converged),
-        "scaling": scaling_comparisons(runs),
-        "ngd": ngd_comparisons(converged),
-    }
-
-
 def _why_incomparable(workdir, runs):
     differing = differing_keys(runs)
     if set(differing) <= {"seed"}:
         why = "they have one configuration, apart from the seed"
     else:
         why = f"they differ in {', '.join(differing)}"
+    *others, last = (f"in {kind.differ_in}" for kind in STUDIES)
     return (
         f"The {len(runs)} runs in {workdir!r} cannot be compared ({why}): runs "
-        "must differ, beside the seed, in ell alone, in batch_size with "
-        "learning_rate in proportion, or in being NGD or SGD."
+        f"must differ, beside the seed, {', '.join(others)}, or {last}."
     )
 
 
-def _sections(studies, output):
+def _sections(studies, varied):
+    """The `Section`s; keys that `varied` tell studies of a kind apart."""
     sections = []
-    runs = [run for group in studies.values() for c in group for run in c.runs]
-    varied = differing_keys(runs)
-
-    def add(section, comparison):
-        own = ", ".join(
-            f"{escaped(key)} = {escaped(comparison.common[key])}"
-            for key in varied
-            if key in comparison.common and key != "seed"
-        )
-        title = f"{section.title}: {own}" if own else section.title
-        sections.append(dataclasses.replace(section, title=title))
-
-    def figure(kind, index, what):
-        name = f"{kind}-{index}-{what}.png"
-        return name, os.path.join(output, "figures", name)
-
-    for index, comparison in enumerate(studies["svag"], 1):
-        study = svag_study(comparison)
-        curves, curves_path = figure("svag", index, "curves")
-        convergence, convergence_path = figure("svag", index, "convergence")
-        save_curves(curves_path, comparison, "ell = {}")
-        save_convergence(convergence_path, study)
-        add(svag_section(study, (curves, convergence)), comparison)
-    for index, comparison in enumerate(studies["scaling"], 1):
-        study = scaling_study(comparison)
-        name, path = figure("scaling", index, "batch-sizes")
-        save_scaling(path, study)
-        add(scaling_section(study, (name,)), comparison)
-    for index, comparison in enumerate(studies["ngd"], 1):
-        study = ngd_study(comparison)
-        name, path = figure("ngd", index, "curves")
-        save_curves(path, comparison, "{}")
-        add(ngd_section(study, (name,)), comparison)
+    for kind, comparisons in studies.items():
+        for index, comparison in enumerate(comparisons, 1):
+            section = kind.section(comparison)
+            own = ", ".join(
+                f"{escaped(key)} = {escaped(comparison.common[key])}"
+                for key in varied
+                if key in comparison.common and key != "seed"
+            )
+            title = f"{section.title}: {own}" if own else section.title
+            figures = {
+                f"{kind.name}-{index}-{what}": figure
+                for what, figure in section.figures.items()
+            }
+            sections.append(
+                dataclasses.replace(section, title=title, figures=figures)
+            )
     return sections
 
 
-def _head(workdir, runs, unfinished, repeated, studies):
+def _head(workdir, runs, unfinished, repeated, compared):
     diverged = [run.name for run in runs if run.diverged]
-    compared = {
-        run.name
-        for comparisons in studies.values()
-        for comparison in comparisons
-        for run in comparison.runs
-    }
-    alone = [
-        run for run in runs if run.name not in compared and not run.diverged
-    ]
+    names = {run.name for run in compared}
+    alone = [run for run in runs if run.name not in names and not run.diverged]
     finished = len(runs) - len(diverged)
     lines = [
         f"# Report on {escaped(workdir)}",
@@ -177,10 +143,10 @@ def _head(workdir, runs, unfinished, repeated, studies):
             f"seed: {_names(run.name for run in repeated)}."
         )
     if diverged:
+        counted = ", ".join(filter(None, (k.counts_diverged for k in STUDIES)))
         lines.append(
             f"Stopped at a loss that was not finite: {_names(diverged)}. They "
-            "count in a study of linear scaling, with a test error of 1, and "
-            "are left out of the others."
+            f"count {counted}, and are left out of the others."
         )
     if alone:
         keys = ", ".join(map(escaped, differing_keys(runs)))
@@ -201,8 +167,9 @@ def _markdown(head, sections, with_figures=True):
     for section in sections:
         blocks += [f"## {section.title}", *section.paragraphs]
         if with_figures:
-            for name, caption in section.figures.items():
-                blocks += [f"![{caption}](figures/{name})", f"*{caption}*"]
+            for name, figure in section.figures.items():
+                blocks.append(f"![{figure.caption}](figures/{name}.png)")
+                blocks.append(f"*{figure.caption}*")
         blocks += section.details
     return "\n\n".join(blocks) + "\n"
 
@@ -218,9 +185,6 @@ def write_summaries(log_dir, text, pictures):
     Raises:
         OSError: If it cannot be written whole.
     """
-    # Whoever wants the numbers alone need not wait for it.
-    import tensorflow as tf
-
     try:
         writer = tf.summary.create_file_writer(log_dir)
         with writer.as_default(step=0):

@@ -51,6 +51,13 @@ class Closeness:
     high: float
     ratios: dict[str, tuple[float, float, float]]
 
+    @classmethod
+    def from_ratios(cls, ratios):
+        """The closeness that ratios and their intervals give."""
+        distances = [_distance(*ratio) for ratio in ratios.values()]
+        values, lows, highs = zip(*distances, strict=True)
+        return cls(max(values), max(lows), max(highs), ratios)
+
 
 def c_closeness(first, second, kappa=1.0, level=0.95):
     """The least C for which two equilibria are C-close ([L21], section 5).
@@ -107,9 +114,7 @@ def c_closeness(first, second, kappa=1.0, level=0.95):
             _quantile(1 - (1 - level) / 3, parts, counts),
         )
         ratios[name] = ratio, low, high
-    distances = [_distance(*ratio) for ratio in ratios.values()]
-    values, lows, highs = zip(*distances, strict=True)
-    return Closeness(max(values), max(lows), max(highs), ratios)
+    return Closeness.from_ratios(ratios)
 
 
 def _quantile(level, variances, counts):

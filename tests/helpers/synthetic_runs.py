@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+from experiments.report.runs import find_runs
 from keras_svag.noise.estimate import NoiseEstimate
 
 CONFIG = {
@@ -108,6 +109,27 @@ def write_run(
     (folder / "results.json").write_text(json.dumps(results))
 
 
+def write_scaled_runs(folder, factors, noise_trace=1.5, key="ell", **config):
+    """Runs whose R, G and N are 20, 0.3 and 1.5, times factors.
+
+    Args:
+        folder: a Path.
+        factors: `{value of the key: factors, one a seed}`.
+        noise_trace: N times 1.
+        key: what the runs differ in.
+        **config: as for `write_run`.
+    """
+    for value, of_seeds in factors.items():
+        for seed, factor in enumerate(of_seeds):
+            write_run(
+                folder / f"{value}-{seed}",
+                noise=estimate(0.3 * factor, noise_trace * factor),
+                weight_sq_norm=20 * factor,
+                seed=seed,
+                **{key: value, **config},
+            )
+
+
 def write_svag_sweep(folder, ells=(1, 2, 4, 8), seeds=(0, 1, 2), excess=0.2):
     """SVAG runs whose R is 20 (1 + excess / ell) and the like for G, N."""
     for ell in ells:
@@ -157,3 +179,10 @@ def write_scaling_sweep(folder, errors, ratio_at_first=6.0, seeds=(0, 1)):
                 learning_rate=0.2 * batch_size / first,
                 seed=seed,
             )
+
+
+def comparison_of(folder, comparisons):
+    """The one `Comparison` that a study makes of the runs in a folder."""
+    runs, _ = find_runs(str(folder))
+    [comparison] = comparisons(runs)
+    return comparison

@@ -1,13 +1,10 @@
 import pytest
 
-from experiments.report.comparison import (
-    differing_keys,
-    ngd_comparisons,
-    scaling_comparisons,
-    svag_comparisons,
-    without_repeated,
-)
+from experiments.report.comparison import differing_keys, without_repeated
+from experiments.report.ngd import ngd_comparisons
 from experiments.report.runs import Run
+from experiments.report.scaling import scaling_comparisons
+from experiments.report.svag import svag_comparisons
 
 CONFIG = {
     "optimizer": "svag",

@@ -3,7 +3,7 @@ from matplotlib.figure import Figure
 
 from experiments.report.figures import (
     COLOURS,
-    look,
+    line_style,
     make_logarithmic,
     saved_figure,
 )
@@ -26,8 +26,8 @@ def test_every_range_has_labelled_ticks(ends):
 
 
 def test_lines_are_told_apart_without_their_colours():
-    looks = [look(index) for index in range(12)]
-    assert len({str((x["linestyle"], x["marker"])) for x in looks}) == 12
+    styles = [line_style(index) for index in range(12)]
+    assert len({str((x["linestyle"], x["marker"])) for x in styles}) == 12
 
 
 def test_no_colour_is_too_faint_on_white():

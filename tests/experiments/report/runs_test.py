@@ -92,15 +92,6 @@ def test_a_run_that_stopped_at_its_loss_has_diverged(tmp_path):
     assert unfinished == []
 
 
-def test_an_epoch_that_was_trained_twice_counts_once(tmp_path):
-    write_run(tmp_path / "run")
-    (tmp_path / "run" / "history.csv").write_text(
-        "epoch,loss\n0,4.0\n1,3.0\n1,2.0\n"
-    )
-    [run], _ = find_runs(str(tmp_path))
-    np.testing.assert_array_equal(run.curve("loss"), [4, 2])
-
-
 def test_a_folder_that_does_not_exist_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="must be a folder of runs, got"):
         find_runs(str(tmp_path / "none"))

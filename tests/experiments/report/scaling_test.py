@@ -2,14 +2,13 @@ import math
 
 import pytest
 
-from experiments.report.comparison import scaling_comparisons
-from experiments.report.runs import find_runs
 from experiments.report.scaling import (
+    scaling_comparisons,
     scaling_section,
     scaling_study,
-    share_of_noise,
 )
 from tests.helpers.synthetic_runs import (
+    comparison_of,
     estimate,
     write_run,
     write_scaling_sweep,
@@ -19,13 +18,22 @@ GOOD = {8: 0.10, 16: 0.10, 32: 0.10, 64: 0.11}
 
 
 def study_of(folder):
-    runs, _ = find_runs(str(folder))
-    [comparison] = scaling_comparisons(runs)
-    return scaling_study(comparison)
+    return scaling_study(comparison_of(folder, scaling_comparisons))
 
 
 def text_of(study):
-    return "\n".join(scaling_section(study, ("a.png",)).paragraphs)
+    return "\n".join(scaling_section(study).paragraphs)
+
+
+def write_two(folder, noise=(0.1, 1.0), relative_error=0.01, **run):
+    for size in (8, 16):
+        write_run(
+            folder / str(size),
+            noise=estimate(*noise, size, relative_error, count=50),
+            batch_size=size,
+            learning_rate=0.01 * size,
+            **run,
+        )
 
 
 def kappa_max(q, u):
@@ -47,7 +55,7 @@ def test_every_batch_size_predicts_from_its_own_noise(tmp_path):
     for batch in study.batches:
         q = 6.0 * 8 / batch.batch_size
         u = 0.2 * batch.batch_size / 8 * 0.005
-        assert share_of_noise(batch)[0] == pytest.approx(q)
+        assert batch.noise_to_signal[0] == pytest.approx(q)
         low, point, high = batch.predicted
         assert point == pytest.approx(batch.batch_size * kappa_max(q, u))
         assert low < point < high
@@ -132,39 +140,19 @@ def test_closeness_restates_the_noise_at_one_batch_size(tmp_path):
 
 
 def test_a_gradient_not_told_apart_from_0_leaves_no_upper_end(tmp_path):
-    for size in (8, 16):
-        write_run(
-            tmp_path / str(size),
-            noise=estimate(0.01, 1.0, size, relative_error=0.9, count=50),
-            batch_size=size,
-            learning_rate=0.01 * size,
-        )
+    write_two(tmp_path, noise=(0.01, 1.0), relative_error=0.9)
     study = study_of(tmp_path)
-    assert math.isinf(share_of_noise(study.batches[0])[2])
+    assert math.isinf(study.batches[0].noise_to_signal[2])
     assert study.batches[0].held == "not tested"
 
 
 def test_an_adaptive_optimizer_has_no_prediction(tmp_path):
-    for size in (8, 16):
-        write_run(
-            tmp_path / str(size),
-            noise=estimate(0.1, 1.0, size),
-            optimizer="adam",
-            batch_size=size,
-            learning_rate=0.01 * size,
-        )
+    write_two(tmp_path, optimizer="adam")
     study = study_of(tmp_path)
     assert all(batch.predicted is None for batch in study.batches)
     assert "square-root scaling rule" in text_of(study)
 
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
-    for size in (8, 16):
-        write_run(
-            tmp_path / str(size),
-            noise=estimate(0.1, 1.0, size),
-            reasons=["a <reason>"],
-            batch_size=size,
-            learning_rate=0.01 * size,
-        )
+    write_two(tmp_path, reasons=["a <reason>"])
     assert "only a heuristic: a &lt;reason&gt;." in text_of(study_of(tmp_path))

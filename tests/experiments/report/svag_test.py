@@ -5,32 +5,29 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report.comparison import svag_comparisons
-from experiments.report.runs import find_runs
 from experiments.report.sections import reasons_text
-from experiments.report.svag import svag_section, svag_study
-from tests.helpers.synthetic_runs import estimate, write_run, write_svag_sweep
+from experiments.report.svag import svag_comparisons, svag_section, svag_study
+from tests.helpers.synthetic_runs import (
+    comparison_of,
+    write_run,
+    write_scaled_runs,
+    write_svag_sweep,
+)
 
 
 def study_of(folder):
-    runs, _ = find_runs(str(folder))
-    [comparison] = svag_comparisons(runs)
-    return svag_study(comparison)
+    return svag_study(comparison_of(folder, svag_comparisons))
 
 
-def write_pair(folder, sgd_factor, spread=0.01, reasons=(), noise_trace=1.5):
+def text_of(section):
+    return "\n".join(section.paragraphs)
+
+
+def write_pair(folder, sgd_factor, spread=0.01, **runs):
     """SGD whose R, G and N are `sgd_factor` times those of ell 4."""
-    for ell, factor in ((1, sgd_factor), (4, 1.0)):
-        for seed, step in enumerate((-1, 0, 1)):
-            scale = factor * (1 + spread * step)
-            write_run(
-                folder / f"{ell}-{seed}",
-                noise=estimate(0.3 * scale, noise_trace * scale),
-                weight_sq_norm=20 * scale,
-                reasons=reasons,
-                ell=ell,
-                seed=seed,
-            )
+    seeds = [1 - spread, 1, 1 + spread]
+    factors = {1: [sgd_factor * seed for seed in seeds], 4: seeds}
+    write_scaled_runs(folder, factors, **runs)
 
 
 def test_the_limit_is_that_of_an_error_in_1_over_ell(tmp_path):
@@ -42,22 +39,23 @@ def test_the_limit_is_that_of_an_error_in_1_over_ell(tmp_path):
         ("grad_sq_norm", 0.3),
         ("noise_trace", 1.5),
     ):
-        value, error = study.limit[name]
-        assert value == pytest.approx(limit, rel=1e-9)
+        found = study.limit[name]
+        assert found.value == pytest.approx(limit, rel=1e-9)
         # Seeds at 0.99, 1 and 1.01 times the mean.
         at_4, at_8 = limit * 1.05, limit * 1.025
         each = 0.01 / math.sqrt(3)
         expected = each * math.sqrt((2 * at_8) ** 2 + at_4**2)
-        assert error == pytest.approx(expected, rel=1e-9)
+        assert found.standard_error == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_limit_needs_no_factor_of_two(tmp_path):
     write_svag_sweep(tmp_path, ells=(1, 3, 4), excess=0.5)
-    value, error = study_of(tmp_path).limit["weight_sq_norm"]
-    assert value == pytest.approx(20, rel=1e-9)
+    limit = study_of(tmp_path).limit["weight_sq_norm"]
+    assert limit.value == pytest.approx(20, rel=1e-9)
     at_3, at_4 = 20 * (1 + 0.5 / 3), 20 * (1 + 0.5 / 4)
     each = 0.01 / math.sqrt(3)
-    assert error == pytest.approx(each * math.hypot(4 * at_4, 3 * at_3))
+    expected = each * math.hypot(4 * at_4, 3 * at_3)
+    assert limit.standard_error == pytest.approx(expected)
 
 
 def test_closeness_is_that_of_sgd_and_the_largest_ell(tmp_path):
@@ -88,16 +86,8 @@ def test_the_verdict_is_that_of_the_interval(tmp_path, factor, spread, verdict):
 
 def test_a_limit_that_is_far_withholds_support(tmp_path):
     # R is 1.35 at ell 1, 1 at ell 2, hence 0.65 in the limit: C = 2.08.
-    for ell, scale in ((1, 1.35), (2, 1.0)):
-        for seed in range(6):
-            scaled = scale * (1 + 1e-3 * seed)
-            write_run(
-                tmp_path / f"{ell}-{seed}",
-                noise=estimate(0.3 * scaled, 1.5 * scaled),
-                weight_sq_norm=20 * scaled,
-                ell=ell,
-                seed=seed,
-            )
+    seeds = 1 + 1e-3 * np.arange(6)
+    write_scaled_runs(tmp_path, {1: 1.35 * seeds, 2: seeds})
     study = study_of(tmp_path)
     assert study.closeness.high < 2**0.5
     assert study.limit_closeness.value == pytest.approx(1.35 / 0.65)
@@ -110,16 +100,9 @@ def test_a_limit_that_is_not_told_apart_from_c_is_said(
     tmp_path, excess, is_said
 ):
     # C is (1 + excess) / (1 + excess / 8) to ell 8, 1 + excess to the limit.
-    for ell in (1, 4, 8):
-        for seed in range(6):
-            scaled = (1 + excess / ell) * (1 + 4e-3 * seed)
-            write_run(
-                tmp_path / f"{ell}-{seed}",
-                noise=estimate(0.3 * scaled, 1.5 * scaled),
-                weight_sq_norm=20 * scaled,
-                ell=ell,
-                seed=seed,
-            )
+    seeds = 1 + 4e-3 * np.arange(6)
+    factors = {ell: (1 + excess / ell) * seeds for ell in (1, 4, 8)}
+    write_scaled_runs(tmp_path, factors)
     study = study_of(tmp_path)
     assert study.verdict == "supported"
     assert (study.limit_closeness.high > 2**0.5) == is_said
@@ -129,15 +112,7 @@ def test_a_limit_that_is_not_told_apart_from_c_is_said(
 def test_the_limit_of_two_ell_knows_that_sgd_is_in_it(tmp_path):
     rng = np.random.default_rng(3)
     sgd, other = 1 + 0.02 * rng.normal(size=(2, 40))
-    for ell, factors in ((1, sgd), (2, other)):
-        for seed, factor in enumerate(factors):
-            write_run(
-                tmp_path / f"{ell}-{seed}",
-                noise=estimate(0.3 * factor, 1.5 * factor),
-                weight_sq_norm=20 * factor,
-                ell=ell,
-                seed=seed,
-            )
+    write_scaled_runs(tmp_path, {1: sgd, 2: other})
     _, low, high = study_of(tmp_path).limit_closeness.ratios["noise_trace"]
     # The delta method on 2 E(2) / E(1) - 1 is right for such small errors.
     errors = [np.std(x, ddof=1) / math.sqrt(40) for x in (sgd, other)]
@@ -163,9 +138,10 @@ def test_the_limit_of_two_ell_knows_that_sgd_is_in_it(tmp_path):
 def test_too_little_noise_contradicts_where_the_theorem_applies(tmp_path):
     write_pair(tmp_path, 1.05, noise_trace=0.1)
     study = study_of(tmp_path)
-    assert study.condition.verdict == "ruled out"
+    assert study.condition.sde_verdict == "ruled out"
     # 1 / (C² (1 - ηλ/2) - 1) at C² = 2.
-    assert study.condition.threshold == pytest.approx(1 / (1 - 0.2 * 0.005))
+    least = 1 / (1 - 0.2 * 0.005)
+    assert study.condition.min_noise_to_signal == pytest.approx(least)
     assert study.verdict == "contradicted"
 
 
@@ -182,11 +158,11 @@ def test_one_seed_leaves_it_undetermined(tmp_path):
     study = study_of(tmp_path)
     assert study.verdict == "undetermined"
     assert "one seed" in study.reason
-    assert math.isnan(study.limit["accuracy"][1])
-    section = svag_section(study, ("a.png", "b.png"))
-    text = "\n".join(section.paragraphs)
+    assert math.isnan(study.limit["accuracy"].standard_error)
+    section = svag_section(study)
+    text = text_of(section)
     assert "one seed only" in text and "(no interval: one seed)" in text
-    assert "no band" in section.figures["a.png"]
+    assert "no band" in section.figures["curves"].caption
 
 
 def test_without_ell_1_there_is_no_sgd_to_judge(tmp_path):
@@ -208,17 +184,7 @@ def test_runs_that_measured_no_noise_have_their_curves(tmp_path):
 
 
 def test_the_closeness_asked_for_is_that_of_the_configuration(tmp_path):
-    for ell, scale in ((1, 1.6), (4, 1.0)):
-        for seed in (0, 1, 2):
-            scaled = scale * (1 + 0.001 * seed)
-            write_run(
-                tmp_path / f"{ell}-{seed}",
-                noise=estimate(0.3 * scaled, 1.5 * scaled),
-                weight_sq_norm=20 * scaled,
-                ell=ell,
-                seed=seed,
-                lsr={"closeness": 2.0},
-            )
+    write_pair(tmp_path, 1.6, spread=0.001, lsr={"closeness": 2.0})
     study = study_of(tmp_path)
     assert study.target == 2.0
     assert study.verdict == "supported"
@@ -226,9 +192,7 @@ def test_the_closeness_asked_for_is_that_of_the_configuration(tmp_path):
 
 def test_the_section_says_the_verdict_and_its_numbers(tmp_path):
     write_pair(tmp_path, 1.05)
-    text = "\n".join(
-        svag_section(study_of(tmp_path), ("a.png", "b.png")).paragraphs
-    )
+    text = text_of(svag_section(study_of(tmp_path)))
     assert "The SDE approximation is **supported** at this setting" in text
     assert "C = 1.05" in text and "asked for is C = 1.41" in text
     assert "→ ∞ (estimate)" in text
@@ -274,10 +238,9 @@ def test_too_little_noise_is_enough_where_it_applies(tmp_path):
 def test_runs_off_equilibrium_are_counted(tmp_path):
     write_pair(tmp_path, 1.05)
     set_balance(tmp_path / "4-2", 1.2)
-    section = svag_section(study_of(tmp_path), ("a.png", "b.png"))
     assert (
         "5 of 6 runs are known to have reached equilibrium, 1 not to have"
-        in "".join(section.paragraphs)
+        in text_of(svag_section(study_of(tmp_path)))
     )
 
 

@@ -10,6 +10,7 @@ import time
 import keras
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
+from keras_svag.arguments import refusal
 from keras_svag.models.internals import has_several_workers
 
 
@@ -40,8 +41,12 @@ class CheckpointInterval:
         number = float(match[1] or match[2]) if match else 0
         if number <= 0:
             raise ValueError(
-                "`checkpoint_every` must be a number of SGD steps above 0, as "
-                f"in 500, or of seconds, as in 60s, got {text!r}."
+                refusal(
+                    "checkpoint_every",
+                    "a number of SGD steps above 0, as in 500, or of seconds, "
+                    "as in 60s",
+                    text,
+                )
             )
         if match[1]:
             return cls(int(match[1]) * steps_per_sgd_step)

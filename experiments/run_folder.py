@@ -1,4 +1,4 @@
-"""The directory of one run, and what training writes into it."""
+"""The directory of one run: what training writes into it, and how."""
 
 import contextlib
 import csv
@@ -55,12 +55,9 @@ class WorkDir:
         try:
             os.makedirs(self.path, exist_ok=True)
             self._lock()
-            self._write_json("config.json", self._config)
+            _write_json(self.file("config.json"), self._config)
         except OSError as error:
-            raise ValueError(
-                f"The working directory {self.path!r} cannot be written "
-                f"({error.strerror}); give another --workdir."
-            ) from error
+            raise unwritable(self.path, error) from error
         if keep_events:
             return
         for name in ("train", "validation", "linear_scaling"):
@@ -73,12 +70,12 @@ class WorkDir:
     @property
     def results(self):
         """Results of the finished run, a dict, or `None`."""
-        return self._read_json("results.json")
+        return read_json(self.file("results.json"))
 
     @results.setter
     def results(self, results):
         try:
-            self._write_json("results.json", results)
+            _write_json(self.file("results.json"), results)
         except OSError as error:
             raise ValueError(
                 f"The results cannot be written to {self.path!r} "
@@ -103,7 +100,7 @@ class WorkDir:
             pass  # A file system without locks.
 
     def _refuse_other_run(self):
-        other = self._read_json("config.json")
+        other = read_json(self.file("config.json"))
         if other is None:
             return
         differing = sorted(
@@ -118,35 +115,55 @@ class WorkDir:
                 "another --workdir, or remove it."
             )
 
-    def _read_json(self, name):
-        try:
-            with open(self.file(name), encoding="utf-8") as file:
-                content = json.load(file)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{self.file(name)} is no valid JSON ({error}); remove it."
-            ) from error
-        if not isinstance(content, dict):
-            raise ValueError(
-                f"{self.file(name)} must hold a JSON object, got "
-                f"{content!r:.100}; remove it."
-            )
-        return content
 
-    def _write_json(self, name, value):
-        # Written whole or not at all.
-        partial = self.file(f".{name}.partial")
-        try:
-            with open(partial, "w", encoding="utf-8") as file:
-                json.dump(value, file, indent=2)
-                file.write("\n")
-            os.replace(partial, self.file(name))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.remove(partial)
-            raise
+class HistoryFile(keras.callbacks.Callback):
+    """Writes the logs of every epoch to a CSV file, a row each.
+
+    A column that first appears in a later epoch is filled with `NA` before.
+    Put it after the callbacks that add to the logs.
+
+    Args:
+        path: path of the file. What it holds of an earlier training is
+            replaced by what `load_state_dict` brings back.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self._path = path
+        self._rows = []
+        self._columns = []
+
+    def on_train_begin(self, logs=None):
+        self._write()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch, **(logs or {})}
+        self._rows.append(row)
+        if not set(row) <= set(self._columns):
+            self._write()
+            return
+        with open(self._path, "a", encoding="utf-8", newline="") as file:
+            self._writer(file).writerow(row)
+
+    def state_dict(self):
+        """The rows so far, as a value of JSON."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state):
+        """Goes on from what `state_dict` returned; rewrites the file."""
+        self._rows = list(state["rows"])
+        self._write()
+
+    def _write(self):
+        names = {name for row in self._rows for name in row} - {"epoch"}
+        self._columns = ["epoch", *sorted(names)]
+        with _replaced(self._path) as file:
+            writer = self._writer(file)
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+    def _writer(self, file):
+        return csv.DictWriter(file, self._columns, restval="NA")
 
 
 class TrainingClock(keras.callbacks.Callback):
@@ -209,62 +226,6 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-_NOT_MEASURED = "NA"
-
-
-class HistoryFile(keras.callbacks.Callback):
-    """Writes the logs of every epoch to a CSV file, a row each.
-
-    A column that first appears in a later epoch is filled with `NA` before.
-    Put it after the callbacks that add to the logs.
-
-    Args:
-        path: path of the file. What it holds of an earlier training is
-            replaced by what `load_state_dict` brings back.
-    """
-
-    def __init__(self, path):
-        super().__init__()
-        self._path = path
-        self._rows = []
-        self._columns = []
-
-    def on_train_begin(self, logs=None):
-        self._write()
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch, **(logs or {})}
-        self._rows.append(row)
-        if not set(row) <= set(self._columns):
-            self._write()
-            return
-        with open(self._path, "a", encoding="utf-8", newline="") as file:
-            self._writer(file).writerow(row)
-
-    def state_dict(self):
-        """The rows so far, as a value of JSON."""
-        return {"rows": self._rows}
-
-    def load_state_dict(self, state):
-        """Goes on from what `state_dict` returned; rewrites the file."""
-        self._rows = list(state["rows"])
-        self._write()
-
-    def _write(self):
-        names = {name for row in self._rows for name in row} - {"epoch"}
-        self._columns = ["epoch", *sorted(names)]
-        # Written whole or not at all.
-        partial = f"{self._path}.partial"
-        with open(partial, "w", encoding="utf-8", newline="") as file:
-            writer = self._writer(file)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(partial, self._path)
-
-    def _writer(self, file):
-        return csv.DictWriter(file, self._columns, restval=_NOT_MEASURED)
-
-
 def results_table(results):
     """What a run has reached, what it measured and what follows from it.
 
@@ -275,7 +236,24 @@ def results_table(results):
         ValueError: if they lack what a finished run has.
     """
     try:
-        return _results_rows(results)
+        rows = [("test accuracy", f"{results['accuracy']:.2%}")]
+        noise = results.get("gradient_noise")
+        if noise:
+            n_label = f"N = Tr Σ at batch size {noise['batch_size']}"
+            for name, key in (
+                ("G = |∇L|²", "grad_sq_norm"),
+                (n_label, "noise_trace"),
+                ("N/G", "noise_to_signal"),
+            ):
+                value = _with_error(noise[key], noise[f"{key}_se"])
+                rows.append((name, value))
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{name:<{width}}  {value}" for name, value in rows]
+        if noise:
+            lines.append("(noise over the last epoch, ± one standard error)")
+        if "linear_scaling" in results:
+            lines += ["", results["linear_scaling"]["text"]]
+        return "\n".join(lines)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"results.json lacks what a finished run has ({error}); remove it "
@@ -283,26 +261,58 @@ def results_table(results):
         ) from error
 
 
-def _results_rows(results):
-    rows = [("test accuracy", f"{results['accuracy']:.2%}")]
-    noise = results.get("gradient_noise")
-    if noise:
-        for name, key in (
-            ("G = |∇L|²", "grad_sq_norm"),
-            (f"N = Tr Σ at batch size {noise['batch_size']}", "noise_trace"),
-            ("N/G", "noise_to_signal"),
-        ):
-            rows.append((name, _with_error(noise[key], noise[f"{key}_se"])))
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    if noise:
-        lines.append("(noise over the last epoch, ± one standard error)")
-    if "linear_scaling" in results:
-        lines += ["", results["linear_scaling"]["text"]]
-    return "\n".join(lines)
-
-
 def _with_error(value, error):
     if value is None:
         return "not measured"
     return f"{value:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"
+
+
+def unwritable(path, error):
+    """The `ValueError` about a working directory, of an `OSError`."""
+    return ValueError(
+        f"The working directory {path!r} cannot be written "
+        f"({error.strerror}); give another --workdir."
+    )
+
+
+def read_json(path):
+    """The dict that a file holds; None if there is no such file.
+
+    Raises:
+        ValueError: if it cannot be read, or holds something else.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object, got {content!r:.100}; remove it."
+        )
+    return content
+
+
+def _write_json(path, value):
+    with _replaced(path) as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+
+
+@contextlib.contextmanager
+def _replaced(path):
+    """A file that takes the place of the one at `path` when it is whole."""
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{name}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise

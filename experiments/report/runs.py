@@ -2,16 +2,16 @@
 
 import csv
 import dataclasses
-import json
 import math
 import os
 import re
 
 import numpy as np
 
+from experiments.run_folder import read_json
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.closeness import EquilibriumStatistics
-from keras_svag.scaling.conditions import BALANCE_TOLERANCE
+from keras_svag.scaling.conditions import is_balanced
 from keras_svag.version import __version__
 
 
@@ -93,7 +93,7 @@ class Run:
         if not noise:
             return None
         return Window(
-            _estimate(noise),
+            NoiseEstimate.from_dict(noise),
             float(self.curve("weight_sq_norm")[-1]),
             float(self.curve("learning_rate")[-1]),
             *(int(self.epochs[-1]),) * 2,
@@ -158,16 +158,16 @@ def find_runs(folder):
 
 def _read_run(path, name):
     """The `Run` in a folder, or None if it is unfinished."""
-    config = flat(_read_json(os.path.join(path, "config.json")))
+    config = flat(read_json(os.path.join(path, "config.json")))
     _refuse_newer(path, config)
     history = _read_history(os.path.join(path, "history.csv"))
     results_file = os.path.join(path, "results.json")
-    if not os.path.exists(results_file):
+    results = read_json(results_file)
+    if results is None:
         losses = history.get("loss", np.empty(0))
         # Training stops at such a loss, and nothing follows it.
         diverged = len(losses) and not math.isfinite(losses[-1])
         return Run(name, config, history, {}) if diverged else None
-    results = _read_json(results_file)
     if not isinstance(results.get("accuracy"), float):
         raise ValueError(
             f"{results_file} has no accuracy: remove it and run train.py again."
@@ -223,35 +223,19 @@ def _version_numbers(version):
     return numbers + [0] * (3 - len(numbers))
 
 
-def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); remove it."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; remove it.")
-    return content
-
-
 def _read_history(path):
-    if not os.path.exists(path):
-        return {}
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); remove the run's folder."
         ) from error
-    if not rows:
-        return {}
+    columns = [name for name in rows[0] if name is not None] if rows else []
     return {
-        column: np.array([_number(row.get(column)) for row in rows])
-        for column in rows[0]
-        if column is not None
+        name: np.array([_number(row[name]) for row in rows]) for name in columns
     }
 
 
@@ -265,7 +249,7 @@ def _number(text):
 def _window_of_report(report):
     norm = report["weight_sq_norm"]
     return Window(
-        _estimate(report["gradient_noise"]),
+        NoiseEstimate.from_dict(report["gradient_noise"]),
         math.nan if norm is None else norm,
         report["learning_rate"],
         report["first_epoch"],
@@ -275,24 +259,11 @@ def _window_of_report(report):
     )
 
 
-def _estimate(noise):
-    """The `NoiseEstimate` behind its `to_dict`, layers left out."""
-    fields = {f.name for f in dataclasses.fields(NoiseEstimate)} - {"per_layer"}
-    floats = ("grad_sq_norm", "noise_trace", "covariance")
-    floats += ("grad_sq_norm_se", "noise_trace_se")
-    values = {key: noise[key] for key in fields if key in noise}
-    return NoiseEstimate(
-        **values | {key: math.nan for key in floats if values.get(key) is None}
-    )
-
-
 def equilibrium_counts(windows):
     """`(at, off, unknown)`: how many runs are where, by their balance.
 
     Args:
         windows: `Window`s, a run each, or None where nothing was measured.
     """
-    balances = [window and window.balance for window in windows]
-    known = [b for b in balances if b is not None and math.isfinite(b)]
-    at = sum(abs(balance - 1) <= BALANCE_TOLERANCE for balance in known)
-    return at, len(known) - at, len(balances) - len(known)
+    known = [is_balanced(window and window.balance) for window in windows]
+    return known.count(True), known.count(False), known.count(None)

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
+from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.verdict import linear_scaling_verdict
 
 # What an equilibrium is told by, and the theory's letters for it.
@@ -165,12 +166,14 @@ def noise_verdict(windows, config, closeness):
     estimate = pooled_noise(windows)
     if estimate is None:
         return None
-    rate = windows[0].learning_rate
-    decay = config.get("weight_decay") or 0.0
-    if rate * decay >= 2:
+    conditions = RunConditions(
+        learning_rate=windows[0].learning_rate,
+        weight_decay=config.get("weight_decay") or 0.0,
+    )
+    if conditions.diverges:
         return None
     verdict = linear_scaling_verdict(
-        estimate, rate, decay, closeness=closeness, kappas=()
+        estimate, conditions, closeness=closeness, kappas=()
     )
     reasons = heuristic_reasons(windows)
     return dataclasses.replace(verdict, heuristic_reasons=reasons)

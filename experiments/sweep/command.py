@@ -6,7 +6,7 @@ import os
 import sys
 
 from experiments.config import scaled_down
-from experiments.run_folder import WorkDir
+from experiments.run_folder import WorkDir, unwritable
 from experiments.sweep.grid import arguments_of_a_run, swept_runs
 from experiments.sweep.runner import Job, SweepRunner
 
@@ -41,7 +41,11 @@ def run_sweep(specifications, config, workdir, arguments, parallel):
     runner = SweepRunner(jobs, parallel)
     for job in jobs:
         if not job.is_finished:
-            _make_directory(os.path.dirname(job.log_file))
+            folder = os.path.dirname(job.log_file)
+            try:
+                os.makedirs(folder, exist_ok=True)
+            except OSError as error:
+                raise unwritable(folder, error) from error
     is_interrupted = False
     try:
         runner.run()
@@ -92,16 +96,6 @@ def _has_diverged(workdir):
         return not math.isfinite(float(last["loss"]))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _make_directory(path):
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"The working directory {path!r} cannot be written "
-            f"({error.strerror}); give another --workdir."
-        ) from error
 
 
 def _summary(runner, jobs, workdir, is_interrupted):

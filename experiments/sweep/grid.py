@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import math
 
+from keras_svag import arguments
+
 SCALE_LR = ("none", "linear")
 _BOOLEANS = {"true": True, "false": False}
 
@@ -55,11 +57,7 @@ def swept_runs(specifications, config):
         [G17] Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv
         1706.02677.
     """
-    if config.get("scale_lr", "none") not in SCALE_LR:
-        raise ValueError(
-            f"`scale_lr` must be one of {', '.join(SCALE_LR)}, got "
-            f"{config.scale_lr!r}."
-        )
+    arguments.choice("scale_lr", config.get("scale_lr", "none"), SCALE_LR)
     swept = {}
     for specification in specifications:
         key, values = _parsed(specification, config)
@@ -173,11 +171,11 @@ def _split(values):
     return parts
 
 
-def arguments_of_a_run(arguments):
+def arguments_of_a_run(command_line):
     """A sweep's command line without what makes it a sweep.
 
     Args:
-        arguments: list of strings, without the program.
+        command_line: list of strings, without the program.
 
     Returns:
         A list of strings: neither `--sweep` nor `--jobs` nor `--workdir` are
@@ -187,7 +185,7 @@ def arguments_of_a_run(arguments):
         ValueError: if flags come from a file.
     """
     kept, skips_value = [], False
-    for argument in arguments:
+    for argument in command_line:
         if skips_value:
             skips_value = False
             continue

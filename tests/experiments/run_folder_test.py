@@ -46,15 +46,3 @@ def test_another_configuration_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"\(it differs in ell\)"):
         WorkDir(str(tmp_path), {**CONFIG, "ell": 8})
     assert json.loads((tmp_path / "config.json").read_text())["ell"] == 4
-
-
-def test_a_file_in_the_way_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        WorkDir(str(tmp_path / "file" / "run"), CONFIG).begin()
-
-
-def test_damaged_configuration_is_one_sentence(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is no valid JSON"):
-        WorkDir(str(tmp_path), CONFIG)

@@ -9,9 +9,7 @@ import signal
 import pytest
 
 from experiments import datasets
-from experiments.report.__main__ import main
 from experiments.report.runs import find_runs
-from experiments.report.writing import write_report
 from experiments.run_folder import WorkDir, results_table
 from tests.helpers.refusals import check_sentence
 from tests.helpers.synthetic_runs import CONFIG
@@ -151,31 +149,16 @@ def test_damaged_results_are_not_printed(results):
     assert "results.json" in refusal(results_table, results)
 
 
-def test_a_report_on_no_folder(tmp_path):
-    for folder in (tmp_path / "missing", tmp_path):
-        assert "WORKDIR" in refusal(write_report, str(folder))
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_report_ends_with_the_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([str(tmp_path / "missing")])
-    check_sentence(end.value.code, "experiments.report: WORKDIR must")
-
-
 @pytest.mark.parametrize("name", ["digits", "mnist"])
-@pytest.mark.parametrize("kind", ["file", "missing", "damaged"])
+@pytest.mark.parametrize("kind", ["file", "damaged"])
 def test_data_dir_that_cannot_be_used(tmp_path, name, kind):
     path = tmp_path / "data"
     if kind == "file":
         path.write_text("")
-    if kind == "damaged":
+    else:
         folder = "optical_digits" if name == "digits" else name
         (path / folder / "1.0.0").mkdir(parents=True)
         (path / folder / "1.0.0" / "dataset_info.json").write_text("{")
-    if kind == "missing" and name == "digits":
-        path = tmp_path / "file" / "data"
-        (tmp_path / "file").write_text("")
     before = sorted(map(str, tmp_path.rglob("*")))
     sentence = refusal(datasets.load, name, str(path))
     assert str(path) in sentence

@@ -68,13 +68,3 @@ def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
     assert code == 0, errors
     assert contents(interrupted) == contents(in_peace)
     assert not (interrupted / "checkpoints").exists()
-
-
-def test_bad_interval_is_one_sentence(tmp_path):
-    workdir = tmp_path / "run"
-    code, _, errors = end(start(workdir, "--checkpoint_every=often"))
-    assert code == 1
-    sentence = errors.splitlines()[-1]
-    assert sentence.startswith("train.py: `checkpoint_every` must be a number")
-    assert "got 'often'" in sentence
-    assert not workdir.exists()

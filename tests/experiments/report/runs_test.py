@@ -92,24 +92,6 @@ def test_a_run_that_stopped_at_its_loss_has_diverged(tmp_path):
     assert unfinished == []
 
 
-def test_a_folder_that_does_not_exist_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="must be a folder of runs, got"):
-        find_runs(str(tmp_path / "none"))
-
-
-def test_a_folder_without_runs_is_one_sentence(tmp_path):
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"no config\.json is in"):
-        find_runs(str(tmp_path))
-
-
-def test_a_folder_of_unfinished_runs_names_them(tmp_path):
-    write_run(tmp_path / "a", finished=False)
-    write_run(tmp_path / "b", finished=False)
-    with pytest.raises(ValueError, match=r"is finished \(a, b\)"):
-        find_runs(str(tmp_path))
-
-
 def newer_versions():
     major, minor, patch = map(int, __version__.split("."))
     return [
@@ -133,24 +115,10 @@ def test_a_run_of_this_or_an_older_version_is_read(tmp_path, version):
     assert len(runs) == 1
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("config.json", "{", r"config\.json cannot be read"),
-        ("results.json", "[1]", "must hold a JSON object"),
-        ("results.json", '{"loss": 1.0}', "has no accuracy"),
-        (
-            "results.json",
-            '{"accuracy": 0.5, "linear_scaling": {"balance": 1.0}}',
-            "lacks what a report needs",
-        ),
-        ("history.csv", "", "without the epochs"),
-    ],
-)
-def test_a_damaged_file_is_one_sentence(tmp_path, file, content, message):
+def test_results_without_an_accuracy_are_one_sentence(tmp_path):
     write_run(tmp_path / "run")
-    (tmp_path / "run" / file).write_text(content)
-    with pytest.raises(ValueError, match=message):
+    (tmp_path / "run" / "results.json").write_text('{"loss": 1.0}')
+    with pytest.raises(ValueError, match="has no accuracy"):
         find_runs(str(tmp_path))
 
 

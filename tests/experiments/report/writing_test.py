@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from experiments.report import writing
 from experiments.report.__main__ import main
-from experiments.report.writing import write_report
+from experiments.report.figures import saved_figure
+from experiments.report.writing import write_report, write_summaries
 from tests.helpers.synthetic_runs import (
     write_run,
     write_scaling_sweep,
@@ -154,10 +155,12 @@ def test_one_configuration_leaves_nothing_to_compare(tmp_path):
 
 
 def test_bad_folders_are_one_sentence(tmp_path):
-    assert "no folder" in failure(tmp_path / "none")
-    assert "no config.json" in failure(tmp_path)
-    write_run(tmp_path / "begun", finished=False)
-    assert "is finished (begun)" in failure(tmp_path)
+    assert "WORKDIR must be a folder of runs" in failure(tmp_path / "none")
+    assert "WORKDIR must hold runs of train.py" in failure(tmp_path)
+    for name in ("a", "b"):
+        write_run(tmp_path / name, finished=False)
+    assert "is finished (a, b)" in failure(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
@@ -208,3 +211,15 @@ def test_a_report_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     assert "No space left" in failure(tmp_path)
     assert sorted(tmp_path.rglob("*")) == files
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
+
+
+def test_events_that_are_missing_are_an_error(tmp_path, monkeypatch):
+    picture = tmp_path / "picture.png"
+    with saved_figure(picture, 1):
+        pass
+    pictures = {"report/picture": str(picture)}
+    write_summaries(str(tmp_path / "whole"), "text", pictures)
+    # As on a full disk: nothing is raised, nothing is written.
+    monkeypatch.setattr(tf.summary, "image", lambda *args: False)
+    with pytest.raises(OSError, match="not whole"):
+        write_summaries(str(tmp_path / "lost"), "text", pictures)

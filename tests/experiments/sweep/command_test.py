@@ -53,6 +53,25 @@ def sweep(tmp_path):
     return run
 
 
+def configuration(**keys):
+    config = digits.get_config()
+    config.update(keys)
+    return config.to_dict()
+
+
+@pytest.fixture
+def write_folder(tmp_path):
+    def write(name, **files):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        for stem, content in files.items():
+            path = folder / stem.replace("_", ".")
+            is_text = isinstance(content, str)
+            path.write_text(content if is_text else json.dumps(content))
+
+    return write
+
+
 def results(tmp_path):
     return {
         path.parent.name: json.loads(path.read_text())
@@ -114,9 +133,7 @@ def test_interrupted_sweep_says_how_it_goes_on(sweep, tmp_path, capsys):
 def test_a_diverged_run_is_listed_and_not_run_again(
     sweep, tmp_path, capsys, monkeypatch
 ):
-    config = digits.get_config()
-    config.ell = 6
-    monkeypatch.setenv("OTHER_CONFIG", json.dumps(config.to_dict()))
+    monkeypatch.setenv("OTHER_CONFIG", json.dumps(configuration(ell=6)))
     folder = tmp_path / "runs" / "ell=6"
     assert sweep("--sweep=ell=1,6") == 0
     *_, diverged, summary = capsys.readouterr().out.splitlines()
@@ -129,13 +146,11 @@ def test_a_diverged_run_is_listed_and_not_run_again(
     assert "diverged: ell=6" in capsys.readouterr().out
 
 
-def test_a_run_whose_losses_are_finite_is_run_again(sweep, tmp_path):
-    folder = tmp_path / "runs" / "ell=1"
-    folder.mkdir(parents=True)
-    config = digits.get_config()
-    config.ell = 1
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    (folder / "history.csv").write_text("epoch,loss\n0,nan\n1,2.3\n")
+def test_a_run_whose_losses_are_finite_is_run_again(
+    sweep, tmp_path, write_folder
+):
+    history = "epoch,loss\n0,nan\n1,2.3\n"
+    write_folder("ell=1", config_json=configuration(ell=1), history_csv=history)
     assert sweep("--sweep=ell=1") == 0
     assert set(results(tmp_path)) == {"ell=1"}
 
@@ -149,25 +164,19 @@ def test_an_interrupted_run_is_no_failure(sweep, tmp_path, capsys):
     assert sweep("--sweep=ell=1,3,7") == 1
 
 
-def test_folder_of_other_runs_is_refused_before_any_is_run(sweep, tmp_path):
-    folder = tmp_path / "runs" / "ell=2"
-    folder.mkdir(parents=True)
-    other = digits.get_config()
-    other.update({"ell": 2, "epochs": 7})
-    (folder / "config.json").write_text(json.dumps(other.to_dict()))
+def test_folder_of_other_runs_is_refused_before_any_is_run(
+    sweep, tmp_path, write_folder
+):
+    write_folder("ell=2", config_json=configuration(ell=2, epochs=7))
     with pytest.raises(ValueError, match="differs in epochs"):
         sweep("--sweep=ell=1,2")
     assert results(tmp_path) == {}
 
 
-def test_scale_is_part_of_what_a_run_is(sweep, tmp_path):
-    folder = tmp_path / "runs" / "ell=1"
-    folder.mkdir(parents=True)
-    half = digits.get_config()
-    half.update({"ell": 1, "scale": 0.5, "epochs": 20, "num_examples": 718})
-    half.model.hidden_units = (32, 32)
-    (folder / "config.json").write_text(json.dumps(half.to_dict()))
-    (folder / "results.json").write_text("{}")
+def test_scale_is_part_of_what_a_run_is(sweep, tmp_path, write_folder):
+    half = configuration(ell=1, scale=0.5, epochs=20, num_examples=718)
+    half["model"]["hidden_units"] = (32, 32)
+    write_folder("ell=1", config_json=half, results_json={})
     assert sweep("--sweep=ell=1", scale=0.5) == 0
     assert results(tmp_path) == {"ell=1": {}}
 

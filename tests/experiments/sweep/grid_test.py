@@ -134,7 +134,9 @@ def test_a_key_is_swept_once():
 
 
 def test_unknown_rule_is_one_sentence():
-    with pytest.raises(ValueError, match="`scale_lr` must be one of none, lin"):
+    with pytest.raises(
+        ValueError, match="`scale_lr` must be one of 'none', 'lin"
+    ):
         runs("batch_size=1", scale_lr="cubic")
 
 

@@ -11,6 +11,7 @@ import pytest
 from experiments.sweep import runner
 from experiments.sweep.progress import duration, progress_line, time_left
 from experiments.sweep.runner import Job, SweepRunner, start_process
+from tests.helpers.paths import ROOT
 
 
 class FakeProcess:
@@ -172,20 +173,6 @@ def test_interrupted_processes_are_gone(tmp_path):
         os.kill(int(log.read_text()), 0)
 
 
-def test_output_goes_to_the_log_file(tmp_path):
-    code = "import sys; print('out'); sys.exit('err')"
-    process = start_process(
-        Job("x", str(tmp_path / "log"), [sys.executable, "-c", code])
-    )
-    assert process.wait() == 1
-    assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
-
-
-def test_number_of_jobs_is_positive():
-    with pytest.raises(ValueError, match="--jobs must be at least 1, got 0"):
-        SweepRunner([], 0)
-
-
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -262,3 +249,65 @@ def test_progress_is_one_line():
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+PARENT = """
+import sys, time
+from experiments.sweep.runner import Job, start_process
+
+child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+start_process(Job("x", {log!r}, [sys.executable, "-c", child]))
+time.sleep(60)
+"""
+
+
+def start(log, code, *arguments):
+    command = [sys.executable, "-c", code, *arguments]
+    return start_process(Job("x", str(log), command))
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Nobody need have waited for it yet.
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has it.")
+def test_a_killed_parent_takes_its_child_along(tmp_path):
+    log = tmp_path / "log"
+    program = PARENT.format(log=str(log))
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+    child = int(log.read_text())
+    assert is_running(child)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_for(lambda: not is_running(child))
+
+
+def test_the_program_has_its_arguments_its_log_and_its_exit_code(tmp_path):
+    log = tmp_path / "log"
+    code = "import sys; print(sys.argv[1:], flush=True); sys.exit('err')"
+    assert start(log, code, "-a", "b c").wait() == 1
+    assert log.read_text() == "['-a', 'b c']\nerr\n"
+
+
+def test_the_process_is_the_program_and_ends_as_it_is_told_to(tmp_path):
+    log = tmp_path / "log"
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    process = start(log, code)
+    wait_for(lambda: log.read_text().endswith("\n"))
+    assert int(log.read_text()) == process.pid
+    process.terminate()
+    assert process.wait() == -signal.SIGTERM

@@ -121,11 +121,10 @@ def resumable_fit(
             callbacks,
             model,
             plan,
-            checkpoints,
+            checkpoints if writes else None,
             found,
             interruption,
-            verbose=verbose,
-            writes=writes,
+            verbose,
         )
 
         def fit(step, initial_epoch, epochs, steps):
@@ -167,9 +166,7 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         checkpoints,
         found,
         interruption,
-        *,
         verbose,
-        writes,
     ):
         super().__init__(
             callbacks,
@@ -184,7 +181,6 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         self._checkpoints = checkpoints
         self._found = found
         self._interruption = interruption
-        self._writes = writes
         self._has_begun = False
         self._first_batch = 0
         self._saved_step = found.step if found else 0
@@ -244,7 +240,7 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         if interrupted is None and not self._is_due(step):
             return
         arrays = training_arrays(self.model)
-        if self._writes:
+        if self._checkpoints:
             state = {
                 type(callback).__name__: callback.state_dict()
                 for callback in self._remembering()

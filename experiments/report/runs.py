@@ -260,10 +260,13 @@ def _window_of_report(report):
 
 
 def equilibrium_counts(windows):
-    """`(at, off, unknown)`: how many runs are where, by their balance.
+    """How many runs have reached equilibrium, have not, and are not known to.
 
     Args:
         windows: `Window`s, a run each, or None where nothing was measured.
+
+    Returns:
+        Three counts.
     """
     known = [is_balanced(window and window.balance) for window in windows]
     return known.count(True), known.count(False), known.count(None)

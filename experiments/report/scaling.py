@@ -61,7 +61,7 @@ class BatchSize:
         predicted: `(low, point, high)` of κ_max·B, seen from this batch size:
             its 95% interval, and None for a point without N/G; or None.
         closeness: `Closeness` to the smallest batch size, or None.
-        held: "held", "failed", "broke earlier", "not tested", or None for a
+        outcome: "held", "failed", "broke earlier", "not tested", or None for a
             batch size from which there is no prediction to test.
     """
 
@@ -73,7 +73,7 @@ class BatchSize:
     heuristic_reasons: tuple[str, ...]
     predicted: tuple[float, float | None, float] | None
     closeness: Closeness | None
-    held: str | None = None
+    outcome: str | None = None
 
     @property
     def noise_to_signal(self):
@@ -155,7 +155,7 @@ def scaling_study(comparison):
         tuple(
             dataclasses.replace(
                 batch,
-                held=_held(batch, batches, limit, last_good, breaks_at),
+                outcome=_outcome(batch, batches, limit, last_good, breaks_at),
             )
             for batch in batches
         ),
@@ -208,7 +208,7 @@ def _windows(runs):
     return [run.window_before_decay for run in runs if not run.diverged]
 
 
-def _held(batch, batches, limit, last_good, breaks_at):
+def _outcome(batch, batches, limit, last_good, breaks_at):
     if batch.predicted is None or batch.batch_size > last_good:
         return None
     low, _, high = batch.predicted
@@ -294,9 +294,9 @@ def _prediction(study):
     )
     if point is not None:
         text += f" (point estimate B\\* = {number(point)})"
-    if first.held is None:
+    if first.outcome is None:
         return f"{text}; the smallest batch size is past the break."
-    return f"{text}; the prediction {_HELD_WORDS[first.held]}."
+    return f"{text}; the prediction {_OUTCOMES[first.outcome]}."
 
 
 def _equilibria(study):
@@ -319,7 +319,7 @@ def _equilibria(study):
     )
 
 
-_HELD_WORDS = {
+_OUTCOMES = {
     "held": "**held**",
     "failed": "**failed**",
     "broke earlier": "**did not foresee the break**, which came earlier; being "
@@ -366,7 +366,7 @@ def _scaling_row(batch):
         error,
         *moments,
         predicted,
-        batch.held or "–",
+        batch.outcome or "–",
         closeness,
     ]
 

@@ -92,15 +92,15 @@ def test_the_prediction_held_if_no_batch_beyond_it_is_good(tmp_path):
     write_scaling_sweep(tmp_path, {**GOOD, 128: 0.2, 256: 0.5})
     study = study_of(tmp_path)
     assert study.breaks_at == 128
-    assert study.batches[0].held == "held"
-    assert study.batches[-1].held is None
+    assert study.batches[0].outcome == "held"
+    assert study.batches[-1].outcome is None
     assert "the prediction **held**" in text_of(study)
 
 
 def test_the_prediction_failed_if_a_batch_beyond_it_is_good(tmp_path):
     write_scaling_sweep(tmp_path, {**GOOD, 128: 0.1, 256: 0.5})
     study = study_of(tmp_path)
-    assert study.batches[0].held == "failed"
+    assert study.batches[0].outcome == "failed"
     assert "the prediction **failed**" in text_of(study)
 
 
@@ -108,7 +108,7 @@ def test_the_prediction_is_not_tested_by_smaller_batches(tmp_path):
     write_scaling_sweep(tmp_path, {8: 0.1, 16: 0.1, 32: 0.1})
     study = study_of(tmp_path)
     assert study.breaks_at is None
-    assert study.batches[0].held == "not tested"
+    assert study.batches[0].outcome == "not tested"
     text = text_of(study)
     assert "no break was observed" in text and "was not tested" in text
     assert "safe" not in text
@@ -118,7 +118,7 @@ def test_breaking_before_the_prediction_is_told_apart(tmp_path):
     write_scaling_sweep(tmp_path, {8: 0.1, 16: 0.3, 128: 0.5})
     study = study_of(tmp_path)
     assert study.breaks_at == 16
-    assert study.batches[0].held == "broke earlier"
+    assert study.batches[0].outcome == "broke earlier"
     assert "did not foresee the break" in text_of(study)
 
 
@@ -143,7 +143,7 @@ def test_a_gradient_not_told_apart_from_0_leaves_no_upper_end(tmp_path):
     write_two(tmp_path, noise=(0.01, 1.0), relative_error=0.9)
     study = study_of(tmp_path)
     assert math.isinf(study.batches[0].noise_to_signal[2])
-    assert study.batches[0].held == "not tested"
+    assert study.batches[0].outcome == "not tested"
 
 
 def test_an_adaptive_optimizer_has_no_prediction(tmp_path):

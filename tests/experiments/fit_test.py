@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from experiments.checkpoint import CheckpointFolder, training_arrays
 from experiments.fit import (
     CheckpointInterval,
     FitPlan,
+    Interruption,
     TrainingInterrupted,
     resumable_fit,
 )
@@ -243,6 +245,51 @@ def test_no_interval_is_refused(text):
     with pytest.raises(ValueError, match="`checkpoint_every` must be") as error:
         CheckpointInterval.parse(text)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert interruption.signal is None
+        signal.raise_signal(number)
+        assert interruption.signal == number
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_one_interrupts_at_once():
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert interruption.signal == signal.SIGINT
+
+
+def test_handlers_are_left_alone_outside_the_main_thread():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def enter():
+        with Interruption() as interruption:
+            seen.append(signal.getsignal(signal.SIGTERM))
+            seen.append(interruption.signal)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before, None]
+
+
+def test_signals_can_be_left_as_they_are():
+    with Interruption(notes=False):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_exit_codes_are_those_of_the_shell():
+    assert TrainingInterrupted(signal.SIGINT).exit_code == 130
+    assert TrainingInterrupted(signal.SIGTERM).exit_code == 143
+    assert "SIGTERM" in str(TrainingInterrupted(signal.SIGTERM))
 
 
 @pytest.mark.parametrize("kind", KINDS)

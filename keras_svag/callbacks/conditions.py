@@ -1,5 +1,6 @@
 """Reads from a compiled model what the theory of its training assumes."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -93,6 +94,5 @@ def _normalizes_halves(model):
 
 def first_inputs(data, model, size):
     """Inputs of the first `size` examples of a probe's data, as one batch."""
-    examples = open_examples(data, model)
-    rows = np.arange(min(size, examples.num_examples))
-    return next(examples.batches([rows]))[0]
+    batch = open_examples(data, model).first(size)
+    return keras.utils.unpack_x_y_sample_weight(batch)[0]

@@ -11,6 +11,7 @@ from keras_svag.models.internals import (
     check_model,
 )
 from keras_svag.models.state import preserved_state
+from keras_svag.probe.measurement import check_has_call
 
 # Powers of two, by which products in floating point scale without rounding.
 _FACTORS = (2.0**-3, 2.0**3)
@@ -51,6 +52,7 @@ def is_scale_invariant(model, x, rtol=None):
         whose conditions suppose a scale-invariant loss.
     """
     check_model(model)
+    check_has_call(model)
     arguments.number("rtol", rtol, above=0, optional=True)
     inputs = map_arrays(ops.convert_to_tensor, x)
     shapes = [tuple(array.shape) for array in arrays_of(inputs)]

@@ -13,10 +13,12 @@ from keras_svag.models.internals import (
     call_in_training_mode,
     check_model,
     has_batch_normalization,
+    overrides,
     replicas,
     training_loss,
 )
 from keras_svag.models.state import preserved_state
+from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.sampling import (
     SAMPLING_MODES,
@@ -67,13 +69,37 @@ def measure_gradient_noise(
     print(noise.describe())  # N/G = 41 [33, 55]
     ```
 
+    Data sets that are no arrays are read in passes, one for each GiB of
+    examples drawn, and only these are held in memory. Where its size is not
+    known, as after `filter`, one more pass counts the examples: it has to end.
+
+    - What shuffles anew in every pass is drawn from as well as what stands
+      still: draws do not depend on the order. `"with_replacement"` stays
+      exactly unbiased, and examples within a batch distinct where they are
+      said to be. Only with `"shuffle"` may batches of different passes
+      overlap.
+    - What is augmented in it counts as it comes out of that pass, one copy of
+      each example: as if these copies were the data set. Its draws of random
+      numbers are those of the data set, which `seed` does not reach.
+    - Reading it counts as reading: a `shuffle` within goes on to its next
+      order, so later epochs of training on the same object see other orders
+      than without a probe. Arrays and the data before `shuffle` do not.
+
+    What a `train_step` of the model's own does besides is not seen: measured
+    is the loss that is compiled, of `compute_loss` and of `add_loss`, as it is
+    computed from `model(x)`.
+
     Args:
         model: a compiled `keras.Model`, wrapped in an `SVAGModel` or not; an
             uncompiled one with `loss`.
-        dataset: single examples: a tuple of arrays `(x, y)` or
-            `(x, y, sample_weight)`, or a finite, unbatched `tf.data.Dataset`
-            of the same, in any order. Such a data set is read once per GiB of
-            examples drawn, and only these are held in memory.
+        dataset: what `fit` takes: an array or a dict of arrays x, a tuple
+            `(x, y)` or `(x, y, sample_weight)` of such, a finite
+            `tf.data.Dataset` or `keras.utils.PyDataset` of batches of these;
+            a function that returns a generator of batches, or an object that
+            starts anew with every `iter`. Batches are taken apart, and
+            mini-batches of `batch_size` drawn from their examples. A
+            `tf.data.Dataset` of single examples is taken as well, told from
+            one of batches by the model's inputs.
         batch_size: integer >= 1, examples in a mini-batch; N is at this size.
         num_batches: integer >= 2, how many mini-batches. With fewer than 4
             there are no standard errors; intervals are good from 20 on.
@@ -101,8 +127,8 @@ def measure_gradient_noise(
         TypeError: if `model` is no `keras.Model`, `dataset` no such data set,
             or something no number where one is wanted.
         ValueError: if a number is out of range, the data set has too few
-            examples or is batched or infinite, or there is no loss or no
-            trainable weight.
+            examples or is infinite or ragged, or there is no loss, no `call`
+            or no trainable weight.
     """
     check_model(model)
     arguments.integer("batch_size", batch_size)
@@ -115,13 +141,19 @@ def measure_gradient_noise(
             "`model` has no loss, because it is not compiled; give `loss`, or "
             "call model.compile(loss=...)."
         )
+    check_has_call(model)
     examples = open_examples(dataset, model)
+    verbose = 1 if verbose == "auto" else verbose
+    if verbose and not examples.is_counted:
+        print("Counting the examples of `dataset`, which takes one pass")
     _check_num_examples(
         examples.num_examples, batch_size, num_batches, sampling
     )
     if seed is None:
         seed = int(np.random.default_rng().integers(2**63))
-    build_training(model, next(examples.batches([np.zeros(2, int)])))
+    example = next(examples.batches([np.zeros(2, int)]))
+    _check_targets(model, example, loss)
+    build_training(model, example)
     _check_model(model, batch_size)
 
     common = {
@@ -135,7 +167,6 @@ def measure_gradient_noise(
         ).numpy()
         for index in range(num_batches)
     )
-    verbose = 1 if verbose == "auto" else verbose
     progress = keras.utils.Progbar(
         num_batches, verbose=verbose, stateful_metrics=["noise_to_signal"]
     )
@@ -324,6 +355,33 @@ def _check_num_examples(num_examples, batch_size, num_batches, sampling):
             f"`dataset` must have at least {max(needed, 2):,} examples for "
             f"{why}, got {num_examples:,}; use a smaller `batch_size`"
             f"{' or fewer batches' if sampling == 'shuffle' else ''}."
+        )
+
+
+def check_has_call(model):
+    """Raises a `ValueError` if a model cannot be called on inputs."""
+    model = _inner(model)
+    if not overrides(model, "call"):
+        raise ValueError(
+            "`model` must have a `call`, from which its loss is computed, got "
+            f"{type(model).__name__}, which has none; give it one, with the "
+            "loss in `compute_loss` or `add_loss`, or measure a model in it "
+            "by itself."
+        )
+
+
+def _inner(model):
+    return model.model if isinstance(model, ModelWrapper) else model
+
+
+def _check_targets(model, batch, loss):
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    own = loss is None and overrides(_inner(model), "compute_loss")
+    if y is None and not own and (loss or model.loss) is not None:
+        raise ValueError(
+            "`dataset` must have targets y for the loss of the model, got "
+            "inputs x alone; give (x, y), or a model without a compiled loss "
+            "that adds its own."
         )
 
 

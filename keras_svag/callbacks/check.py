@@ -30,7 +30,10 @@ from keras_svag.models.internals import (
 from keras_svag.noise.sampling import sampling_correction
 from keras_svag.probe.examples import open_examples
 from keras_svag.probe.invariance import is_scale_invariant
-from keras_svag.probe.measurement import measure_gradient_noise
+from keras_svag.probe.measurement import (
+    check_has_call,
+    measure_gradient_noise,
+)
 from keras_svag.scaling.bounds import checked_closeness
 from keras_svag.scaling.verdict import checked_kappas
 
@@ -157,7 +160,9 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 "or pass probe=(x, y)."
             )
         if self.probe is not None:
-            examples = open_examples(self.probe, self.model)
+            check_has_call(self.model)
+            # Counted once, where the data do not say their number.
+            self._examples = examples = open_examples(self.probe, self.model)
             if examples.num_examples < self.batch_size:
                 raise ValueError(
                     f"`probe` must have at least {self.batch_size:,} examples, "
@@ -298,7 +303,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def _probed(self, seed):
         return measure_gradient_noise(
             self.model,
-            self.probe,
+            self._examples,
             self.batch_size,
             self.probe_batches,
             rtol=self.rtol,
@@ -310,7 +315,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def _is_scale_invariant(self):
         given = self._scale_invariant
         if given is None and self.probe is not None:
-            given = first_inputs(self.probe, self.model, self.batch_size)
+            given = first_inputs(self._examples, self.model, self.batch_size)
         if given is not None and not isinstance(given, (bool, np.bool_)):
             if not has_finite_weights(self.model):
                 return None

@@ -290,6 +290,7 @@ class _PyDatasetExamples(_StreamExamples):
         if self._ends is None:
             return super()._read(rows)
         examples = {}
+        rows = rows[rows < self._ends[-1]]
         places = np.searchsorted(self._ends, rows, side="right")
         for index in np.unique(places):
             batch, size = self._checked(self._source[int(index)])
@@ -357,8 +358,8 @@ def _check_ranks(data, model):
         if len(shape) > len(wanted) and not _fits_reshaped(shape, wanted):
             raise ValueError(
                 "`dataset` must have inputs of as many axes as the model "
-                f"takes, shape {tuple(wanted)}, got shape {tuple(shape)}; is a "
-                "data set of batches batched once more?"
+                f"takes, shape {tuple(wanted)}, got shape {tuple(shape)}; "
+                "leave out what adds one, such as a second .batch()."
             )
 
 

@@ -64,11 +64,15 @@ def state(model):
     return [np.array(v) for v in variables]
 
 
-@pytest.mark.parametrize("as_dataset", [False, True])
-def test_probing_changes_nothing_in_the_training(as_dataset):
-    data = regression(ROWS, seed=5)
-    if as_dataset:
-        data = tf.data.Dataset.from_tensor_slices(data)
+def slices(data):
+    return tf.data.Dataset.from_tensor_slices(data)
+
+
+@pytest.mark.parametrize(
+    "kind", [tuple, slices, lambda data: slices(data).shuffle(64).batch(7)]
+)
+def test_probing_changes_nothing_in_the_training(kind):
+    data = kind(regression(ROWS, seed=5))
     plain, probed = compiled(normalized_network()), None
     validation = regression(16, seed=6)
     expected = train(plain, validation_data=validation)
@@ -163,6 +167,49 @@ def test_probe_of_a_wrapped_model_normalizes_whole_batches():
     assert "halves of a batch apart" not in str(one.report)
 
 
+def test_what_is_trained_on_can_be_probed():
+    data = regression(ROWS)
+    batches = slices(data).filter(lambda x, y: True).batch(7)
+    reports = []
+    for probe in (data, batches, lambda: batches.as_numpy_iterator()):
+        model = compiled(dense_network(), keras.optimizers.SGD(0.05))
+        one = check(probe, window=3)
+        model.fit(batches, epochs=3, callbacks=[one], verbose=0)
+        reports.append(one.report)
+    expected, *others = reports
+    for report in others:
+        assert report.estimate == expected.estimate
+        assert str(report) == str(expected)
+
+
+def test_examples_are_counted_once():
+    starts = []
+
+    def batches():
+        starts.append(1)
+        yield regression(ROWS)
+
+    one = check(batches)
+    train(compiled(dense_network()), one, epochs=4)
+    # The count, the inputs for the invariance and the size of an example;
+    # in each epoch an example to build from and what is drawn.
+    assert len(starts) <= 2 + 1 + 2 * 4
+
+
+def test_a_model_without_call_is_refused_before_training():
+    class Model(keras.Model):
+        steps = 0
+
+        def train_step(self, data):
+            self.steps += 1
+            return {}
+
+    model = compiled(Model())
+    with pytest.raises(ValueError, match="must have a `call`"):
+        train(model, check(regression(ROWS)))
+    assert not model.steps
+
+
 def test_a_probe_with_fewer_examples_than_a_batch_is_refused():
     model = compiled(dense_network())
     with pytest.raises(ValueError, match="at least 8 examples.*got 5"):
@@ -171,5 +218,5 @@ def test_a_probe_with_fewer_examples_than_a_batch_is_refused():
 
 
 def test_a_probe_that_is_no_data_is_refused():
-    with pytest.raises(TypeError, match="must be a tuple of arrays"):
+    with pytest.raises(TypeError, match="must be data as fit takes"):
         train(compiled(dense_network()), check("x"))

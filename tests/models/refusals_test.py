@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_svag
 from tests.helpers.refusals import (
@@ -112,8 +113,25 @@ def cases_of_the_probe():
         "verbose": 0,
     }
     yield from refused(call, good, "model", NO_MODEL, TypeError)
-    for data in (None, X, "data", 3, {"x": X, "y": Y}, (), (X, Y, Y, Y)):
+    once = (batch for batch in [(X, Y)])
+    for data in (None, "data", 3, dict, MODEL, (), (X, Y, Y, Y), once):
         yield from refused(call, good, "dataset", [data], TypeError)
+    slices = tf.data.Dataset.from_tensor_slices((X, Y))
+    ragged = tf.ragged.constant([[1.0], [1.0, 2.0]])
+    for data, why, given in (
+        (X, "targets y", "x alone"),
+        ({"x": X, "y": Y}, "targets y", "x alone"),
+        (slices.batch(4).take(2), "at least", "8"),
+        (slices.batch(4).repeat(), "finite", "infinite"),
+        (slices.batch(4).batch(2), "as many axes", "(None, None, 4)"),
+        (slices.take(0), "must have examples", "empty"),
+        ((X, ragged), "dense", "RaggedTensor"),
+        (lambda: iter([(X, Y[:5])]), "number of rows", "(5, 2)"),
+    ):
+        arguments = {**good, "batch_size": 9}
+        yield from refused(
+            call, arguments, "dataset", [data], says=(why,), given=given
+        )
     yield from refused_numbers(call, good, "batch_size", NO_COUNT)
     yield from refused_numbers(call, good, "num_batches", (*NO_COUNT, 1))
     yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))

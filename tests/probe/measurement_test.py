@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.sampling import sampling_correction, sub_batch_indices
+from keras_svag.probe import examples as examples_module
+from keras_svag.probe.invariance import is_scale_invariant
 from keras_svag.probe.measurement import measure_gradient_noise
 
 
@@ -455,6 +457,172 @@ def test_two_batches_give_means_without_errors():
     assert estimate.interval() == (0.0, math.inf)
 
 
+class Batches(keras.utils.PyDataset):
+    def __init__(self, *data, size=7):
+        super().__init__()
+        self.data = data
+        self.size = size
+
+    @property
+    def num_batches(self):
+        return -(-len(self.data[0]) // self.size)
+
+    def __getitem__(self, index):
+        rows = slice(index * self.size, (index + 1) * self.size)
+        return tuple(part[rows] for part in self.data)
+
+
+def examples(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y))
+
+
+AS_FIT_TAKES_THEM = {
+    "list": lambda x, y: [x, y],
+    "examples": examples,
+    "batches": lambda x, y: examples(x, y).batch(7).prefetch(2),
+    "remainder dropped": lambda x, y: examples(x, y).batch(6, True),
+    "of unknown size": lambda x, y: (
+        examples(x, y).filter(lambda x, y: True).batch(7)
+    ),
+    "PyDataset": Batches,
+    "generator": lambda x, y: (
+        lambda: (batch for batch in Batches(x, y))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sampling", ["with_replacement", "without_replacement", "shuffle"]
+)
+def test_what_fit_takes_gives_the_estimate_of_the_arrays(sampling):
+    data = regression()
+    model = linear_model()
+    options = {"num_batches": 6, "sampling": sampling, "per_layer": True}
+    expected = measure(model, data, **options)
+    for name, kind in AS_FIT_TAKES_THEM.items():
+        dataset = kind(*data)
+        if name not in ("examples", "generator", "list"):
+            model.fit(dataset, verbose=0)
+            model.layers[0].set_weights([np.full((5, 1), 0.1, "float32")])
+        assert measure(model, dataset, **options) == expected, name
+
+
+def test_what_shuffles_anew_is_drawn_from_without_bias():
+    x, y = regression()
+    g, n = true_noise(x, y, 8)
+    keras.utils.set_random_seed(2)
+    dataset = examples(x, y).shuffle(60).batch(7)
+    estimate = measure(linear_model(), dataset, 8, 400)
+    assert abs(estimate.grad_sq_norm - g) < 3.5 * estimate.grad_sq_norm_se
+    assert abs(estimate.noise_trace - n) < 3.5 * estimate.noise_trace_se
+
+
+def test_examples_of_a_batch_are_distinct_in_what_shuffles_anew(monkeypatch):
+    monkeypatch.setattr(examples_module, "_BYTES_PER_PASS", 1)
+    drawn = []
+
+    def loss(y, prediction):
+        drawn.append(np.sort(np.ravel(y)))
+        return keras.losses.mean_squared_error(y, prediction)
+
+    x, _ = regression()
+    y = np.arange(60.0, dtype="float32")
+    model = linear_model(loss=loss, run_eagerly=True)
+    dataset = examples(x, y).shuffle(60).batch(7)
+    measure(model, dataset, 50, 3, sampling="without_replacement")
+    assert len(drawn) == 3
+    assert all(len(np.unique(rows)) == 50 for rows in drawn)
+    assert any((rows != drawn[0]).any() for rows in drawn)
+
+
+class LossWithoutTargets(keras.Model):
+    """The loss of the linear model, of inputs and targets side by side."""
+
+    def __init__(self, adds_loss):
+        super().__init__()
+        self.linear = keras.layers.Dense(1, use_bias=False)
+        self.adds_loss = adds_loss
+
+    def error(self, x):
+        x, y = x[:, :5], x[:, 5:]
+        return keras.ops.mean(keras.ops.square(self.linear(x) - y))
+
+    def call(self, x):
+        if self.adds_loss:
+            self.add_loss(self.error(x))
+        return self.linear(x[:, :5])
+
+    def compute_loss(self, x=None, *args, **kwargs):
+        if self.adds_loss:
+            return super().compute_loss(x, *args, **kwargs)
+        return self.error(x)
+
+
+@pytest.mark.parametrize("adds_loss", [True, False])
+def test_inputs_alone_suffice_where_the_loss_needs_no_targets(adds_loss):
+    x, y = regression()
+    both = np.concatenate([x, y], -1)
+    expected = measure(linear_model(), (x, y))
+    model = LossWithoutTargets(adds_loss)
+    model.compile("sgd")
+    model(both)
+    model.linear.set_weights([np.full((5, 1), 0.1, "float32")])
+    slices = tf.data.Dataset.from_tensor_slices(both)
+    model.optimizer.learning_rate = 0.0
+    model.fit(slices.batch(7), verbose=0)
+    for dataset in (both, (both,), slices.batch(7), Batches(both)):
+        estimate = measure(model, dataset)
+        np.testing.assert_allclose(
+            [estimate.grad_sq_norm, estimate.noise_trace],
+            [expected.grad_sq_norm, expected.noise_trace],
+            rtol=1e-6,
+        )
+
+
+def test_several_inputs_go_by_their_names():
+    x, y = regression()
+    inputs = {
+        name: keras.Input((size,), name=name)
+        for name, size in (("b", 2), ("a", 3))
+    }
+    both = keras.layers.Concatenate()([inputs["b"], inputs["a"]])
+    outputs = keras.layers.Dense(1, use_bias=False)(both)
+    model = keras.Model(inputs, outputs)
+    model.layers[-1].set_weights([np.full((5, 1), 0.1, "float32")])
+    model.compile("sgd", "mse")
+    expected = measure(linear_model(), (x, y))
+    named = {"b": x[:, :2], "a": x[:, 2:]}
+    for dataset in (
+        (named, y),
+        examples(named, y),
+        examples(named, y).batch(7),
+    ):
+        estimate = measure(model, dataset)
+        np.testing.assert_allclose(
+            estimate.noise_trace, expected.noise_trace, rtol=1e-6
+        )
+
+
+def test_says_that_it_counts(capsys):
+    dataset = examples(*regression()).batch(7)
+    measure(linear_model(), dataset, verbose=2)
+    assert "Counting the examples" in capsys.readouterr().out
+    measure(linear_model(), dataset.unbatch().take(-1), verbose=0)
+    measure(linear_model(), regression(), verbose=2)
+    assert "Counting" not in capsys.readouterr().out
+
+
+class Adversarial(keras.Model):
+    """Of the form of Keras's example of a GAN."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = linear_model()
+
+    def train_step(self, data):
+        return {"loss": keras.ops.mean(self.generator(data))}
+
+
 def frozen_model():
     model = linear_model()
     model.trainable = False
@@ -475,6 +643,15 @@ def batch_normalized_model():
         ({"batch_size": 61}, "at least 61 examples"),
         ({"sampling": "shuffle"}, "at least 240 examples"),
         ({"model": linear_model(loss=None)}, "No loss"),
+        ({"dataset": regression()[0]}, "must have targets y"),
+        (
+            {
+                "dataset": regression()[0],
+                "model": linear_model(loss=None),
+                "loss": "mse",
+            },
+            "must have targets y",
+        ),
         ({"model": frozen_model()}, "no trainable weights"),
         (
             {"model": batch_normalized_model(), "batch_size": 1},
@@ -487,3 +664,18 @@ def test_what_cannot_be_measured_is_refused(arguments, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         measure(**arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_call_is_told_what_can_be_done():
+    x, y = regression()
+    model = Adversarial()
+    model.compile("sgd", "mse")
+    for call in (
+        lambda: measure(model, (x, y)),
+        lambda: is_scale_invariant(model, x),
+    ):
+        with pytest.raises(ValueError, match="must have a `call`") as raised:
+            call()
+        assert "Adversarial" in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert measure(model.generator, (x, y)) == measure(linear_model(), (x, y))

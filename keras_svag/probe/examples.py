@@ -21,6 +21,8 @@ _BYTES_PER_PASS = 2**30
 # far is told that there may be no end.
 _MANY_EXAMPLES = 2_000_000
 
+_EMPTY = "`dataset` must have examples, got an empty one."
+
 _TAKEN = (
     "data as fit takes them: an array or a dict of arrays x, a tuple (x, y) "
     "or (x, y, sample_weight) of such, a tf.data.Dataset, a "
@@ -58,7 +60,7 @@ def open_examples(dataset, model):
     if isinstance(dataset, _Examples):
         return dataset
     if isinstance(dataset, tf.data.Dataset):
-        return _DatasetExamples(dataset, model)
+        return _open_dataset(dataset, model)
     if isinstance(dataset, keras.utils.PyDataset):
         return _PyDatasetExamples(dataset, model)
     if isinstance(dataset, (tuple, list)):
@@ -137,14 +139,14 @@ class _ReadExamples(_Examples):
     def num_examples(self):
         count = self._count()
         if not count:
-            raise ValueError("`dataset` must have examples, got an empty one.")
+            raise ValueError(_EMPTY)
         return count
 
     def first(self, size):
         """The first `size` examples, or all if there are fewer."""
         examples = self._read(np.arange(size))
         if not examples:
-            raise ValueError("`dataset` must have examples, got an empty one.")
+            raise ValueError(_EMPTY)
         return _stack([examples[row] for row in sorted(examples)])
 
     def batches(self, indices):
@@ -171,28 +173,35 @@ class _ReadExamples(_Examples):
         return sum(np.asarray(leaf).nbytes for leaf in arrays_of(example))
 
 
-class _DatasetExamples(_ReadExamples):
-    """The examples of a `tf.data.Dataset`."""
+def _open_dataset(dataset, model):
+    element = dataset.element_spec
+    for spec in arrays_of(element):
+        if not isinstance(spec, tf.TensorSpec):
+            raise ValueError(_not_dense(spec))
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "`dataset` must be finite, got an infinite tf.data.Dataset; "
+            "leave out .repeat(), or cut it with .take()."
+        )
+    opened, single = _DatasetExamples(dataset), dataset
+    if _are_batches(element, model):
+        _check_ranks(element, model)
+        # Several times as fast as to read what `unbatch` returns.
+        opened = _StreamExamples(dataset.as_numpy_iterator, model)
+        single = dataset.unbatch()
+    size = int(single.cardinality())
+    if size == 0:
+        raise ValueError(_EMPTY)
+    if size != tf.data.UNKNOWN_CARDINALITY:
+        opened.num_examples = size
+    return opened
 
-    def __init__(self, dataset, model):
-        element = dataset.element_spec
-        for spec in arrays_of(element):
-            if not isinstance(spec, tf.TensorSpec):
-                raise ValueError(_not_dense(spec))
-        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(
-                "`dataset` must be finite, got an infinite tf.data.Dataset; "
-                "leave out .repeat(), or cut it with .take()."
-            )
-        if _are_batches(element, model):
-            _check_ranks(element, model)
-            dataset = dataset.unbatch()
+
+class _DatasetExamples(_ReadExamples):
+    """The examples of a `tf.data.Dataset` of single ones."""
+
+    def __init__(self, dataset):
         self._dataset = dataset
-        size = int(dataset.cardinality())
-        if size != tf.data.UNKNOWN_CARDINALITY:
-            self.num_examples = size
-        if size == 0:
-            raise ValueError("`dataset` must have examples, got an empty one.")
 
     @functools.cached_property
     def _bytes(self):

@@ -47,6 +47,13 @@ def build_training(model, batch):
     build_layers(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
 
 
+def build_in_step(model, batch):
+    """Builds what a training step on a batch would build on its way."""
+    if not all(layer.built for layer in layers_of(model)):
+        with tf.init_scope():
+            model._symbolic_build(data_batch=batch)
+
+
 def call_in_training_mode(model, x):
     """The outputs of a model as in training: with dropout, for example."""
     if model._call_has_training_arg:
@@ -57,6 +64,12 @@ def call_in_training_mode(model, x):
 def training_loss(model, x, y, y_pred, sample_weight):
     """The loss that training minimizes, with those that layers add."""
     return model._compute_loss(x, y, y_pred, sample_weight, training=True)
+
+
+def kept_by_mask(y_pred):
+    """How many entries of the only output its mask keeps; None without one."""
+    mask = getattr(y_pred, "_keras_mask", None)
+    return None if mask is None else tf.reduce_sum(tf.cast(mask, "float32"))
 
 
 def inner_optimizer(optimizer):

@@ -156,7 +156,8 @@ class NGDModel(ModelWrapper):
             noisy_loss = self.optimizer.scale_loss(noisy_loss)
         gradients = tape.gradient(noisy_loss, self.trainable_weights)
         loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
-        self._update_metrics(loss, x, y, y_pred, sample_weight)
+        self._count_loss(loss, num_rows(x))
+        self.compute_metrics(x, y, y_pred, sample_weight)
         return [
             None if g is None else tf.convert_to_tensor(g) for g in gradients
         ]

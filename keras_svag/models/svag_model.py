@@ -6,11 +6,22 @@ import warnings
 import keras
 import tensorflow as tf
 
-from keras_svag.models.batches import arrays_of, map_arrays, num_rows
+from keras_svag import arguments
+from keras_svag.models.batches import (
+    dynamic_num_rows,
+    even_number_of_rows,
+    fed_batch_size,
+    interleaved_halves,
+    map_arrays,
+    num_examples,
+    num_rows,
+)
 from keras_svag.models.internals import (
+    build_in_step,
     decayed_variables,
     has_batch_normalization,
     inner_optimizer,
+    kept_by_mask,
 )
 from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.pairs import GradientNoise, pair_moments, squared_norm
@@ -26,9 +37,9 @@ class SVAGModel(ModelWrapper):
     measured, then mixed and applied:
 
     - with `SVAG`, by its weights: `w1 * g1 + w2 * g2`;
-    - with any other optimizer, by 1/2 and 1/2, which is the gradient of the
-      whole batch when the loss is a mean over the examples: the model trains
-      as it does unwrapped.
+    - with any other optimizer, by their shares of the rows, which is the
+      gradient of the whole batch when the loss is a mean over the examples: the
+      model trains as it does unwrapped, on batches of any size.
 
     ```python
     svag_model = keras_svag.SVAGModel(model)
@@ -45,9 +56,15 @@ class SVAGModel(ModelWrapper):
 
     Loss and metrics are those of the whole batch, except where only the first
     half is computed: `SVAG(ell=1, pairing="independent")` without
-    `measure_noise`. Dropout draws anew for each half, BatchNormalization
-    normalizes each by its own statistics, masks and weights are averaged
-    within a half, and the halves weigh equally.
+    `measure_noise`. Where a mask reaches the one output, the halves weigh by
+    the entries that it keeps. Dropout draws anew for each half,
+    BatchNormalization normalizes each by its own statistics.
+
+    N is stated at one nominal batch size, whatever rows a batch has; a batch of
+    one row trains and is not measured. The pairs of `SVAG` are equal halves:
+    the last row of an odd batch is left out, and so is a batch that is smaller
+    than the nominal one. With several replicas, or `jit_compile=True`, batches
+    need a static number of rows.
 
     Args:
         model: any `keras.Model` that trains by Keras's own `train_step`. Its
@@ -58,13 +75,15 @@ class SVAGModel(ModelWrapper):
             are drawn from it.
         sampling: how they are drawn: `"shuffle"` (what `fit` does),
             `"without_replacement"` or `"with_replacement"`.
+        batch_size: rows of a nominal batch, over all replicas; by default the
+            batch size that `fit` is given, or the largest batch seen.
         **kwargs: `name` and the like, as for any `keras.Model`.
 
     Raises:
         TypeError: if `model` is no `keras.Model`.
         ValueError: if an argument is out of range or `model` has its own
-            `train_step`; while tracing, if a replica's batch has no static,
-            even number of rows.
+            `train_step`; while tracing, if several replicas or XLA get a
+            batch of unknown size.
 
     References:
         - [Li, Malladi, Arora, 2021](https://arxiv.org/abs/2102.12470)
@@ -78,9 +97,16 @@ class SVAGModel(ModelWrapper):
         per_layer=False,
         num_examples=None,
         sampling="shuffle",
+        batch_size=None,
         **kwargs,
     ):
         super().__init__(model, **kwargs)
+        self.batch_size = arguments.integer(
+            "batch_size", batch_size, optional=True
+        )
+        self._nominal = self.batch_size
+        self._largest = None
+        self._is_compiled = False
         self.measure_noise = measure_noise
         self.per_layer = per_layer
         self.num_examples = num_examples
@@ -120,29 +146,81 @@ class SVAGModel(ModelWrapper):
                 above 1 with several replicas.
         """
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
-        if isinstance(self._inner_optimizer, SVAG):
+        self._is_compiled = kwargs.get("jit_compile") is True
+        if self._simulates_sde:
             self._inner_optimizer.pair_within_step()
         self._warn_of_batch_normalization()
+
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        examples = num_examples(x, kwargs.get("validation_split", 0.0))
+        nominal = self.batch_size or fed_batch_size(x, batch_size, examples)
+        if nominal != self._nominal:
+            # It is a constant of the traced step.
+            self.train_function = None
+        self._nominal = nominal
+        self._warn_of_rows_left_out(examples)
+        return super().fit(x, y, batch_size, *args, **kwargs)
 
     def train_step(self, data):
         with self._optimizer_given_mixed_gradients():
             if not self.measure_noise and self._weights == (0.5, 0.5):
                 return super().train_step(data)
-            first, second = _interleaved_halves(data, self._num_replicas)
-            if not self.measure_noise and self._weights == (1, 0):
-                return self._applied(self._gradients(first))
-            return self._applied(self._mixed_gradients(first, second))
+            self._check_rows(data)
+            # In a branch of the graph nothing can be built.
+            build_in_step(self, data)
+            self._begin_measuring(data)
+            if self._simulates_sde:
+                self._take_svag_step(data)
+            else:
+                self._apply(self._gradients_of_any_batch(data))
+            return self.get_metrics_result()
 
-    def _applied(self, gradients):
+    def _take_svag_step(self, data):
+        """Trains on equal halves, unless the batch is a short one."""
+
+        def step():
+            self._apply(self._pair_gradients(even_number_of_rows(data)))
+
+        # Without a nominal size a larger batch may come, or have come.
+        rows = dynamic_num_rows(data)
+        is_nominal = isinstance(rows, int) and rows == self._nominal
+        if self._num_replicas > 1 or is_nominal:
+            step()
+        else:
+            rows = tf.cast(rows, "float32")
+            tf.cond(rows >= self._largest_batch(data), step, lambda: None)
+
+    def _gradients_of_any_batch(self, data):
+        """Those of the whole batch, from two halves if it has two rows."""
+        rows = num_rows(data)
+        if rows is None:
+            return _either(
+                dynamic_num_rows(data) > 1,
+                lambda: self._pair_gradients(data),
+                lambda: self._whole_gradients(data),
+            )
+        if rows == 1:
+            return self._whole_gradients(data)
+        return self._pair_gradients(data)
+
+    def _apply(self, gradients):
         if gradients:
             self.optimizer.apply_gradients(
                 zip(gradients, self.trainable_weights, strict=True)
             )
         else:
             warnings.warn("There are no trainable weights.", stacklevel=2)
-        return self.get_metrics_result()
 
-    def _mixed_gradients(self, first, second):
+    def _whole_gradients(self, data):
+        loss, _, gradients = self._gradients(data)
+        self._count_loss(loss, dynamic_num_rows(data))
+        return gradients
+
+    def _pair_gradients(self, data):
+        """Gradients of a batch's two halves, measured and mixed."""
+        first, second = interleaved_halves(data)
+        if not self.measure_noise and self._weights == (1, 0):
+            return self._whole_gradients(first)
         gradients_of = self._gradients
         if self._num_replicas == 1 and not self.run_eagerly:
             # Traced and optimized once, instead of once for each half.
@@ -151,7 +229,7 @@ class SVAGModel(ModelWrapper):
                 autograph=False,
                 experimental_attributes={"_noinline": True},
             )
-        g1 = gradients_of(first)
+        loss1, kept1, g1 = gradients_of(first)
         second_leaves_no_trace = self._weights == (1, 0)
         if second_leaves_no_trace:
             state = [
@@ -161,19 +239,28 @@ class SVAGModel(ModelWrapper):
         # alone wait: if every operation did, tracing would take much longer.
         with tf.control_dependencies([g for g in g1 if g is not None]):
             second = map_arrays(tf.identity, second)
-        g2 = gradients_of(second)
+        loss2, kept2, g2 = gradients_of(second)
         if second_leaves_no_trace:
             for variable, value in state:
                 variable.assign(value)
+        rows = dynamic_num_rows(first), dynamic_num_rows(second)
+        shares = _shares(*rows) if kept1 is None else _shares(kept1, kept2)
+        for loss, share in zip((loss1, loss2), shares, strict=True):
+            self._count_loss(loss, share * sum(rows))
         if self.measure_noise and g1:
-            self._measure(g1, g2, num_rows(first))
+            self._measure(g1, g2, *rows)
         return [
-            None if a is None else self._mix(a, b)
+            None if a is None else self._mix(a, b, *shares)
             for a, b in zip(g1, g2, strict=True)
         ]
 
     def _gradients(self, half):
-        """Gradients of the half's (scaled) loss; the metrics see the half."""
+        """The half's loss, of how many entries it is the mean, its gradients.
+
+        A masked loss is a mean over the entries that the mask keeps; any other
+        one over the rows, which is said by None. The gradients are those of
+        the scaled loss. The compiled metrics see the half.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
@@ -182,36 +269,116 @@ class SVAGModel(ModelWrapper):
             )
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        self._update_metrics(loss, x, y, y_pred, sample_weight)
-        return [None if g is None else _dense(g) for g in gradients]
+        self.compute_metrics(x, y, y_pred, sample_weight)
+        gradients = [None if g is None else _dense(g) for g in gradients]
+        return loss, kept_by_mask(y_pred), gradients
 
-    def _mix(self, first, second):
-        if isinstance(self._inner_optimizer, SVAG):
+    def _mix(self, first, second, first_share, second_share):
+        if self._simulates_sde:
             return self._inner_optimizer.mix(first, second)
-        return (first + second) / 2
-
-    def _measure(self, g1, g2, rows):
-        """Adds the pair of one replica, with `rows` rows a half."""
-        batch_size = rows * self._num_replicas
-        if self._pairing != "independent":
-            batch_size *= 2
-        self._name_layers()
-        self.gradient_noise.set_batch_size(batch_size, rows)
-        # The loss was scaled by Keras, by 1 / replicas, and by the optimizer.
-        unscale = (self._num_replicas / self.optimizer.scale_loss(1.0)) ** 2
-        grad_sq_norm, noise_trace = pair_moments(g1, g2)
-        self.gradient_noise.update_state(
-            grad_sq_norm * unscale,
-            noise_trace * unscale * (rows / batch_size),
+        if isinstance(first_share, float) and first_share == second_share:
+            return (first + second) / 2
+        return first * tf.cast(first_share, first.dtype) + second * tf.cast(
+            second_share, second.dtype
         )
+
+    def _begin_measuring(self, data):
+        """Measures the weights, and makes what no branch of a graph can."""
+        if not (self.measure_noise and self.trainable_variables):
+            return
+        self._name_layers()
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         decayed = decayed_variables(self) or self.trainable_variables
         self.weight_sq_norm.update_state(squared_norm(decayed))
+        if self._num_replicas > 1:
+            self._set_batch_size(num_rows(data) * self._num_replicas)
+        elif self._nominal is not None:
+            self._set_batch_size(self._nominal)
+        else:
+            with tf.init_scope():
+                self.gradient_noise.follow_batch_size()
+            largest = self._largest_batch(data) // self._batches_per_step
+            self.gradient_noise.restate(largest)
+
+    def _set_batch_size(self, rows):
+        """States N at the simulated size of batches of so many rows."""
+        self.gradient_noise.set_batch_size(
+            rows // self._batches_per_step, rows // (2 * self._num_replicas)
+        )
+
+    def _measure(self, g1, g2, rows1, rows2):
+        """Adds the pair of one replica, of halves of so many rows."""
+        # The loss was scaled by Keras, by 1 / replicas, and by the optimizer.
+        unscale = (self._num_replicas / self.optimizer.scale_loss(1.0)) ** 2
+        grad_sq_norm, noise_trace = pair_moments(g1, g2)
+        # |g1 - g2|² / (1 / r1 + 1 / r2) is the noise of one example.
+        rows = 2 * rows1 * rows2 / (rows1 + rows2)
+        stated_at = self.gradient_noise.stated_at
+        if not isinstance(stated_at, int):
+            stated_at = tf.cast(stated_at, "float32")
+        self.gradient_noise.update_state(
+            grad_sq_norm * unscale, noise_trace * unscale * (rows / stated_at)
+        )
+
+    def _largest_batch(self, data):
+        """Rows of the largest batch so far, this one included, a tensor."""
+        if self._nominal is not None:
+            return tf.constant(self._nominal, "float32")
+        with tf.init_scope():
+            if self._largest is None:
+                self._largest = tf.Variable(0.0, trainable=False)
+        largest = tf.maximum(self._largest, dynamic_num_rows(data))
+        return self._largest.assign(largest)
+
+    def _check_rows(self, data):
+        rows = num_rows(data)
+        if rows is None and self._needs_static_rows:
+            where = f"{self._num_replicas} replicas"
+            raise ValueError(
+                "SVAGModel needs batches of a static number of rows with "
+                f"{where if self._num_replicas > 1 else 'jit_compile=True'}, "
+                "got an unknown number; use .batch(batch_size, "
+                "drop_remainder=True) with a tf.data.Dataset, and trim arrays "
+                "to a multiple of the batch size."
+            )
+        if self._simulates_sde and rows == 1:
+            raise ValueError(
+                "SVAG inside an SVAGModel needs batches of at least 2 rows on "
+                "each replica, for it splits them into pairs, got 1; use a "
+                "larger batch size."
+            )
+
+    def _warn_of_rows_left_out(self, examples):
+        """Says what SVAG's pairs, which are equal halves, leave out."""
+        size = self._nominal
+        if not self._simulates_sde or None in (size, examples):
+            return
+        left_out = examples % size + examples // size * (size % 2)
+        if left_out:
+            warnings.warn(
+                f"SVAG leaves out {left_out:,} of the {examples:,} rows of "
+                "each epoch: batches that are short, and the last row of odd "
+                "ones.",
+                stacklevel=3,
+            )
 
     @property
     def _inner_optimizer(self):
         return inner_optimizer(self.optimizer)
+
+    @property
+    def _simulates_sde(self):
+        return isinstance(self._inner_optimizer, SVAG)
+
+    @property
+    def _needs_static_rows(self):
+        return self._num_replicas > 1 or self._is_compiled
+
+    @property
+    def _batches_per_step(self):
+        """SGD's batches in one of those that are fed."""
+        return 2 if self._pairing == "independent" else 1
 
     @property
     def _weights(self):
@@ -222,7 +389,7 @@ class SVAGModel(ModelWrapper):
         return getattr(self._inner_optimizer, "pairing", None)
 
     def _optimizer_given_mixed_gradients(self):
-        if isinstance(self._inner_optimizer, SVAG):
+        if self._simulates_sde:
             return self._inner_optimizer.mixed_gradients()
         return contextlib.nullcontext()
 
@@ -258,33 +425,35 @@ class SVAGModel(ModelWrapper):
                 "per_layer": self.per_layer,
                 "num_examples": self.num_examples,
                 "sampling": self.sampling,
+                "batch_size": self.batch_size,
             }
         )
         return config
 
 
-def _interleaved_halves(data, replicas):
-    """One replica's batch of rows 0, 2, 4, … and that of rows 1, 3, 5, …."""
-    for rows in (leaf.shape[0] for leaf in arrays_of(data)):
-        if rows is None or rows < 2 or rows % 2:
-            raise ValueError(
-                "SVAGModel splits a batch into pairs and needs a static, even "
-                "number of rows on each replica, got "
-                f"{'an unknown number' if rows is None else rows} on each of "
-                f"{replicas}; with a tf.data.Dataset use .batch(batch_size, "
-                "drop_remainder=True), trim arrays to a multiple of the batch "
-                "size, x[: len(x) // batch_size * batch_size], and let the "
-                f"batch size be a multiple of {2 * replicas}."
-            )
+def _shares(first, second):
+    """What part of a mean each of two numbers of entries is."""
+    total = first + second
+    if isinstance(total, int):
+        return first / total, second / total
+    # Nothing may be kept by a mask.
+    total = tf.maximum(total, 1.0)
+    return first / total, second / total
 
-    def every_other_row(start):
-        # A slice with a stride is ten times as slow.
-        return map_arrays(
-            lambda leaf: tf.gather(leaf, tf.range(start, leaf.shape[0], 2)),
-            data,
-        )
 
-    return every_other_row(0), every_other_row(1)
+def _either(condition, first, second):
+    """Gradients from one of two branches of a graph; None is kept."""
+    missing = []
+
+    def given(branch):
+        gradients = branch()
+        missing[:] = [g is None for g in gradients]
+        return [g for g in gradients if g is not None]
+
+    found = iter(
+        tf.cond(condition, lambda: given(first), lambda: given(second))
+    )
+    return [None if is_missing else next(found) for is_missing in missing]
 
 
 def _dense(gradient):

@@ -7,7 +7,6 @@ import tensorflow as tf
 from keras import tree
 
 from keras_svag import arguments
-from keras_svag.models.batches import num_rows
 from keras_svag.models.internals import (
     check_model,
     has_several_workers,
@@ -93,13 +92,12 @@ class ModelWrapper(keras.Model):
     def _num_replicas(self):
         return self.distribute_strategy.num_replicas_in_sync
 
-    def _update_metrics(self, loss, x, y, y_pred, sample_weight):
-        """Counts the loss and the metrics of some of a step's examples."""
+    def _count_loss(self, loss, rows):
+        """Adds the loss of so many of an epoch's examples."""
         # Keras divides a loss by the number of replicas.
         self._loss_tracker.update_state(
-            loss * self._num_replicas, sample_weight=num_rows(x)
+            loss * self._num_replicas, sample_weight=rows
         )
-        self.compute_metrics(x, y, y_pred, sample_weight)
 
     @property
     def training_metrics(self):
@@ -126,9 +124,13 @@ class ModelWrapper(keras.Model):
         # batch of unknown size can be split.
         shapes = [getattr(leaf, "shape", None) for leaf in tree.flatten(x)]
         fed = str((batch_size, shapes, getattr(x, "element_spec", None)))
-        if self._fed not in (None, fed):
+        if self._needs_static_rows and self._fed not in (None, fed):
             self.train_function = None
         self._fed = fed
+
+    @property
+    def _needs_static_rows(self):
+        return True
 
     def evaluate(self, *args, **kwargs):
         with self._training_metrics_hidden():

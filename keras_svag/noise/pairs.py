@@ -6,10 +6,13 @@ from keras import ops
 
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate, PairSums
-from keras_svag.noise.sampling import SAMPLING_MODES, sampling_correction
+from keras_svag.noise.sampling import (
+    SAMPLING_MODES,
+    sampling_correction,
+    unchecked_correction,
+)
 
 _NUM_SUMS = 6  # count, G, N, G², GN, N²
-_IDENTITY = ((1.0, 0.0), (0.0, 1.0))
 
 
 def pair_moments(first, second):
@@ -109,6 +112,7 @@ class GradientNoise(keras.metrics.Metric):
             remedy="give the size of the training set",
         )
         self.sampling = sampling
+        self._largest = None
         self.set_batch_size(batch_size, sub_batch_size)
         self._sums = self._add_sums((_NUM_SUMS,), "sums")
         self._num_skipped = self._add_sums((), "num_skipped")
@@ -129,16 +133,64 @@ class GradientNoise(keras.metrics.Metric):
 
     def set_batch_size(self, batch_size, sub_batch_size=None):
         """Sets B, and the size of one replica's sub-batch."""
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self.sub_batch_size = sub_batch_size
-        self._correction = _IDENTITY
-        if self.num_examples is not None and batch_size is not None:
-            self._correction = sampling_correction(
-                self.sampling,
-                self.num_examples,
-                batch_size,
-                sub_batch_size or batch_size,
+        # It refuses sizes that do not fit.
+        sampling_correction(
+            self.sampling,
+            self.num_examples,
+            batch_size,
+            sub_batch_size or batch_size,
+        )
+
+    def follow_batch_size(self):
+        """From here on B is the largest that `restate` was given."""
+        if self._largest is None:
+            self._largest = self.add_variable(
+                shape=(),
+                initializer=keras.initializers.Constant(self._batch_size or 0),
+                dtype="float64",
+                name="largest_batch_size",
             )
+
+    def restate(self, batch_size):
+        """States N, that of the earlier observations too, at a larger B."""
+        old, new = self._largest.value, ops.cast(batch_size, "float64")
+        ratio = ops.where(new > 0, old / ops.maximum(new, 1.0), 1.0)
+        one = ops.ones_like(ratio)
+        # Of count, G, N, G², GN, N².
+        factors = ops.stack([one, one, ratio, one, ratio, ratio * ratio])
+        self._sums.assign(self._sums * factors)
+        if self.layers is not None:
+            self._layer_sums.assign(self._layer_sums * factors)
+        self._largest.assign(new)
+
+    @property
+    def batch_size(self):
+        """B, an integer, or None while it is not known."""
+        if self._largest is None:
+            return self._batch_size
+        return int(ops.convert_to_numpy(self._largest)) or None
+
+    @property
+    def stated_at(self):
+        """B as a step takes it: an integer, a float64 tensor, or None."""
+        return (
+            self._batch_size if self._largest is None else self._largest.value
+        )
+
+    def reset_state(self):
+        for variable in self.variables:
+            if variable is not self._largest:
+                variable.assign(ops.zeros_like(variable))
+
+    def _correction(self, batch_size):
+        return unchecked_correction(
+            self.sampling,
+            self.num_examples,
+            batch_size,
+            self.sub_batch_size or batch_size,
+        )
 
     def update_state(self, grad_sq_norm, noise_trace):
         """Adds one observation: of one step, on one replica.
@@ -170,19 +222,17 @@ class GradientNoise(keras.metrics.Metric):
 
     def result(self):
         count, g, n = self._sums[0], self._sums[1], self._sums[2]
-        g, n = self._corrected(g / count, n / count)
+        (a11, a12), (a21, a22) = self._correction(self.stated_at)
+        g, n = g / count, n / count
+        g, n = a11 * g + a12 * n, a21 * g + a22 * n
         logs = {
             "grad_sq_norm": g,
             "noise_trace": n,
             "noise_to_signal": n / g,
         }
-        if self.batch_size is not None:
-            logs["noise_scale"] = self.batch_size * n / g
+        if self.stated_at is not None:
+            logs["noise_scale"] = self.stated_at * n / g
         return {key: ops.cast(v, self.dtype) for key, v in logs.items()}
-
-    def _corrected(self, g, n):
-        (a11, a12), (a21, a22) = self._correction
-        return a11 * g + a12 * n, a21 * g + a22 * n
 
     def sums(self):
         """`PairSums` of the observations so far, not corrected for sampling."""
@@ -216,7 +266,7 @@ class GradientNoise(keras.metrics.Metric):
         estimate = NoiseEstimate.from_sums(
             *ops.convert_to_numpy(self._sums), per_layer=per_layer, **common
         )
-        return estimate.corrected(self._correction)
+        return estimate.corrected(self._correction(self.batch_size))
 
     def get_config(self):
         config = super().get_config()

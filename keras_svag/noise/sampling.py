@@ -151,26 +151,35 @@ def sampling_correction(
             data set.
     """
     arguments.choice("sampling", sampling, SAMPLING_MODES)
-    identity = (1.0, 0.0), (0.0, 1.0)
-    if sampling == "with_replacement" or num_examples is None:
-        return identity
-    n = arguments.integer(
-        "num_examples",
-        num_examples,
-        least=2,
-        remedy="the gradient of a single example has no noise",
+    if sampling != "with_replacement" and num_examples is not None:
+        arguments.integer(
+            "num_examples",
+            num_examples,
+            least=2,
+            remedy="the gradient of a single example has no noise",
+        )
+        arguments.integer(
+            "batch_size", batch_size, most=num_examples, optional=True
+        )
+    if sampling == "without_replacement" and num_examples is not None:
+        arguments.integer(
+            "sub_batch_size",
+            sub_batch_size,
+            most=num_examples - 1,
+            optional=True,
+            remedy="a whole data set drawn without replacement shows no noise",
+        )
+    return unchecked_correction(
+        sampling, num_examples, batch_size, sub_batch_size
     )
-    arguments.integer("batch_size", batch_size, most=n, optional=True)
-    if sampling == "shuffle":
-        if batch_size is None:
-            return identity
-        return (1.0, batch_size / n), (0.0, (n - 1) / n)
-    if sub_batch_size is None:
-        return identity
-    arguments.integer(
-        "sub_batch_size",
-        sub_batch_size,
-        most=n - 1,
-        remedy="a whole data set drawn without replacement shows no noise",
-    )
-    return (1.0, 0.0), (0.0, (n - 1) / (n - sub_batch_size))
+
+
+def unchecked_correction(sampling, num_examples, batch_size, sub_batch_size):
+    """`sampling_correction` of sizes that may be tensors."""
+    n = num_examples
+    if n is not None:
+        if sampling == "shuffle" and batch_size is not None:
+            return (1.0, batch_size / n), (0.0, (n - 1) / n)
+        if sampling == "without_replacement" and sub_batch_size is not None:
+            return (1.0, 0.0), (0.0, (n - 1) / (n - sub_batch_size))
+    return (1.0, 0.0), (0.0, 1.0)

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_svag import SVAG, SVAGModel
 from tests.helpers.small_problems import dense_network, linear_model, regression
@@ -64,42 +63,6 @@ def test_loss_that_is_a_mean_is_taken(reduction):
     model = SVAGModel(dense_network())
     model.compile("sgd", loss)
     assert np.isfinite(fit(model, *regression(8))["loss"][0])
-
-
-def unknown_size():
-    data = tf.data.Dataset.from_tensor_slices(regression(16))
-    return data.batch(8)
-
-
-BATCHES = {
-    "odd": (regression(14), {"batch_size": 7}, "got 7"),
-    "one row": (regression(4), {"batch_size": 1}, "got 1"),
-    "short last batch": (regression(20), {"batch_size": 8}, "got"),
-    "short last batch, odd": (regression(19), {"batch_size": 8}, "got"),
-    "less than a batch, odd": (regression(5), {"batch_size": 8}, "got"),
-    "unknown size": ((unknown_size(),), {"batch_size": None}, "unknown"),
-}
-
-
-@pytest.mark.parametrize("kind", BATCHES)
-@pytest.mark.parametrize("optimizer", ["sgd", "svag"])
-def test_batch_that_cannot_be_paired_is_refused_before_the_first_step(
-    kind, optimizer
-):
-    data, arguments, given = BATCHES[kind]
-    model = dense_network()
-    before = model.get_weights()
-    wrapped = SVAGModel(model)
-    svag = SVAG(0.1, ell=2)
-    wrapped.compile(svag if optimizer == "svag" else "sgd", "mse")
-    with pytest.raises(ValueError, match="static, even number") as error:
-        fit(wrapped, *data, **arguments)
-    sentence = str(error.value)
-    assert given in sentence
-    assert "drop_remainder=True" in sentence
-    assert "x[: len(x) // batch_size * batch_size]" in sentence
-    for ours, theirs in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def batch_norm_model():

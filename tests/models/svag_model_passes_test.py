@@ -46,13 +46,15 @@ def test_ell_1_without_measuring_computes_no_second_pass():
         (1, True, 2),
         (2, False, 2),
     ):
-        wrapped = SVAGModel(dense_network(), measure_noise=measure_noise)
+        wrapped = SVAGModel(
+            dense_network(), measure_noise=measure_noise, batch_size=8
+        )
         wrapped.compile(SVAG(0.1, ell=ell), "mse")
         assert count_matmuls(wrapped) == passes * one_pass, (ell, measure_noise)
 
 
 def test_second_pass_waits_for_the_first_gradients():
-    wrapped = SVAGModel(dense_network())
+    wrapped = SVAGModel(dense_network(), batch_size=8)
     wrapped.compile(SVAG(0.1, ell=4), "mse")
     first, second = (
         operation

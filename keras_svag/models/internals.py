@@ -4,10 +4,23 @@ Whatever else of this library needs it asks here, so that a new version of
 Keras that moves it is followed by changing this package alone.
 """
 
+import json
+import zipfile
+
 import keras
 import tensorflow as tf
+from keras.src.saving import keras_saveable
+from keras.src.utils import naming, tracking
 
 from keras_svag import arguments
+
+_COMPILATION = (
+    "optimizer",
+    "loss",
+    "_compile_loss",
+    "_compile_metrics",
+    "_loss_tracker",
+)
 
 
 def check_model(model):
@@ -32,6 +45,47 @@ def has_batch_normalization(model):
 def overrides(model, method):
     """Whether the class of `model` has a method of its own for Keras's."""
     return getattr(type(model), method) is not getattr(keras.Model, method)
+
+
+@tracking.no_automatic_dependency_tracking
+def share_compilation(model, wrapper):
+    """Lets a compiled wrapper hold what its model is compiled with."""
+    for name in _COMPILATION:
+        setattr(wrapper, name, getattr(model, name))
+
+
+class SavedLayer(keras_saveable.KerasSaveable):
+    """A model as the file of another one holds it: without its compilation.
+
+    Args:
+        model: a `keras.Model`.
+    """
+
+    def __init__(self, model):
+        self._model = model
+
+    @property
+    def path(self):
+        """Where Keras puts a model's only layer."""
+        return f"layers/{naming.to_snake_case(type(self._model).__name__)}"
+
+    def _obj_type(self):
+        return self._model._obj_type()
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def __dir__(self):
+        return [name for name in dir(self._model) if name not in _COMPILATION]
+
+
+def is_saved_wrapper(filepath):
+    """Whether a file is a model of this library's, saved whole."""
+    if not str(filepath).endswith(".keras") or not zipfile.is_zipfile(filepath):
+        return False
+    with zipfile.ZipFile(filepath) as file:
+        config = json.loads(file.read("config.json"))
+    return str(config["registered_name"]).startswith("keras_svag>")
 
 
 def build_layers(model, x):

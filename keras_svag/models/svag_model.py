@@ -100,14 +100,15 @@ class SVAGModel(ModelWrapper):
         batch_size=None,
         **kwargs,
     ):
+        # Wanted where a model that is compiled is wrapped.
+        self.measure_noise = measure_noise
+        self._is_compiled = False
         super().__init__(model, **kwargs)
         self.batch_size = arguments.integer(
             "batch_size", batch_size, optional=True
         )
         self._nominal = self.batch_size
         self._largest = None
-        self._is_compiled = False
-        self.measure_noise = measure_noise
         self.per_layer = per_layer
         self.num_examples = num_examples
         self.sampling = sampling
@@ -132,21 +133,12 @@ class SVAGModel(ModelWrapper):
             return []
         return [self.gradient_noise, self.weight_sq_norm]
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
-        """Configures the model for training, as `keras.Model.compile` does.
-
-        Args:
-            optimizer: a `SVAG` or any other Keras optimizer.
-            loss: as in Keras, reduced by a mean over the examples.
-            **kwargs: the other arguments of `keras.Model.compile`.
-
-        Raises:
-            ValueError: if a loss is reduced by other than a mean, if `SVAG`
-                already trains a plain model, or if `steps_per_execution` is
-                above 1 with several replicas.
-        """
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+    def compile(self, *args, **kwargs):
         self._is_compiled = kwargs.get("jit_compile") is True
+        super().compile(*args, **kwargs)
+
+    def _take_compilation(self):
+        super()._take_compilation()
         if self._simulates_sde:
             self._inner_optimizer.pair_within_step()
         self._warn_of_batch_normalization()

@@ -8,14 +8,16 @@ from keras import tree
 
 from keras_svag import arguments
 from keras_svag.models.internals import (
+    SavedLayer,
     check_model,
     has_several_workers,
+    is_saved_wrapper,
     keep_static_shapes,
     overrides,
+    share_compilation,
 )
 
 _MEAN_REDUCTIONS = ("sum_over_batch_size", "mean")
-_KERAS_ONLY = ("train_step", "test_step", "compute_metrics")
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -23,19 +25,24 @@ class ModelWrapper(keras.Model):
     """A model that trains another one by a `train_step` of its own.
 
     Everything but the training step is the wrapped model's: calls, masks,
-    losses, metrics, dtype policy, saving. Subclasses define `train_step`.
-    Without one the model trains as it does unwrapped, to the bit, and also
-    where Keras's own `fit` fails: over several workers, and if the first batch
-    splits unevenly over the replicas.
+    losses, metrics, dtype policy, steps of `evaluate` and `predict`, layers,
+    attributes, weights files. A model that is compiled stays so: optimizer,
+    loss and metrics are the same objects, whichever of the two is compiled.
+    Subclasses define `train_step`. Without one the model trains as it does
+    unwrapped, to the bit, and also where Keras's own `fit` fails: over several
+    workers, and if the first batch splits unevenly over the replicas.
 
     Args:
         model: any `keras.Model` that trains by Keras's own `train_step`. Its
-            `compute_loss` may be its own.
+            `compute_loss`, `compute_metrics`, `test_step` and `predict_step`
+            may be its own.
         **kwargs: as for any `keras.Model`.
 
     Raises:
         TypeError: if `model` is no `keras.Model`.
-        ValueError: if `model` has its own `train_step`.
+        ValueError: if `model` has its own `train_step`, if it was created
+            under another distribution strategy, or if it is compiled with what
+            `compile` refuses.
     """
 
     def __init__(self, model, **kwargs):
@@ -43,11 +50,18 @@ class ModelWrapper(keras.Model):
         kwargs.setdefault("dtype", model.dtype_policy)
         # The wrapped model casts its own inputs.
         super().__init__(autocast=False, **kwargs)
+        # TensorFlow sets no attribute that has the value already, as one of the
+        # wrapped model's has.
+        self.optimizer = None
+        self.stop_training = False
         self.model = model
+        self._saved = SavedLayer(model)
         self.supports_masking = True
         self.built = model.built
         self._evaluating = False
         self._fed = None
+        if model.compiled:
+            self._take_compilation()
 
     def call(self, inputs, training=None):
         return self.model(inputs)
@@ -55,28 +69,84 @@ class ModelWrapper(keras.Model):
     def compute_mask(self, inputs, previous_mask):
         return self.model.compute_mask(inputs, previous_mask)
 
-    @property
-    def output_names(self):
-        return self.model.output_names
+    def __getattr__(self, name):
+        """What is no attribute of the wrapper is one of the wrapped model."""
+        if name.startswith("_") or "_saved" not in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            )
+        if name == self._saved.path:
+            return self._saved
+        return getattr(self.model, name)
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
-        """Configures the model for training, as `keras.Model.compile` does.
+    def __dir__(self):
+        # Keras saves what is listed here. Files hold the wrapped model as the
+        # only layer, as they did when `layers` had no other.
+        names = set(super().__dir__()) - {"layers", "model", "_saved"}
+        return sorted(names | {self._saved.path})
+
+    @property
+    def layers(self):
+        return self.model.layers
+
+    @property
+    def input(self):
+        return self.model.input
+
+    @property
+    def output(self):
+        return self.model.output
+
+    def get_layer(self, *args, **kwargs):
+        return self.model.get_layer(*args, **kwargs)
+
+    def summary(self, *args, **kwargs):
+        self.model.summary(*args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        return self.model.export(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """Saves the wrapped model's weights, in a file that it can load."""
+        self.model.save_weights(*args, **kwargs)
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """Loads weights that the wrapped model or the wrapper has saved."""
+        saved = is_saved_wrapper(filepath)
+        load = super().load_weights if saved else self.model.load_weights
+        load(filepath, *args, **kwargs)
+
+    def compile(self, *args, **kwargs):
+        """Compiles the wrapped model, by its `compile`, and the wrapper.
 
         Raises:
             ValueError: if a loss is reduced by other than a mean, or if
                 `steps_per_execution` is above 1 with several replicas.
         """
-        _check_losses(loss)
-        steps = kwargs.get("steps_per_execution", 1)
+        self.model.compile(*args, **kwargs)
+        self._take_compilation()
+
+    def _take_compilation(self):
+        """Trains by what the wrapped model is compiled with."""
+        _check_losses(self.model.loss)
+        steps = self.model.steps_per_execution
         if self._num_replicas > 1 and steps > 1:
             wanted = f"1 with {self._num_replicas} replicas"
             raise ValueError(
                 arguments.refusal("steps_per_execution", wanted, steps)
             )
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
-        if overrides(self.model, "compute_loss"):
-            # It reads the compiled loss from the model that it belongs to.
-            self.model._compile_loss = self._compile_loss
+        super().compile(
+            self.model.optimizer,
+            run_eagerly=self.model.run_eagerly,
+            steps_per_execution=steps,
+            jit_compile=self.model.jit_compile,
+            # The optimizer has its loss scale by now, if it is to have one.
+            auto_scale_loss=False,
+        )
+        share_compilation(self.model, self)
+
+    def get_compile_config(self):
+        return self.model.get_compile_config()
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -84,9 +154,16 @@ class ModelWrapper(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, *args, **kwargs):
-        if overrides(self.model, "compute_loss"):
-            return self.model._compute_loss(*args, **kwargs)
-        return super().compute_loss(*args, **kwargs)
+        return self.model._compute_loss(*args, **kwargs)
+
+    def compute_metrics(self, *args, **kwargs):
+        return self.model.compute_metrics(*args, **kwargs)
+
+    def test_step(self, data):
+        return self.model.test_step(data)
+
+    def predict_step(self, data):
+        return self.model.predict_step(data)
 
     @property
     def _num_replicas(self):
@@ -106,10 +183,16 @@ class ModelWrapper(keras.Model):
 
     @property
     def metrics(self):
-        metrics = super().metrics
-        metrics.extend(m for m in self.model._metrics if m not in metrics)
-        hidden = self.training_metrics if self._evaluating else []
-        return [m for m in metrics if m not in hidden]
+        return [*self.model.metrics, *self._visible_metrics]
+
+    @property
+    def _visible_metrics(self):
+        return [] if self._evaluating else self.training_metrics
+
+    def reset_metrics(self):
+        self.model.reset_metrics()
+        for metric in self._visible_metrics:
+            metric.reset_state()
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
         self._trace_anew_unless_fed(x, batch_size)
@@ -170,13 +253,18 @@ class ModelWrapper(keras.Model):
 
     def get_config(self):
         config = super().get_config()
-        config["model"] = keras.saving.serialize_keras_object(self.model)
-        return config
+        model = keras.saving.serialize_keras_object(self.model)
+        # The wrapper's own compilation is also the model's.
+        model.pop("compile_config", None)
+        return {**config, "model": model}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        # Files of earlier versions may hold a compilation of the model's own.
+        inner = {**config["model"]}
+        inner.pop("compile_config", None)
         model = keras.saving.deserialize_keras_object(
-            config["model"], custom_objects=custom_objects
+            inner, custom_objects=custom_objects
         )
         return cls(**{**config, "model": model})
 
@@ -195,14 +283,21 @@ def _of_one_replica(spec, replicas):
 
 def _check_wrappable(model):
     check_model(model)
-    for method in _KERAS_ONLY:
-        if overrides(model, method):
-            raise ValueError(
-                "`model` must train by Keras's own train_step, got "
-                f"{type(model).__name__}, whose `{method}` the wrapper would "
-                "not call; put the loss into `compute_loss` and compile the "
-                "metrics."
-            )
+    if overrides(model, "train_step"):
+        raise ValueError(
+            "`model` must train by Keras's own train_step, got "
+            f"{type(model).__name__}, whose `train_step` the wrapper would not "
+            "call; put the loss into `compute_loss`, or leave the model as it "
+            "is and measure it beside training, by "
+            "keras_svag.measure_gradient_noise(model, dataset, ...) or the "
+            "callback keras_svag.LinearScalingRuleCheck(probe=dataset)."
+        )
+    strategy = model.distribute_strategy
+    if strategy is not tf.distribute.get_strategy():
+        raise ValueError(
+            "`model` was created under another distribution strategy than the "
+            "wrapper; wrap it inside `with strategy.scope():` too."
+        )
 
 
 def _check_losses(loss):

@@ -40,7 +40,7 @@ def pair_moments(first, second):
     grad_sq_norms, noise_traces = [], []
     for g1, g2 in zip(first, second, strict=True):
         if g1 is None:
-            g1 = g2 = ops.zeros(())
+            g1 = g2 = ops.zeros((), "float32")
         g1, g2 = ops.cast(g1, "float32"), ops.cast(g2, "float32")
         grad_sq_norms.append(ops.sum(ops.multiply(g1, g2)))
         noise_traces.append(tf.nn.l2_loss(ops.subtract(g1, g2)))
@@ -51,7 +51,7 @@ def squared_norm(variables):
     """Sum of squares over all `variables`, a float32 scalar."""
     return sum(
         (2 * tf.nn.l2_loss(ops.cast(v, "float32")) for v in variables),
-        start=ops.zeros(()),
+        start=ops.zeros((), "float32"),
     )
 
 

@@ -81,9 +81,10 @@ class SVAGModel(ModelWrapper):
 
     Raises:
         TypeError: if `model` is no `keras.Model`.
-        ValueError: if an argument is out of range or `model` has its own
-            `train_step`; while tracing, if several replicas or XLA get a
-            batch of unknown size.
+        ValueError: if an argument is out of range, if `model` has its own
+            `train_step` or is compiled with an `SVAG` that already trains it
+            (`compile` refuses that too); while tracing, if several replicas or
+            XLA get a batch of unknown size.
 
     References:
         - [Li, Malladi, Arora, 2021](https://arxiv.org/abs/2102.12470)

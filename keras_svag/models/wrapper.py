@@ -292,6 +292,13 @@ def _check_wrappable(model):
             "keras_svag.measure_gradient_noise(model, dataset, ...) or the "
             "callback keras_svag.LinearScalingRuleCheck(probe=dataset)."
         )
+    if overrides(model, "fit") and getattr(model, "preprocessor", None):
+        raise ValueError(
+            f"`model` must take preprocessed inputs, got {type(model).__name__}"
+            ", which preprocesses them in a `fit` that the wrapper would not "
+            "call; set `model.preprocessor = None` before you wrap it, and "
+            "train on `preprocessor(x, y)` or `dataset.map(preprocessor)`."
+        )
     strategy = model.distribute_strategy
     if strategy is not tf.distribute.get_strategy():
         raise ValueError(

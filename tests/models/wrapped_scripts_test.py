@@ -506,6 +506,39 @@ def test_train_step_of_the_models_own_is_refused_and_told_of_the_probe():
     assert "LinearScalingRuleCheck(probe=" in message
 
 
+class Task(keras.Sequential):
+    """Preprocesses in its own `fit`, as the models of KerasHub do."""
+
+    preprocessor = None
+
+    def fit(self, x, *args, **kwargs):
+        if self.preprocessor is not None:
+            x = self.preprocessor(x)
+        return super().fit(x, *args, **kwargs)
+
+
+def test_model_that_preprocesses_in_fit_is_told_to_do_so_before():
+    def double(x):
+        return 2 * x
+
+    models = []
+    for wrap in (lambda model: model, SVAGModel):
+        keras.utils.set_random_seed(0)
+        model = compiled(
+            Task([keras.Input((X.shape[1],)), keras.layers.Dense(3)]), "sgd"
+        )
+        model.preprocessor = double
+        if wrap is SVAGModel:
+            with pytest.raises(ValueError, match="model.preprocessor = None"):
+                wrap(model)
+            model.preprocessor = None
+            model = wrap(model)
+        x = X if model.preprocessor else double(X)
+        model.fit(x, Y, batch_size=16, shuffle=False, verbose=0)
+        models.append(model)
+    assert_same_weights(*models)
+
+
 def test_wrapping_outside_the_models_strategy_is_refused():
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():

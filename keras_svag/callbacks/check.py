@@ -1,7 +1,8 @@
-"""A callback that judges the linear scaling rule at the end of training."""
+"""A callback that judges the linear scaling rule from a training run."""
 
 import dataclasses
 import math
+import re
 
 import keras
 import numpy as np
@@ -15,11 +16,14 @@ from keras_svag.callbacks.conditions import (
     first_inputs,
     has_finite_weights,
     run_conditions,
+    scale_invariance_of_training,
 )
 from keras_svag.callbacks.report import (
+    LOG_KEYS,
     NoiseEpoch,
     epochs_from_state,
     linear_scaling_report,
+    without_old_layers,
 )
 from keras_svag.callbacks.tensorboard import NoiseSummaries
 from keras_svag.models.internals import (
@@ -27,6 +31,8 @@ from keras_svag.models.internals import (
     is_chief,
     learning_rate_schedule,
 )
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.pooling import observed_since
 from keras_svag.noise.sampling import sampling_correction
 from keras_svag.probe.examples import open_examples
 from keras_svag.probe.invariance import is_scale_invariant
@@ -64,6 +70,22 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     the longest tail with one learning rate, up to `window` epochs. Earlier
     stretches of constant learning rate are judged too.
 
+    In fine-tuning, which takes one to three epochs, the window is given in
+    training steps: the noise is then read about ten times a window, and
+    `report` is up to date within an epoch. A learning rate that changes at
+    every step is averaged over the window.
+
+    ```python
+    check = keras_svag.LinearScalingRuleCheck(
+        batch_size=32, window="500 steps", log_dir="logs", update_freq=100
+    )
+    ```
+
+    At the end of an epoch the verdict so far is in the logs, for `History` and
+    for all callbacks that come after this one: `max_batch_size` with its ends
+    `max_batch_size_low` and `max_batch_size_high`, `noise_to_signal_low` and
+    `noise_to_signal_high`; NaN where there is none, infinity for no upper end.
+
     The same object goes on through further calls of `fit` and through
     `keras.callbacks.BackupAndRestore`: an epoch that is trained anew replaces
     what is known of it and of the epochs after it. `state_dict` and
@@ -74,7 +96,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         closeness: C, above 1: how close two runs are asked to be, the ratios
             of their equilibrium statistics within [1/C, C].
         kappas: factors on the batch size to judge, each at least 1.
-        window: epochs to average over; a quarter of those trained if None.
+        window: epochs to average over, or training steps, as in
+            `"500 steps"`; a quarter of the epochs trained if None.
         num_examples: size of the training set, if `SVAGModel` was not told.
         probe: data to measure on, as for `measure_gradient_noise`.
         probe_every: epochs from one probe to the next; the last epoch is
@@ -82,16 +105,22 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         rtol: relative standard error of N / G at which a probe stops early.
         log_dir: directory for TensorBoard; events go to its subdirectory
             `linear_scaling`. A point is what the report would say then.
+        update_freq: `"epoch"`: points at the ends of epochs, over the epochs.
+            An integer: every so many training steps of an epoch and at its
+            end, over the steps.
         probe_batches: mini-batches of a probe, at most.
         per_layer: whether a probe measures each variable apart too.
         scale_invariant: whether the loss is invariant to the scale of all
             trainable weights: `True`, `False`, or a batch of inputs on which
-            to measure it. None: measured on the probe's data, otherwise not
+            to measure it. None: measured on the first rows of the probe's
+            data, or of the arrays that `fit` was given, or on random inputs
+            of the shapes that the model declares. Where that fails it is not
             known, which makes the verdict a heuristic.
         verbose: 1 prints the report at the end of training, 0 does not.
 
     Attributes:
-        report: `LinearScalingReport` after training, None before.
+        report: `LinearScalingReport` on what was trained until the end of the
+            last epoch, or of the last tenth of a window of steps; None before.
 
     Raises:
         TypeError: if an argument is no number.
@@ -116,12 +145,15 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         per_layer=False,
         scale_invariant=None,
         verbose=1,
+        update_freq="epoch",
     ):
         super().__init__()
         self.batch_size = arguments.integer("batch_size", batch_size)
         self.closeness = checked_closeness(closeness)
         self.kappas = checked_kappas(kappas)
-        self.window = arguments.integer("window", window, optional=True)
+        self.window = window
+        self._window, self._in_steps = _parsed_window(window)
+        self.update_freq = _checked_update_freq(update_freq)
         self.num_examples = arguments.integer(
             "num_examples",
             num_examples,
@@ -129,6 +161,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             optional=True,
         )
         self.probe = probe
+        if probe is not None:
+            self._check_measures_within_epochs_by_training()
         self.probe_every = arguments.integer("probe_every", probe_every)
         self.probe_batches = arguments.integer(
             "probe_batches", probe_batches, least=4
@@ -139,10 +173,39 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         self.verbose = verbose
         self.report = None
         self._scale_invariant = scale_invariant
+        self._is_invariance_asked = False
         self._epochs = []
         self._rates = EpochLearningRates()
         self._postponed = None
         self._summaries = None
+        self._within_epoch = _WithinEpoch()
+
+    @property
+    def _steps_between_readings(self):
+        """Steps from one reading within an epoch to the next, or None."""
+        steps = [self.update_freq] if self.update_freq != "epoch" else []
+        if self._in_steps:
+            # Of a single step it cannot be told whether its rate moves.
+            steps.append(max(min(2, self._window), self._window // 10))
+        return min(steps, default=None)
+
+    def _check_measures_within_epochs_by_training(self):
+        remedy = "a probe measures at the ends of epochs"
+        if self._in_steps:
+            raise ValueError(
+                arguments.refusal(
+                    "window", "epochs with `probe`", self.window, remedy
+                )
+            )
+        if self.update_freq != "epoch":
+            raise ValueError(
+                arguments.refusal(
+                    "update_freq",
+                    "'epoch' with `probe`",
+                    self.update_freq,
+                    remedy,
+                )
+            )
 
     def on_train_begin(self, logs=None):
         self._metric = find_metric(self.model)
@@ -168,13 +231,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                     f"`probe` must have at least {self.batch_size:,} examples, "
                     f"those of a batch, got {examples.num_examples:,}."
                 )
-        arguments.integer(
-            "window",
-            self.window,
-            most=self.params.get("epochs"),
-            optional=True,
-            remedy="the run has no more epochs",
-        )
+        self._check_window_fits()
         if self.model.built:
             # While the weights are sure to be sound.
             self._is_scale_invariant()
@@ -182,21 +239,34 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         # What is trained anew, after a restart or from the start, is stale.
         self._epochs = [e for e in self._epochs if e.epoch <= epoch]
+        before = self._epochs[-1].last_step if self._epochs else None
+        self._within_epoch = _WithinEpoch(epoch + 1, before or 0)
         self._rates = EpochLearningRates(self.model.optimizer)
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._rates.before_step()
+        # Not at a batch's end: Keras would then wait for the logs of each.
         if batch > 0:
             self._check_sizes()
+        within, every = self._within_epoch, self._steps_between_readings
+        within.steps = batch
+        if every is not None and batch - within.steps_read >= every:
+            self._read_within_epoch()
+        self._rates.before_step()
 
     def on_epoch_end(self, epoch, logs=None):
         self._check_sizes()
+        logs = {} if logs is None else logs
         is_last = epoch + 1 == self.params.get("epochs")
         is_due = is_last or (epoch + 1) % self.probe_every == 0
+        if self.params.get("steps") is not None or self.model.stop_training:
+            # Else the last step that began found no more data.
+            self._within_epoch.steps += self.model.steps_per_execution
         if self.probe is None or is_due:
-            self._add_epoch(epoch, logs or {})
+            self._add_epoch(epoch, logs)
+            logs.update(self.report.to_logs())
         else:
             self._postponed = epoch
+            logs.update(dict.fromkeys(LOG_KEYS, math.nan))
 
     def on_train_end(self, logs=None):
         if self._postponed is not None:
@@ -208,35 +278,108 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         if self.verbose and is_chief(self.model.distribute_strategy):
             print(self.report)
         if self._summaries is not None:
-            self._summaries.write_report(self.report)
+            self._summaries.write_report(
+                self.report, self._place_of(self._epochs[-1])
+            )
             self._summaries.close()
             self._summaries = None
 
     def _add_epoch(self, epoch, logs):
+        """Adds what is not yet known of an epoch that has ended."""
         self._postponed = None
+        within = self._within_epoch
         if self.probe is not None:
             estimate = self._probed(seed=epoch)
             moments = estimate.grad_sq_norm, estimate.noise_trace
+            measured = self._noise_epoch(epoch + 1, estimate, moments)
+        elif self._in_steps:
+            measured = self._measured_since_last_reading()
         else:
-            estimate, moments = self._measured_by_training()
-        weight_sq_norm = logs.get("weight_sq_norm")
-        if weight_sq_norm is None or self.probe is not None:
-            weight_sq_norm = decayed_sq_norm(self.model)
-        self._epochs.append(
-            NoiseEpoch(
+            measured = self._noise_epoch(
                 epoch + 1,
-                estimate,
-                moments,
-                float(weight_sq_norm),
-                *self._rates.first_and_last(),
+                *self._measured_by_training(),
+                logs.get("weight_sq_norm"),
+                first_step=within.steps_before + 1,
+                last_step=within.steps_before + within.steps,
             )
+        if measured is not None:
+            self._epochs.append(measured)
+        self.report = self._report(self._epochs)
+        self._write_scalars(self.report, self._epochs[-1])
+
+    def _read_within_epoch(self):
+        """Reads the metric, as all the workers do after the same steps."""
+        within = self._within_epoch
+        if self._in_steps:
+            measured = self._measured_since_last_reading()
+            self._epochs = without_old_layers(
+                [*self._epochs, measured], self._window
+            )
+            self.report = self._report(self._epochs)
+            report = self.report
+        else:
+            measured = self._noise_epoch(
+                within.epoch,
+                *self._measured_by_training(),
+                first_step=within.steps_before + 1,
+                last_step=within.steps_before + within.steps,
+            )
+            report = self._report([*self._epochs, measured])
+        within.steps_read = within.steps
+        if self.update_freq != "epoch":
+            written = within.steps - within.steps_written
+            if written >= self.update_freq:
+                self._write_scalars(report, measured)
+                within.steps_written = within.steps
+
+    def _measured_since_last_reading(self):
+        """The `NoiseEpoch` of the steps in between; None if there are none."""
+        within = self._within_epoch
+        estimate, sums = seen = self._estimate(), self._metric.sums()
+        if within.seen is not None:
+            earlier, earlier_sums = within.seen
+            estimate = observed_since(estimate, earlier)
+            sums = sums - earlier_sums
+        if self._epochs and not (sums.count or sums.num_skipped):
+            return None
+        first = within.steps_before + within.steps_read + 1
+        within.seen = seen
+        measured = self._noise_epoch(
+            within.epoch,
+            estimate,
+            _mean_moments(sums),
+            first_step=first,
+            last_step=within.steps_before + within.steps,
         )
-        if self.log_dir is not None and is_chief(
-            self.model.distribute_strategy
-        ):
-            if self._summaries is None:
-                self._summaries = NoiseSummaries(self.log_dir)
-            self._summaries.write_epoch(self._report(self._epochs))
+        self._rates = EpochLearningRates(self.model.optimizer)
+        return measured
+
+    def _noise_epoch(
+        self, epoch, estimate, moments, weight_sq_norm=None, **steps
+    ):
+        if weight_sq_norm is None:
+            weight_sq_norm = decayed_sq_norm(self.model)
+        return NoiseEpoch(
+            epoch,
+            estimate,
+            moments,
+            float(weight_sq_norm),
+            *self._rates.first_and_last(),
+            **steps,
+        )
+
+    def _write_scalars(self, report, measured):
+        if self.log_dir is None or not is_chief(self.model.distribute_strategy):
+            return
+        if self._summaries is None:
+            self._summaries = NoiseSummaries(self.log_dir)
+        self._summaries.write_scalars(report, self._place_of(measured))
+
+    def _place_of(self, measured):
+        """Where TensorBoard shows it: at an epoch, or at a training step."""
+        if self.update_freq == "epoch":
+            return measured.epoch
+        return measured.last_step
 
     def state_dict(self):
         """What the callback has seen, as plain values for strict JSON."""
@@ -245,6 +388,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             "epochs": [epoch.to_state() for epoch in self._epochs],
             "postponed": self._postponed,
             "first_learning_rate": self._rates.first,
+            "last_learning_rate": self._rates.last,
+            "within_epoch": self._within_epoch.to_state(),
         }
 
     def load_state_dict(self, state):
@@ -263,9 +408,11 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 )
             )
         self._epochs = epochs
-        # Not in a state that was saved before the two were.
+        # None of these is in the oldest states.
         self._postponed = state.get("postponed")
         self._rates.first = state.get("first_learning_rate")
+        self._rates.last = state.get("last_learning_rate")
+        self._within_epoch = _WithinEpoch.from_state(state.get("within_epoch"))
 
     def _report(self, epochs):
         return linear_scaling_report(
@@ -278,11 +425,15 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             batch_size=self.batch_size,
             closeness=self.closeness,
             kappas=self.kappas,
-            window=self.window,
+            window=self._window,
+            in_steps=self._in_steps,
         )
 
     def _measured_by_training(self):
         """The epoch's estimate, and (G, N) not corrected for sampling."""
+        return self._estimate(), _mean_moments(self._metric.sums())
+
+    def _estimate(self):
         metric = self._metric
         estimate = metric.estimate()
         if metric.num_examples is None and self.num_examples is not None:
@@ -296,9 +447,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                     metric.sub_batch_size,
                 )
             )
-        sums = metric.sums()
-        count = sums.count or math.nan
-        return estimate, (sums.sum_g / count, sums.sum_n / count)
+        return estimate
 
     def _probed(self, seed):
         return measure_gradient_noise(
@@ -320,8 +469,31 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             if not has_finite_weights(self.model):
                 return None
             given = is_scale_invariant(self.model, given)
+        elif given is None and not self._is_invariance_asked:
+            given = scale_invariance_of_training(self.model)
+            self._is_invariance_asked = True
         self._scale_invariant = given
         return given
+
+    def _check_window_fits(self):
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        if not self._in_steps:
+            arguments.integer(
+                "window",
+                self._window,
+                most=epochs,
+                optional=True,
+                remedy="the run has no more epochs",
+            )
+        elif steps and not self._epochs and self._window > epochs * steps:
+            raise ValueError(
+                arguments.refusal(
+                    "window",
+                    f"at most {epochs * steps} steps",
+                    self.window,
+                    "the run has no more",
+                )
+            )
 
     def _check_sizes(self):
         metric = self._metric
@@ -353,6 +525,75 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             )
 
 
+def _parsed_window(window):
+    """`(size, in_steps)` of a window as a user gives it."""
+    if isinstance(window, str):
+        match = re.fullmatch(r"\s*([1-9][0-9]*) steps?\s*", window)
+        if match is None:
+            raise ValueError(
+                arguments.refusal(
+                    "window", "epochs or steps, as in '500 steps'", window
+                )
+            )
+        return int(match[1]), True
+    remedy = "a number of steps is a string, as in '500 steps'"
+    window = arguments.integer("window", window, optional=True, remedy=remedy)
+    return window, False
+
+
+def _checked_update_freq(update_freq):
+    if update_freq == "epoch":
+        return update_freq
+    if isinstance(update_freq, str):
+        raise ValueError(
+            arguments.refusal(
+                "update_freq", "'epoch' or a number of steps", update_freq
+            )
+        )
+    return arguments.integer("update_freq", update_freq)
+
+
+def _mean_moments(sums):
+    """(G, N) of the observations as they are, not corrected for sampling."""
+    count = sums.count or math.nan
+    return sums.sum_g / count, sums.sum_n / count
+
+
+@dataclasses.dataclass
+class _WithinEpoch:
+    """How far an epoch is trained, and what of its noise was read.
+
+    Attributes:
+        epoch: number of the epoch, counted from 1.
+        steps_before: training steps before the epoch.
+        steps: those of the epoch that are done.
+        steps_read: those after which the metric was last read.
+        steps_written: those after which TensorBoard last got a point.
+        seen: estimate and sums of the metric then, or None.
+    """
+
+    epoch: int = 0
+    steps_before: int = 0
+    steps: int = 0
+    steps_read: int = 0
+    steps_written: int = 0
+    seen: tuple[NoiseEstimate, PairSums] | None = None
+
+    def to_state(self):
+        state = vars(self) | {"steps": int(self.steps)}
+        if self.seen is not None:
+            state["seen"] = [value.to_dict() for value in self.seen]
+        return state
+
+    @classmethod
+    def from_state(cls, state):
+        state = dict(state or {})
+        if state.get("seen") is not None:
+            estimate, sums = state["seen"]
+            state["seen"] = NoiseEstimate.from_dict(estimate), PairSums(**sums)
+        return cls(**state)
+
+
 class EpochLearningRates:
     """The learning rates of an epoch's first and last step.
 
@@ -360,8 +601,9 @@ class EpochLearningRates:
         optimizer: that of the model; None for an epoch that has not begun.
 
     Attributes:
-        first: learning rate of the first step, a float, or None before it.
-            What is set here counts as that of a step before.
+        first, last: learning rates of the first step and of the one before,
+            floats, or None before the first. What is set here counts as that
+            of a step before.
     """
 
     def __init__(self, optimizer=None):
@@ -376,6 +618,14 @@ class EpochLearningRates:
     @first.setter
     def first(self, rate):
         self._first = rate
+
+    @property
+    def last(self):
+        return None if self._last is None else _as_float(self._last)
+
+    @last.setter
+    def last(self, rate):
+        self._last = rate
 
     def before_step(self):
         """To be called before every step, after the callbacks that set η."""

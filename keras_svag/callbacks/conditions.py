@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_svag.models.internals import (
     decayed_variables,
@@ -13,8 +13,14 @@ from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.pairs import GradientNoise, squared_norm
 from keras_svag.probe.examples import open_examples
-from keras_svag.scaling.conditions import RunConditions
+from keras_svag.probe.invariance import is_scale_invariant
+from keras_svag.scaling.conditions import (
+    RunConditions,
+    linear_scaling_refusal,
+)
 
+# Enough to normalize a batch by its own statistics.
+_ROWS = 8
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
@@ -36,6 +42,53 @@ def has_finite_weights(model):
     """Whether all trainable weights are finite numbers."""
     total = squared_norm(model.trainable_variables)
     return bool(np.isfinite(ops.convert_to_numpy(total)))
+
+
+def scale_invariance_of_training(model):
+    """Whether a model's loss is scale-invariant, where that can be told.
+
+    It is measured on the first rows of the arrays that `fit` was given, or
+    else on random inputs of the shapes that the model declares: drawing a
+    batch from a data set or generator would change what it yields next.
+
+    Args:
+        model: A compiled `ModelWrapper`, in its `fit`.
+
+    Returns:
+        A bool, or None if it cannot be told.
+    """
+    refused = linear_scaling_refusal(
+        type(inner_optimizer(model.optimizer)).__name__
+    )
+    if refused or not has_finite_weights(model):
+        # Without a verdict nobody asks.
+        return None
+    try:
+        inputs = model.rows_of_fit(_ROWS)
+        if inputs is None:
+            inputs = _random_inputs(model.model)
+        return is_scale_invariant(model, inputs)
+    except Exception:
+        # What a model does on other inputs than a batch is not known, and
+        # training must not end because of it.
+        return None
+
+
+def _random_inputs(model):
+    """Rows of random numbers; those of integers are 0 or 1, as any index."""
+    rng = np.random.default_rng(0)
+
+    def drawn(spec):
+        # Lengths that are not fixed are long enough for what strides.
+        shape = [16 if size is None else size for size in spec.shape]
+        shape[0] = spec.shape[0] or _ROWS
+        if keras.backend.is_float_dtype(spec.dtype):
+            return rng.standard_normal(shape).astype("float32")
+        return rng.integers(0, 2, shape).astype(spec.dtype)
+
+    if isinstance(model, keras.Sequential):
+        return drawn(model.inputs[0])
+    return tree.map_structure(drawn, model.input)
 
 
 def run_conditions(model, scale_invariant=None, halves_measured=False):

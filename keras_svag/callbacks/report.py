@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from keras_svag.callbacks.html import report_html
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
 from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.bounds import balance
@@ -13,13 +14,21 @@ from keras_svag.scaling.verdict import (
     linear_scaling_verdict,
 )
 
+LOG_KEYS = (
+    "max_batch_size",
+    "max_batch_size_low",
+    "max_batch_size_high",
+    "noise_to_signal_low",
+    "noise_to_signal_high",
+)
+
 # A learning rate that changes every few epochs would fill a page.
 _MOST_EARLIER = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseEpoch:
-    """The noise of one epoch, and the learning rate at which it was measured.
+    """The noise of an epoch or a part of it, and its learning rate.
 
     Attributes:
         epoch: Number of the epoch, counted from 1.
@@ -29,6 +38,8 @@ class NoiseEpoch:
         weight_sq_norm: R, squared norm of the decayed weights.
         learning_rate: η of the first step.
         last_learning_rate: η of the last step.
+        first_step, last_step: The training steps, counted from 1 over the
+            run; None for a probe, and in states saved before they were kept.
     """
 
     epoch: int
@@ -37,6 +48,8 @@ class NoiseEpoch:
     weight_sq_norm: float
     learning_rate: float
     last_learning_rate: float
+    first_step: int | None = None
+    last_step: int | None = None
 
     @property
     def has_constant_rate(self):
@@ -54,6 +67,11 @@ class NoiseEpoch:
                 self.learning_rate, later.learning_rate, rel_tol=1e-6
             )
         )
+
+    @property
+    def may_be_moving(self):
+        """Whether the learning rate may change at every step."""
+        return not self.has_constant_rate or self.first_step == self.last_step
 
     def to_state(self):
         """Plain values for strict JSON; `from_state` is the way back."""
@@ -93,20 +111,48 @@ def epochs_from_state(state):
         ) from error
 
 
-def constant_rate_stretches(epochs):
-    """Splits the epochs where the learning rate changes: lists, in order."""
+def constant_rate_stretches(epochs, in_steps=False):
+    """Splits the epochs where the learning rate changes: lists, in order.
+
+    Args:
+        epochs: `NoiseEpoch`s in the order of training, at least one.
+        in_steps: Whether those between which it changes at every step stay
+            together: a single one of them may hold a few steps only.
+    """
     stretches = [[epochs[0]]]
     for earlier, later in zip(epochs, epochs[1:], strict=False):
-        if earlier.continues(later):
+        moving = in_steps and earlier.may_be_moving and later.may_be_moving
+        if moving or earlier.continues(later):
             stretches[-1].append(later)
         else:
             stretches.append([later])
     return stretches
 
 
-def tail(stretch, window):
-    """The last `window` epochs of a stretch, as far as they were measured."""
-    return [e for e in stretch if e.epoch > stretch[-1].epoch - window]
+def tail(stretch, window, in_steps=False):
+    """The last `window` epochs or steps of a stretch, as far as measured."""
+    last = stretch[-1]
+    if in_steps:
+        begin = last.last_step - window
+        return [e for e in stretch if e is last or e.first_step > begin]
+    return [e for e in stretch if e.epoch > last.epoch - window]
+
+
+def without_old_layers(epochs, window):
+    """The epochs; those before a window of steps hold no layers any more."""
+    kept = {
+        e.last_step
+        for stretch in constant_rate_stretches(epochs, in_steps=True)
+        for e in tail(stretch, window, in_steps=True)
+    }
+    return [
+        e
+        if e.last_step in kept or e.estimate.per_layer is None
+        else dataclasses.replace(
+            e, estimate=dataclasses.replace(e.estimate, per_layer=None)
+        )
+        for e in epochs
+    ]
 
 
 def weighted_mean(values, weights):
@@ -129,6 +175,9 @@ class LinearScalingReport:
         num_epochs: Epochs in the window at which noise was measured.
         weight_sq_norm: R, mean over the window.
         earlier: Reports on the earlier stretches of constant learning rate.
+        first_step, last_step: The window in training steps, counted from 1,
+            if it was given in steps; else None.
+        course: The `NoiseEpoch`s of the whole run, for the picture.
     """
 
     verdict: LinearScalingVerdict
@@ -138,6 +187,11 @@ class LinearScalingReport:
     num_epochs: int
     weight_sq_norm: float
     earlier: "tuple[LinearScalingReport, ...]" = ()
+    first_step: int | None = None
+    last_step: int | None = None
+    course: tuple[NoiseEpoch, ...] = dataclasses.field(
+        default=(), repr=False, compare=False
+    )
 
     @property
     def kappa_lines(self):
@@ -165,12 +219,17 @@ class LinearScalingReport:
 
     @property
     def window_line(self):
-        """The epochs behind the numbers."""
-        if self.first_epoch == self.last_epoch:
-            epochs = f"epoch {self.last_epoch}"
-        else:
-            epochs = f"epochs {self.first_epoch} to {self.last_epoch}"
-        return f"Measured in {epochs}, {self.estimate.count:,} observations"
+        """The epochs or steps behind the numbers."""
+        window = self._window
+        if self.last_step is None and self.first_epoch == self.last_epoch:
+            window = f"epoch {self.last_epoch}"
+        return f"Measured in {window}, {self.estimate.count:,} observations"
+
+    @property
+    def _window(self):
+        if self.last_step is not None:
+            return f"steps {self.first_step:,} to {self.last_step:,}"
+        return f"epochs {self.first_epoch} to {self.last_epoch}"
 
     def __str__(self):
         verdict = self.verdict
@@ -189,22 +248,53 @@ class LinearScalingReport:
     @property
     def summary(self):
         """The headline with its epochs, for a list of several windows."""
-        return (
-            f"epochs {self.first_epoch} to {self.last_epoch}: "
-            f"{self.verdict.headline}"
+        return f"{self._window}: {self.verdict.headline}"
+
+    def to_logs(self):
+        """What loggers get: always the same keys, NaN where there is none.
+
+        `max_batch_size_low` is the largest batch that is not ruled out, all
+        above `max_batch_size_high`, which may be infinite, are ruled out.
+        """
+        verdict = self.verdict
+        sizes = (
+            verdict.max_batch_size,
+            verdict.not_ruled_out_up_to,
+            verdict.ruled_out_beyond,
         )
+        values = (*sizes, *verdict.interval)
+        if verdict.refusal:
+            values = (None, None, None, *verdict.interval)
+        return {
+            key: math.nan if value is None else float(value)
+            for key, value in zip(LOG_KEYS, values, strict=True)
+        }
+
+    def _repr_html_(self):
+        return report_html(self)
 
     def to_dict(self):
         """Plain values for strict JSON: the verdict's, the estimate's, more."""
-        return self.verdict.to_dict() | {
-            "gradient_noise": self.estimate.to_dict(),
-            "first_epoch": self.first_epoch,
-            "last_epoch": self.last_epoch,
-            "num_epochs": self.num_epochs,
-            "weight_sq_norm": finite_or_none(self.weight_sq_norm),
-            "earlier": [report.to_dict() for report in self.earlier],
-            "text": str(self),
-        }
+        return (
+            self.verdict.to_dict()
+            | {
+                "gradient_noise": self.estimate.to_dict(),
+                "first_epoch": self.first_epoch,
+                "last_epoch": self.last_epoch,
+                "num_epochs": self.num_epochs,
+                "weight_sq_norm": finite_or_none(self.weight_sq_norm),
+                "earlier": [report.to_dict() for report in self.earlier],
+                "text": str(self),
+            }
+            | (
+                {}
+                if self.last_step is None
+                else {
+                    "first_step": self.first_step,
+                    "last_step": self.last_step,
+                }
+            )
+        )
 
 
 def linear_scaling_report(
@@ -215,6 +305,7 @@ def linear_scaling_report(
     closeness=2**0.5,
     kappas=(2, 4, 8, 16),
     window=None,
+    in_steps=False,
 ):
     """Judges a run by the noise of its last epochs.
 
@@ -230,6 +321,8 @@ def linear_scaling_report(
             the epochs.
         batch_size, closeness, kappas: As for `linear_scaling_verdict`.
         window: Epochs to average over; a quarter of those trained if None.
+        in_steps: Whether `window` counts training steps instead. A learning
+            rate that changes at every step is then averaged over the window.
 
     Returns:
         A `LinearScalingReport`.
@@ -241,25 +334,26 @@ def linear_scaling_report(
         "closeness": closeness,
         "kappas": kappas,
     }
-    *before, last = constant_rate_stretches(epochs)
+    *before, last = constant_rate_stretches(epochs, in_steps)
     longest = sorted(before, key=len)[-_MOST_EARLIER:]
     earlier = tuple(
-        _judged(tail(stretch, window), conditions, settings)
+        _judged(tail(stretch, window, in_steps), conditions, settings, in_steps)
         for stretch in before
         if len(stretch) > 1 and stretch in longest
     )
-    report = _judged(tail(last, window), conditions, settings)
-    return dataclasses.replace(report, earlier=earlier)
+    last = tail(last, window, in_steps)
+    report = _judged(last, conditions, settings, in_steps)
+    return dataclasses.replace(report, earlier=earlier, course=epochs)
 
 
-def _judged(epochs, conditions, settings):
+def _judged(epochs, conditions, settings, in_steps):
     weights = [epoch.estimate.count for epoch in epochs]
     weight_sq_norm = weighted_mean([e.weight_sq_norm for e in epochs], weights)
     conditions = dataclasses.replace(
         conditions,
         learning_rate=(epochs[0].learning_rate + epochs[-1].last_learning_rate)
         / 2,
-        constant_rate=epochs[-1].has_constant_rate,
+        constant_rate=all(epochs[0].continues(epoch) for epoch in epochs),
     )
     if conditions.balance_is_defined:
         moments = weighted_mean([e.step_moments for e in epochs], weights)
@@ -280,6 +374,8 @@ def _judged(epochs, conditions, settings):
         estimate=estimate,
         first_epoch=epochs[0].epoch,
         last_epoch=epochs[-1].epoch,
-        num_epochs=len(epochs),
+        num_epochs=len({epoch.epoch for epoch in epochs}),
         weight_sq_norm=float(weight_sq_norm),
+        first_step=epochs[0].first_step if in_steps else None,
+        last_step=epochs[-1].last_step if in_steps else None,
     )

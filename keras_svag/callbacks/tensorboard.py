@@ -26,10 +26,10 @@ _BAR = 12
 
 
 class NoiseSummaries:
-    """Writes scalars of every epoch, their layout, and the report as a card.
+    """Writes scalars over the training, their layout, and the report's card.
 
-    A point is an average over the window that ends at its epoch: what the
-    report would say if training ended there.
+    A point is an average over the window that ends there: what the report
+    would say if training ended there.
 
     A quantity with error bars is three scalars, `tag`, `tag_low` and
     `tag_high`, which the layout of the Custom Scalars tab draws as a line with
@@ -50,10 +50,10 @@ class NoiseSummaries:
                 custom_scalar.pb(_layout()).SerializeToString()
             )
 
-    def write_epoch(self, report):
-        """Writes what is known after an epoch: a report on the run so far."""
+    def write_scalars(self, report, step):
+        """Writes what is known at an epoch or step: a report on the run."""
         verdict, estimate = report.verdict, report.estimate
-        with self._writer.as_default(step=report.last_epoch):
+        with self._writer.as_default(step=step):
             errors = estimate.student_t(verdict.level)
             for tag, value, error in (
                 (_G, estimate.grad_sq_norm, estimate.grad_sq_norm_se),
@@ -75,9 +75,9 @@ class NoiseSummaries:
             _scalar(_BALANCE, verdict.balance)
         self._writer.flush()
 
-    def write_report(self, report):
+    def write_report(self, report, step):
         """Writes the text cards, at the end of training."""
-        with self._writer.as_default(step=report.last_epoch):
+        with self._writer.as_default(step=step):
             tf.summary.text("linear_scaling_rule", report_markdown(report))
             if report.estimate.per_layer:
                 tf.summary.text(

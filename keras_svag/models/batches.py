@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
@@ -83,3 +84,13 @@ def fed_batch_size(x, batch_size, examples):
         shape = getattr(arrays_of(x.element_spec)[0], "shape", None)
         return shape[0] if shape is not None and shape.rank else None
     return None
+
+
+def first_rows(data, most):
+    """At most `most` rows of arrays or tensors; None of any other data."""
+    arrays = arrays_of(data)
+    if not arrays or not all(
+        isinstance(array, (np.ndarray, tf.Tensor)) for array in arrays
+    ):
+        return None
+    return map_arrays(lambda array: array[:most], data)

@@ -1,12 +1,14 @@
 """A model that wraps another one and trains it by its own `train_step`."""
 
 import contextlib
+import functools
 
 import keras
 import tensorflow as tf
 from keras import tree
 
 from keras_svag import arguments
+from keras_svag.models.batches import first_rows
 from keras_svag.models.internals import (
     SavedLayer,
     check_model,
@@ -60,6 +62,7 @@ class ModelWrapper(keras.Model):
         self.built = model.built
         self._evaluating = False
         self._fed = None
+        self._rows_of_fit = None
         if model.compiled:
             self._take_compilation()
 
@@ -196,7 +199,20 @@ class ModelWrapper(keras.Model):
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
         self._trace_anew_unless_fed(x, batch_size)
-        return super().fit(x, y, batch_size, *args, **kwargs)
+        # A function, for Keras would take the parts of a nest for its own.
+        self._rows_of_fit = functools.partial(first_rows, x)
+        try:
+            return super().fit(x, y, batch_size, *args, **kwargs)
+        finally:
+            self._rows_of_fit = None
+
+    def rows_of_fit(self, most):
+        """The first rows of the inputs, while `fit` trains on arrays.
+
+        Returns:
+            At most `most` rows, nested as the inputs are; None otherwise.
+        """
+        return None if self._rows_of_fit is None else self._rows_of_fit(most)
 
     def train_on_batch(self, x, *args, **kwargs):
         self._trace_anew_unless_fed(x, None)

@@ -56,6 +56,13 @@ class PairSums:
         ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
         return PairSums(*(a + b for a, b in zip(ours, theirs, strict=True)))
 
+    def __sub__(self, other):
+        """Sums of the observations that came after those of `other`."""
+        if not isinstance(other, PairSums):
+            return NotImplemented
+        ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+        return PairSums(*(a - b for a, b in zip(ours, theirs, strict=True)))
+
     def to_dict(self):
         """Plain numbers for JSON; `PairSums(**dict)` is the way back."""
         return dataclasses.asdict(self)

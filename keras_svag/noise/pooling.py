@@ -56,6 +56,36 @@ def pooled(estimates):
     )
 
 
+def observed_since(estimate, earlier):
+    """The estimate that the observations after an earlier one give.
+
+    Args:
+        estimate: `NoiseEstimate` from sums over steps.
+        earlier: That of the first of these observations, corrected for
+            sampling in the same way.
+
+    Returns:
+        A `NoiseEstimate`, with `per_layer` if both have it.
+    """
+    sums = _equivalent_sums(estimate) - _equivalent_sums(earlier)
+    layers = None
+    if estimate.per_layer and earlier.per_layer:
+        layers = {
+            name: observed_since(layer, earlier.per_layer[name])
+            for name, layer in estimate.per_layer.items()
+        }
+    return dataclasses.replace(
+        NoiseEstimate.from_sums(
+            **sums.to_dict(),
+            batch_size=estimate.batch_size,
+            sampling=estimate.sampling,
+            num_examples=estimate.num_examples,
+            per_layer=layers,
+        ),
+        corrected_for_sampling=estimate.corrected_for_sampling,
+    )
+
+
 def _sum_of_known(values):
     values = [value for value in values if value is not None]
     return sum(values) if values else None

@@ -118,7 +118,7 @@ class RunConditions:
             yield "batch normalization saw halves of a batch apart"
         yield from self.other_reasons
         if not self.constant_rate:
-            yield "the learning rate changes within the last epoch"
+            yield "the learning rate changes within the window"
         if self.weight_decay and not self.all_weights_decayed:
             yield "some trainable weights are not decayed"
 

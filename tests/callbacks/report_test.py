@@ -106,7 +106,7 @@ def test_a_rate_that_changes_all_the_time_leaves_the_last_epoch():
     assert (actual.first_epoch, actual.last_epoch) == (10, 10)
     assert actual.earlier == ()
     assert actual.verdict.learning_rate == pytest.approx(0.325)
-    assert "the learning rate changes within the last epoch" in str(actual)
+    assert "the learning rate changes within the window" in str(actual)
 
 
 def test_balance_uses_what_the_steps_saw_not_the_corrected_means():

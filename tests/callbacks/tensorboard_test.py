@@ -52,8 +52,8 @@ def written(tmp_path):
     def write(*reports):
         summaries = NoiseSummaries(str(tmp_path))
         for one in reports:
-            summaries.write_epoch(one)
-        summaries.write_report(reports[-1])
+            summaries.write_scalars(one, one.last_epoch)
+        summaries.write_report(reports[-1], reports[-1].last_epoch)
         summaries.close()
         return events(tmp_path)
 

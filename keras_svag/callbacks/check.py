@@ -335,13 +335,13 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     def _measured_since_last_reading(self):
         """The `NoiseEpoch` of the steps in between; None if there are none."""
         within = self._within_epoch
+        if self._epochs and within.steps == within.steps_read:
+            return None
         estimate, sums = seen = self._estimate(), self._metric.sums()
         if within.seen is not None:
             earlier, earlier_sums = within.seen
             estimate = observed_since(estimate, earlier)
             sums = sums - earlier_sums
-        if self._epochs and not (sums.count or sums.num_skipped):
-            return None
         first = within.steps_before + within.steps_read + 1
         within.seen = seen
         measured = self._noise_epoch(

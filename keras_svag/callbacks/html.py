@@ -64,7 +64,8 @@ def course_svg(points, unit):
         A string; empty where there are fewer than two points, or none of
         them has a point estimate.
     """
-    points = points[:: math.ceil(len(points) / _MOST_POINTS) or 1]
+    step = math.ceil(len(points) / _MOST_POINTS) or 1
+    points = [*points[:-1:step], *points[-1:]]
     values = [_ends(x, estimate) for x, estimate in points]
     ratios = [ratio for _, _, ratio, _ in values if ratio is not None]
     if len(values) < 2 or not ratios:

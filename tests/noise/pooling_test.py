@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_svag.noise.estimate import NoiseEstimate, PairSums
-from keras_svag.noise.pooling import pooled
+from keras_svag.noise.pooling import observed_since, pooled
 
 
 def observations(seed, count, mean=(1.0, 5.0)):
@@ -92,3 +92,45 @@ def test_degrees_of_freedom_of_probes_add_up():
     actual = pooled([probe, probe, probe])
     assert (actual.degrees_of_freedom, actual.num_examples_used) == (12, 288)
     assert pooled([estimate_of(g, n)]).degrees_of_freedom is None
+
+
+def test_observations_since_an_earlier_estimate_are_those_that_came_after():
+    g, n = observations(0, 50)
+    g[[10, 40]] = math.nan
+    layers = [
+        {
+            "a": estimate_of(g[:end], n[:end]),
+            "b": estimate_of(2 * g[:end], n[:end]),
+        }
+        for end in (20, 50)
+    ]
+    earlier, whole = (
+        estimate_of(g[:end], n[:end], batch_size=8, per_layer=of_layers)
+        for end, of_layers in zip((20, 50), layers, strict=True)
+    )
+    matrix = ((1, 0.1), (0, 0.98))
+    for correction in (((1, 0), (0, 1)), matrix):
+        actual = observed_since(
+            whole.corrected(correction), earlier.corrected(correction)
+        )
+        expected = estimate_of(g[20:], n[20:]).corrected(correction)
+        np.testing.assert_allclose(
+            dataclasses.astuple(actual)[:6], dataclasses.astuple(expected)[:6]
+        )
+        assert (actual.count, actual.num_skipped) == (29, 1)
+        layer = estimate_of(2 * g[20:], n[20:]).corrected(correction)
+        assert actual.per_layer["b"].grad_sq_norm == pytest.approx(
+            layer.grad_sq_norm
+        )
+
+
+def test_sums_are_added_and_taken_apart():
+    sums, more = (PairSums.of(*observations(i, 9)) for i in range(2))
+    for whole, part in zip(
+        dataclasses.astuple(sums + more - more),
+        dataclasses.astuple(sums),
+        strict=True,
+    ):
+        assert whole == pytest.approx(part)
+    with pytest.raises(TypeError):
+        sums - 1

@@ -528,17 +528,14 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
 def _parsed_window(window):
     """`(size, in_steps)` of a window as a user gives it."""
     if isinstance(window, str):
-        match = re.fullmatch(r"\s*([1-9][0-9]*) steps?\s*", window)
-        if match is None:
-            raise ValueError(
-                arguments.refusal(
-                    "window", "epochs or steps, as in '500 steps'", window
-                )
-            )
-        return int(match[1]), True
-    remedy = "a number of steps is a string, as in '500 steps'"
-    window = arguments.integer("window", window, optional=True, remedy=remedy)
-    return window, False
+        match = re.fullmatch(r"([1-9][0-9]*) steps?", window)
+        if match:
+            return int(match[1]), True
+    remedy = "a number of steps is written as '500 steps'"
+    return (
+        arguments.integer("window", window, optional=True, remedy=remedy),
+        False,
+    )
 
 
 def _checked_update_freq(update_freq):

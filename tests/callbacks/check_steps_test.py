@@ -335,7 +335,7 @@ def test_report_within_an_epoch_is_the_same_with_two_replicas():
     "window", ["500", "steps", "0 steps", "-1 steps", "1.5 steps", "2 epochs"]
 )
 def test_a_window_that_is_no_number_of_steps_is_refused(window):
-    with pytest.raises(ValueError, match="`window` must be .*'500 steps'"):
+    with pytest.raises(TypeError, match="`window` must be .*'500 steps'"):
         check(window=window)
 
 

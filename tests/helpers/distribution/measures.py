@@ -135,3 +135,25 @@ def check_linear_scaling_is_judged_by_training(strategy):
         np.testing.assert_allclose(
             getattr(estimate, key), np.mean(logs[key]), rtol=1e-5
         )
+
+
+def check_linear_scaling_is_judged_within_an_epoch(strategy):
+    x, y = regression(10 * BATCH_SIZE)
+    with strategy.scope():
+        model = SVAGModel(dense_network())
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    with tempfile.TemporaryDirectory() as folder:
+        check = LinearScalingRuleCheck(
+            BATCH_SIZE,
+            verbose=0,
+            log_dir=folder,
+            window="6 steps",
+            update_freq=3,
+        )
+        logs = fit(model, x, y, BATCH_SIZE, epochs=1, callbacks=[check])
+        assert bool(os.listdir(folder)) == is_chief(strategy)
+    report = check.report
+    assert (report.first_step, report.last_step) == (5, 10)
+    assert report.estimate.count == 6 * strategy.num_replicas_in_sync
+    assert logs["noise_to_signal_low"][-1] == report.estimate.interval()[0]
+    assert "the loss is not scale-invariant" in str(report)

@@ -21,6 +21,7 @@ OF_ANY_STRATEGY = [
     checks.check_no_more_gradients_are_reduced_than_by_sgd,
     models.check_state_of_every_replica_is_restored,
     measures.check_linear_scaling_is_judged_by_training,
+    measures.check_linear_scaling_is_judged_within_an_epoch,
     measures.check_linear_scaling_is_judged_by_a_probe_as_on_one_device,
 ]
 OWN = checks_of(workers_checks)

@@ -285,6 +285,9 @@ def test_data_of_unknown_length_end_where_they_do():
     model = measuring_model()
     model.fit(data, epochs=2, callbacks=[one, seen], verbose=0)
     assert one.report.last_step == 2 * STEPS
+    # That the data end is noticed at the begin of a step that is none.
+    for part in one.state_dict()["epochs"]:
+        assert part["first_step"] <= part["last_step"]
     assert_is_of(one.report.estimate, seen.values[-30:])
 
 

@@ -269,14 +269,12 @@ class ModelWrapper(keras.Model):
 
     def get_config(self):
         config = super().get_config()
-        model = keras.saving.serialize_keras_object(self.model)
-        # The wrapper's own compilation is also the model's.
-        model.pop("compile_config", None)
-        return {**config, "model": model}
+        config["model"] = keras.saving.serialize_keras_object(self.model)
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        # Files of earlier versions may hold a compilation of the model's own.
+        # The wrapper compiles its model, by what it is compiled with itself.
         inner = {**config["model"]}
         inner.pop("compile_config", None)
         model = keras.saving.deserialize_keras_object(

@@ -1,0 +1,280 @@
+"""What `SVAGModel` with its noise metrics adds to the training of users.
+
+    python benchmarks/clients.py [--clients vit transformer lstm recommender]
+        [--rounds 5] [--memory]
+
+Networks in the style of Keras's guides, with Adam, through `fit`: unwrapped,
+and wrapped as the only new line. Batches are in memory, static and even.
+
+With `--memory`, megabytes in place of milliseconds: the highest resident set
+of a process of its own for each training of two steps, minus the resident set
+before the first step, as benchmarks/memory.py has it with its blocks freed at
+once.
+"""
+
+import argparse
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+from memory import ALLOCATORS, status_megabytes
+from side_by_side import (
+    alternating_rounds,
+    milliseconds,
+    print_header,
+    print_row,
+    ratio_cells,
+)
+from workloads import seconds_per_step
+
+import keras_svag
+
+WORDS, LENGTH = 20_000, 200
+USERS, MOVIES = 100_000, 10_000
+
+
+class Positions(layers.Layer):
+    """Adds a learned vector to each place of a sequence."""
+
+    def build(self, shape):
+        self.vectors = self.add_weight(shape[1:], "uniform", name="vectors")
+
+    def call(self, x):
+        return x + self.vectors
+
+
+def transformer_block(x, heads, width):
+    """A block that normalizes first, as of a ViT."""
+    normal = layers.LayerNormalization()(x)
+    x = x + layers.MultiHeadAttention(heads, width // heads)(normal, normal)
+    hidden = layers.LayerNormalization()(x)
+    hidden = layers.Dense(2 * width, activation="gelu")(hidden)
+    return x + layers.Dense(width)(hidden)
+
+
+def vit():
+    inputs = keras.Input((32, 32, 3))
+    patches = layers.Conv2D(64, 4, strides=4)(inputs)
+    x = Positions()(layers.Reshape((64, 64))(patches))
+    for _ in range(4):
+        x = transformer_block(x, heads=4, width=64)
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+def transformer():
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    x = Positions()(layers.Embedding(WORDS, 32)(inputs))
+    x = transformer_block(x, heads=2, width=32)
+    x = layers.GlobalAveragePooling1D()(x)
+    x = layers.Dense(20, activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+
+
+def lstm():
+    inputs = keras.Input((120, 7))
+    outputs = layers.Dense(1)(layers.LSTM(32)(inputs))
+    return keras.Model(inputs, outputs)
+
+
+def recommender():
+    inputs = {
+        "user": keras.Input((), name="user", dtype="int32"),
+        "movie": keras.Input((), name="movie", dtype="int32"),
+    }
+    user = layers.Embedding(USERS, 32)(inputs["user"])
+    movie = layers.Embedding(MOVIES, 32)(inputs["movie"])
+    outputs = ops.sigmoid(layers.Dot(axes=1)([user, movie]))
+    return keras.Model(inputs, outputs)
+
+
+def images(rng, rows):
+    return rng.normal(size=(rows, 32, 32, 3)).astype("float32"), (rows,), 10
+
+
+def sentences(rng, rows):
+    return rng.integers(0, WORDS, (rows, LENGTH), "int32"), (rows,), 2
+
+
+def windows(rng, rows):
+    return rng.normal(size=(rows, 120, 7)).astype("float32"), (rows, 1), 2
+
+
+def ratings(rng, rows):
+    x = {
+        "user": rng.integers(0, USERS, rows, "int32"),
+        "movie": rng.integers(0, MOVIES, rows, "int32"),
+    }
+    return x, (rows, 1), 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+    """A user's training, and the steps of one turn.
+
+    Args:
+        examples: `(rng, rows) -> (x, the shape of y, the number of classes)`.
+    """
+
+    title: str
+    make: Callable[[], keras.Model]
+    examples: Callable
+    loss: str
+    metric: str
+    batch_size: int
+    steps: int
+
+    def batches(self):
+        """The same batch for ever."""
+        rng = np.random.default_rng(0)
+        x, shape, classes = self.examples(rng, self.batch_size)
+        y = rng.integers(0, classes, shape).astype("float32")
+        return tf.data.Dataset.from_tensors((x, y)).repeat()
+
+    def compiled(self, wrapped):
+        keras.utils.set_random_seed(0)
+        model = self.make()
+        if wrapped:
+            model = keras_svag.SVAGModel(model)
+        model.compile("adam", loss=self.loss, metrics=[self.metric])
+        return model
+
+
+CLIENTS = {
+    "vit": Client(
+        "small ViT, 32 x 32 images, B = 64",
+        vit,
+        images,
+        "sparse_categorical_crossentropy",
+        "accuracy",
+        64,
+        10,
+    ),
+    "transformer": Client(
+        "Transformer classifier, 200 words, B = 32",
+        transformer,
+        sentences,
+        "sparse_categorical_crossentropy",
+        "accuracy",
+        32,
+        20,
+    ),
+    "lstm": Client(
+        "LSTM, 120 hours, B = 256", lstm, windows, "mse", "mae", 256, 10
+    ),
+    "recommender": Client(
+        "recommender, 100,000 users x 32, B = 256",
+        recommender,
+        ratings,
+        "binary_crossentropy",
+        "accuracy",
+        256,
+        20,
+    ),
+}
+CONTENDERS = {"plain": False, "wrapped": True}
+
+
+def steps_timed(client):
+    """`{contender: function}` that give the seconds of a step."""
+    batches = client.batches()
+
+    def timed(model):
+        return lambda: seconds_per_step(model, batches, client.steps)
+
+    return {
+        contender: timed(client.compiled(wrapped))
+        for contender, wrapped in CONTENDERS.items()
+    }
+
+
+def print_memory_of_training(name, contender):
+    """Trains in this process and prints what it added, in MB."""
+    client = CLIENTS[name]
+    model, batches = client.compiled(CONTENDERS[contender]), client.batches()
+    next(iter(batches))
+    before = status_megabytes("VmRSS")
+    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    print(status_megabytes("VmHWM") - before)
+
+
+def megabytes_of_training(name, contender):
+    """What a training adds, measured in a process of its own."""
+    completed = subprocess.run(
+        [sys.executable, __file__, "--train", name, contender],
+        env={**os.environ, **ALLOCATORS["freed at once"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    return float(completed.stdout.split()[-1])
+
+
+def trainings_weighed(name):
+    """`{contender: function}` that give the megabytes of a training."""
+    return {
+        contender: lambda c=contender: megabytes_of_training(name, c)
+        for contender in CONTENDERS
+    }
+
+
+def megabytes(values):
+    return f"{statistics.median(values):.0f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--clients", nargs="+", default=list(CLIENTS), choices=CLIENTS
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.train:
+        print_memory_of_training(*arguments.train)
+        return
+    unit, shown = (
+        ("MB", megabytes)
+        if arguments.memory
+        else (
+            "ms",
+            milliseconds,
+        )
+    )
+    print_header(
+        "training", f"plain, {unit}", f"wrapped, {unit}", "ratio", "range"
+    )
+    for name in arguments.clients:
+        client = CLIENTS[name]
+        measured = alternating_rounds(
+            trainings_weighed(name)
+            if arguments.memory
+            else steps_timed(client),
+            arguments.rounds,
+            warm_up=not arguments.memory,
+        )
+        print_row(
+            client.title,
+            shown(measured["plain"]),
+            shown(measured["wrapped"]),
+            ratio_cells(measured["wrapped"], measured["plain"]),
+        )
+        keras.backend.clear_session()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Scripts on text: a batch is token numbers, strings, or ragged sentences."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from tests.clients.script import Trained, random_numbers
+
+WORDS = 30
+
+
+def _sentences(rows, length=12):
+    """Token numbers, and whether there are many small ones."""
+    x = random_numbers().integers(1, WORDS, (rows, length))
+    return x, (np.median(x, axis=1) < WORDS / 2).astype("float32")
+
+
+def bag_of_embeddings(wrap, folder):
+    """Text classification: arrays of any length, validation_split."""
+    x, y = _sentences(203)
+    model = wrap(
+        keras.Sequential(
+            [
+                layers.Embedding(WORDS, 8),
+                layers.GlobalAveragePooling1D(),
+                layers.Dense(16, activation="relu"),
+                layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+    )
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy", "AUC"])
+    stopping = keras.callbacks.EarlyStopping(
+        "val_loss", min_delta=1.0, patience=2, restore_best_weights=True
+    )
+    history = model.fit(
+        x,
+        y,
+        batch_size=32,
+        epochs=9,
+        validation_split=0.2,
+        callbacks=[stopping],
+        verbose=0,
+    )
+    assert len(history.epoch) == 3
+    return Trained(model, history.history, {"x": x, "y": y})
+
+
+def raw_strings(wrap, folder):
+    """An end-to-end model: strings in, TextVectorization within."""
+    numbers, y = _sentences(50)
+    texts = np.array([" ".join(f"word{n}" for n in row) for row in numbers])
+    vectorize = layers.TextVectorization(WORDS + 2, output_sequence_length=12)
+    vectorize.adapt(texts)
+    inputs = keras.Input((), dtype="string")
+    x = layers.Embedding(WORDS + 2, 8)(vectorize(inputs))
+    x = layers.Conv1D(8, 3, activation="relu")(x)
+    outputs = layers.Dense(1)(layers.GlobalMaxPooling1D()(x))
+    model = wrap(keras.Model(inputs, outputs))
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(1e-2), loss, metrics=["accuracy"])
+    train = tf.data.Dataset.from_tensor_slices((texts, y)).batch(16)
+    history = model.fit(train, epochs=2, verbose=0)
+    return Trained(model, history.history, {"x": train})
+
+
+@keras.saving.register_keras_serializable("clients")
+class TransformerBlock(layers.Layer):
+    """Attention and two dense layers, each added and normalized."""
+
+    def __init__(self, width, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.heads = width, heads
+        self.attention = layers.MultiHeadAttention(heads, width // heads)
+        self.feed_forward = keras.Sequential(
+            [layers.Dense(2 * width, activation="gelu"), layers.Dense(width)]
+        )
+        self.norms = [layers.LayerNormalization() for _ in range(2)]
+
+    def call(self, x):
+        x = self.norms[0](x + self.attention(x, x))
+        return self.norms[1](x + self.feed_forward(x))
+
+    def get_config(self):
+        sizes = {"width": self.width, "heads": self.heads}
+        return {**super().get_config(), **sizes}
+
+
+@keras.saving.register_keras_serializable("clients")
+class TokenAndPosition(layers.Layer):
+    """Embeds the tokens of a sentence and their places."""
+
+    def __init__(self, width, length, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.length = width, length
+        self.tokens = layers.Embedding(WORDS, width)
+        self.positions = layers.Embedding(length, width)
+
+    def call(self, x):
+        return self.tokens(x) + self.positions(ops.arange(self.length))
+
+    def get_config(self):
+        sizes = {"width": self.width, "length": self.length}
+        return {**super().get_config(), **sizes}
+
+
+def transformer(wrap, folder):
+    """A Transformer classifier: ModelCheckpoint, a schedule, clipping."""
+    x, y = _sentences(75)
+    inputs = keras.Input((12,))
+    hidden = TransformerBlock(8, heads=2)(TokenAndPosition(8, 12)(inputs))
+    hidden = layers.GlobalAveragePooling1D()(hidden)
+    outputs = layers.Dense(2, activation="softmax")(hidden)
+    model = wrap(keras.Model(inputs, outputs))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, 12, warmup_target=1e-2, warmup_steps=3
+    )
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=0.9, global_clipnorm=0.5),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        str(folder / "best.keras"), monitor="val_loss", save_best_only=True
+    )
+    history = model.fit(
+        x[:50],
+        y[:50],
+        batch_size=16,
+        epochs=3,
+        validation_data=(x[50:], y[50:]),
+        callbacks=[checkpoint],
+        verbose=0,
+    )
+    best = keras.models.load_model(folder / "best.keras")
+    return Trained(best, history.history, {"x": x[50:], "y": y[50:]})
+
+
+def sequence_tagger(wrap, folder):
+    """A tag for each word: padding is masked, sentences differ in length."""
+    x, _ = _sentences(40)
+    lengths = np.random.default_rng(1).integers(2, 13, 40)
+    x = np.where(np.arange(12) < lengths[:, None], x, 0)
+    model = wrap(
+        keras.Sequential(
+            [
+                layers.Embedding(WORDS, 8, mask_zero=True),
+                layers.GRU(6, return_sequences=True),
+                layers.Dense(3, activation="softmax"),
+            ]
+        )
+    )
+    model.compile(
+        keras.optimizers.SGD(0.5),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
+    )
+    history = model.fit(x, x % 3, batch_size=16, epochs=2, verbose=0)
+    return Trained(model, history.history, {"x": x, "y": x % 3})
+
+
+def sentences_in_buckets(wrap, folder):
+    """Batches of sentences of like lengths: no dimension is known."""
+    x, y = _sentences(60)
+    lengths = np.random.default_rng(1).integers(2, 13, 60)
+
+    def examples():
+        for row, length, label in zip(x, lengths, y, strict=True):
+            yield row[:length], label
+
+    train = tf.data.Dataset.from_generator(
+        examples,
+        output_signature=(
+            tf.TensorSpec([None], "int64"),
+            tf.TensorSpec([], "float32"),
+        ),
+    ).bucket_by_sequence_length(
+        lambda row, _: tf.size(row), [5, 9], bucket_batch_sizes=[16, 8, 5]
+    )
+    model = wrap(
+        keras.Sequential(
+            [
+                layers.Embedding(WORDS, 8),
+                layers.GlobalMaxPooling1D(),
+                layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+    )
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    history = model.fit(train, epochs=2, verbose=0)
+    return Trained(model, history.history, {"x": train})
+
+
+SCRIPTS = (
+    bag_of_embeddings,
+    raw_strings,
+    transformer,
+    sequence_tagger,
+    sentences_in_buckets,
+)

@@ -247,25 +247,20 @@ def main():
     if arguments.train:
         print_memory_of_training(*arguments.train)
         return
-    unit, shown = (
-        ("MB", megabytes)
-        if arguments.memory
-        else (
-            "ms",
-            milliseconds,
-        )
-    )
+    unit, shown = "ms", milliseconds
+    if arguments.memory:
+        unit, shown = "MB", megabytes
     print_header(
         "training", f"plain, {unit}", f"wrapped, {unit}", "ratio", "range"
     )
     for name in arguments.clients:
         client = CLIENTS[name]
+        if arguments.memory:
+            contenders = trainings_weighed(name)
+        else:
+            contenders = steps_timed(client)
         measured = alternating_rounds(
-            trainings_weighed(name)
-            if arguments.memory
-            else steps_timed(client),
-            arguments.rounds,
-            warm_up=not arguments.memory,
+            contenders, arguments.rounds, warm_up=not arguments.memory
         )
         print_row(
             client.title,

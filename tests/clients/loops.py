@@ -8,6 +8,8 @@ from keras import layers
 
 from tests.clients.script import Trained, random_numbers
 
+SIZES = (8, 3, 8, 1, 3, 17)
+
 
 def _curve(rows):
     rng = random_numbers()
@@ -54,7 +56,7 @@ def loop_of_ones_own(wrap, folder):
     model = wrap(_network())
     model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
     history = {}
-    for size in (8, 3, 8, 1, 3, 17):
+    for size in SIZES:
         logs = model.train_on_batch(x[:size], y[:size], return_dict=True)
         for key, value in logs.items():
             history.setdefault(key, []).append(float(value))

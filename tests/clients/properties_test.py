@@ -14,13 +14,13 @@ positive_weights = st.floats(0, 10, width=32)
 @st.composite
 def calls_of_fit(draw):
     """Arguments of `fit`: a number of rows, batches, weights, a split."""
-    rows = draw(st.integers(2, 20))
+    rows = draw(st.integers(2, 12))
     weights = st.lists(positive_weights, min_size=rows, max_size=rows)
     x, y = regression(rows, seed=draw(st.integers(0, 9)))
     return {
         "x": x,
         "y": y,
-        "batch_size": draw(st.integers(1, 24)),
+        "batch_size": draw(st.integers(1, 14)),
         "sample_weight": draw(st.none() | weights.map(np.float32)),
         "validation_split": draw(st.sampled_from((0.0, 0.3))),
     }

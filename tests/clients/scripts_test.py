@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -27,12 +28,30 @@ NOISE = {
     "weight_sq_norm",
 }
 
+# Not yet as unwrapped: whoever mends one takes it off this list.
+TRAINED_OTHERWISE = dict.fromkeys(
+    (
+        "bag_of_embeddings",
+        "raw_strings",
+        "transformer",
+        "sentences_in_buckets",
+        "ticket_triage",
+    ),
+    "Keras squares and clips the slices of a sparse gradient before it sums "
+    "those of the same row; the wrapper sums them first",
+)
+LOGGED_OTHERWISE = {
+    "ticket_triage": "the losses of the outputs are means over the halves, "
+    "weighted alike",
+}
+
 
 def as_it_is(model):
     return model
 
 
 class Runs(NamedTuple):
+    script: Callable
     plain: Trained
     wrapped: Trained
     plain_folder: pathlib.Path
@@ -46,8 +65,22 @@ def runs(request, tmp_path_factory):
     folders = [tmp_path_factory.mktemp(script.__name__) for _ in range(2)]
     plain = script(as_it_is, folders[0])
     wrapped = script(SVAGModel, folders[1])
-    yield Runs(plain, wrapped, *folders)
+    yield Runs(script, plain, wrapped, *folders)
     keras.backend.clear_session()
+
+
+@pytest.fixture
+def compared(request, runs):
+    """The runs, of which some are known to differ."""
+    name = runs.script.__name__
+    reason = TRAINED_OTHERWISE.get(name)
+    if "history" in request.function.__name__:
+        reason = reason or LOGGED_OTHERWISE.get(name)
+    if reason:
+        request.applymarker(
+            pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
+        )
+    return runs
 
 
 def assert_logs_close(ours, theirs):
@@ -57,16 +90,18 @@ def assert_logs_close(ours, theirs):
         )
 
 
-def test_weights_are_those_of_the_unwrapped_model(runs):
-    assert isinstance(runs.wrapped.model, SVAGModel)
+def test_weights_are_those_of_the_unwrapped_model(compared):
+    assert isinstance(compared.wrapped.model, SVAGModel)
     for ours, theirs in zip(
-        runs.wrapped.model.weights, runs.plain.model.weights, strict=True
+        compared.wrapped.model.weights,
+        compared.plain.model.weights,
+        strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_history_is_the_same_with_the_noise_added(runs):
-    ours, theirs = runs.wrapped.history, runs.plain.history
+def test_history_is_the_same_with_the_noise_added(compared):
+    ours, theirs = compared.wrapped.history, compared.plain.history
     assert set(ours) == set(theirs) | NOISE
     assert_logs_close(ours, theirs)
 
@@ -76,23 +111,30 @@ def test_noise_is_measured(runs):
     for key in NOISE:
         assert len(history[key]) == len(history["loss"])
     for key in ("noise_trace", "weight_sq_norm"):
-        assert np.all(np.isfinite(history[key]))
-        assert history[key][-1] > 0
+        assert 0 < history[key][-1] < np.inf
 
 
-def test_model_evaluates_as_unwrapped(runs):
+def test_one_row_says_nothing_of_noise(tmp_path):
+    history = loops.loop_of_ones_own(SVAGModel, tmp_path).history
+    alone = np.equal(loops.SIZES, 1)
+    assert alone.any()
+    for key in NOISE - {"weight_sq_norm"}:
+        np.testing.assert_array_equal(np.isnan(history[key]), alone)
+
+
+def test_model_evaluates_as_unwrapped(compared):
     ours, theirs = (
         run.model.evaluate(**run.data, return_dict=True, verbose=0)
-        for run in (runs.wrapped, runs.plain)
+        for run in (compared.wrapped, compared.plain)
     )
     assert set(ours) == set(theirs)
     assert_logs_close(ours, theirs)
 
 
-def test_model_predicts_as_unwrapped(runs):
+def test_model_predicts_as_unwrapped(compared):
     ours, theirs = (
         keras.tree.flatten(run.model.predict(run.data["x"], verbose=0))
-        for run in (runs.wrapped, runs.plain)
+        for run in (compared.wrapped, compared.plain)
     )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)

@@ -327,13 +327,15 @@ class SVAGModel(ModelWrapper):
     def _check_rows(self, data):
         rows = num_rows(data)
         if rows is None and self._needs_static_rows:
-            where = f"{self._num_replicas} replicas"
+            where, size = "jit_compile=True", "batch size"
+            if self._num_replicas > 1:
+                where = f"{self._num_replicas} replicas"
+                size += f", which is a multiple of {2 * self._num_replicas}"
             raise ValueError(
                 "SVAGModel needs batches of a static number of rows with "
-                f"{where if self._num_replicas > 1 else 'jit_compile=True'}, "
-                "got an unknown number; use .batch(batch_size, "
+                f"{where}, got an unknown number; use .batch(batch_size, "
                 "drop_remainder=True) with a tf.data.Dataset, and trim arrays "
-                "to a multiple of the batch size."
+                f"to a multiple of the {size}."
             )
         if self._simulates_sde and rows == 1:
             raise ValueError(

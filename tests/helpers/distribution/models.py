@@ -28,15 +28,20 @@ def refused(action, *parts):
 
 def check_batch_that_replicas_cannot_pair_is_refused(strategy):
     replicas = strategy.num_replicas_in_sync
-    for size in (replicas, 3 * replicas, 2 * replicas + 1):
+    for size, sentence in (
+        (replicas, ("at least 2 rows",)),
+        (
+            2 * replicas + 1,
+            ("drop_remainder=True", f"multiple of {2 * replicas}"),
+        ),
+    ):
         model = mirrored(strategy, True)
         before = model.get_weights()
         refused(
             lambda model=model, size=size: fit(
                 model, *regression(4 * size), size
             ),
-            "drop_remainder=True",
-            f"multiple of {2 * replicas}",
+            *sentence,
         )
         for ours, theirs in zip(model.get_weights(), before, strict=True):
             np.testing.assert_array_equal(ours, theirs)

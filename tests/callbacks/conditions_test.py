@@ -37,6 +37,8 @@ def labels(rows):
 
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_an_invariant_network_is_found_to_be_one(as_dataset):
+    # Eight steps may look like equilibrium by chance.
+    keras.utils.set_random_seed(0)
     model = compiled(
         invariant_network(), loss="sparse_categorical_crossentropy"
     )

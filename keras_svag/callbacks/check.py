@@ -92,7 +92,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     `load_state_dict` carry it into another process.
 
     Args:
-        batch_size: B, the simulated batch size, over all replicas.
+        batch_size: B, the simulated batch size, over all replicas and over
+            all batches whose gradients the optimizer accumulates.
         closeness: C, above 1: how close two runs are asked to be, the ratios
             of their equilibrium statistics within [1/C, C].
         kappas: factors on the batch size to judge, each at least 1.
@@ -508,7 +509,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                     self.batch_size,
                     "it is the batch size of the SGD that is simulated, over "
                     "all replicas: half of the batches that are fed for SVAG "
-                    "with pairing='independent', otherwise all of them",
+                    "with pairing='independent', all of those that are "
+                    "accumulated for one update, otherwise all of them",
                 )
             )
         if self.num_examples is not None and metric.num_examples not in (

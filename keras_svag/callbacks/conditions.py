@@ -131,9 +131,6 @@ def _other_reasons(model, optimizer, decayed, regularized):
         yield "the loss contains a regularizer; use the optimizer's decay"
     if any(getattr(optimizer, name, None) for name in _CLIPPING):
         yield "gradients are clipped"
-    accumulated = getattr(optimizer, "gradient_accumulation_steps", None)
-    if accumulated:
-        yield f"the gradients of {accumulated} batches are accumulated"
     if optimizer.weight_decay and not decayed:
         yield "weight decay excludes every trainable weight"
 

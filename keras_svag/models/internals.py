@@ -131,6 +131,12 @@ def inner_optimizer(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def accumulated_batches(optimizer):
+    """Of how many batches an update takes the mean gradient: 1, or more."""
+    optimizer = inner_optimizer(optimizer)
+    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+
 def learning_rate_schedule(optimizer):
     """The schedule of an optimizer's learning rate, or None."""
     rate = optimizer._learning_rate

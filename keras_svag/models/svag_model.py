@@ -17,6 +17,7 @@ from keras_svag.models.batches import (
     num_rows,
 )
 from keras_svag.models.internals import (
+    accumulated_batches,
     build_in_step,
     decayed_variables,
     has_batch_normalization,
@@ -61,7 +62,9 @@ class SVAGModel(ModelWrapper):
     BatchNormalization normalizes each by its own statistics.
 
     N is stated at one nominal batch size, whatever rows a batch has; a batch of
-    one row trains and is not measured. The pairs of `SVAG` are equal halves:
+    one row trains and is not measured. Where the optimizer accumulates the
+    gradients of k batches, each of them is measured, and the batch size that
+    N is stated at is k times theirs. The pairs of `SVAG` are equal halves:
     the last row of an odd batch is left out, and so is a batch that is smaller
     than the nominal one. With several replicas, or `jit_compile=True`, batches
     need a static number of rows.
@@ -75,8 +78,9 @@ class SVAGModel(ModelWrapper):
             are drawn from it.
         sampling: how they are drawn: `"shuffle"` (what `fit` does),
             `"without_replacement"` or `"with_replacement"`.
-        batch_size: rows of a nominal batch, over all replicas; by default the
-            batch size that `fit` is given, or the largest batch seen.
+        batch_size: rows of a nominal batch as it is fed, over all replicas; by
+            default the batch size that `fit` is given, or the largest batch
+            seen.
         **kwargs: `name` and the like, as for any `keras.Model`.
 
     Raises:
@@ -291,13 +295,14 @@ class SVAGModel(ModelWrapper):
         else:
             with tf.init_scope():
                 self.gradient_noise.follow_batch_size()
-            largest = self._largest_batch(data) // self._batches_per_step
-            self.gradient_noise.restate(largest)
+            self.gradient_noise.restate(
+                self._simulated_batch_size(self._largest_batch(data))
+            )
 
     def _set_batch_size(self, rows):
         """States N at the simulated size of batches of so many rows."""
         self.gradient_noise.set_batch_size(
-            rows // self._batches_per_step, rows // (2 * self._num_replicas)
+            self._simulated_batch_size(rows), rows // (2 * self._num_replicas)
         )
 
     def _measure(self, g1, g2, rows1, rows2):
@@ -370,10 +375,11 @@ class SVAGModel(ModelWrapper):
     def _needs_static_rows(self):
         return self._num_replicas > 1 or self._is_compiled
 
-    @property
-    def _batches_per_step(self):
-        """SGD's batches in one of those that are fed."""
-        return 2 if self._pairing == "independent" else 1
+    def _simulated_batch_size(self, rows):
+        """B where batches of so many rows are fed."""
+        if self._pairing == "independent":
+            return rows // 2
+        return rows * accumulated_batches(self.optimizer)
 
     @property
     def _weights(self):

@@ -11,6 +11,7 @@ from keras_svag import arguments
 from keras_svag.models.batches import first_rows
 from keras_svag.models.internals import (
     SavedLayer,
+    accumulated_batches,
     check_model,
     has_several_workers,
     is_saved_wrapper,
@@ -124,7 +125,8 @@ class ModelWrapper(keras.Model):
 
         Raises:
             ValueError: if a loss is reduced by other than a mean, or if
-                `steps_per_execution` is above 1 with several replicas.
+                `steps_per_execution` or the optimizer's
+                `gradient_accumulation_steps` is above 1 with several replicas.
         """
         self.model.compile(*args, **kwargs)
         self._take_compilation()
@@ -133,11 +135,18 @@ class ModelWrapper(keras.Model):
         """Trains by what the wrapped model is compiled with."""
         _check_losses(self.model.loss)
         steps = self.model.steps_per_execution
-        if self._num_replicas > 1 and steps > 1:
-            wanted = f"1 with {self._num_replicas} replicas"
-            raise ValueError(
-                arguments.refusal("steps_per_execution", wanted, steps)
-            )
+        # Keras fails at both in the depths of the first step.
+        for name, value, wanted in (
+            ("steps_per_execution", steps, 1),
+            (
+                "gradient_accumulation_steps",
+                accumulated_batches(self.model.optimizer),
+                None,
+            ),
+        ):
+            if self._num_replicas > 1 and value > 1:
+                wanted = f"{wanted} with {self._num_replicas} replicas"
+                raise ValueError(arguments.refusal(name, wanted, value))
         super().compile(
             self.model.optimizer,
             run_eagerly=self.model.run_eagerly,

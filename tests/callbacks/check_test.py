@@ -250,10 +250,6 @@ def test_adam_is_refused_and_pointed_to_the_square_root_rule():
     [
         (lambda: sgd(clipnorm=1.0), "gradients are clipped"),
         (
-            lambda: sgd(gradient_accumulation_steps=2),
-            "the gradients of 2 batches are accumulated",
-        ),
-        (
             lambda: sgd(weight_decay=0.01),
             "the loss is not scale-invariant",
         ),

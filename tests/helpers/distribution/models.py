@@ -47,13 +47,24 @@ def check_batch_that_replicas_cannot_pair_is_refused(strategy):
             np.testing.assert_array_equal(ours, theirs)
 
 
-def check_several_steps_per_execution_are_refused(strategy):
-    def compile_model():
+def check_what_keras_cannot_do_is_refused(strategy):
+    def compile_model(optimizer, **arguments):
         with strategy.scope():
             model = SVAGModel(dense_network())
-            model.compile(optimizer(), "mse", steps_per_execution=2)
+            model.compile(optimizer(), "mse", **arguments)
 
-    refused(compile_model, "`steps_per_execution` must be 1", "got 2")
+    refused(
+        lambda: compile_model(optimizer, steps_per_execution=2),
+        "`steps_per_execution` must be 1",
+        "got 2",
+    )
+    refused(
+        lambda: compile_model(
+            lambda: keras.optimizers.SGD(gradient_accumulation_steps=3)
+        ),
+        "`gradient_accumulation_steps` must be None",
+        "got 3",
+    )
 
 
 def check_optimizer_created_outside_the_scope_is_refused(strategy):

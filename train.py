@@ -32,7 +32,7 @@ from experiments.build import (
     make_plan,
     training_data,
 )
-from experiments.checkpoint import CheckpointFolder
+from experiments.checkpoint import CheckpointFolder, StreamsVersion
 from experiments.config import scaled_down
 from experiments.fit import (
     CheckpointInterval,
@@ -143,11 +143,14 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     check = make_check(config, dataset, make_batches(), workdir.path)
     checkpoints = CheckpointFolder(workdir.file("checkpoints"))
     found = checkpoints.newest()
+    streams = StreamsVersion(config.sampling)
+    if found is not None:
+        streams.check(found)
     writes = is_chief(strategy)
     if writes:
         workdir.begin(keep_events=found is not None)
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
-    callbacks = [TrainingClock(), stop_at_non_finite_loss]
+    callbacks = [TrainingClock(), stop_at_non_finite_loss, streams]
     if writes:
         callbacks += [
             HistoryFile(workdir.file("history.csv")),

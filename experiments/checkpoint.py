@@ -9,9 +9,11 @@ import warnings
 import zipfile
 import zlib
 
+import keras
 import numpy as np
 from keras import ops
 
+from experiments.datasets import STREAMS_VERSIONS
 from keras_svag.models.state import assign_replica_values, replica_values
 
 _PARTIAL = ".partial"
@@ -208,3 +210,34 @@ def _in_dtype_of(variable, array):
     # NumPy's files know bfloat16 by its size alone.
     is_unknown = array.dtype.kind == "V"
     return array.view(np.dtype(variable.dtype)) if is_unknown else array
+
+
+class StreamsVersion(keras.callbacks.Callback):
+    """Keeps in the checkpoints which batches a seed gave.
+
+    Args:
+        sampling: how the batches are drawn.
+    """
+
+    def __init__(self, sampling):
+        super().__init__()
+        self._version = STREAMS_VERSIONS[sampling]
+
+    def check(self, checkpoint):
+        """Raises a `ValueError` if the checkpoint's run drew other batches."""
+        # The first version was not saved.
+        saved = checkpoint.state.get(type(self).__name__, 1)
+        if saved != self._version:
+            raise ValueError(
+                f"The checkpoint of step {checkpoint.step} is of a version of "
+                "this project that draws other batches from the same seed "
+                f"(streams {saved}, here {self._version}): finish the run with "
+                "the version that began it, or remove the working directory "
+                "to start anew."
+            )
+
+    def state_dict(self):
+        return self._version
+
+    def load_state_dict(self, state):
+        """Does nothing: `check` was there before anything was built on it."""

@@ -3,6 +3,7 @@
 from experiments.datasets.augmentation import augment
 from experiments.datasets.loading import DATASETS, Dataset, load
 from experiments.datasets.pipeline import (
+    STREAMS_VERSIONS,
     evaluation_batches,
     full_batches,
     single_examples,
@@ -13,6 +14,7 @@ from experiments.datasets.pipeline import (
 __all__ = [
     "DATASETS",
     "Dataset",
+    "STREAMS_VERSIONS",
     "augment",
     "evaluation_batches",
     "full_batches",

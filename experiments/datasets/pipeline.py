@@ -5,6 +5,15 @@ import tensorflow as tf
 
 from keras_svag.noise.sampling import stream_seed, sub_batch_indices
 
+# Raise one when its sampling draws other batches from a seed: checkpoints hold
+# it, since a run has to end with the batches that it began with. Version 1 of
+# the last two ranked a key for each example.
+STREAMS_VERSIONS = {
+    "with_replacement": 1,
+    "without_replacement": 2,
+    "shuffle": 2,
+}
+
 
 def training_batches(
     images,

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.checkpoint import (
     CheckpointFolder,
+    StreamsVersion,
     restore_training_arrays,
     training_arrays,
 )
@@ -165,3 +166,21 @@ def test_a_checkpoint_of_another_model_is_refused():
         restore_training_arrays(model, [np.ones(3)] * len(before), True)
     for ours, theirs in zip(training_arrays(model), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sampling", ["without_replacement", "shuffle"])
+def test_a_checkpoint_of_other_batches_is_refused(folder, sampling):
+    streams = StreamsVersion(sampling)
+    folder.save(7, ARRAYS, {"StreamsVersion": streams.state_dict()})
+    streams.check(folder.newest())
+    # As it was before versions were saved.
+    folder.save(8, ARRAYS, {})
+    with pytest.raises(
+        ValueError, match="step 8 .* batches .*streams 1, here 2"
+    ):
+        streams.check(folder.newest())
+
+
+def test_runs_with_replacement_go_on_from_checkpoints_without_a_version(folder):
+    folder.save(7, ARRAYS, {})
+    StreamsVersion("with_replacement").check(folder.newest())

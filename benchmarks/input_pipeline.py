@@ -6,8 +6,10 @@
 function of (seed, step). The other pipeline is that of the Keras guides:
 shuffle, map over single examples, batch, prefetch. 50,000 random images of
 CIFAR's shape, 256 a step. Threads are limited by tf.data's own options. Below,
-the rate at which networks take examples in training: the digits MLP takes
-small batches without augmentation, so its own pipeline is measured beside it.
+what a step costs by the number of examples, which are single pixels without
+augmentation, so that little but the drawing is measured. Last, the rate at
+which networks take examples in training: the digits MLP takes small batches
+without augmentation, so its own pipeline is measured beside it.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 from side_by_side import (
     alternating_rounds,
+    milliseconds,
     print_header,
     print_row,
     ratio_cells,
@@ -30,10 +33,11 @@ from workloads import CIFAR, WORKLOADS, seconds_per_step
 from experiments import datasets
 
 ROWS = 256
+SAMPLING = ("with_replacement", "without_replacement", "shuffle")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
-def ours(images, labels, sampling, rows=ROWS):
+def ours(images, labels, sampling, rows=ROWS, augmentation=datasets.augment):
     return datasets.training_batches(
         images,
         labels,
@@ -41,7 +45,7 @@ def ours(images, labels, sampling, rows=ROWS):
         sub_batches_per_step=2,
         sampling=sampling,
         seed=0,
-        augmentation=datasets.augment,
+        augmentation=augmentation,
         preprocess=datasets.standardization(MEAN, STD, 255),
     )
 
@@ -84,14 +88,7 @@ def per_second(seconds):
 def compare_pipelines(images, labels, threads, rounds):
     pipelines = {
         "guides": of_the_guides(images, labels),
-        **{
-            sampling: ours(images, labels, sampling)
-            for sampling in (
-                "with_replacement",
-                "without_replacement",
-                "shuffle",
-            )
-        },
+        **{sampling: ours(images, labels, sampling) for sampling in SAMPLING},
     }
     seconds = alternating_rounds(
         {
@@ -120,6 +117,50 @@ def _turn(batches, steps):
     for _ in range(10):
         next(iterator)
     return seconds_per_example(iterator, steps, ROWS)
+
+
+def compare_sizes(rounds):
+    for size in (50_000, 10**6, 10**7):
+        pixels = np.zeros((size, 1, 1, 3), "uint8")
+        labels = np.zeros(size, "int32")
+        seconds = alternating_rounds(
+            {
+                sampling: functools.partial(
+                    _seconds_per_step,
+                    iter(
+                        limited(
+                            ours(pixels, labels, sampling, augmentation=None),
+                            threads=1,
+                        )
+                    ),
+                )
+                for sampling in SAMPLING
+            },
+            rounds,
+        )
+        for sampling, times in seconds.items():
+            print_row(
+                f"{size:,}",
+                f"`{sampling}`",
+                milliseconds(times),
+                ratio_cells(times, seconds["with_replacement"]),
+            )
+
+
+def _seconds_per_step(iterator):
+    # First what its buffer holds since its last turn; then by time, for a
+    # step may take seconds.
+    _steps_within(iterator, 0.1)
+    seconds, steps = _steps_within(iterator, 0.5)
+    return seconds / steps
+
+
+def _steps_within(iterator, limit):
+    start, steps = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - start) < limit:
+        next(iterator)
+        steps += 1
+    return seconds, steps
 
 
 def compare_networks(images, labels, rounds):
@@ -166,6 +207,11 @@ def main():
     print_header("pipeline", "examples/s", "to the guides'", "range")
     for threads in (1, 2):
         compare_pipelines(images, labels, threads, arguments.rounds)
+    print()
+    print_header(
+        "examples", "sampling", "ms a step", "to with_replacement", "range"
+    )
+    compare_sizes(arguments.rounds)
     print()
     print_header(
         "network", "trains, examples/s", "pipeline", "pipeline / net", "range"

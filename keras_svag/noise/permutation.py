@@ -7,9 +7,9 @@ import tensorflow as tf
 
 # Up to this size all random keys are ranked: exact, and no dearer.
 _MOST_RANKED = 1024
-# Two rounds multiply the bias of a pair of positions by one over the side of the
-# rectangle (derived), so that with 12 a test of all the pairs in a row would need
-# more than 10^10 permutations, of any size that is not ranked, to see it.
+# Two rounds multiply the bias of a pair of positions by one over the side of
+# the rectangle (derived): with 12, and more elements than are ranked, a test
+# of all pairs in a row would need more than 10^10 permutations to see it.
 _ROUNDS = 12
 
 

@@ -26,6 +26,7 @@ from side_by_side import (
     print_header,
     print_row,
     ratio_cells,
+    ratios,
 )
 from small_models import compiled, digits_batches
 from workloads import CIFAR, WORKLOADS, seconds_per_step
@@ -139,19 +140,22 @@ def compare_sizes(rounds):
             rounds,
         )
         for sampling, times in seconds.items():
+            each = ratios(times, seconds["with_replacement"])
+            low, middle, high = np.quantile(each, (0.25, 0.5, 0.75))
             print_row(
                 f"{size:,}",
                 f"`{sampling}`",
                 milliseconds(times),
-                ratio_cells(times, seconds["with_replacement"]),
+                f"{middle:.2f}",
+                f"{low:.2f} to {high:.2f}",
             )
 
 
 def _seconds_per_step(iterator):
-    # First what its buffer holds since its last turn; then by time, for a
-    # step may take seconds.
-    _steps_within(iterator, 0.1)
-    seconds, steps = _steps_within(iterator, 0.5)
+    # First what its buffer holds since its last turn. Short turns, since steps
+    # are short against what else happens on a machine.
+    _steps_within(iterator, 0.01)
+    seconds, steps = _steps_within(iterator, 0.03)
     return seconds / steps
 
 
@@ -208,10 +212,8 @@ def main():
     for threads in (1, 2):
         compare_pipelines(images, labels, threads, arguments.rounds)
     print()
-    print_header(
-        "examples", "sampling", "ms a step", "to with_replacement", "range"
-    )
-    compare_sizes(arguments.rounds)
+    print_header("examples", "sampling", "ms a step", "ratio", "middle half")
+    compare_sizes(30 * arguments.rounds)
     print()
     print_header(
         "network", "trains, examples/s", "pipeline", "pipeline / net", "range"

@@ -8,6 +8,8 @@ import time
 import zipfile
 
 import train
+from experiments.checkpoint import CheckpointFolder
+from experiments.datasets import STREAMS_VERSIONS
 from tests.helpers.paths import ROOT
 
 ARGUMENTS = (
@@ -63,6 +65,8 @@ def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
     assert code == 143
     assert "train.py: interrupted by SIGTERM: the same command goes" in errors
     assert not (interrupted / "results.json").exists()
+    found = CheckpointFolder(str(interrupted / "checkpoints")).newest()
+    assert found.state["StreamsVersion"] == STREAMS_VERSIONS["with_replacement"]
 
     code, _, errors = end(start(interrupted, *ARGUMENTS, **environment))
     assert code == 0, errors

@@ -17,6 +17,12 @@ import functools
 import os
 import sys
 
+from experiments.interruption import end_on_signals
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    end_on_signals()
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
@@ -248,8 +254,6 @@ def main(argv):
             f"{interruption}: the same command goes on from here.",
             interruption.exit_code,
         )
-    except KeyboardInterrupt:
-        return _ended("interrupted: the same command goes on.", 130)
     except (ValueError, TypeError, FloatingPointError) as error:
         return _ended(str(error), 1)
     except OSError as error:

@@ -1,15 +1,14 @@
 """`fit` that goes on, to the bit, where a killed process was."""
 
-import contextlib
 import dataclasses
 import re
 import signal
-import threading
 import time
 
 import keras
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
+from experiments.interruption import Interruption, exit_code
 from keras_svag.arguments import refusal
 from keras_svag.models.internals import has_several_workers
 
@@ -89,10 +88,10 @@ def resumable_fit(
     remember something have `state_dict()`, a value of JSON, and
     `load_state_dict`.
 
-    SIGINT and SIGTERM end the training at the next step (after validation,
-    if that is going on), when its state is saved; but in the last epoch's
-    validation training is done. Several workers, which would have to agree,
-    obey signals as usual.
+    SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the training at the next step (after
+    validation, if that is going on), when its state is saved; but in the last
+    epoch's validation training is done. Several workers, which would have to
+    agree, end at once.
 
     Args:
         model: a compiled and built model.
@@ -262,9 +261,6 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         return [c for c in self.callbacks if hasattr(c, "load_state_dict")]
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 class TrainingInterrupted(Exception):
     """Training was told to stop, and its state is saved.
 
@@ -272,47 +268,9 @@ class TrainingInterrupted(Exception):
         number: the signal's number.
 
     Attributes:
-        exit_code: 128 + `number`: 130 for SIGINT, 143 for SIGTERM.
+        exit_code: of a process that it ends: 130 for SIGINT, else 143.
     """
 
     def __init__(self, number):
         super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
-
-
-class Interruption(contextlib.AbstractContextManager):
-    """Context in which Ctrl-C and SIGTERM are noted instead of obeyed.
-
-    Asked twice the process obeys as usual, at once.
-
-    Args:
-        notes: False leaves the signals as they are.
-
-    Attributes:
-        signal: number of the signal that came, or None.
-    """
-
-    def __init__(self, notes=True):
-        self.signal = None
-        self._notes = notes
-        self._previous = {}
-
-    def __enter__(self):
-        # Only the main thread may handle signals.
-        is_main = threading.current_thread() is threading.main_thread()
-        if self._notes and is_main:
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception):
-        self._restore()
-
-    def _note(self, number, frame):
-        self.signal = number
-        self._restore()
-
-    def _restore(self):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        self.exit_code = exit_code(number)

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import keras
 import numpy as np
@@ -13,7 +12,6 @@ from experiments.checkpoint import CheckpointFolder, training_arrays
 from experiments.fit import (
     CheckpointInterval,
     FitPlan,
-    Interruption,
     TrainingInterrupted,
     resumable_fit,
 )
@@ -181,14 +179,18 @@ def test_a_checkpoint_every_so_many_seconds(tmp_path, in_peace):
     assert_same(end_state(fit(folder), folder), in_peace[False][0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_that_it_came_in(tmp_path, in_peace, number):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+)
+def test_a_signal_saves_the_step_that_it_came_in(
+    tmp_path, in_peace, number, code
+):
     folder = str(tmp_path)
     recorder = Recorder(lambda: os.kill(os.getpid(), number), 3)
     handler = signal.getsignal(number)
     with pytest.raises(TrainingInterrupted) as error:
         fit(folder, every="1000", recorder=recorder)
-    assert error.value.exit_code == 128 + number
+    assert error.value.exit_code == code
     assert signal.getsignal(number) is handler
     assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 3
     assert_same(end_state(fit(folder), folder), in_peace[False][0])
@@ -247,48 +249,10 @@ def test_no_interval_is_refused(text):
     assert repr(text) in str(error.value)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted(number):
-    before = signal.getsignal(number)
-    with Interruption() as interruption:
-        assert interruption.signal is None
-        signal.raise_signal(number)
-        assert interruption.signal == number
-    assert signal.getsignal(number) is before
-
-
-def test_the_second_one_interrupts_at_once():
-    with Interruption() as interruption:
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert interruption.signal == signal.SIGINT
-
-
-def test_handlers_are_left_alone_outside_the_main_thread():
-    before = signal.getsignal(signal.SIGTERM)
-    seen = []
-
-    def enter():
-        with Interruption() as interruption:
-            seen.append(signal.getsignal(signal.SIGTERM))
-            seen.append(interruption.signal)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert seen == [before, None]
-
-
-def test_signals_can_be_left_as_they_are():
-    with Interruption(notes=False):
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_exit_codes_are_those_of_the_shell():
+def test_exit_codes_are_those_of_ctrl_c_and_of_sigterm():
     assert TrainingInterrupted(signal.SIGINT).exit_code == 130
-    assert TrainingInterrupted(signal.SIGTERM).exit_code == 143
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        assert TrainingInterrupted(number).exit_code == 143
     assert "SIGTERM" in str(TrainingInterrupted(signal.SIGTERM))
 
 

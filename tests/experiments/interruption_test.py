@@ -1,0 +1,181 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from experiments.interruption import Interruption
+from tests.helpers.paths import ROOT
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+
+# Where the main thread hears of no signal, as in a long call of TensorFlow.
+LONG_CALL = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+
+
+@pytest.fixture
+def start():
+    """Starts a script, in a process that is there when it has printed."""
+    processes = []
+
+    def start(script, **kwargs):
+        imports = (
+            "import ctypes, hashlib, os, signal, sys, time\n"
+            "from experiments.interruption import Interruption, end_on_signals"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{imports}\n{textwrap.dedent(script)}"],
+            cwd=ROOT,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_is_noted(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert interruption.signal is None
+        signal.raise_signal(number)
+        assert interruption.signal == number
+    assert signal.getsignal(number) is before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def enter():
+        with Interruption() as interruption:
+            seen.append(signal.getsignal(signal.SIGTERM))
+            seen.append(interruption.signal)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before, None]
+
+
+def test_signals_can_be_obeyed():
+    with Interruption(notes=False):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_ends_a_wait():
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began = time.monotonic()
+    with Interruption() as interruption:
+        interruption.wait(20)
+        assert interruption.signal == signal.SIGTERM
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_ends_the_process_even_in_a_long_call(start, number):
+    process = start(
+        f"""
+        # As in the background of a shell's script.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_on_signals()
+        print(flush=True)
+        {LONG_CALL}
+        """
+    )
+    process.stdout.readline()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert errors.decode() == (
+        f"-c: interrupted by {number.name}: the same command goes on.\n"
+    )
+    expected = {signal.SIGINT: 130}.get(number, 143)
+    assert process.returncode == expected
+
+
+def test_signals_together_are_one_and_a_later_one_ends_the_process(start):
+    process = start(
+        f"""
+        end_on_signals()
+        with Interruption():
+            print(flush=True)
+            {LONG_CALL}
+        """
+    )
+    process.stdout.readline()
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.1)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+def test_nohup_is_respected(start):
+    process = start(
+        """
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        end_on_signals()
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            interruption.wait(0.2)
+            print(interruption.signal)
+        os.kill(os.getpid(), signal.SIGHUP)
+        """
+    )
+    output, errors = process.communicate(timeout=20)
+    assert (output, errors, process.returncode) == (b"None\n", b"", 0)
+
+
+def test_a_signal_that_another_library_takes_is_taken_back(start):
+    process = start(
+        f"""
+        end_on_signals()
+        ignore = ctypes.c_void_p(1)
+        ctypes.CDLL(None).signal(int(signal.SIGTERM), ignore)
+        print(flush=True)
+        {LONG_CALL}
+        """
+    )
+    process.stdout.readline()
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+
+
+def test_a_lost_terminal_is_no_error(start, tmp_path):
+    ours, theirs = os.openpty()
+    saved = tmp_path / "saved"
+    process = start(
+        f"""
+        import fcntl, termios
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        with Interruption() as interruption:
+            print("ready", flush=True)
+            interruption.wait(20)
+            print("a last word", flush=True)
+        open({str(saved)!r}, "w").write(str(interruption.signal))
+        """,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)
+    assert process.wait(timeout=20) == 0
+    assert saved.read_text() == str(int(signal.SIGHUP))

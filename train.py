@@ -109,6 +109,12 @@ _DETERMINISTIC = flags.DEFINE_bool(
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "key=value,value,…: runs the product of all that are given."
 )
+_SHARD = flags.DEFINE_string(
+    "shard",
+    None,
+    "i/n, counted from 1: the part of a sweep's runs that this process takes; "
+    "in a Slurm array, the task's.",
+)
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs of a sweep at the same time.")
 
 
@@ -242,11 +248,21 @@ def main(argv):
     try:
         if _SWEEP.value:
             return run_sweep(
-                _SWEEP.value, config, _WORKDIR.value, sys.argv, _JOBS.value
+                _SWEEP.value,
+                config,
+                _WORKDIR.value,
+                sys.argv,
+                _JOBS.value,
+                _SHARD.value,
             )
         if _JOBS.value != 1:
             raise ValueError(
                 f"--jobs={_JOBS.value} needs a --sweep, whose runs it counts."
+            )
+        if _SHARD.value is not None:
+            raise ValueError(
+                f"--shard={_SHARD.value} needs a --sweep, whose runs it takes "
+                "a part of."
             )
         return run_alone(config)
     except TrainingInterrupted as interruption:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-_NUMBERS = [
+SIGNALS = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
     if hasattr(signal, name)  # Windows has two of them.
@@ -111,7 +111,7 @@ class _Listener:
             self._previous_fd = signal.set_wakeup_fd(
                 self._theirs.fileno(), warn_on_full_buffer=False
             )
-            for number in _NUMBERS:
+            for number in SIGNALS:
                 handler = signal.getsignal(number)
                 if handler != signal.SIG_IGN or number == signal.SIGINT:
                     self._previous[number] = signal.signal(number, self._note)
@@ -147,7 +147,7 @@ class _Listener:
                     continue
                 if not number:
                     return
-                if number[0] in _NUMBERS:
+                if number[0] in SIGNALS:
                     self._heard(signal.Signals(number[0]))
 
     def _take_back(self):

@@ -116,6 +116,26 @@ class WorkDir:
             )
 
 
+def is_locked(path):
+    """Whether a process writes to a run's directory."""
+    if fcntl is None:
+        return False
+    try:
+        directory = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Shared, so that of two that look at once none sees the other.
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
+    return False
+
+
 class HistoryFile(keras.callbacks.Callback):
     """Writes the logs of every epoch to a CSV file, a row each.
 

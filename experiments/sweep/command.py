@@ -3,15 +3,18 @@
 import csv
 import math
 import os
+import signal
 import sys
 
 from experiments.config import scaled_down
-from experiments.run_folder import WorkDir, unwritable
+from experiments.interruption import exit_code
+from experiments.run_folder import WorkDir, is_locked, unwritable
 from experiments.sweep.grid import arguments_of_a_run, swept_runs
 from experiments.sweep.runner import Job, SweepRunner
+from experiments.sweep.shard import Shard
 
 
-def run_sweep(specifications, config, workdir, arguments, parallel):
+def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
     """Runs a sweep, each run as a process of the program that calls it.
 
     Runs that are finished are skipped, as are those whose loss has become one
@@ -25,36 +28,45 @@ def run_sweep(specifications, config, workdir, arguments, parallel):
         arguments: list of strings, the program and the arguments that it was
             started with.
         parallel: how many runs run at a time.
+        shard: "i/n", the part of the runs that this process takes, or None:
+            that of the Slurm array which it is a task of, or all of them.
 
     Returns:
-        The exit code: 0 if every run is finished or has diverged, 1 if a run
-        failed, 130 if the sweep or a run of it was interrupted, so that the
-        same command goes on.
+        The exit code: that of the signal which ended the sweep (130 for
+        SIGINT, else 143), 1 if a run failed, 130 if someone else interrupted
+        a run; the same command goes on in all of these. Otherwise 0: every
+        run is finished, has diverged or is run by another process.
 
     Raises:
         ValueError: if the sweep cannot be run as it is asked for.
     """
     program, *arguments = arguments
     command = [sys.executable, program, *arguments_of_a_run(arguments)]
+    shard = Shard.parse(shard, os.environ)
     runs = swept_runs(specifications, config)
     jobs = [_job(run, os.path.join(workdir, run.name), command) for run in runs]
+    if shard.count > 1:
+        jobs = shard.of(jobs, cost=lambda job: job.cost)
+        print(
+            f"Shard {shard.index} of {shard.count}: {len(jobs)} of the "
+            f"{len(runs)} runs.",
+            flush=True,
+        )
     runner = SweepRunner(jobs, parallel)
     for job in jobs:
-        if not job.is_finished:
+        if not job.is_finished():
             folder = os.path.dirname(job.log_file)
             try:
                 os.makedirs(folder, exist_ok=True)
             except OSError as error:
                 raise unwritable(folder, error) from error
-    is_interrupted = False
-    try:
-        runner.run()
-    except KeyboardInterrupt:
-        is_interrupted = True
-    print(_summary(runner, jobs, workdir, is_interrupted))
-    if runner.failed and not is_interrupted:
+    runner.run()
+    print(_summary(runner, jobs, workdir))
+    if runner.signal is not None:
+        return exit_code(runner.signal)
+    if runner.failed:
         return 1
-    return 130 if is_interrupted or runner.interrupted else 0
+    return exit_code(signal.SIGINT) if runner.interrupted else 0
 
 
 def _job(run, path, command):
@@ -65,7 +77,8 @@ def _job(run, path, command):
         log_file=workdir.file("output.log"),
         command=[*command, *run.arguments, f"--workdir={path}"],
         cost=config.epochs * config.ell * (config.get("num_examples") or 1),
-        is_finished=workdir.results is not None,
+        is_finished=lambda: workdir.results is not None,
+        is_elsewhere=lambda: is_locked(path),
         has_diverged=lambda: _has_diverged(workdir),
         fraction_done=lambda started: _fraction_done(
             workdir.file("history.csv"), config.epochs, started
@@ -98,7 +111,7 @@ def _has_diverged(workdir):
         return False
 
 
-def _summary(runner, jobs, workdir, is_interrupted):
+def _summary(runner, jobs, workdir):
     lines = []
     for job in jobs:
         folder = os.path.dirname(job.log_file)
@@ -111,6 +124,8 @@ def _summary(runner, jobs, workdir, is_interrupted):
             lines.append(
                 f"interrupted: {job.name}; the same command goes on with it"
             )
+        elif job.name in runner.elsewhere:
+            lines.append(f"elsewhere: {job.name}, which another process runs")
         elif job.name in runner.failed:
             code = runner.failed[job.name]
             lines.append(
@@ -122,7 +137,9 @@ def _summary(runner, jobs, workdir, is_interrupted):
     done = f"{len(runner.finished)} of {len(jobs)} runs are finished"
     if runner.diverged:
         done += f", {len(runner.diverged)} diverged"
-    if is_interrupted:
+    if runner.elsewhere:
+        done += f", {len(runner.elsewhere)} elsewhere"
+    if runner.signal is not None:
         lines.append(
             f"Interrupted: {done}; the same command goes on from here."
         )

@@ -10,6 +10,7 @@ from keras_svag import arguments
 
 SCALE_LR = ("none", "linear")
 _BOOLEANS = {"true": True, "false": False}
+_OF_A_SWEEP = ("sweep", "shard", "jobs", "workdir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +179,8 @@ def arguments_of_a_run(command_line):
         command_line: list of strings, without the program.
 
     Returns:
-        A list of strings: neither `--sweep` nor `--jobs` nor `--workdir` are
-        left in it.
+        A list of strings, with none of `--sweep`, `--shard`, `--jobs` and
+        `--workdir` left in it.
 
     Raises:
         ValueError: if flags come from a file.
@@ -190,7 +191,7 @@ def arguments_of_a_run(command_line):
             skips_value = False
             continue
         name, equals, _ = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name in ("sweep", "jobs", "workdir"):
+        if argument.startswith("-") and name in _OF_A_SWEEP:
             skips_value = not equals
             continue
         if argument.startswith("-") and name == "flagfile":

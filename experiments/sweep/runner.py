@@ -1,26 +1,21 @@
 """Runs the runs of a sweep in processes of their own."""
 
-import contextlib
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 
+from experiments.interruption import SIGNALS, Interruption, exit_code
 from experiments.sweep.progress import duration, progress_line, time_left
 
 # How long a process may take to end after it was asked to: it ends the step
 # that it is in, a whole pass of the data for NGD, and writes a checkpoint.
 _GRACE_SECONDS = 120
 
-# Exit codes of a process that was told to end, by a shell's count and by
-# Python's if it had no handler yet.
+# Exit codes of a process that was told to end, or that had no handler yet.
 _INTERRUPTED = {
-    code
-    for number in (signal.SIGINT, signal.SIGTERM)
-    for code in (128 + number, -number)
+    code for number in SIGNALS for code in (exit_code(number), -number)
 }
 
 # Of a terminal: to its start, and erase what is right of it.
@@ -36,9 +31,11 @@ class Job:
         log_file: path of the file that its output goes to.
         command: list of strings, the program and its arguments.
         cost: a number > 0, proportional to the time that it takes.
-        is_finished: boolean, whether it was finished before.
+        is_finished: function without arguments to whether it is finished.
         has_diverged: function without arguments to whether its loss has
             become one that is not finite, which ends it for good.
+        is_elsewhere: function without arguments to whether another process
+            runs it.
         fraction_done: function from the time it was started at, as
             `time.time()` gives it, to the fraction of it that is done.
     """
@@ -47,8 +44,9 @@ class Job:
     log_file: str
     command: list
     cost: float = 1.0
-    is_finished: bool = False
+    is_finished: object = lambda: False
     has_diverged: object = lambda: False
+    is_elsewhere: object = lambda: False
     fraction_done: object = lambda started: 0.0
 
 
@@ -93,9 +91,10 @@ class SweepRunner:
     """Runs jobs, some at a time, and says how far they are.
 
     A job that fails does not stop the others. One that has diverged is not
-    run again. If this process is interrupted or told to terminate, it ends
-    the running ones and waits until they have saved their state; asked twice,
-    it waits no longer.
+    run again, nor is one that another process runs or has finished meanwhile.
+    If this process is told to end, by SIGINT or one of its kin, it tells the
+    running ones and waits until they have saved their state; asked twice, it
+    waits no longer.
 
     Args:
         jobs: list of `Job`s.
@@ -112,6 +111,8 @@ class SweepRunner:
             of their processes.
         interrupted: names of the jobs whose process someone else has told to
             end.
+        elsewhere: names of the jobs that another process runs.
+        signal: number of the signal that ended the sweep, or None.
 
     Raises:
         ValueError: if `parallel` is below 1.
@@ -132,28 +133,21 @@ class SweepRunner:
         self._start = start
         self._output = output
         self._poll_seconds = poll_seconds
-        self.finished = [job.name for job in jobs if job.is_finished]
-        self._waiting = [
-            job for job in jobs if not (job.is_finished or job.has_diverged())
-        ]
-        to_run = {job.name for job in self._waiting}
-        self.diverged = [
-            name for name in self._jobs if name not in {*to_run, *self.finished}
-        ]
+        self.finished = [job.name for job in jobs if job.is_finished()]
+        rest = [job for job in jobs if job.name not in self.finished]
+        self.diverged = [job.name for job in rest if job.has_diverged()]
+        self._waiting = [job for job in rest if job.name not in self.diverged]
         self.failed = {}
         self.interrupted = []
+        self.elsewhere = []
+        self.signal = None
         self._processes = {}
         self._started = {}
         self._seconds = {}
         self._before = {}
 
     def run(self):
-        """Runs all jobs that are not finished.
-
-        Raises:
-            KeyboardInterrupt: if it was interrupted, after the processes
-                have ended.
-        """
+        """Runs all jobs that are not finished, or until a signal comes."""
         if self.finished:
             self._print(
                 f"{len(self.finished)} of {len(self._jobs)} runs are finished "
@@ -164,23 +158,33 @@ class SweepRunner:
                 f"{len(self.diverged)} of {len(self._jobs)} runs have diverged "
                 "before and are not run again."
             )
-        with _terminate_as_interrupt():
+        with Interruption() as interruption:
             try:
                 while self._waiting or self._processes:
                     self._start_waiting()
                     self._show_progress()
-                    time.sleep(self._poll_seconds)
+                    interruption.wait(self._poll_seconds)
                     self._collect_ended()
+                    if interruption.signal is not None:
+                        break
             finally:
                 self._clear_progress()
                 self._end_processes()
+            self.signal = interruption.signal
 
     def _start_waiting(self):
         while self._waiting and len(self._processes) < self._parallel:
             job = self._waiting.pop(0)
-            self._before[job.name] = job.fraction_done(0.0)
-            self._started[job.name] = time.time()
-            self._processes[job.name] = self._start(job)
+            if job.is_finished():
+                self.finished.append(job.name)
+                self._print(f"{job.name} was finished by another process.")
+            elif job.is_elsewhere():
+                self.elsewhere.append(job.name)
+                self._print(f"{job.name} is run by another process.")
+            else:
+                self._before[job.name] = job.fraction_done(0.0)
+                self._started[job.name] = time.time()
+                self._processes[job.name] = self._start(job)
 
     def _collect_ended(self):
         now = time.time()
@@ -197,7 +201,7 @@ class SweepRunner:
     def _ending(self, name, code):
         """Files how a job has ended; returns it in words."""
         took = duration(self._seconds[name])
-        if code == 0:
+        if code == 0 or self._jobs[name].is_finished():
             self.finished.append(name)
             return f"is finished, in {took}"
         if self._jobs[name].has_diverged():
@@ -206,6 +210,9 @@ class SweepRunner:
         if code in _INTERRUPTED:
             self.interrupted.append(name)
             return f"was interrupted, after {took}"
+        if self._jobs[name].is_elsewhere():
+            self.elsewhere.append(name)
+            return "is run by another process"
         self.failed[name] = code
         return f"has failed, after {took}"
 
@@ -222,7 +229,7 @@ class SweepRunner:
         try:
             for process in processes:
                 process.wait(max(deadline - time.monotonic(), 0))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        except subprocess.TimeoutExpired:
             for process in processes:
                 process.kill()
             for process in processes:
@@ -241,6 +248,7 @@ class SweepRunner:
             "diverged": len(self.diverged),
             "failed": len(self.failed),
             "interrupted": len(self.interrupted),
+            "elsewhere": len(self.elsewhere),
         }
         ended = [name for name in self.finished if name in self._seconds]
         counted = {
@@ -275,17 +283,3 @@ class SweepRunner:
     def _print(self, line):
         self._clear_progress()
         print(line, file=self._output, flush=True)
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt():
-    """Context in which SIGTERM is what Ctrl-C is."""
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may handle signals.
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

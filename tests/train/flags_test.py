@@ -22,6 +22,8 @@ ROWS = [
     (["--jobs=x"], "--jobs=x", "int"),
     (["--jobs=2"], "--jobs=2", "--sweep"),
     (["--jobs=0", "--sweep=ell=1"], "--jobs must be at least 1", "got 0"),
+    (["--shard=1/2"], "--shard=1/2", "--sweep"),
+    (["--shard=0/2", "--sweep=ell=1"], "counted from 1", "'0/2'"),
     (["--sweep=nosuch=1"], "--sweep names 'nosuch'", "batch_size"),
     (["--checkpoint_every=1m"], "`checkpoint_every` must be", "got '1m'"),
     (["--deterministic=maybe"], "--deterministic=maybe", "oolean"),

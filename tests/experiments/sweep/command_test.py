@@ -3,6 +3,7 @@ import json
 import pytest
 
 from configs import digits
+from experiments.run_folder import WorkDir
 from experiments.sweep.command import run_sweep
 
 # Stands in for train.py: fails with ell=3, has the sweep interrupted with
@@ -37,7 +38,7 @@ def sweep(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 
-    def run(*specifications, parallel=1, arguments=(), **overrides):
+    def run(*specifications, parallel=1, arguments=(), shard=None, **overrides):
         config = digits.get_config()
         config.update(overrides)
         command = [str(program), *arguments, *specifications]
@@ -48,6 +49,7 @@ def sweep(tmp_path):
             workdir,
             command,
             parallel,
+            shard,
         )
 
     return run
@@ -121,7 +123,7 @@ def test_failed_run_is_reported_at_the_end(sweep, tmp_path, capsys):
 
 
 def test_interrupted_sweep_says_how_it_goes_on(sweep, tmp_path, capsys):
-    assert sweep("--sweep=ell=1,5,4") == 130
+    assert sweep("--sweep=ell=1,5,4") == 143
     assert set(results(tmp_path)) == {"ell=1"}
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == (
@@ -162,6 +164,35 @@ def test_an_interrupted_run_is_no_failure(sweep, tmp_path, capsys):
     assert interrupted == "interrupted: ell=7; the same command goes on with it"
     assert summary.startswith("2 of 3 runs are finished, in")
     assert sweep("--sweep=ell=1,3,7") == 1
+
+
+def test_a_run_of_another_process_is_no_failure(sweep, tmp_path, capsys):
+    folder = tmp_path / "runs" / "ell=2"
+    other = WorkDir(str(folder), configuration(ell=2))
+    other.begin()
+    (folder / "output.log").write_text("of the other process")
+    assert sweep("--sweep=ell=1,2,4") == 0
+    *_, elsewhere, summary = capsys.readouterr().out.splitlines()
+    assert elsewhere == "elsewhere: ell=2, which another process runs"
+    assert summary.startswith("2 of 3 runs are finished, 1 elsewhere, in")
+    assert (folder / "output.log").read_text() == "of the other process"
+    del other
+    assert sweep("--sweep=ell=1,2,4") == 0
+    assert set(results(tmp_path)) == {"ell=1", "ell=2", "ell=4"}
+
+
+def test_shards_share_the_runs(sweep, tmp_path, capsys, monkeypatch):
+    sweeps = ("--sweep=ell=1,2", "--sweep=seed=0,1")
+    assert sweep(*sweeps, shard="1/2") == 0
+    assert "Shard 1 of 2: 2 of the 4 runs." in capsys.readouterr().out
+    first = set(results(tmp_path))
+    assert len(first) == 2
+    for name, value in (("ID", 7), ("MIN", 6), ("COUNT", 2)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    assert sweep(*sweeps) == 0
+    assert "2 of 2 runs are finished, in" in capsys.readouterr().out
+    assert len(results(tmp_path)) == 4
+    assert all("shard" not in flags for flags in results(tmp_path).values())
 
 
 def test_folder_of_other_runs_is_refused_before_any_is_run(

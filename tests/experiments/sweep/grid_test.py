@@ -150,6 +150,7 @@ def test_a_run_is_no_sweep():
         "-jobs",
         "2",
         "--jobs=3",
+        "--shard=1/2",
         "--workdir=runs/sweep",
         "--workdir",
         "elsewhere",

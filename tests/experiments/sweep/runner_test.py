@@ -46,7 +46,7 @@ class Starter:
 
     def __call__(self, job):
         if job.name == self.interrupt_at:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         self.started.append(job.name)
         process = FakeProcess(self.codes.get(job.name, 0), self.polls)
         self.processes[job.name] = process
@@ -82,7 +82,7 @@ def test_as_many_run_at_a_time_as_are_allowed():
 
 def test_finished_runs_are_not_started():
     start = Starter()
-    runner, output = run([job("a", is_finished=True), job("b")], start)
+    runner, output = run([job("a", is_finished=lambda: True), job("b")], start)
     assert start.started == ["b"]
     assert runner.finished == ["a", "b"]
     assert "1 of 2 runs are finished already" in output
@@ -114,7 +114,25 @@ def test_what_has_diverged_before_is_not_started():
     assert "1 of 2 runs have diverged before" in output
 
 
-@pytest.mark.parametrize("code", [130, 143, -signal.SIGTERM])
+def test_what_another_process_runs_or_has_finished_is_left_to_it():
+    start = Starter(codes={"c": 1, "d": 1})
+    finished = iter([False, True])
+    jobs = [
+        job("a", is_elsewhere=lambda: True),
+        job("b", is_finished=lambda: next(finished)),
+        # The other process was quicker to begin, or to end.
+        job("c", is_elsewhere=lambda: "c" in start.started),
+        job("d", is_finished=lambda: "d" in start.started),
+    ]
+    runner, output = run(jobs, start)
+    assert start.started == ["c", "d"]
+    assert runner.elsewhere == ["a", "c"]
+    assert (runner.finished, runner.failed) == (["b", "d"], {})
+    assert "c is run by another process" in output
+    assert "[4/4]  2 elsewhere" in output
+
+
+@pytest.mark.parametrize("code", [130, 143, -signal.SIGTERM, -signal.SIGUSR1])
 def test_a_run_that_was_told_to_end_is_no_failure(code):
     start = Starter(codes={"a": code})
     runner, output = run([job("a"), job("b")], start)
@@ -123,32 +141,28 @@ def test_a_run_that_was_told_to_end_is_no_failure(code):
     assert "a was interrupted" in output
 
 
-def test_interrupt_ends_what_is_running():
+def test_a_signal_ends_what_is_running():
     start = Starter(polls=99, interrupt_at="b")
-    with pytest.raises(KeyboardInterrupt):
-        run([job("a"), job("b")], start, parallel=2)
+    runner, _ = run([job("a"), job("b"), job("c")], start, parallel=2)
+    assert start.started == ["a", "b"]
     assert start.processes["a"].calls == ["terminate", "wait"]
+    assert runner.signal == signal.SIGTERM
 
 
-@pytest.mark.parametrize(
-    "why", [subprocess.TimeoutExpired("x", 1), KeyboardInterrupt()]
-)
-def test_a_process_that_does_not_end_is_killed(why):
+def test_a_process_that_does_not_end_is_killed():
     class Stubborn(FakeProcess):
         def wait(self, timeout=None):
             super().wait()
             if timeout:
-                raise why
+                raise subprocess.TimeoutExpired("x", 1)
 
     process = Stubborn(polls=99)
 
     def start(job):
-        if job.name == "b":
-            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
         return process
 
-    with pytest.raises(KeyboardInterrupt):
-        run([job("a"), job("b")], start, parallel=2)
+    run([job("a")], start)
     assert process.calls == ["terminate", "wait", "kill", "wait"]
 
 
@@ -166,8 +180,8 @@ def test_interrupted_processes_are_gone(tmp_path):
     threading.Thread(target=interrupt, daemon=True).start()
     runner = SweepRunner([sleeper], output=io.StringIO(), poll_seconds=0.02)
     previous = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        runner.run()
+    runner.run()
+    assert runner.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is previous
     with pytest.raises(ProcessLookupError):
         os.kill(int(log.read_text()), 0)

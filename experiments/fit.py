@@ -88,10 +88,10 @@ def resumable_fit(
     remember something have `state_dict()`, a value of JSON, and
     `load_state_dict`.
 
-    SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the training at the next step (after
-    validation, if that is going on), when its state is saved; but in the last
-    epoch's validation training is done. Several workers, which would have to
-    agree, end at once.
+    SIGINT, SIGTERM and their kin (`experiments.interruption`) end the training
+    at the next step (after validation, if that is going on), when its state is
+    saved; but in the last epoch's validation training is done. Several workers,
+    which would have to agree, end at once.
 
     Args:
         model: a compiled and built model.

@@ -1,7 +1,7 @@
 """What a process does when it is told to end: at once, or once it has saved.
 
-SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's
-warning of the time limit) do the same.
+SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 and SIGUSR2
+(a warning of Slurm's time limit, by custom and by submitit) do the same.
 
 No exception carries a signal: an import or a callback of C may swallow one. A
 thread hears of every signal, also while the main thread is in a long call.
@@ -18,7 +18,7 @@ import time
 
 SIGNALS = [
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)  # Windows has two of them.
 ]
 

@@ -11,7 +11,8 @@ import pytest
 from experiments.interruption import Interruption
 from tests.helpers.paths import ROOT
 
-NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2".split()
+NUMBERS = [getattr(signal, name) for name in NAMES]
 
 # Where the main thread hears of no signal, as in a long call of TensorFlow.
 LONG_CALL = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"

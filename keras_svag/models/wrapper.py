@@ -19,6 +19,7 @@ from keras_svag.models.internals import (
     overrides,
     share_compilation,
 )
+from keras_svag.models.preprocessing import preprocessed_fit, preprocesses
 
 _MEAN_REDUCTIONS = ("sum_over_batch_size", "mean")
 
@@ -174,8 +175,14 @@ class ModelWrapper(keras.Model):
     def test_step(self, data):
         return self.model.test_step(data)
 
-    def predict_step(self, data):
-        return self.model.predict_step(data)
+    def predict(self, *args, **kwargs):
+        return self.model.predict(*args, **kwargs)
+
+    def predict_on_batch(self, *args, **kwargs):
+        return self.model.predict_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        return self.model.test_on_batch(*args, **kwargs)
 
     @property
     def _num_replicas(self):
@@ -207,6 +214,11 @@ class ModelWrapper(keras.Model):
             metric.reset_state()
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        if preprocesses(self.model):
+            kwargs = preprocessed_fit(
+                self.model, x, y, batch_size, *args, **kwargs
+            )
+            x, y, batch_size, args = kwargs.pop("x"), kwargs.pop("y"), None, ()
         self._trace_anew_unless_fed(x, batch_size)
         # A function, for Keras would take the parts of a nest for its own.
         self._rows_of_fit = functools.partial(first_rows, x)
@@ -223,9 +235,12 @@ class ModelWrapper(keras.Model):
         """
         return None if self._rows_of_fit is None else self._rows_of_fit(most)
 
-    def train_on_batch(self, x, *args, **kwargs):
+    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+        if preprocesses(self.model):
+            batch = self.model.preprocess_samples(x, y, sample_weight)
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         self._trace_anew_unless_fed(x, None)
-        return super().train_on_batch(x, *args, **kwargs)
+        return super().train_on_batch(x, y, sample_weight, *args, **kwargs)
 
     def _trace_anew_unless_fed(self, x, batch_size):
         # A function traced for two batch sizes has a dynamic one, and no
@@ -241,12 +256,12 @@ class ModelWrapper(keras.Model):
         return True
 
     def evaluate(self, *args, **kwargs):
+        # Within `fit`, Keras has the data, which are preprocessed.
+        within_fit = kwargs.get("_use_cached_eval_dataset", False)
+        if overrides(self.model, "evaluate") and not within_fit:
+            return self.model.evaluate(*args, **kwargs)
         with self._training_metrics_hidden():
             return super().evaluate(*args, **kwargs)
-
-    def test_on_batch(self, *args, **kwargs):
-        with self._training_metrics_hidden():
-            return super().test_on_batch(*args, **kwargs)
 
     @contextlib.contextmanager
     def _training_metrics_hidden(self):
@@ -314,13 +329,6 @@ def _check_wrappable(model):
             "is and measure it beside training, by "
             "keras_svag.measure_gradient_noise(model, dataset, ...) or the "
             "callback keras_svag.LinearScalingRuleCheck(probe=dataset)."
-        )
-    if overrides(model, "fit") and getattr(model, "preprocessor", None):
-        raise ValueError(
-            f"`model` must take preprocessed inputs, got {type(model).__name__}"
-            ", which preprocesses them in a `fit` that the wrapper would not "
-            "call; set `model.preprocessor = None` before you wrap it, and "
-            "train on `preprocessor(x, y)` or `dataset.map(preprocessor)`."
         )
     strategy = model.distribute_strategy
     if strategy is not tf.distribute.get_strategy():

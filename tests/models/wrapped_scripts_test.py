@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import SVAG, NGDModel, SVAGModel
+from keras_svag.models.preprocessing import preprocessed_fit
 from tests.helpers.small_problems import classification, regression
 
 NOISE = {
@@ -507,36 +508,93 @@ def test_train_step_of_the_models_own_is_refused_and_told_of_the_probe():
 
 
 class Task(keras.Sequential):
-    """Preprocesses in its own `fit`, as the models of KerasHub do."""
+    """Preprocesses in methods of its own, as the models of KerasHub do."""
 
-    preprocessor = None
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        # Where TensorFlow selects rows, it forgets how many there were.
+        x = tf.boolean_mask(2 * x, tf.ones_like(x[:, 0]) > 0)
+        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
-    def fit(self, x, *args, **kwargs):
-        if self.preprocessor is not None:
-            x = self.preprocessor(x)
-        return super().fit(x, *args, **kwargs)
+    def evaluate(self, x, y=None, **kwargs):
+        if not kwargs.get("_use_cached_eval_dataset"):
+            x = 2 * x
+        return super().evaluate(x, y, **kwargs)
+
+    def predict(self, x, **kwargs):
+        return super().predict(2 * x, **kwargs)
+
+    def test_on_batch(self, x, *args, **kwargs):
+        return super().test_on_batch(2 * x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        return super().predict_on_batch(2 * x)
 
 
-def test_model_that_preprocesses_in_fit_is_told_to_do_so_before():
-    def double(x):
-        return 2 * x
+def task(kind=Task):
+    keras.utils.set_random_seed(0)
+    return compiled(kind([keras.Input(X.shape[1:]), keras.layers.Dense(3)]))
 
-    models = []
-    for wrap in (lambda model: model, SVAGModel):
-        keras.utils.set_random_seed(0)
-        model = compiled(
-            Task([keras.Input((X.shape[1],)), keras.layers.Dense(3)]), "sgd"
+
+def batches(x, y, size=16, **kwargs):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(size, **kwargs)
+
+
+WEIGHTS = np.linspace(0.5, 1.5, len(X)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda x: {
+            "x": x,
+            "y": Y,
+            "batch_size": 15,
+            "sample_weight": WEIGHTS,
+            "validation_split": 0.25,
+        },
+        lambda x: {"x": batches(x, Y), "validation_data": (x[:9], Y[:9])},
+    ],
+    ids=["arrays", "data set"],
+)
+def test_model_that_preprocesses_in_fit_trains_on_raw_data(arguments):
+    wrapped, plain = SVAGModel(task()), task(keras.Sequential)
+    raw = wrapped.fit(**arguments(X), epochs=2, verbose=0)
+    doubled = plain.fit(**arguments(2 * X), epochs=2, verbose=0, shuffle=False)
+    assert_same_weights(wrapped, plain)
+    assert_same_logs(raw.history, doubled.history)
+    assert "val_loss" in raw.history
+
+
+def test_raw_data_reach_every_method_of_a_model_that_preprocesses():
+    wrapped, plain = SVAGModel(task()), task(keras.Sequential)
+    for name in ("train_on_batch", "test_on_batch", "evaluate"):
+        ours, theirs = (getattr(model, name) for model in (wrapped, plain))
+        kwargs = {"verbose": 0} if name == "evaluate" else {}
+        np.testing.assert_allclose(
+            ours(X, Y, **kwargs)[:2], theirs(2 * X, Y, **kwargs), rtol=1e-5
         )
-        model.preprocessor = double
-        if wrap is SVAGModel:
-            with pytest.raises(ValueError, match="model.preprocessor = None"):
-                wrap(model)
-            model.preprocessor = None
-            model = wrap(model)
-        x = X if model.preprocessor else double(X)
-        model.fit(x, Y, batch_size=16, shuffle=False, verbose=0)
-        models.append(model)
-    assert_same_weights(*models)
+        wrapped.reset_metrics()
+        plain.reset_metrics()
+    for name in ("predict", "predict_on_batch"):
+        np.testing.assert_allclose(
+            getattr(wrapped, name)(X),
+            getattr(plain, name)(2 * X),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        ({"x": X, "batch_size": 16}, 16),
+        ({"x": X, "batch_size": 15}, None),
+        ({"x": batches(X, Y, 15, drop_remainder=True)}, 15),
+    ],
+)
+def test_preprocessed_batches_keep_their_static_rows(arguments, rows):
+    data = preprocessed_fit(task(), **arguments)["x"]
+    assert tf.nest.flatten(data.element_spec)[0].shape == (rows, X.shape[1])
 
 
 def test_wrapping_outside_the_models_strategy_is_refused():

@@ -27,12 +27,11 @@ def report_html(report):
             for reason in verdict.heuristic_reasons
         )
         parts.append(f"<p>Only a heuristic, because</p><ul>{reasons}</ul>")
+    unit, x = "epoch", "epoch"
+    if report.last_step is not None:
+        unit, x = "training step", "last_step"
     picture = course_svg(
-        [
-            (epoch.last_step or epoch.epoch, epoch.estimate)
-            for epoch in report.course
-        ],
-        "training step" if report.last_step else "epoch",
+        [(getattr(epoch, x), epoch.estimate) for epoch in report.course], unit
     )
     return f"<div>{''.join(parts)}{picture}</div>"
 
@@ -97,7 +96,8 @@ def course_svg(points, unit):
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" '
         f'height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        'font-family="sans-serif" font-size="11">'
+        'font-family="sans-serif" font-size="11" '
+        'style="max-width:100%;height:auto">'
         f"<title>N/G over the training, at the end {_escaped(final)}</title>"
         f'<polygon points="{" ".join(band)}" fill="#1f77b4" '
         f'fill-opacity="0.2"/>{drawn}'

@@ -171,6 +171,20 @@ def test_notebook_shows_names_as_they_are():
     assert wicked in [item.text for item in parsed(html).iter("li")]
 
 
+@pytest.mark.parametrize(
+    ("in_steps", "ends"), [(False, "epoch 1 2"), (True, "training step 10 20")]
+)
+def test_picture_counts_what_the_window_counts(in_steps, ends):
+    epochs = [
+        dataclasses.replace(epoch, first_step=1, last_step=10 * epoch.epoch)
+        for epoch in report_on(noise(1.0), noise(2.0)).course
+    ]
+    report = linear_scaling_report(
+        epochs, CONDITIONS, batch_size=32, window=20, in_steps=in_steps
+    )
+    assert ends in " ".join(parsed(report._repr_html_()).itertext())
+
+
 def test_notebook_of_a_refusal_judges_no_batch():
     html = report_on(noise(1.0), conditions=RunConditions("Adam"))._repr_html_()
     assert "square-root scaling rule" in html

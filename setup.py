@@ -69,6 +69,9 @@ setup(
             "setuptools",
             "wheel",
         ],
+        # The tests of KerasHub's models; too heavy for `make test`, which skips
+        # them: tensorflow-text alone takes 194 MB.
+        "hub": ["keras-hub>=0.32"],
         # The pictures in docs/images are those of reports on runs.
         "docs": EXPERIMENTS,
     },

@@ -65,7 +65,7 @@ def num_examples(x, validation_split=0.0):
         x, validation_split: as given to `fit`.
     """
     leaves = arrays_of(x)
-    if isinstance(x, tf.data.Dataset) or not hasattr(leaves[0], "shape"):
+    if isinstance(x, tf.data.Dataset) or not getattr(leaves[0], "shape", ()):
         return None
     # As Keras splits them.
     return math.floor(leaves[0].shape[0] * (1.0 - validation_split))

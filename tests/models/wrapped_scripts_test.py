@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import SVAG, NGDModel, SVAGModel
+from keras_svag.models.batches import num_examples
 from keras_svag.models.preprocessing import preprocessed_fit
 from tests.helpers.small_problems import classification, regression
 
@@ -595,6 +596,11 @@ def test_raw_data_reach_every_method_of_a_model_that_preprocesses():
 def test_preprocessed_batches_keep_their_static_rows(arguments, rows):
     data = preprocessed_fit(task(), **arguments)["x"]
     assert tf.nest.flatten(data.element_spec)[0].shape == (rows, X.shape[1])
+
+
+def test_list_of_strings_does_not_say_how_many_examples_it_has():
+    # What `list` makes of an array of strings has a shape, of rank 0.
+    assert num_examples(list(np.array(["good", "bad"]))) is None
 
 
 def test_wrapping_outside_the_models_strategy_is_refused():

@@ -22,6 +22,9 @@ _COMPILATION = (
     "_loss_tracker",
 )
 
+# Operations that read no values.
+_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+
 
 def check_model(model):
     """Raises a `TypeError` for what is no `keras.Model`."""
@@ -124,6 +127,29 @@ def kept_by_mask(y_pred):
     """How many entries of the only output its mask keeps; None without one."""
     mask = getattr(y_pred, "_keras_mask", None)
     return None if mask is None else tf.reduce_sum(tf.cast(mask, "float32"))
+
+
+def follows_data(tensor, batch):
+    """Whether a tensor of a graph is computed from the values of a batch.
+
+    Args:
+        tensor: a tensor of the graph that is being traced; of one that has its
+            value already nothing is known, and the answer is no.
+        batch: a nest of the graph's tensors. Their shapes are no values.
+    """
+    if not tf.is_symbolic_tensor(tensor):
+        return False
+    leaves = tf.nest.flatten(batch, expand_composites=True)
+    data = {leaf.op for leaf in leaves if leaf is not None}
+    seen, ahead = set(), [tensor.op]
+    while ahead:
+        operation = ahead.pop()
+        if operation in data:
+            return True
+        if operation not in seen and operation.type not in _SHAPES:
+            ahead.extend(source.op for source in operation.inputs)
+        seen.add(operation)
+    return False
 
 
 def inner_optimizer(optimizer):

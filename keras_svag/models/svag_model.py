@@ -20,12 +20,19 @@ from keras_svag.models.internals import (
     accumulated_batches,
     build_in_step,
     decayed_variables,
+    follows_data,
     has_batch_normalization,
     inner_optimizer,
     kept_by_mask,
 )
 from keras_svag.models.wrapper import ModelWrapper
-from keras_svag.noise.pairs import GradientNoise, pair_moments, squared_norm
+from keras_svag.noise.pairs import (
+    GradientNoise,
+    common_rows,
+    is_sparse,
+    pair_moments,
+    squared_norm,
+)
 from keras_svag.optimizers.svag import SVAG
 
 
@@ -209,8 +216,10 @@ class SVAGModel(ModelWrapper):
             warnings.warn("There are no trainable weights.", stacklevel=2)
 
     def _whole_gradients(self, data):
-        loss, _, gradients = self._gradients(data)
+        loss, _, gradients = self._gradients(data, set())
         self._count_loss(loss, dynamic_num_rows(data))
+        if self._simulates_sde:
+            gradients = [_summed(g) for g in gradients]
         return gradients
 
     def _pair_gradients(self, data):
@@ -218,7 +227,11 @@ class SVAGModel(ModelWrapper):
         first, second = interleaved_halves(data)
         if not self.measure_noise and self._weights == (1, 0):
             return self._whole_gradients(first)
-        gradients_of = self._gradients
+        fixed = set()
+
+        def gradients_of(half):
+            return self._gradients(half, fixed)
+
         if self._num_replicas == 1 and not self.run_eagerly:
             # Traced and optimized once, instead of once for each half.
             gradients_of = tf.function(
@@ -247,16 +260,17 @@ class SVAGModel(ModelWrapper):
         if self.measure_noise and g1:
             self._measure(g1, g2, *rows)
         return [
-            None if a is None else self._mix(a, b, *shares)
-            for a, b in zip(g1, g2, strict=True)
+            None if a is None else self._mix(a, b, *shares, i in fixed)
+            for i, (a, b) in enumerate(zip(g1, g2, strict=True))
         ]
 
-    def _gradients(self, half):
+    def _gradients(self, half, fixed):
         """The half's loss, of how many entries it is the mean, its gradients.
 
         A masked loss is a mean over the entries that the mask keeps; any other
         one over the rows, which is said by None. The gradients are those of
-        the scaled loss. The compiled metrics see the half.
+        the scaled loss. The compiled metrics see the half. To `fixed` is added
+        which sparse gradients may touch the same rows for any data.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
         with tf.GradientTape() as tape:
@@ -267,12 +281,23 @@ class SVAGModel(ModelWrapper):
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
         self.compute_metrics(x, y, y_pred, sample_weight)
-        gradients = [None if g is None else _dense(g) for g in gradients]
+        gradients = [None if g is None else _kept_apart(g) for g in gradients]
+        fixed.update(
+            i
+            for i, g in enumerate(gradients)
+            if is_sparse(g) and not follows_data(g.indices, half)
+        )
         return loss, kept_by_mask(y_pred), gradients
 
-    def _mix(self, first, second, first_share, second_share):
+    def _mix(self, first, second, first_share, second_share, is_fixed):
         if self._simulates_sde:
-            return self._inner_optimizer.mix(first, second)
+            if not is_sparse(first):
+                return self._inner_optimizer.mix(first, second)
+            rows, indices = common_rows(first, second)
+            mixed = self._inner_optimizer.mix(*rows)
+            return tf.IndexedSlices(mixed, indices, first.dense_shape)
+        if is_sparse(first):
+            return _joined(first, second, first_share, second_share, is_fixed)
         if isinstance(first_share, float) and first_share == second_share:
             return (first + second) / 2
         return first * tf.cast(first_share, first.dtype) + second * tf.cast(
@@ -457,12 +482,62 @@ def _either(condition, first, second):
     return [None if is_missing else next(found) for is_missing in missing]
 
 
-def _dense(gradient):
-    """The gradient as a dense tensor, as embeddings' sparse ones are not.
+def _joined(first, second, first_share, second_share, is_fixed):
+    """A sparse gradient of a batch from those of its parts.
+
+    Keras's optimizers square and clip the slices of a row before they sum
+    them, so that they have to get those of the whole batch: one for each look
+    up. Parts that look up the same rows whatever the data, such as those of
+    positions, share them, as a batch's examples do.
+    """
+    dtype = first.values.dtype
+    a = first.values * tf.cast(first_share, dtype)
+    b = second.values * tf.cast(second_share, dtype)
+    if is_fixed and a.shape.is_compatible_with(b.shape):
+        a, b = tf.cond(
+            _are_one_set(first.indices, second.indices),
+            lambda: (a + b, tf.zeros_like(b)),
+            lambda: (a, b),
+        )
+    return tf.IndexedSlices(
+        tf.concat([a, b], 0),
+        tf.concat([first.indices, second.indices], 0),
+        first.dense_shape,
+    )
+
+
+def _are_one_set(first, second):
+    """Whether two vectors of indices are the same, and hold none twice."""
+
+    def same():
+        ordered = tf.sort(first)
+        return tf.reduce_all(first == second) & tf.reduce_all(
+            ordered[1:] > ordered[:-1]
+        )
+
+    return tf.cond(
+        tf.size(first) == tf.size(second), same, lambda: tf.constant(False)
+    )
+
+
+def _summed(gradient):
+    """The gradient, of which no row that it touches is there twice."""
+    if not is_sparse(gradient):
+        return gradient
+    (rows,), indices = common_rows(gradient)
+    return tf.IndexedSlices(rows, indices, gradient.dense_shape)
+
+
+def _kept_apart(gradient):
+    """The gradient, whose arithmetic no later one is folded into.
 
     The graph optimizer would fold the weights that mix a pair into the
     gradient's own arithmetic, and a pair's last bits would then depend on the
     graph around it: it does not look through `ensure_shape`.
     """
+    if is_sparse(gradient):
+        return tf.IndexedSlices(
+            _kept_apart(gradient.values), gradient.indices, gradient.dense_shape
+        )
     gradient = tf.convert_to_tensor(gradient)
     return tf.ensure_shape(gradient, gradient.shape)

@@ -24,8 +24,8 @@ def pair_moments(first, second):
     bias every average of it.
 
     Args:
-        first: list of gradients, one tensor per variable; `None` where the
-            loss does not depend on the variable.
+        first: list of gradients, one tensor or `tf.IndexedSlices` per
+            variable; `None` where the loss does not depend on the variable.
         second: the same for the other mini-batch.
 
     Returns:
@@ -41,10 +41,44 @@ def pair_moments(first, second):
     for g1, g2 in zip(first, second, strict=True):
         if g1 is None:
             g1 = g2 = ops.zeros((), "float32")
-        g1, g2 = ops.cast(g1, "float32"), ops.cast(g2, "float32")
+        g1, g2 = tf.cast(g1, "float32"), tf.cast(g2, "float32")
+        if is_sparse(g1):
+            (g1, g2), _ = common_rows(g1, g2)
         grad_sq_norms.append(ops.sum(ops.multiply(g1, g2)))
         noise_traces.append(tf.nn.l2_loss(ops.subtract(g1, g2)))
     return ops.stack(grad_sq_norms), ops.stack(noise_traces)
+
+
+def is_sparse(gradient):
+    """Whether a gradient holds slices of its variable only."""
+    return isinstance(gradient, tf.IndexedSlices)
+
+
+def common_rows(*gradients):
+    """The rows that sparse gradients of one variable touch, each row once.
+
+    No tensor is as large as the variable, and all shapes are static where
+    those of the gradients are: there are as many rows as there were slices,
+    and what is left over are rows of zeros at index 0.
+
+    Args:
+        *gradients: `tf.IndexedSlices` of one variable.
+
+    Returns:
+        `(rows, indices)`: for each gradient the sums of its slices, a tensor of
+        shape `(slices, ...)`, 0 where it does not touch a row; and the rows'
+        indices in the variable, of shape `(slices,)`.
+    """
+    indices = tf.concat([g.indices for g in gradients], 0)
+    slices = tf.size(indices)
+    _, places = tf.unique(indices)
+    of_each = tf.split(places, [tf.size(g.indices) for g in gradients])
+    rows = [
+        tf.math.unsorted_segment_sum(g.values, own_places, slices)
+        for g, own_places in zip(gradients, of_each, strict=True)
+    ]
+    indices = tf.math.unsorted_segment_max(indices, places, slices)
+    return rows, tf.maximum(indices, 0)
 
 
 def squared_norm(variables):

@@ -29,17 +29,6 @@ NOISE = {
 }
 
 # Not yet as unwrapped: whoever mends one takes it off this list.
-TRAINED_OTHERWISE = dict.fromkeys(
-    (
-        "bag_of_embeddings",
-        "raw_strings",
-        "transformer",
-        "sentences_in_buckets",
-        "ticket_triage",
-    ),
-    "Keras squares and clips the slices of a sparse gradient before it sums "
-    "those of the same row; the wrapper sums them first",
-)
 LOGGED_OTHERWISE = {
     "ticket_triage": "the losses of the outputs are means over the halves, "
     "weighted alike",
@@ -72,11 +61,8 @@ def runs(request, tmp_path_factory):
 @pytest.fixture
 def compared(request, runs):
     """The runs, of which some are known to differ."""
-    name = runs.script.__name__
-    reason = TRAINED_OTHERWISE.get(name)
-    if "history" in request.function.__name__:
-        reason = reason or LOGGED_OTHERWISE.get(name)
-    if reason:
+    reason = LOGGED_OTHERWISE.get(runs.script.__name__)
+    if reason and "history" in request.function.__name__:
         request.applymarker(
             pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag.noise.pairs import pair_moments, squared_norm
+from keras_svag.noise.pairs import common_rows, pair_moments, squared_norm
 from keras_svag.noise.sampling import sampling_correction
 
 NUM_EXAMPLES, SUB_BATCH = 6, 2
@@ -89,6 +89,43 @@ def test_float16_gradients_do_not_overflow():
     gradient = [tf.constant([300.0, 300.0], tf.float16)]
     grad_sq_norm, _ = pair_moments(gradient, gradient)
     np.testing.assert_allclose(grad_sq_norm, [2 * 300.0**2])
+
+
+def test_sparse_gradients_have_the_moments_of_dense_ones():
+    rng = np.random.default_rng(0)
+    pairs, dense = [], []
+    for shape in ((7, 2), (50, 3, 2)):
+        pair = []
+        for slices in (9, 5):
+            # Rows are there several times, in one gradient or in both.
+            indices = rng.integers(2, 6, slices)
+            values = rng.normal(size=(slices, *shape[1:]))
+            pair.append(tf.IndexedSlices(values, indices, shape))
+            dense.append(np.zeros(shape))
+            np.add.at(dense[-1], indices, values)
+        pairs.append(pair)
+    # Both wholly empty, as of a batch of ragged sentences.
+    nothing = tf.IndexedSlices(tf.zeros((0, 2)), tf.zeros(0, "int32"), (7, 2))
+    pairs.append((nothing, nothing))
+    grad_sq_norm, noise_trace = pair_moments(*zip(*pairs, strict=True))
+    a, b, c, d = dense
+    np.testing.assert_allclose(
+        grad_sq_norm, [np.sum(a * b), np.sum(c * d), 0], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        noise_trace,
+        [np.sum((a - b) ** 2) / 2, np.sum((c - d) ** 2) / 2, 0],
+        rtol=1e-5,
+    )
+
+
+def test_rows_that_sparse_gradients_share_are_there_once():
+    first = tf.IndexedSlices([[1.0], [2.0], [4.0]], [3, 1, 3], (9, 1))
+    second = tf.IndexedSlices([[8.0], [16.0]], [5, 1], (9, 1))
+    (rows1, rows2), indices = common_rows(first, second)
+    np.testing.assert_array_equal(indices, [3, 1, 5, 0, 0])
+    np.testing.assert_array_equal(rows1, [[5], [2], [0], [0], [0]])
+    np.testing.assert_array_equal(rows2, [[0], [16], [8], [0], [0]])
 
 
 def test_lists_of_different_lengths_are_refused():

@@ -130,6 +130,31 @@ def check_ordinary_optimizer_equals_plain_model_on_one_device(strategy):
         np.testing.assert_allclose(history[key], values, rtol=1e-5)
 
 
+def check_embedding_trains_as_in_a_plain_model(strategy):
+    words = np.random.default_rng(0).integers(0, 5, (16, 3))
+    targets = words.sum(1, keepdims=True).astype("float32")
+
+    def embedding():
+        keras.utils.set_random_seed(0)
+        return keras.Sequential(
+            [
+                keras.Input((3,), dtype="int32"),
+                keras.layers.Embedding(5, 2),
+                keras.layers.Flatten(),
+                keras.layers.Dense(1),
+            ]
+        )
+
+    plain = embedding()
+    plain.compile("rmsprop", "mse")
+    fit(plain, words, targets, 16)
+    with strategy.scope():
+        model = SVAGModel(embedding())
+        model.compile("rmsprop", "mse")
+    fit(model, words, targets, 16)
+    assert largest_difference(model, plain) < 1e-5
+
+
 def numpy_observation(x, y, kernel):
     """G and N, at the size of a half, of one replica's rows."""
     g1, g2 = (

@@ -8,7 +8,9 @@ import json
 import zipfile
 
 import keras
+import numpy as np
 import tensorflow as tf
+from keras import tree
 from keras.src.saving import keras_saveable
 from keras.src.utils import naming, tracking
 
@@ -106,9 +108,16 @@ def build_training(model, batch):
 
 def build_in_step(model, batch):
     """Builds what a training step on a batch would build on its way."""
-    if not all(layer.built for layer in layers_of(model)):
+    loss = model._compile_loss
+    # Those of several outputs have metrics, which are made with them.
+    is_complete = loss is None or loss.built or _has_one_output(model)
+    if not is_complete or not all(layer.built for layer in layers_of(model)):
         with tf.init_scope():
             model._symbolic_build(data_batch=batch)
+
+
+def _has_one_output(model):
+    return len(getattr(model, "outputs", None) or ()) == 1
 
 
 def call_in_training_mode(model, x):
@@ -123,10 +132,96 @@ def training_loss(model, x, y, y_pred, sample_weight):
     return model._compute_loss(x, y, y_pred, sample_weight, training=True)
 
 
-def kept_by_mask(y_pred):
-    """How many entries of the only output its mask keeps; None without one."""
-    mask = getattr(y_pred, "_keras_mask", None)
-    return None if mask is None else tf.reduce_sum(tf.cast(mask, "float32"))
+def kept_entries(model, y, y_pred):
+    """How many entries the only loss is a mean over; None if it is the rows.
+
+    They are those that a mask keeps and whose class is not ignored.
+    """
+    losses, outputs = tree.flatten(model.loss), tree.flatten(y_pred)
+    if len(outputs) > 1:
+        return None
+    kept = _mask(outputs[0])
+    ignored = _ignored_class(losses[0]) if len(losses) == 1 else None
+    if ignored is not None:
+        labels = tf.cast(tree.flatten(y)[0], "float32")
+        valid = tf.not_equal(labels, float(ignored))
+        if kept is not None:
+            valid = tf.reshape(valid, tf.shape(kept)) & tf.cast(kept, "bool")
+        kept = valid
+    return None if kept is None else tf.reduce_sum(tf.cast(kept, "float32"))
+
+
+def _mask(output):
+    return getattr(output, "_keras_mask", None)
+
+
+def _ignored_class(loss):
+    return getattr(loss, "ignore_class", None)
+
+
+def output_losses(model):
+    """Keras's means of the losses of several outputs; none of only one."""
+    return [] if model._compile_loss is None else model._compile_loss.metrics
+
+
+def why_no_mean_over_examples(model, y, y_pred):
+    """Why the loss of a batch is no mean that halves are known to share.
+
+    Args:
+        model: a compiled model that has computed its loss.
+        y, y_pred: of a batch, with values or without.
+
+    Returns:
+        A clause that names the reason; None if there is none to be seen.
+    """
+    outputs = tree.flatten(y_pred)
+    losses = tree.flatten(model.loss)
+    is_masked = any(_mask(output) is not None for output in outputs)
+    ignores = any(_ignored_class(loss) is not None for loss in losses)
+    if len(outputs) > 1 and (is_masked or ignores):
+        return "several outputs are means over the entries that they keep"
+    regularizers = (
+        getattr(layer, "activity_regularizer", None)
+        for layer in layers_of(model)
+    )
+    if (is_masked or ignores) and any(regularizers):
+        return "a mask does not reach the activity regularizer"
+    if model._compile_loss is None or ignores:
+        return None
+    for path, loss, _, name in model._compile_loss._flat_losses:
+        if not _averages_over_examples(
+            loss, *(_at(path, n) for n in (y, y_pred))
+        ):
+            return f"the loss {name!r} of random examples is no mean of theirs"
+    return None
+
+
+def _at(path, nest):
+    for key in path:
+        nest = nest[key]
+    return nest
+
+
+def _averages_over_examples(loss, y_true, y_pred):
+    """Tries a loss on random examples; what it cannot take says nothing."""
+    rng, rows = np.random.default_rng(0), 4
+
+    def random_like(tensor, draw):
+        shape = [3 if size is None else size for size in tensor.shape[1:]]
+        return tf.cast(draw((rows, *shape)), tensor.dtype)
+
+    def value(part):
+        return float(loss(y_true[part], y_pred[part]))
+
+    try:
+        with tf.init_scope():
+            y_true = random_like(y_true, lambda s: rng.integers(0, 2, s))
+            y_pred = random_like(y_pred, lambda s: rng.uniform(0.1, 0.9, s))
+            whole = value(slice(None))
+            parts = (value(slice(0, None, 2)) + value(slice(1, None, 2))) / 2
+    except Exception:
+        return True
+    return not abs(whole - parts) > 1e-3 * abs(whole)
 
 
 def follows_data(tensor, batch):

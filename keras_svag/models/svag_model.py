@@ -23,7 +23,9 @@ from keras_svag.models.internals import (
     follows_data,
     has_batch_normalization,
     inner_optimizer,
-    kept_by_mask,
+    kept_entries,
+    output_losses,
+    why_no_mean_over_examples,
 )
 from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.pairs import (
@@ -64,9 +66,17 @@ class SVAGModel(ModelWrapper):
 
     Loss and metrics are those of the whole batch, except where only the first
     half is computed: `SVAG(ell=1, pairing="independent")` without
-    `measure_noise`. Where a mask reaches the one output, the halves weigh by
-    the entries that it keeps. Dropout draws anew for each half,
-    BatchNormalization normalizes each by its own statistics.
+    `measure_noise`. Dropout draws anew for each half, BatchNormalization
+    normalizes each by its own statistics.
+
+    The halves weigh by their rows or, where the only output has a mask or its
+    loss an `ignore_class`, by the entries that count. Other losses are no means
+    over the examples, and train otherwise than unwrapped: several outputs that
+    are masked, an activity regularizer beside a mask, a mean of one's own over
+    tokens, Dice over a whole batch, in-batch negatives. A warning says so where
+    it is seen from the model, or from what the loss gives for random examples;
+    that is not so in a `compute_loss` of the model's own, or where a loss skips
+    labels that are neither 0 nor 1.
 
     N is stated at one nominal batch size, whatever rows a batch has; a batch of
     one row trains and is not measured. Where the optimizer accumulates the
@@ -151,6 +161,7 @@ class SVAGModel(ModelWrapper):
 
     def _take_compilation(self):
         super()._take_compilation()
+        self._is_loss_tried = False
         if self._simulates_sde:
             self._inner_optimizer.pair_within_step()
         self._warn_of_batch_normalization()
@@ -239,7 +250,10 @@ class SVAGModel(ModelWrapper):
                 autograph=False,
                 experimental_attributes={"_noinline": True},
             )
+        means = output_losses(self) if num_rows(data) is None else []
+        totals = [[tf.identity(mean.total.value) for mean in means]]
         loss1, kept1, g1 = gradients_of(first)
+        totals.append([tf.identity(mean.total.value) for mean in means])
         second_leaves_no_trace = self._weights == (1, 0)
         if second_leaves_no_trace:
             state = [
@@ -257,6 +271,13 @@ class SVAGModel(ModelWrapper):
         shares = _shares(*rows) if kept1 is None else _shares(kept1, kept2)
         for loss, share in zip((loss1, loss2), shares, strict=True):
             self._count_loss(loss, share * sum(rows))
+        for mean, before, between in zip(means, *totals, strict=True):
+            # Without a static size Keras counts each half as a batch.
+            added = between - before, mean.total.value - between
+            mean.total.assign(
+                before + added[0] * shares[0] + added[1] * shares[1]
+            )
+            mean.count.assign_sub(1.0)
         if self.measure_noise and g1:
             self._measure(g1, g2, *rows)
         return [
@@ -287,7 +308,8 @@ class SVAGModel(ModelWrapper):
             for i, g in enumerate(gradients)
             if is_sparse(g) and not follows_data(g.indices, half)
         )
-        return loss, kept_by_mask(y_pred), gradients
+        self._warn_of_other_means(y, y_pred)
+        return loss, kept_entries(self, y, y_pred), gradients
 
     def _mix(self, first, second, first_share, second_share, is_fixed):
         if self._simulates_sde:
@@ -422,6 +444,22 @@ class SVAGModel(ModelWrapper):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         super()._maybe_symbolic_build(iterator, data_batch)
         self._name_layers()
+
+    def _warn_of_other_means(self, y, y_pred):
+        """Says once what makes a whole batch's loss no mean of its halves'."""
+        if self._simulates_sde or self._is_loss_tried:
+            return
+        self._is_loss_tried = True
+        reason = why_no_mean_over_examples(self, y, y_pred)
+        if reason:
+            warnings.warn(
+                "SVAGModel trains on the mean of the losses of a batch's "
+                f"halves, which is not that of the batch: {reason}. The model "
+                "trains otherwise than unwrapped; "
+                "keras_svag.LinearScalingRuleCheck(batch_size, probe=dataset) "
+                "measures the unwrapped model and leaves training untouched.",
+                stacklevel=2,
+            )
 
     def _warn_of_batch_normalization(self):
         if not has_batch_normalization(self):

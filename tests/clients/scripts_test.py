@@ -28,12 +28,6 @@ NOISE = {
     "weight_sq_norm",
 }
 
-# Not yet as unwrapped: whoever mends one takes it off this list.
-LOGGED_OTHERWISE = {
-    "ticket_triage": "the losses of the outputs are means over the halves, "
-    "weighted alike",
-}
-
 
 def as_it_is(model):
     return model
@@ -58,17 +52,6 @@ def runs(request, tmp_path_factory):
     keras.backend.clear_session()
 
 
-@pytest.fixture
-def compared(request, runs):
-    """The runs, of which some are known to differ."""
-    reason = LOGGED_OTHERWISE.get(runs.script.__name__)
-    if reason and "history" in request.function.__name__:
-        request.applymarker(
-            pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
-        )
-    return runs
-
-
 def assert_logs_close(ours, theirs):
     for key, values in theirs.items():
         np.testing.assert_allclose(
@@ -76,18 +59,18 @@ def assert_logs_close(ours, theirs):
         )
 
 
-def test_weights_are_those_of_the_unwrapped_model(compared):
-    assert isinstance(compared.wrapped.model, SVAGModel)
+def test_weights_are_those_of_the_unwrapped_model(runs):
+    assert isinstance(runs.wrapped.model, SVAGModel)
     for ours, theirs in zip(
-        compared.wrapped.model.weights,
-        compared.plain.model.weights,
+        runs.wrapped.model.weights,
+        runs.plain.model.weights,
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_history_is_the_same_with_the_noise_added(compared):
-    ours, theirs = compared.wrapped.history, compared.plain.history
+def test_history_is_the_same_with_the_noise_added(runs):
+    ours, theirs = runs.wrapped.history, runs.plain.history
     assert set(ours) == set(theirs) | NOISE
     assert_logs_close(ours, theirs)
 
@@ -108,19 +91,19 @@ def test_one_row_says_nothing_of_noise(tmp_path):
         np.testing.assert_array_equal(np.isnan(history[key]), alone)
 
 
-def test_model_evaluates_as_unwrapped(compared):
+def test_model_evaluates_as_unwrapped(runs):
     ours, theirs = (
         run.model.evaluate(**run.data, return_dict=True, verbose=0)
-        for run in (compared.wrapped, compared.plain)
+        for run in (runs.wrapped, runs.plain)
     )
     assert set(ours) == set(theirs)
     assert_logs_close(ours, theirs)
 
 
-def test_model_predicts_as_unwrapped(compared):
+def test_model_predicts_as_unwrapped(runs):
     ours, theirs = (
         keras.tree.flatten(run.model.predict(run.data["x"], verbose=0))
-        for run in (compared.wrapped, compared.plain)
+        for run in (runs.wrapped, runs.plain)
     )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)

@@ -16,7 +16,7 @@ def report_html(report):
     verdict = report.verdict
     parts = [f"<p><b>{_escaped(verdict.headline)}</b></p>"]
     if not verdict.refusal:
-        parts.append(_verdicts(verdict))
+        parts.append(_verdicts(report))
         parts.append(f"<p>{_escaped(report.sde_line)}</p>")
     parts.append(f"<p>{_escaped(report.window_line)}</p>")
     parts += [f"<p>{_escaped(note)}</p>" for note in verdict.notes]
@@ -36,16 +36,19 @@ def report_html(report):
     return f"<div>{''.join(parts)}{picture}</div>"
 
 
-def _verdicts(verdict):
+def _verdicts(report):
+    verdict = report.verdict
     rows = "".join(
         f"<tr><td>{kappa * verdict.batch_size:,.0f}</td>"
         f"<td>{kappa * verdict.learning_rate:g}</td>"
-        f"<td>{_escaped(answer)}</td></tr>"
+        f"<td>{_escaped(answer)}</td>"
+        f"<td>{_escaped(report.min_closeness_text(kappa))}</td></tr>"
         for kappa, answer in verdict.multiplier_verdicts.items()
     )
     return (
-        "<table><tr><th>batch</th><th>learning rate</th><th>verdict</th></tr>"
-        f"{rows}</table>"
+        f"<p>{_escaped(verdict.compared)}:</p>"
+        "<table><tr><th>batch</th><th>learning rate</th><th>verdict</th>"
+        f"<th>closeness</th></tr>{rows}</table>"
     )
 
 

@@ -6,9 +6,11 @@ import math
 import numpy as np
 
 from keras_svag.callbacks.html import report_html
+from keras_svag.callbacks.markdown import interval, number
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
 from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.bounds import balance
+from keras_svag.scaling.conditions import drift_within
 from keras_svag.scaling.verdict import (
     LinearScalingVerdict,
     linear_scaling_verdict,
@@ -201,20 +203,29 @@ class LinearScalingReport:
             return []
         return [
             f"×{kappa:g}: batch {kappa * verdict.batch_size:,.0f}, learning "
-            f"rate {kappa * verdict.learning_rate:g}: {answer}"
+            f"rate {kappa * verdict.learning_rate:g}: {answer} "
+            f"({self.min_closeness_text(kappa)})"
             for kappa, answer in verdict.multiplier_verdicts.items()
         ]
 
+    def min_closeness_text(self, kappa):
+        """How close the two runs can be at most, such as `C at least 2.1`."""
+        low, value, high = self.verdict.min_closeness[kappa]
+        if math.isinf(low):
+            return "C is infinite: the weights diverge"
+        point = low if value is None else value
+        return f"C at least {number(point)} {interval(low, high)}"
+
     @property
     def sde_line(self):
-        """Whether SGD may be close to its SDE."""
+        """Whether the measured run may be close to its SDE."""
         verdict = self.verdict
         needed = f"needs N/G of at least {verdict.min_noise_to_signal:.3g}"
         if math.isinf(verdict.min_noise_to_signal):
             needed = "no N/G is enough at this learning rate and weight decay"
         return (
-            f"SGD within a factor {verdict.closeness:.3g} of its SDE: "
-            f"{verdict.sde_verdict} ({needed})"
+            f"{verdict.process} within a factor {verdict.closeness:.3g} of its "
+            f"SDE: {verdict.sde_verdict} ({needed})"
         )
 
     @property
@@ -235,6 +246,7 @@ class LinearScalingReport:
         verdict = self.verdict
         lines = [verdict.headline]
         if not verdict.refusal:
+            lines += [f"  {verdict.compared}:"]
             lines += [f"  {line}" for line in self.kappa_lines]
             lines += [f"  {self.sde_line}"]
         lines += [f"  {self.window_line}"]
@@ -346,6 +358,18 @@ def linear_scaling_report(
     return dataclasses.replace(report, earlier=earlier, course=epochs)
 
 
+def _drift(epochs):
+    """What moves from one half of the window to the other; None if it is one.
+
+    The balance does not tell: of SGD it is an identity in R.
+    """
+    measured = [epoch.estimate for epoch in epochs if epoch.estimate.count]
+    middle = len(measured) // 2
+    if not middle:
+        return None
+    return drift_within(pooled(measured[:middle]), pooled(measured[middle:]))
+
+
 def _judged(epochs, conditions, settings, in_steps):
     weights = [epoch.estimate.count for epoch in epochs]
     weight_sq_norm = weighted_mean([e.weight_sq_norm for e in epochs], weights)
@@ -367,6 +391,7 @@ def _judged(epochs, conditions, settings, in_steps):
                 conditions.weight_decay,
                 conditions.ell,
             ),
+            drift=_drift(epochs),
         )
     estimate = pooled(epoch.estimate for epoch in epochs)
     return LinearScalingReport(

@@ -158,10 +158,14 @@ def report_markdown(report):
                 f"{kappa * verdict.batch_size:,.0f}",
                 f"{kappa * verdict.learning_rate:g}",
                 str(answer),
+                escaped(report.min_closeness_text(kappa)),
             ]
             for kappa, answer in verdict.multiplier_verdicts.items()
         ]
-        sections.append(table(["batch", "learning rate", "verdict"], rows))
+        sections.append(f"{verdict.compared}:")
+        sections.append(
+            table(["batch", "learning rate", "verdict", "closeness"], rows)
+        )
         sections.append(report.sde_line)
     sections.append(report.window_line)
     sections += [note.rstrip(".") for note in verdict.notes]

@@ -3,8 +3,8 @@
 from keras_svag.scaling.bounds import (
     balance,
     max_batch_multiplier,
+    min_closeness,
     min_noise_to_signal,
-    weight_norm_growth,
 )
 from keras_svag.scaling.closeness import (
     Closeness,
@@ -23,7 +23,7 @@ __all__ = [
     "c_closeness",
     "linear_scaling_rule",
     "max_batch_multiplier",
+    "min_closeness",
     "min_noise_to_signal",
     "square_root_scaling_rule",
-    "weight_norm_growth",
 ]

@@ -1,10 +1,18 @@
 """How far a run can be scaled: necessary conditions and equilibrium.
 
-q = N / G is the noise-to-signal ratio of a run with batch size B, learning
-rate η and weight decay λ; u = ηλ; κ is the factor on the batch size; C is how
-close two runs are asked to be: the ratios of their equilibrium R (squared
-weight norm), G and N all within [1/C, C]. The bounds are *necessary*
-conditions: they rule a scaling out, and never in.
+q = N / G is the noise-to-signal ratio of the measured run, SGD or SVAG with
+amplification ell, with batch size B, learning rate η and weight decay λ;
+u = ηλ; κ is the factor on the batch size; C is how close two runs are asked to
+be: the ratios of their equilibrium R (squared weight norm), G and N all within
+[1/C, C]. The bounds are *necessary* conditions: they rule a scaling out, and
+never in.
+
+The other run is always SGD at κB and κη, in equilibrium. The measured one may
+be off: its balance b is left over right side of its identity (`balance`).
+Putting both identities together (derived, THEORY.md section 5), the runs are
+C-close only if
+
+    κ + q <= C² b ρ (q + 1/ell)  with  ρ = (2 - κu) / (2 - u/ell)
 
 References:
 - [L21] Li, Malladi, Arora, On the Validity of Modeling SGD with Stochastic
@@ -16,22 +24,24 @@ import math
 import numpy as np
 
 from keras_svag import arguments
-from keras_svag.scaling.rules import (
-    decay_per_step,
-    decay_ratio,
-)
+from keras_svag.scaling.rules import decay_per_step
 
 
-def min_noise_to_signal(closeness, learning_rate=None, weight_decay=None):
-    """Least N / G with which SGD can be C-close to its SDE.
+def min_noise_to_signal(
+    closeness, learning_rate=None, weight_decay=None, ell=1
+):
+    """Least N / G with which SGD, or SVAG, can be C-close to its SDE.
 
-    `1 / (C² - 1)` ([L21], section 5), or with the learning rate and weight
-    decay `1 / (C² (1 - u/2) - 1)` (derived: SGD balances (2 - u) λ R with
-    η (G + N), its SDE 2 λ R with η N); infinite where no N / G is enough.
+    `1 / (C² - 1)` for SGD ([L21], section 5), or with the learning rate and
+    weight decay `1 / (C² (1 - u/2) - 1)` (derived: SGD balances (2 - u) λ R
+    with η (G + N), its SDE 2 λ R with η N); infinite where no N / G is enough.
+    SVAG takes steps of η/ell with the signal's share 1/ell:
+    `(1/ell) / (C² (1 - u/(2 ell)) - 1)` (derived).
 
     Args:
         closeness: C, above 1.
         learning_rate, weight_decay: η and λ, or None.
+        ell: SVAG's amplification; 1 is SGD.
 
     Returns:
         A float, possibly `inf`.
@@ -42,8 +52,9 @@ def min_noise_to_signal(closeness, learning_rate=None, weight_decay=None):
     """
     square = checked_closeness(closeness) ** 2
     decay = decay_per_step(learning_rate, weight_decay)
-    excess = square * (1 - decay / 2) - 1
-    return 1 / excess if excess > 0 else math.inf
+    arguments.number("ell", ell, least=1)
+    excess = square * (1 - decay / ell / 2) - 1
+    return 1 / ell / excess if excess > 0 else math.inf
 
 
 def max_batch_multiplier(
@@ -52,14 +63,19 @@ def max_batch_multiplier(
     learning_rate=None,
     weight_decay=None,
     form="sharp",
+    ell=1,
+    balance=1.0,
 ):
     """Largest κ that the linear scaling condition does not rule out.
 
-    `"sharp"` (derived: equilibrium of both runs, all three C-closeness ratios
-    used) is `(2 C² (1+q) - q (2-u)) / ((2-u) + C² u (1+q))`, which is
-    `C² + (C² - 1) q` without weight decay; `"loose"` is the form of [L21],
-    section 5: `C² (1+q)`. κ_max · B is the largest batch size that is not
-    ruled out.
+    For SGD at (κB, κη) against the measured run at (B, η): SGD itself, or SVAG
+    with `ell`, whose N / G is another one. `"sharp"` (derived: equilibrium of
+    both runs, all three C-closeness ratios used) is
+    `(2a - q) / (1 + a u)` with `a = C² b (q + 1/ell) / (2 - u/ell)`, which is
+    `C² + (C² - 1) q` for SGD without weight decay. `"loose"` is the form of
+    [L21], section 5, `C² (1 + q)`, for SVAG `C² (1/ell + q)` (derived).
+    κ_max · B is the largest batch size that is not ruled out. From an SVAG run
+    it may be below B: then SGD at B itself is not close to it.
 
     Args:
         noise_to_signal: q, at least 0, a number or array; `inf` is allowed,
@@ -68,9 +84,13 @@ def max_batch_multiplier(
         learning_rate, weight_decay: η and λ of the baseline; None means that
             their product is negligible. The loose form ignores them.
         form: `"sharp"` or `"loose"`.
+        ell: SVAG's amplification in the measured run; 1 is SGD.
+        balance: b, above 0; 1 takes the measured run as at equilibrium. The
+            loose form ignores it.
 
     Returns:
-        κ_max, at least 1: a float, or an array like `noise_to_signal`.
+        κ_max, at least 1 for SGD at equilibrium, and at least 0: a float, or
+        an array like `noise_to_signal`.
 
     Raises:
         TypeError: If an argument is no number.
@@ -79,44 +99,71 @@ def max_batch_multiplier(
     q = _checked_noise_to_signal(noise_to_signal)
     square = checked_closeness(closeness) ** 2
     decay = decay_per_step(learning_rate, weight_decay)
+    arguments.number("ell", ell, least=1)
+    arguments.number("balance", balance, above=0)
     if arguments.choice("form", form, ("sharp", "loose")) == "loose":
-        return _like(noise_to_signal, square * (1 + q))
-    # Numerator and denominator over 1 + q, so that q = inf is no special case.
-    signal_share = 1 / (1 + q)
-    numerator = 2 * square - (1 - signal_share) * (2 - decay)
-    with np.errstate(divide="ignore"):
-        bound = numerator / ((2 - decay) * signal_share + square * decay)
+        with np.errstate(over="ignore"):
+            return _like(noise_to_signal, square * (1 / ell + q))
+    # Over q + 1/ell, so that q = inf is no special case.
+    a = square * balance / (2 - decay / ell)
+    inverse = 1 / (q + 1 / ell)
+    with np.errstate(divide="ignore", over="ignore"):
+        bound = (2 * a - 1 + inverse / ell) / (inverse + a * decay)
     # Rounding must not rule out the run itself.
-    return _like(noise_to_signal, np.maximum(bound, 1.0))
+    least = 1.0 if ell == 1 and balance >= 1 else 0.0
+    return _like(noise_to_signal, np.maximum(bound, least))
 
 
-def weight_norm_growth(
-    noise_to_signal, kappa, learning_rate=None, weight_decay=None
+def min_closeness(
+    noise_to_signal,
+    kappa,
+    learning_rate=None,
+    weight_decay=None,
+    ell=1,
+    balance=1.0,
 ):
-    """Predicted R' / R of the run at κB, κη over the one at B, η.
+    """Least C to which SGD at κB, κη can be C-close to the measured run.
 
-    `√((κ + q) / (ρ (1 + q)))` with `ρ = (2 - κu) / (2 - u)`, if the loss is
-    scale-invariant and its gradient statistics on the unit sphere do not
-    change (derived: G and N go with 1/R, so equilibrium fixes R²).
+    A lower bound on C, whatever R, G and N of the scaled run are: r or 1/r,
+    the larger, with `r² = (κ + q) / (b ρ (q + 1/ell))` (derived, the same
+    algebra as that of `max_batch_multiplier`, at which it is C). It is no
+    prediction of any of the three ratios.
 
     Args:
-        noise_to_signal: q of the baseline, at least 0, a number or array.
+        noise_to_signal: q of the measured run, at least 0, a number or array.
         kappa: κ, above 0.
         learning_rate, weight_decay: η and λ of the baseline, or None.
+        ell: SVAG's amplification in the measured run; 1 is SGD.
+        balance: b, above 0; 1 takes the measured run as at equilibrium.
 
     Returns:
-        A float, or an array like `noise_to_signal`.
+        A float, or an array like `noise_to_signal`, at least 1; infinite where
+        κηλ >= 2, with which the weights diverge.
 
     Raises:
         TypeError: If an argument is no number.
         ValueError: If one is out of range.
     """
-    q = _checked_noise_to_signal(noise_to_signal)
+    ratio = forced_ratio(
+        noise_to_signal, kappa, learning_rate, weight_decay, ell, balance
+    )
+    with np.errstate(divide="ignore"):
+        return _like(noise_to_signal, np.maximum(ratio, np.divide(1.0, ratio)))
+
+
+def forced_ratio(q, kappa, learning_rate, weight_decay, ell, balance):
+    """r of `min_closeness`: monotone in each of q and `balance`."""
+    noise_to_signal, q = q, _checked_noise_to_signal(q)
     arguments.number("kappa", kappa, above=0)
-    rho = decay_ratio(kappa, decay_per_step(learning_rate, weight_decay))
-    # (κ + q) / (1 + q), which is 1 at q = inf.
-    growth = 1 + (kappa - 1) / (1 + q)
-    return _like(noise_to_signal, np.sqrt(growth / rho))
+    decay = decay_per_step(learning_rate, weight_decay)
+    arguments.number("ell", ell, least=1)
+    arguments.number("balance", balance, above=0)
+    if kappa * decay >= 2:
+        return _like(noise_to_signal, np.full_like(q, math.inf))
+    rho = (2 - kappa * decay) / (2 - decay / ell)
+    # (κ + q) / (q + 1/ell), which is 1 at q = inf.
+    square = (1 + (kappa - 1 / ell) / (q + 1 / ell)) / (balance * rho)
+    return _like(noise_to_signal, np.sqrt(square))
 
 
 def balance(

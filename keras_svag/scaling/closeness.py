@@ -54,7 +54,7 @@ class Closeness:
     @classmethod
     def from_ratios(cls, ratios):
         """The closeness that ratios and their intervals give."""
-        distances = [_distance(*ratio) for ratio in ratios.values()]
+        distances = [distance(*ratio) for ratio in ratios.values()]
         values, lows, highs = zip(*distances, strict=True)
         return cls(max(values), max(lows), max(highs), ratios)
 
@@ -139,8 +139,8 @@ def _quantile(level, variances, counts):
     return student_t_quantile(level, dof)
 
 
-def _distance(ratio, low, high):
-    """max(r, 1/r), and the range of it over low <= r <= high."""
+def distance(ratio, low, high):
+    """max(r, 1/r), and the ends of it over low <= r <= high."""
     # A G that is not positive leaves nothing to be close to.
     value = max(ratio, 1 / ratio) if ratio > 0 else math.inf
     farthest = max(high, 1 / low if low > 0 else math.inf)

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from keras_svag.noise.intervals import fieller_interval
+
 # How far from 1 the balance may be at what counts as equilibrium.
 BALANCE_TOLERANCE = 0.1
 
@@ -37,7 +39,11 @@ class RunConditions:
         batch_norm_halves: Whether halves of a batch were normalized apart.
         constant_rate: Whether η was the same in all the steps.
         balance: Left over right side of the equilibrium identity, or None
-            where none is defined.
+            where none is defined. Of an SGD run it tests R alone: over a
+            window it differs from 1 by what R has changed.
+        drift: What else says whether the run is at rest: phrases on those of
+            G and N that move within the window, empty if none is seen to;
+            None if it was not looked at.
         other_reasons: Phrases why the theorem does not apply.
     """
 
@@ -51,6 +57,7 @@ class RunConditions:
     batch_norm_halves: bool = False
     constant_rate: bool = True
     balance: float | None = None
+    drift: tuple[str, ...] | None = None
     other_reasons: tuple[str, ...] = ()
 
     @property
@@ -75,8 +82,8 @@ class RunConditions:
 
     @property
     def at_equilibrium(self):
-        """Whether the balance is near 1; None where it is not known."""
-        return is_balanced(self.balance)
+        """Whether R, G and N are at rest; None where it is not known."""
+        return is_at_rest(self.balance, self.drift)
 
     def heuristic_reasons(self, estimate):
         """Assumptions that fail or are not known to hold, a phrase each.
@@ -104,14 +111,10 @@ class RunConditions:
         elif self.at_equilibrium is None:
             yield "the run is not known to be at equilibrium"
         elif not self.at_equilibrium:
-            yield f"the run is not at equilibrium (balance {self.balance:.2f})"
+            why = rest_text(self.balance, self.drift)
+            yield f"the run is not at equilibrium ({why})"
         if self.momentum:
             yield f"momentum is {self.momentum:g}, not 0"
-        if self.ell != 1:
-            yield (
-                f"N/G is that of SVAG with ell {self.ell}, which stands in for "
-                "the SDE"
-            )
 
     def _reasons_of_the_script(self):
         if self.batch_norm_halves:
@@ -143,6 +146,63 @@ def is_balanced(balance):
     if balance is None or not math.isfinite(balance):
         return None
     return abs(balance - 1) <= BALANCE_TOLERANCE
+
+
+def is_at_rest(balance, drift):
+    """Whether R, by its balance, and G and N, by their drift, are at rest.
+
+    Args:
+        balance, drift: As in `RunConditions`.
+
+    Returns:
+        A bool, or None where it is not known.
+    """
+    balanced = is_balanced(balance)
+    if balanced and drift:
+        return False
+    return None if balanced and drift is None else balanced
+
+
+def rest_text(balance, drift):
+    """What is known of a run's rest, such as `balance 1.02; G moves ...`."""
+    return "; ".join((f"balance {balance:.2f}", *(drift or ())))
+
+
+def drift_within(first, second, level=0.95):
+    """Which of G and N move from one half of a window to the other.
+
+    One moves if the interval of the ratio of its two means lies outside the
+    tolerance of the balance.
+
+    Args:
+        first, second: `NoiseEstimate`s of the two halves.
+        level: Level at which both intervals hold together.
+
+    Returns:
+        A phrase for each that moves.
+    """
+    halves = first, second
+    moves = []
+    for letter, name in (("G", "grad_sq_norm"), ("N", "noise_trace")):
+        earlier, later = (getattr(half, name) for half in halves)
+        # Unlike powers, products overflow without an error.
+        variances = [
+            getattr(half, f"{name}_se") * getattr(half, f"{name}_se")
+            for half in halves
+        ]
+        values = earlier, later, *variances
+        if not earlier or not all(map(math.isfinite, values)):
+            continue
+        quantile = max(half.student_t((1 + level) / 2) for half in halves)
+        low, high = fieller_interval(
+            later, earlier, variances[1], 0.0, variances[0], quantile
+        )
+        if low > 1 + BALANCE_TOLERANCE or high < 1 / (1 + BALANCE_TOLERANCE):
+            moves.append(
+                f"{letter} moves by the factor {later / earlier:.2f} from "
+                "the first half of the window to the second"
+            )
+    return tuple(moves)
 
 
 def linear_scaling_refusal(optimizer):

@@ -37,7 +37,7 @@ def linear_scaling_rule(
     arguments.number("kappa", kappa, above=0)
     arguments.number("learning_rate", learning_rate, least=0)
     decay = decay_per_step(learning_rate, weight_decay)
-    decay_ratio(kappa, decay)
+    _check_converges(kappa, decay)
     scaled = {
         "learning_rate": kappa * learning_rate,
         "weight_decay": weight_decay,
@@ -146,12 +146,10 @@ def decay_per_step(learning_rate, weight_decay):
     return decay
 
 
-def decay_ratio(kappa, decay):
-    """ρ = (2 - κu) / (2 - u)."""
+def _check_converges(kappa, decay):
     if kappa * decay >= 2:
         raise ValueError(
             "`kappa` * `learning_rate` * `weight_decay` must be below 2, got "
             f"{kappa!r} with learning_rate * weight_decay = {decay!r}; keep "
             f"kappa below {2 / decay:.4g}."
         )
-    return (2 - kappa * decay) / (2 - decay)

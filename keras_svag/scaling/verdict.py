@@ -6,8 +6,18 @@ import math
 
 from keras_svag import arguments
 from keras_svag.noise.estimate import finite_or_none
-from keras_svag.scaling.bounds import max_batch_multiplier, min_noise_to_signal
-from keras_svag.scaling.conditions import is_balanced, linear_scaling_refusal
+from keras_svag.scaling.bounds import (
+    forced_ratio,
+    max_batch_multiplier,
+    min_noise_to_signal,
+)
+from keras_svag.scaling.closeness import distance
+from keras_svag.scaling.conditions import (
+    is_at_rest,
+    is_balanced,
+    linear_scaling_refusal,
+    rest_text,
+)
 
 
 class Verdict(enum.StrEnum):
@@ -22,23 +32,32 @@ class Verdict(enum.StrEnum):
 class LinearScalingVerdict:
     """How far the linear scaling rule can carry a run, as far as is known.
 
-    The conditions are necessary: "not ruled out" promises nothing. Each
+    It compares SGD at (κB, κη) with the measured run at (B, η), which is one
+    of SGD, or of SVAG with `ell`, and its N / G that of the measured one. The
+    conditions are necessary: "not ruled out" promises nothing. Each
     one-sided verdict errs with at most half of `1 - level`.
 
     Attributes:
         batch_size: B of the baseline.
         learning_rate, weight_decay: η and λ of the baseline.
+        ell: SVAG's amplification in the baseline; 1 is SGD.
         closeness: C.
         level: Level of the interval.
         noise_to_signal: N / G, None if G is not positive.
         interval: `(low, high)` of N / G.
         noise_to_signal_text: N / G in words, with what is wrong with it.
         max_multiplier_low, max_multiplier, max_multiplier_high: κ_max at the
-            low end, the point estimate (or None) and the high end.
+            low end, the point estimate (or None) and the high end. At
+            equilibrium the point has the measured balance in it, and the ends
+            hold with it and without.
         multiplier_verdicts: `{κ: Verdict}`.
-        sde_verdict: Whether SGD may be C-close to its SDE.
+        min_closeness: `{κ: (low, value, high)}`, the least C to which the two
+            runs can be close, in the same way.
+        sde_verdict: Whether the measured run may be C-close to its SDE.
         min_noise_to_signal: The least N / G with which it may.
         balance: Left over right side of the equilibrium identity, or None.
+        drift: Phrases on those of G and N that move within the window; None
+            if that was not looked at.
         heuristic_reasons: Assumptions of the theorem that fail or are not
             known to hold, a phrase each; if there are any, the numbers are
             only a heuristic.
@@ -49,6 +68,7 @@ class LinearScalingVerdict:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    ell: int
     closeness: float
     level: float
     noise_to_signal: float | None
@@ -58,9 +78,11 @@ class LinearScalingVerdict:
     max_multiplier: float | None
     max_multiplier_high: float
     multiplier_verdicts: dict[float, Verdict]
+    min_closeness: dict[float, tuple[float, float | None, float]]
     sde_verdict: Verdict
     min_noise_to_signal: float
     balance: float | None = None
+    drift: tuple[str, ...] | None = None
     heuristic_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refusal: str | None = None
@@ -89,8 +111,18 @@ class LinearScalingVerdict:
 
     @property
     def at_equilibrium(self):
-        """Whether the balance is near 1; None where it is not defined."""
-        return is_balanced(self.balance)
+        """Whether R, G and N are at rest; None where it is not known."""
+        return is_at_rest(self.balance, self.drift)
+
+    @property
+    def process(self):
+        """What the measured run is one of, such as `SVAG with ell 4`."""
+        return f"SVAG with ell {self.ell}" if self.ell > 1 else "SGD"
+
+    @property
+    def compared(self):
+        """The two processes that the verdict compares, a phrase."""
+        return f"SGD at (κB, κη) against this run of {self.process}"
 
     @property
     def headline(self):
@@ -122,6 +154,8 @@ class LinearScalingVerdict:
             "the linear scaling rule is not ruled out up to batch "
             f"{_batch(self.not_ruled_out_up_to)}, "
         )
+        if self.ell > 1:
+            text = f"{self.compared}: {text}"
         if math.isfinite(self.ruled_out_beyond):
             text += f"ruled out beyond {_batch(self.ruled_out_beyond)}"
         else:
@@ -131,16 +165,20 @@ class LinearScalingVerdict:
         return text
 
     def _equilibrium_text(self):
-        if self.at_equilibrium is None:
+        if is_balanced(self.balance) is None:
             return "at equilibrium: not known"
-        answer = "yes" if self.at_equilibrium else "no"
-        return f"at equilibrium: {answer} (balance {self.balance:.2f})"
+        answers = {True: "yes", False: "no", None: "not known"}
+        why = rest_text(self.balance, self.drift)
+        if self.at_equilibrium is None:
+            why += "; too short a window to see G and N move"
+        return f"at equilibrium: {answers[self.at_equilibrium]} ({why})"
 
     def to_dict(self):
         """Plain values for strict JSON; None for what is not finite."""
         fields = dataclasses.asdict(self)
         low, high = fields.pop("interval")
         verdicts = fields.pop("multiplier_verdicts")
+        closeness = fields.pop("min_closeness")
         fields |= {
             "noise_to_signal_low": low,
             "noise_to_signal_high": high,
@@ -148,6 +186,7 @@ class LinearScalingVerdict:
             "ruled_out_beyond": self.ruled_out_beyond,
             "max_batch_size": self.max_batch_size,
             "at_equilibrium": self.at_equilibrium,
+            "compared": self.compared,
             "heuristic": self.heuristic,
             "text": self.text,
         }
@@ -156,6 +195,11 @@ class LinearScalingVerdict:
             "sde_verdict": str(self.sde_verdict),
             "heuristic_reasons": list(self.heuristic_reasons),
             "notes": list(self.notes),
+            "drift": None if self.drift is None else list(self.drift),
+            "min_closeness": {
+                f"{kappa:g}": [finite_or_none(value) for value in ends]
+                for kappa, ends in closeness.items()
+            },
             "multiplier_verdicts": {
                 f"{kappa:g}": str(verdict)
                 for kappa, verdict in verdicts.items()
@@ -185,6 +229,10 @@ def linear_scaling_verdict(
     below κ_max at the low end is not ruled out, between them it is
     undetermined.
 
+    The balance of a run at equilibrium is not exactly 1. Whether R or G + N is
+    off is not known: with the balance in the bound R is taken as measured,
+    without it as it is at rest. So the ends are the outer ones of both.
+
     Args:
         estimate: `NoiseEstimate` of the baseline.
         conditions: `RunConditions` of the baseline. For adaptive optimizers
@@ -207,16 +255,26 @@ def linear_scaling_verdict(
     rate, decay = conditions.learning_rate, conditions.weight_decay
     # Where the weights diverge no bound is defined: there is no verdict.
     hyperparameters = (rate, 0.0 if conditions.diverges else decay)
-    threshold = min_noise_to_signal(closeness, *hyperparameters)
+    ell = conditions.ell
+    threshold = min_noise_to_signal(closeness, *hyperparameters, ell)
     low, high = estimate.interval(level)
     # Above 0 N / G has a point estimate; a negative one is not clamped.
     point = estimate.noise_to_signal if estimate.grad_sq_norm > 0 else None
-    smallest, best, largest = (
-        None
-        if noise_to_signal is None
-        else max_batch_multiplier(noise_to_signal, closeness, *hyperparameters)
-        for noise_to_signal in (low, point, high)
+    # On the way to equilibrium the balance says nothing about where it is.
+    balance = conditions.balance if conditions.at_equilibrium else 1.0
+
+    def ends_and_point(bound):
+        """A bound at the ends, with the balance or without, and the point."""
+        at_ends = [bound(q, b) for q in (low, high) for b in (1.0, balance)]
+        best = None if point is None else bound(point, balance)
+        return min(at_ends), best, max(at_ends)
+
+    smallest, best, largest = ends_and_point(
+        lambda q, b: max_batch_multiplier(
+            q, closeness, *hyperparameters, ell=ell, balance=b
+        )
     )
+    kappas = checked_kappas(kappas)
     refusal = _refusal(estimate, conditions)
 
     def judge(surely_holds, surely_fails):
@@ -228,6 +286,7 @@ def linear_scaling_verdict(
         batch_size=batch_size,
         learning_rate=rate,
         weight_decay=decay,
+        ell=ell,
         closeness=closeness,
         level=level,
         noise_to_signal=point,
@@ -237,16 +296,34 @@ def linear_scaling_verdict(
         max_multiplier=best,
         max_multiplier_high=largest,
         multiplier_verdicts={
-            kappa: judge(kappa <= smallest, kappa > largest)
-            for kappa in checked_kappas(kappas)
+            kappa: judge(kappa <= smallest, kappa > largest) for kappa in kappas
+        },
+        min_closeness={
+            kappa: _distance_of(
+                *ends_and_point(
+                    lambda q, b, kappa=kappa: forced_ratio(
+                        q, kappa, *hyperparameters, ell, b
+                    )
+                )
+            )
+            for kappa in kappas
         },
         sde_verdict=judge(low >= threshold, high < threshold),
         min_noise_to_signal=threshold,
         balance=conditions.balance,
+        drift=conditions.drift,
         heuristic_reasons=conditions.heuristic_reasons(estimate),
         notes=tuple(_notes(estimate, conditions)),
         refusal=refusal,
     )
+
+
+def _distance_of(low, ratio, high):
+    """max(r, 1/r) at its nearest, at `ratio` or None, and at its farthest."""
+    value, nearest, farthest = distance(
+        math.nan if ratio is None else ratio, low, high
+    )
+    return nearest, None if ratio is None else value, farthest
 
 
 def checked_kappas(kappas):

@@ -136,9 +136,8 @@ def test_a_scale_invariant_run_is_seen_to_reach_equilibrium():
     assert verdict.at_equilibrium
     # Over 24 seeds a quarter as long a run has a standard deviation of 0.05.
     assert verdict.balance == pytest.approx(1, abs=4 * 0.05 / 4**0.5)
-    assert verdict.heuristic_reasons == (
-        "N/G is that of SVAG with ell 2, which stands in for the SDE",
-    )
+    assert verdict.heuristic_reasons == ()
+    assert verdict.compared.endswith("SVAG with ell 2")
 
 
 def test_steps_that_are_not_finite_are_counted_and_left_out():
@@ -254,7 +253,6 @@ def test_adam_is_refused_and_pointed_to_the_square_root_rule():
             "the loss is not scale-invariant",
         ),
         (lambda: sgd(), "there is no weight decay"),
-        (lambda: SVAG(0.05, ell=2, pairing="halves"), "SVAG with ell 2"),
     ],
 )
 def test_reasons_for_a_heuristic_are_read_from_the_optimizer(optimizer, reason):

@@ -154,7 +154,12 @@ def test_notebook_shows_the_verdict_and_its_reasons():
     report = report_on(noise(1.0), noise(2.0), conditions=heuristic)
     root = parsed(report._repr_html_())
     cells = [[cell.text for cell in row] for row in root.iter("tr")]
-    assert cells[1] == ["64", "1", str(report.verdict.multiplier_verdicts[2])]
+    assert cells[1] == [
+        "64",
+        "1",
+        str(report.verdict.multiplier_verdicts[2]),
+        report.min_closeness_text(2),
+    ]
     assert len(cells) == 1 + len(report.verdict.multiplier_verdicts)
     shown = texts(root)
     for line in (report.verdict.headline, report.sde_line, report.window_line):

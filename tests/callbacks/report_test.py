@@ -53,21 +53,27 @@ def test_report_averages_g_and_n_apart_over_the_window():
 
 
 def test_report_names_the_largest_batch_in_its_first_line():
-    actual = report([epoch(1)])
+    actual = report([epoch(1), epoch(2)], window=2)
     q, u = 41.0, RATE * DECAY
     largest = BATCH_SIZE * (4 * (1 + q) - q * (2 - u)) / (2 - u + 2 * u * 42)
     first_line = str(actual).splitlines()[0]
     assert actual.verdict.max_batch_size == pytest.approx(largest)
-    assert "batch 128, learning rate 0.8: N/G = 41 [37, 46]" in first_line
+    assert "batch 128, learning rate 0.8: N/G = 41 [38, 44]" in first_line
     assert f"point estimate {float(f'{largest:.2g}'):,.0f}" in first_line
     assert first_line.endswith("at equilibrium: yes (balance 1.00)")
     assert "heuristic" not in str(actual)
 
 
 def test_report_has_a_line_for_every_kappa():
-    lines = str(report([epoch(1)], kappas=(4, 100))).splitlines()
-    assert "  ×4: batch 512, learning rate 3.2: not ruled out" in lines
-    assert "  ×100: batch 12,800, learning rate 80: ruled out" in lines
+    text = str(report([epoch(1)], kappas=(4, 100)))
+    assert "  SGD at (κB, κη) against this run of SGD:\n  ×4: " in text
+    assert "  ×4: batch 512, learning rate 3.2: not ruled out (C at" in text
+    # √((κ + q) / (ρ (1 + q))), ρ = (2 - κu) / (2 - u).
+    least = ((100 + 41) / 42 * (2 - 4e-4) / (2 - 0.04)) ** 0.5
+    assert "  ×100: batch 12,800, learning rate 80: ruled out (C at least " in (
+        text
+    )
+    assert f"C at least {least:.3g} [" in text
 
 
 def test_default_window_is_the_last_quarter_and_at_least_one_epoch():
@@ -121,9 +127,80 @@ def test_balance_is_that_of_the_optimizer():
     svag = RunConditions(
         "SVAG", weight_decay=DECAY, ell=ell, scale_invariant=True
     )
-    actual = report([epoch(1, g, n, weight_sq_norm=sq_norm)], svag)
+    epochs = [epoch(i, g, n, weight_sq_norm=sq_norm) for i in (1, 2)]
+    actual = report(epochs, svag, window=2)
     assert actual.verdict.balance == pytest.approx(1)
-    assert "SVAG with ell 4, which stands in for the SDE" in str(actual)
+    assert not actual.verdict.heuristic
+
+
+def test_a_run_of_svag_is_judged_by_the_identity_of_svag():
+    ell, g, n = 4, 1.0, 3.21
+    sq_norm = RATE * (n + g / ell) / ((2 - RATE * DECAY / ell) * DECAY)
+    svag = RunConditions(
+        "SVAG", weight_decay=DECAY, ell=ell, scale_invariant=True
+    )
+    epochs = [epoch(i, g, n, weight_sq_norm=sq_norm) for i in (1, 2)]
+    actual = report(epochs, svag, window=2)
+    # κ + q <= C²ρ (q + 1/ell) is 2/4 + 3.21 without decay; of SGD's own N/G
+    # it would be 2 + 3.21.
+    assert actual.verdict.max_multiplier == pytest.approx(3.71, abs=0.01)
+    assert actual.verdict.multiplier_verdicts[4] == "ruled out"
+    text = str(actual)
+    assert "SGD at (κB, κη) against this run of SVAG with ell 4" in text
+    # (1/4) / (C² - 1), not 1.
+    assert "SVAG with ell 4 within a factor 1.41 of its SDE" in text
+    assert "needs N/G of at least 0.25" in text
+    assert actual.to_dict()["compared"] == actual.verdict.compared
+
+
+@pytest.mark.parametrize("balance", [0.93, 1.07])
+def test_the_balance_is_in_the_bound_where_it_is_near_1(balance):
+    def judged(balance):
+        sq_norm = balance * equilibrium_sq_norm(1.0, 41.0)
+        epochs = [epoch(i, weight_sq_norm=sq_norm) for i in (1, 2)]
+        return report(epochs, window=2).verdict
+
+    exact, off = judged(1.0), judged(balance)
+    q, u = 41.0, RATE * DECAY
+    # κ + q <= 2 b (2 - κu) / (2 - u) (1 + q), solved.
+    a = 2 * balance * (1 + q) / (2 - u)
+    assert off.max_multiplier == pytest.approx((2 * a - q) / (1 + a * u))
+    # A low balance cannot rule out, nor a high one allow, what 1 does not.
+    if balance > 1:
+        assert off.max_multiplier_low == exact.max_multiplier_low
+        assert off.max_multiplier_high > off.max_multiplier
+    else:
+        assert off.max_multiplier_high == exact.max_multiplier_high
+        assert off.max_multiplier_low < off.max_multiplier
+    assert judged(2.0).max_multiplier == exact.max_multiplier
+    low, value, high = off.min_closeness[2]
+    # Linear scaling by 2 is C-close to 1 for some balance within.
+    assert low == (1 if balance > 1 else exact.min_closeness[2][0])
+    assert low <= value <= high
+
+
+def test_g_and_n_have_to_rest_too():
+    # R is that of equilibrium throughout; N falls, and R follows later.
+    def judged(*noise_traces, **fields):
+        mean = sum(noise_traces) / len(noise_traces)
+        sq_norm = equilibrium_sq_norm(1.0, mean)
+        epochs = [
+            epoch(i, n=n, weight_sq_norm=sq_norm, **fields)
+            for i, n in enumerate(noise_traces, 1)
+        ]
+        return report(epochs, window=len(epochs)).verdict
+
+    moving = judged(50.0, 48.0, 34.0, 32.0)
+    assert moving.balance == pytest.approx(1)
+    assert moving.at_equilibrium is False
+    assert "at equilibrium: no (balance 1.00; N moves by the factor 0.67" in (
+        moving.headline
+    )
+    assert any("not at equilibrium" in r for r in moving.heuristic_reasons)
+    assert judged(41.0, 43.0, 40.0, 41.0).at_equilibrium
+    # What the errors do not tell apart moves no one knows how far.
+    assert judged(50.0, 48.0, 34.0, 32.0, noise_trace_se=20.0).at_equilibrium
+    assert judged(41.0).at_equilibrium is None
 
 
 def test_far_from_equilibrium_the_report_says_no_and_how_long_it_takes():

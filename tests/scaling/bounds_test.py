@@ -101,18 +101,17 @@ def test_min_noise_to_signal():
     assert scaling.min_noise_to_signal(1.1, 1.0, 1.0) == math.inf
 
 
-def test_weight_norm_growth_keeps_both_runs_in_balance():
-    q, kappa, rate, decay = 3.0, 4.0, 0.5, 0.1
-    growth = scaling.weight_norm_growth(q, kappa, rate, decay)
-    g, n = 1.0, q
-    r = rate * (g + n) / ((2 - rate * decay) * decay)
-    # On the unit sphere nothing changes: G and N go with 1/R.
-    large = scaling.balance(
-        "sgd", r * growth, g / growth, n / kappa / growth, kappa * rate, decay
-    )
-    assert large == pytest.approx(1)
-    assert scaling.weight_norm_growth(math.inf, kappa) == 1
-    assert scaling.weight_norm_growth(np.array([0.0]), 4.0) == pytest.approx(2)
+def test_min_closeness_in_closed_form():
+    kappa = 4.0
+    assert scaling.min_closeness(3.0, kappa) == pytest.approx((7 / 4) ** 0.5)
+    assert scaling.min_closeness(math.inf, kappa) == 1
+    least = scaling.min_closeness(np.array([0.0, math.inf]), kappa)
+    np.testing.assert_allclose(least, [2, 1])
+    # ρ = (2 - 4 * 0.1) / (2 - 0.1).
+    with_decay = scaling.min_closeness(math.inf, kappa, 0.5, 0.2)
+    assert with_decay == pytest.approx((1.9 / 1.6) ** 0.5)
+    assert scaling.min_closeness(3.0, 20.0, 0.5, 0.2) == math.inf
+    assert math.isnan(scaling.min_closeness(math.nan, kappa))
 
 
 def test_balance_of_every_process():
@@ -210,7 +209,7 @@ def estimate(g=1.0, n=41.0, g_se=0.125, **fields):
 
 
 def judge(measured, **fields):
-    given = {"balance": 1.02, "scale_invariant": True} | fields
+    given = {"balance": 1.0, "scale_invariant": True, "drift": ()} | fields
     settings = {
         name: given.pop(name)
         for name in ("kappas", "batch_size", "closeness")
@@ -224,7 +223,7 @@ def test_verdict_reads_like_a_sentence():
     assert judge(estimate()).text == (
         "batch 128, learning rate 0.8: N/G = 41 [33, 55]; the linear scaling "
         "rule is not ruled out up to batch 4,400, ruled out beyond 7,100 "
-        "(point estimate 5,400); at equilibrium: yes (balance 1.02)"
+        "(point estimate 5,400); at equilibrium: yes (balance 1.00)"
     )
 
 
@@ -283,7 +282,8 @@ def test_unbounded_interval_rules_out_only_what_no_noise_allows():
         ({"momentum": 0.9}, "momentum is 0.9"),
         ({"balance": 1.5}, "not at equilibrium (balance 1.50)"),
         ({"balance": None}, "not known to be at equilibrium"),
-        ({"ell": 4}, "ell 4"),
+        ({"drift": None}, "not known to be at equilibrium"),
+        ({"drift": ("G moves",)}, "equilibrium (balance 1.00; G moves)"),
         ({"batch_norm_halves": True}, "batch normalization"),
         ({"optimizer": "Other"}, "not Other"),
     ],

@@ -59,10 +59,10 @@ def test_sharp_and_loose_bounds_differ_by_the_signal(q, c):
 
 
 @given(moderate_ratios, kappas, kappas)
-def test_weight_norm_grows_with_kappa(q, kappa, more):
+def test_the_least_closeness_grows_with_kappa(q, kappa, more):
     small, large = sorted((kappa, more))
-    growth = scaling.weight_norm_growth(q, small)
-    assert 1 <= growth <= scaling.weight_norm_growth(q, large) * (1 + 1e-12)
+    least = scaling.min_closeness(q, small)
+    assert 1 <= least <= scaling.min_closeness(q, large) * (1 + 1e-12)
 
 
 @given(

@@ -65,11 +65,19 @@ def cases_of_bounds():
     )
     yield from decay_arguments(call, good)
 
-    call = scaling.weight_norm_growth
+    call = scaling.min_closeness
     good = {"noise_to_signal": 3.0, "kappa": 2, "learning_rate": 0.1}
     yield from refused_numbers(call, good, "noise_to_signal", [-1])
     yield from refused_numbers(call, good, "kappa", NOT_POSITIVE)
     yield from decay_arguments(call, good)
+
+    for call, last in (
+        (scaling.max_batch_multiplier, {"closeness": 2.0}),
+        (scaling.min_closeness, {"kappa": 2}),
+    ):
+        good = {"noise_to_signal": 3.0, **last}
+        yield from refused_numbers(call, good, "ell", (0, 0.5, -1, NAN, "2"))
+        yield from refused_numbers(call, good, "balance", NOT_POSITIVE)
 
 
 def cases_of_equilibrium():

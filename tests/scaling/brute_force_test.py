@@ -1,0 +1,125 @@
+"""The bounds against the definition of C-closeness, found by search."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from keras_svag import scaling
+
+RATE = 0.5
+GRID = [
+    (ell, q, u, balance)
+    for ell in (1, 2, 4, 16)
+    for q in (0.05, 0.7, 3.21, 40.0)
+    for u in (1e-6, 0.02, 0.6)
+    for balance in (0.9, 1.0, 1.1)
+]
+
+
+def is_close(kappa, closeness, ell, q, u, balance):
+    """Whether some SGD run at κB, κη is C-close to the measured run.
+
+    The measured run has G = 1, N = q and the R that its balance says. The
+    balance of the scaled one is continuous in R', G' and κN', so that it is 1
+    somewhere within [1/C, C] of them if the corners are on both sides of 1.
+    """
+    process = "svag" if ell > 1 else "sgd"
+    decay = u / RATE
+    if kappa * u >= 2:
+        return False
+    r = balance / scaling.balance(process, 1.0, 1.0, q, RATE, decay, ell)
+    corners = [
+        scaling.balance("sgd", fr * r, fg, fn * q / kappa, kappa * RATE, decay)
+        for fr, fg, fn in itertools.product(
+            (1 / closeness, closeness), repeat=3
+        )
+    ]
+    return min(corners) <= 1 <= max(corners)
+
+
+def bound(closeness, ell, q, u, balance):
+    return scaling.max_batch_multiplier(
+        q, closeness, RATE, u / RATE, ell=ell, balance=balance
+    )
+
+
+@pytest.mark.parametrize("closeness", [1.2, 2**0.5, 3.0])
+def test_what_is_ruled_out_has_no_close_run(closeness):
+    factors = np.array([0.5, 0.8, 0.95, 1 - 1e-6, 1 + 1e-6, 1.05, 1.25, 2])
+    for case in GRID:
+        largest = bound(closeness, *case)
+        # Smaller ones leave C on the other side, where linear scaling shrinks.
+        kappas = factors * largest
+        for kappa in kappas[kappas >= 1]:
+            expected = kappa <= largest
+            assert is_close(kappa, closeness, *case) == expected, (kappa, case)
+
+
+@pytest.mark.parametrize("kappa", [0.5, 1.0, 3.7, 20.0])
+def test_the_least_closeness_is_the_first_that_some_run_has(kappa):
+    for ell, q, u, balance in GRID:
+        least = scaling.min_closeness(
+            q, kappa, RATE, u / RATE, ell=ell, balance=balance
+        )
+        if math.isinf(least):
+            assert kappa * u >= 2
+            continue
+        assert is_close(kappa, least * (1 + 1e-9), ell, q, u, balance)
+        if least > 1 + 1e-6:
+            below = least * (1 - 1e-7)
+            assert not is_close(kappa, below, ell, q, u, balance)
+
+
+def test_the_least_closeness_at_the_bound_is_the_one_asked_for():
+    for case in GRID:
+        ell, q, u, balance = case
+        largest = bound(2**0.5, *case)
+        least = scaling.min_closeness(
+            q, largest, RATE, u / RATE, ell=ell, balance=balance
+        )
+        assert least == pytest.approx(2**0.5)
+
+
+def test_what_svag_needs_to_be_close_to_its_sde():
+    rates = 1.0, 0.3
+    for ell, closeness in itertools.product((1, 2, 8), (1.1, 2**0.5, 3.0)):
+        least = scaling.min_noise_to_signal(closeness, *rates, ell=ell)
+
+        def sde_is_close(q, ell=ell, closeness=closeness):
+            r = 1 / scaling.balance("svag", 1.0, 1.0, q, *rates, ell)
+            corners = [
+                scaling.balance("sde", fr * r, 1.0, fn * q, *rates)
+                for fr, fn in itertools.product(
+                    (1 / closeness, closeness), repeat=2
+                )
+            ]
+            return min(corners) <= 1 <= max(corners)
+
+        if math.isinf(least):
+            assert not sde_is_close(1e9)
+        else:
+            assert sde_is_close(least * (1 + 1e-9))
+            assert not sde_is_close(least * (1 - 1e-9))
+
+
+def test_from_an_svag_run_sgd_itself_may_be_ruled_out():
+    # The SDE's N / G of 0.3 is too little for SGD, its own of 4 is not.
+    assert scaling.max_batch_multiplier(0.3, 2**0.5, ell=1000) < 1
+    assert scaling.max_batch_multiplier(4.0, 2**0.5, ell=1000) > 1
+    # C² / ell + (C² - 1) q.
+    assert scaling.max_batch_multiplier(3.21, 2**0.5, ell=4) == pytest.approx(
+        2 / 4 + 3.21
+    )
+
+
+def test_the_loose_form_is_implied_by_the_sharp_one():
+    q = np.array([0.0, 0.3, 3.0, 50.0, np.inf])
+    for ell, u in itertools.product((1, 2, 4, 16), (0.0, 0.02, 0.6)):
+        loose = scaling.max_batch_multiplier(
+            q, 2**0.5, RATE, u / RATE, form="loose", ell=ell
+        )
+        np.testing.assert_allclose(loose, 2 * (1 / ell + q))
+        sharp = scaling.max_batch_multiplier(q, 2**0.5, RATE, u / RATE, ell=ell)
+        assert np.all(sharp <= loose * (1 + 1e-12))

@@ -1,4 +1,4 @@
-"""How far a run can be scaled: necessary conditions, rules, equilibrium."""
+"""How far a run can be scaled: conditions, a prediction, rules."""
 
 from keras_svag.scaling.bounds import (
     balance,
@@ -11,6 +11,10 @@ from keras_svag.scaling.closeness import (
     EquilibriumStatistics,
     c_closeness,
 )
+from keras_svag.scaling.prediction import (
+    ClosenessPrediction,
+    predict_closeness,
+)
 from keras_svag.scaling.rules import (
     linear_scaling_rule,
     square_root_scaling_rule,
@@ -18,6 +22,7 @@ from keras_svag.scaling.rules import (
 
 __all__ = [
     "Closeness",
+    "ClosenessPrediction",
     "EquilibriumStatistics",
     "balance",
     "c_closeness",
@@ -25,5 +30,6 @@ __all__ = [
     "max_batch_multiplier",
     "min_closeness",
     "min_noise_to_signal",
+    "predict_closeness",
     "square_root_scaling_rule",
 ]

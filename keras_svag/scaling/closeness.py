@@ -7,7 +7,7 @@ import statistics
 from keras_svag import arguments
 from keras_svag.noise.intervals import fieller_interval, student_t_quantile
 
-_STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
+STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
 
 # Of a sum of two variances to the estimated ones: more than this makes
 # Student's quantile the normal one.
@@ -97,7 +97,7 @@ def c_closeness(first, second, kappa=1.0, level=0.95):
             arguments.number(name, getattr(run, name), above=0)
     counts = first.count, second.count
     ratios = {}
-    for name in _STATISTICS:
+    for name in STATISTICS:
         scale = kappa if name == "noise_trace" else 1.0
         ours, theirs = getattr(first, name), scale * getattr(second, name)
         our_variance = getattr(first, f"{name}_se") ** 2

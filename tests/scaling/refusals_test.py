@@ -1,5 +1,6 @@
 """Bad arguments of the theory."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -106,6 +107,25 @@ def cases_of_equilibrium():
             yield from refused(
                 call, good, "second", [bad], named=name, given=value
             )
+
+    call, good = scaling.predict_closeness, {"statistics": {1: STATE, 2: STATE}}
+    yield from refused(call, good, "statistics", [{}, {2: STATE}], given="of")
+    yield from refused(call, good, "statistics", [[STATE, STATE]], TypeError)
+    yield from refused_numbers(call, good, "level", NO_LEVEL)
+    for name, value in (("grad_sq_norm", -1.0), ("noise_trace", NAN)):
+        bad = dataclasses.replace(STATE, **{name: value})
+        yield from refused(
+            call,
+            good,
+            "statistics",
+            [{1: STATE, 2: bad}],
+            named=name,
+            given=value,
+        )
+    prediction = scaling.predict_closeness({1: STATE, 2: STATE})
+    yield from refused_numbers(
+        prediction.max_batch_multiplier, {}, "closeness", NOT_ABOVE_1
+    )
 
 
 def cases_of_rules():

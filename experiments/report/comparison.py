@@ -100,6 +100,11 @@ def _of(config, key):
     return repr(config.get(key))
 
 
+def same_setting(first, second, free):
+    """Whether two runs differ at most in their seeds and in free keys."""
+    return _setting(first, free) == _setting(second, free)
+
+
 def _setting(run, free):
     return tuple(
         (key, repr(value))

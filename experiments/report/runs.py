@@ -27,6 +27,7 @@ class Window:
         heuristic_reasons: Assumptions of the theory that fail or are not
             known to hold, a phrase each.
         balance: Left over right side of the equilibrium identity, or None.
+        at_equilibrium: Whether R, G and N are at rest; None if not known.
     """
 
     estimate: NoiseEstimate
@@ -36,6 +37,7 @@ class Window:
     last_epoch: int
     heuristic_reasons: tuple[str, ...] = ()
     balance: float | None = None
+    at_equilibrium: bool | None = None
 
     @property
     def statistics(self):
@@ -256,6 +258,8 @@ def _window_of_report(report):
         report["last_epoch"],
         tuple(report["heuristic_reasons"]),
         report["balance"],
+        # In files of before, the balance alone tells.
+        report.get("at_equilibrium", is_balanced(report["balance"])),
     )
 
 
@@ -268,5 +272,5 @@ def equilibrium_counts(windows):
     Returns:
         Three counts.
     """
-    known = [is_balanced(window and window.balance) for window in windows]
+    known = [window and window.at_equilibrium for window in windows]
     return known.count(True), known.count(False), known.count(None)

@@ -7,7 +7,12 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from experiments.report import sections, seeds
-from experiments.report.comparison import Comparison, comparisons, has_numbers
+from experiments.report.comparison import (
+    Comparison,
+    comparisons,
+    has_numbers,
+    same_setting,
+)
 from experiments.report.figures import (
     ACCURACY,
     COLOURS,
@@ -16,6 +21,7 @@ from experiments.report.figures import (
     make_logarithmic,
     saved_figure,
 )
+from experiments.report.svag import svag_comparisons
 from keras_svag.callbacks.markdown import (
     interval,
     number,
@@ -27,9 +33,22 @@ from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.bounds import min_noise_to_signal
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.conditions import linear_scaling_refusal
+from keras_svag.scaling.prediction import FIRST_ORDER_REACHES
 
-# The test error at which a batch size counts as too large, over the best.
-BREAKING_FACTOR = 1.2
+# The test error that is observed beside the theorem, over the best.
+GROWN_ERROR = 1.2
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingComparison(Comparison):
+    """Runs of several batch sizes, and those that predict what they show.
+
+    Attributes:
+        svag: `Comparison` of ell at one of these learning rates per example,
+            everything else being equal, or None.
+    """
+
+    svag: Comparison | None = None
 
 
 def scaling_comparisons(runs):
@@ -39,12 +58,44 @@ def scaling_comparisons(runs):
     def batch_size(run):
         return run.config["batch_size"] if has_numbers(run, *keys) else None
 
-    def rate_per_example(run):
-        rate = run.config["learning_rate"] / run.config["batch_size"]
-        # Rates are decimal fractions: products of them round.
-        return f"{rate:.6g}"
+    found = comparisons(runs, batch_size, set(keys), _rate_per_example)
+    if not found:
+        return []
+    svag = svag_comparisons([run for run in runs if not run.diverged])
+    return [
+        ScalingComparison(
+            *(
+                getattr(comparison, f.name)
+                for f in dataclasses.fields(Comparison)
+            ),
+            svag=_of_same_family(comparison, svag),
+        )
+        for comparison in found
+    ]
 
-    return comparisons(runs, batch_size, set(keys), rate_per_example)
+
+def _rate_per_example(run):
+    rate = run.config["learning_rate"] / run.config["batch_size"]
+    # Rates are decimal fractions: products of them round.
+    return f"{rate:.6g}"
+
+
+def _of_same_family(comparison, svag):
+    """The first comparison of ell at a fixed noise scale that is the same.
+
+    Pairs of halves and independent ones have the same mean and covariance.
+    """
+    free = {"batch_size", "learning_rate", "ell", "pairing"}
+    first = comparison.runs[0]
+    for other in svag:
+        run = other.runs[0]
+        if (
+            has_numbers(run, "batch_size", "learning_rate")
+            and same_setting(first, run, free)
+            and _rate_per_example(first) == _rate_per_example(run)
+        ):
+            return other
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +109,17 @@ class BatchSize:
         num_diverged: Runs that stopped at a loss that was not finite.
         estimate: `NoiseEstimate` pooled over the seeds, or None.
         heuristic_reasons: Why the theorem may not apply, a phrase each.
-        predicted: `(low, point, high)` of κ_max·B, seen from this batch size:
-            its 95% interval, and None for a point without N/G; or None.
+        means: `equilibrium_means` of R, G and N.
+        bound: `(low, point, high)` of κ_max·B, seen from this batch size: its
+            95% interval, and None for a point without N/G; or None.
         closeness: `Closeness` to the smallest batch size, or None.
-        outcome: "held", "failed", "broke earlier", "not tested", or None for a
-            batch size from which there is no prediction to test.
+        min_closeness: `(low, value, high)`, the least C that N/G of the
+            smallest batch size allows here, or None.
+        predicted: `(value, low, high)` of C to the smallest batch size, from
+            runs of SVAG, or None.
+        outcome: Whether no batch size that is ruled out from here was C-close:
+            "held", "failed", "undetermined" or "not tested"; None without
+            a bound.
     """
 
     batch_size: int
@@ -71,8 +128,11 @@ class BatchSize:
     num_diverged: int
     estimate: NoiseEstimate | None
     heuristic_reasons: tuple[str, ...]
-    predicted: tuple[float, float | None, float] | None
-    closeness: Closeness | None
+    means: dict[str, seeds.SeedMean]
+    bound: tuple[float, float | None, float] | None
+    closeness: Closeness | None = None
+    min_closeness: tuple[float, float | None, float] | None = None
+    predicted: tuple[float, float, float] | None = None
     outcome: str | None = None
 
     @property
@@ -95,194 +155,233 @@ class ScalingStudy:
         target: C.
         threshold: 1 / (C² - 1), the N/G below which SGD leaves its SDE.
         best: The `BatchSize` of least test error.
-        last_good: The largest batch size before the break, an integer.
-        breaks_at: The first one above the best's whose test error is more
-            than `BREAKING_FACTOR` times the best, or None.
+        error_grows_at: The first batch size above the best's whose test error
+            is more than `GROWN_ERROR` times the best, or None. An observation:
+            the theorem does not speak of it.
+        leaves_at: `(value, low, high)`, the predicted batch size at which C to
+            the smallest is left, or None.
         refusal: Why the rule is not one for the optimizer, or None.
     """
 
-    comparison: Comparison
+    comparison: ScalingComparison
     batches: tuple[BatchSize, ...]
     target: float
     threshold: float
     best: BatchSize
-    last_good: int
-    breaks_at: int | None
+    error_grows_at: int | None
+    leaves_at: tuple[float, float, float] | None
     refusal: str | None = None
 
 
 def scaling_study(comparison):
     """Evaluates runs whose learning rate is in proportion to the batch size.
 
-    A batch size predicts that the rule breaks at κ_max(q)·B or before, with
-    the 95% interval of q = N/G there. The prediction
+    The condition says of every batch size which larger ones it rules out: they
+    cannot be C-close to it in R, G and N. That it
 
-    - *failed* if a batch size above the interval still had a test error of at
-      most `BREAKING_FACTOR` times the best;
-    - is called *broke earlier* if the first with a larger one lies at or below
-      the interval, which a necessary condition allows and does not foresee;
-    - is *not tested* if no batch size lies above the interval;
-    - *held* otherwise: the rule broke where the interval says.
-
-    A batch size at or past the break predicts nothing.
+    - *failed* is said if one of them was measured to be: the 95% interval of
+      its C, over seeds, lies at or below the C asked for;
+    - *held* if each was measured not to be: the interval lies above, or a run
+      diverged;
+    - is *undetermined* if an interval contains C;
+    - is *not tested* if none was measured.
 
     Args:
-        comparison: `Comparison` of at least two batch sizes; runs that
+        comparison: `ScalingComparison` of at least two batch sizes; runs that
             diverged included.
 
     Returns:
         A `ScalingStudy`.
     """
     groups = list(comparison.groups.values())
-    first_config = groups[0][0].config
-    target = first_config.get("lsr.closeness", 2**0.5)
-    batches = [_batch_size(runs, groups[0], target) for runs in groups]
+    config = groups[0][0].config
+    target = config.get("lsr.closeness", 2**0.5)
+    batches = [_batch_size(runs, target) for runs in groups]
     best = min(batches, key=lambda batch: batch.test_error.value)
-    limit = BREAKING_FACTOR * best.test_error.value
-    too_large = [
+    grown = [
         batch.batch_size
         for batch in batches
-        if batch.batch_size > best.batch_size and batch.test_error.value > limit
+        if batch.batch_size > best.batch_size
+        and batch.test_error.value > GROWN_ERROR * best.test_error.value
     ]
-    breaks_at = too_large[0] if too_large else None
-    last_good = max(
-        batch.batch_size
-        for batch in batches
-        if breaks_at is None or batch.batch_size < breaks_at
-    )
+    refusal = linear_scaling_refusal(config["optimizer"])
+    prediction, unit = None, 1
+    if comparison.svag and not refusal:
+        prediction = seeds.closeness_prediction(
+            comparison.svag.groups, lambda run: run.window_before_decay
+        )
+        # SVAG with ell at B is SGD at B / ell, on the line of equal noise.
+        unit = comparison.svag.runs[0].config["batch_size"]
+        unit *= seeds.ell_of(config)
+    first = batches[0].batch_size
     return ScalingStudy(
         comparison,
         tuple(
             dataclasses.replace(
                 batch,
-                outcome=_outcome(batch, batches, limit, last_good, breaks_at),
+                outcome=_outcome(batch, batches, target),
+                closeness=_closeness(batches[0], batch),
+                min_closeness=_min_closeness(groups[0], batch, target),
+                predicted=prediction
+                and prediction.closeness(batch.batch_size / unit, first / unit),
             )
             for batch in batches
         ),
         target,
         min_noise_to_signal(target),
         best,
-        last_good,
-        breaks_at,
-        linear_scaling_refusal(first_config["optimizer"]),
+        grown[0] if grown else None,
+        prediction
+        and tuple(
+            unit * kappa
+            for kappa in prediction.max_batch_multiplier(target, first / unit)
+        ),
+        refusal,
     )
 
 
-def _batch_size(runs, smallest, target):
+def _batch_size(runs, target):
     config = runs[0].config
-    size, rate = config["batch_size"], config["learning_rate"]
     windows = _windows(runs)
     estimate = seeds.pooled_noise(windows)
-    if estimate:
-        rate = windows[0].learning_rate
-    verdict = seeds.noise_verdict(windows, config, target)
-    predicted = None
-    if verdict and not linear_scaling_refusal(config["optimizer"]):
-        predicted = (
-            verdict.not_ruled_out_up_to,
-            verdict.max_batch_size,
-            verdict.ruled_out_beyond,
-        )
-    closeness = None
-    if runs is not smallest:
-        closeness = seeds.closeness_over_seeds(
-            seeds.equilibrium_means(_windows(smallest)),
-            seeds.equilibrium_means(windows),
-            size / smallest[0].config["batch_size"],
-        )
+    verdict = _verdict(runs, target)
+    bound = verdict and (
+        verdict.not_ruled_out_up_to,
+        verdict.max_batch_size,
+        verdict.ruled_out_beyond,
+    )
     return BatchSize(
-        size,
-        rate,
+        config["batch_size"],
+        windows[0].learning_rate if estimate else config["learning_rate"],
         seeds.seed_mean(
             [1.0 if run.diverged else 1 - run.accuracy for run in runs]
         ),
         sum(run.diverged for run in runs),
         estimate,
         seeds.heuristic_reasons(windows),
-        predicted,
-        closeness,
+        seeds.equilibrium_means(windows),
+        bound,
     )
+
+
+def _verdict(runs, target, kappas=()):
+    """`LinearScalingVerdict` on runs of the same process as these, or None.
+
+    SVAG at η and ell has the identity of SGD at η / ell with G / ell, and so
+    has the run at κη: the condition for SGD then speaks of both.
+    """
+    config = runs[0].config
+    if linear_scaling_refusal(config["optimizer"]):
+        return None
+    ell = seeds.ell_of(config)
+    windows = [
+        window
+        and dataclasses.replace(
+            window,
+            estimate=window.estimate.corrected(np.diag([1 / ell, 1]))
+            if ell > 1
+            else window.estimate,
+            learning_rate=window.learning_rate / ell,
+        )
+        for window in _windows(runs)
+    ]
+    return seeds.noise_verdict(windows, config | {"ell": 1}, target, kappas)
 
 
 def _windows(runs):
     return [run.window_before_decay for run in runs if not run.diverged]
 
 
-def _outcome(batch, batches, limit, last_good, breaks_at):
-    if batch.predicted is None or batch.batch_size > last_good:
+def _closeness(first, second):
+    if first is second:
         return None
-    low, _, high = batch.predicted
-    beyond = [other for other in batches if other.batch_size > high]
-    if any(other.test_error.value <= limit for other in beyond):
-        return "failed"
-    if breaks_at is not None and breaks_at <= low:
-        return "broke earlier"
-    return "held" if beyond else "not tested"
+    kappa = second.batch_size / first.batch_size
+    return seeds.closeness_over_seeds(first.means, second.means, kappa)
+
+
+def _min_closeness(smallest, batch, target):
+    kappa = batch.batch_size / smallest[0].config["batch_size"]
+    verdict = _verdict(smallest, target, (kappa,))
+    return verdict and verdict.min_closeness[kappa]
+
+
+def _outcome(batch, batches, target):
+    if batch.bound is None:
+        return None
+    found = []
+    for other in batches:
+        if other.batch_size <= batch.bound[2]:
+            continue
+        closeness = _closeness(batch, other)
+        if other.num_diverged:
+            # What diverges has no equilibrium to be close at.
+            found.append("held")
+        elif closeness:
+            is_far = closeness.low > target
+            is_close = closeness.high <= target
+            found.append(
+                "held" if is_far else "failed" if is_close else "undetermined"
+            )
+    for outcome in ("failed", "undetermined", "held"):
+        if outcome in found:
+            return outcome
+    return "not tested"
 
 
 def scaling_section(study):
     """`Section` of a `ScalingStudy`."""
-    best = study.best
-    observed = (
-        f"The least test error, {number(best.test_error.value)}, is that of "
-        f"B = {best.batch_size:,}. "
-    )
-    if study.breaks_at:
-        observed += (
-            f"It is first exceeded by more than {BREAKING_FACTOR - 1:.0%} of "
-            f"its value at **B = {study.breaks_at:,}**; "
-            f"{study.last_good:,} is the largest batch size before."
-        )
-    else:
-        observed += (
-            f"No larger batch size up to {study.last_good:,} exceeds it by "
-            f"more than {BREAKING_FACTOR - 1:.0%} of its value: no break was "
-            "observed."
-        )
     reasons = sections.reasons_text(
         reason for b in study.batches for reason in b.heuristic_reasons
     )
+    target = number(study.target)
     paragraphs = [
-        _prediction(study),
-        f"{observed} {_equilibria(study)}".strip(),
+        _bound_text(study),
+        *_prediction_text(study),
+        _error_text(study),
         _scaling_table(study),
-        "B\\* = κ_max·B is the largest batch size that the condition does not "
-        "rule out, seen from B, with the 95% interval that follows from N/G's "
-        "(errors of measurement, pooled over seeds). The prediction *failed* "
-        "if a batch size above the interval still has a test error at most "
-        f"{BREAKING_FACTOR - 1:.0%} above the best; *broke earlier* means that "
-        "the first larger error lies at or below the interval, which a "
-        "necessary condition allows and does not foresee; *not tested*, that "
-        "no batch size lies above it; otherwise the prediction *held*. A "
-        "dash: past the break, or not measured. C is the C-closeness to the "
-        "smallest batch size over seeds; beyond B\\* it should exceed "
-        f"{number(study.target)}.",
+        "B\\* = κ_max·B is the largest batch size that the necessary condition "
+        "does not rule out, seen from B, with the 95% interval that follows "
+        "from N/G's (pooled over seeds) and from the balance. Beyond it R, G "
+        f"and N cannot all be within a factor {target} of those at B: that no "
+        "batch size beyond was C-close *held* or *failed*, by the 95% interval "
+        "of C over seeds; *undetermined* if one contains "
+        f"{target}; *not tested* if nothing was measured beyond. C is the "
+        "C-closeness to the smallest batch size, measured; *at least* is what "
+        "N/G there implies for it, *predicted* what SVAG does. A dash: not "
+        "measured.",
         f"The threshold 1/(C² − 1) for SGD's own N/G is "
         f"{number(study.threshold)}.",
     ]
     if reasons:
-        paragraphs.append(f"The predictions are only a heuristic: {reasons}.")
+        paragraphs.append(f"The condition is only a heuristic: {reasons}.")
+    figures = {
+        "batch-sizes": sections.Figure(
+            "G, N, N/G and test accuracy against the batch size; B\\* is that "
+            "of the smallest batch size.",
+            lambda path: save_scaling(path, study),
+        )
+    }
+    if any(batch.closeness for batch in study.batches):
+        figures["closeness"] = sections.Figure(
+            "C to the smallest batch size: measured, the least that the "
+            "necessary condition allows, and predicted from SVAG.",
+            lambda path: save_closeness(path, study),
+        )
     return sections.Section(
         "Linear scaling",
         (*paragraphs, *sections.one_seed(study.comparison)),
-        {
-            "batch-sizes": sections.Figure(
-                "G, N, N/G and test accuracy against the batch size; the "
-                "predicted B\\* is that of the smallest batch size.",
-                lambda path: save_scaling(path, study),
-            )
-        },
+        figures,
         sections.setting(study.comparison),
     )
 
 
-def _prediction(study):
+def _bound_text(study):
     first = study.batches[0]
     if study.refusal:
         return study.refusal
-    if first.predicted is None:
-        return "No N/G was measured at the smallest batch size: no prediction."
-    low, point, high = first.predicted
+    if first.bound is None:
+        return "No N/G was measured at the smallest batch size: no condition."
+    low, point, high = first.bound
     text = (
         f"Seen from B = {first.batch_size:,}, linear scaling is not ruled out "
         f"up to B = {number(low)}"
@@ -294,43 +393,70 @@ def _prediction(study):
     )
     if point is not None:
         text += f" (point estimate B\\* = {number(point)})"
-    if first.outcome is None:
-        return f"{text}; the smallest batch size is past the break."
-    return f"{text}; the prediction {_OUTCOMES[first.outcome]}."
-
-
-def _equilibria(study):
-    """What R, G and N themselves say beyond the predicted interval."""
-    first = study.batches[0]
-    if first.predicted is None:
-        return ""
-    beyond = [
-        batch.closeness
-        for batch in study.batches
-        if batch.closeness and batch.batch_size > first.predicted[2]
-    ]
-    if not beyond:
-        return ""
-    far = sum(closeness.value > study.target for closeness in beyond)
     return (
-        "Beyond the interval the condition says that R, G and N are not "
-        f"C-close to those at B = {first.batch_size:,}: measured so at {far} "
-        f"of {len(beyond)} batch sizes."
+        f"{text}. No batch size that was ruled out was C-close in R, G and N: "
+        f"{_OUTCOMES[first.outcome]}."
     )
 
 
 _OUTCOMES = {
     "held": "**held**",
-    "failed": "**failed**",
-    "broke earlier": "**did not foresee the break**, which came earlier; being "
-    "only necessary, the condition allows that",
-    "not tested": "**was not tested**: no batch size lies beyond",
+    "failed": "**failed**, one was",
+    "undetermined": "**undetermined**, more seeds would tell",
+    "not tested": "**not tested**, nothing was measured beyond",
 }
 
 
+def _prediction_text(study):
+    """Where C is left, by runs of SVAG; or how to find out."""
+    first = study.batches[0]
+    if study.refusal:
+        return
+    if study.leaves_at is None:
+        yield (
+            "Where C is left can be predicted from runs of SVAG with several "
+            "ell at one of these batch sizes (`--sweep ell=1,2`), which are "
+            "not in this report."
+        )
+        return
+    leaves, low, high = study.leaves_at
+    svag = study.comparison.svag
+    yield (
+        f"**Predicted** from ell = {', '.join(map(str, svag.groups))} at B = "
+        f"{svag.runs[0].config['batch_size']:,}: linear scaling from B = "
+        f"{first.batch_size:,} leaves C = {number(study.target)} at about B = "
+        f"{number(leaves)} {interval(low, high)}. The prediction (derived) is "
+        "of first order in the learning rate and overshoots beyond C of about "
+        f"{FIRST_ORDER_REACHES:g}."
+    )
+
+
+def _error_text(study):
+    """What test error did, of which the theorem does not speak."""
+    best, grows_at = study.best, study.error_grows_at
+    text = (
+        "Test error is another matter, of which the theorem says nothing. The "
+        f"least, {number(best.test_error.value)}, is that of B = "
+        f"{best.batch_size:,}; "
+    )
+    grown = f"{GROWN_ERROR - 1:.0%} of its value"
+    if grows_at is None:
+        return f"{text}no larger batch size exceeds it by more than {grown}."
+    text += f"B = {grows_at:,} is the first to exceed it by more than {grown}"
+    bound = study.batches[0].bound
+    if bound and bound[1]:
+        text += f", at {number(grows_at / bound[1])} times B\\*"
+    if study.leaves_at and math.isfinite(study.leaves_at[0]):
+        ratio = grows_at / study.leaves_at[0]
+        text += f" and {number(ratio)} times the batch at which C is left"
+    return f"{text}."
+
+
 def _scaling_table(study):
+    header = ["B", "η", "test error", "G", "N", "N/G", "B\\*", "no ruled-out"]
+    header[-1] += " batch is C-close"
     return table(
-        ["B", "η", "test error", "G", "N", "N/G", "B\\*", "prediction", "C"],
+        [*header, "C", "C at least", "C predicted"],
         [_scaling_row(batch) for batch in study.batches],
     )
 
@@ -344,31 +470,129 @@ def _scaling_row(batch):
         error += f" ({batch.num_diverged} diverged)"
     moments = ["–", "–", "–"]
     if estimate:
-        point, low, high = batch.noise_to_signal
+        point, *ends = batch.noise_to_signal
         moments = [
             with_error(estimate.grad_sq_norm, estimate.grad_sq_norm_se),
             with_error(estimate.noise_trace, estimate.noise_trace_se),
-            f"{number(point)} {interval(low, high)}",
+            _with_interval(point, *ends),
         ]
-    predicted = "–"
-    if batch.predicted:
-        low, point, high = batch.predicted
-        predicted = f"{number(point)} {interval(low, high)}"
     closeness = "–"
     if batch.closeness:
-        closeness = number(batch.closeness.value)
+        c = batch.closeness
+        closeness = number(c.value)
         if batch.test_error.count > 1:
-            ends = interval(batch.closeness.low, batch.closeness.high)
-            closeness = f"{closeness} {ends}"
+            closeness = _with_interval(c.value, c.low, c.high)
+    cells = ["–", "–"]
+    for index, ends in enumerate((batch.bound, batch.min_closeness)):
+        if ends:
+            low, point, high = ends
+            cells[index] = _with_interval(point, low, high)
+    bound, least = cells
     return [
         f"{batch.batch_size:,}",
         number(batch.learning_rate),
         error,
         *moments,
-        predicted,
+        bound,
         batch.outcome or "–",
         closeness,
+        least,
+        _with_interval(*batch.predicted) if batch.predicted else "–",
     ]
+
+
+def _with_interval(point, low, high):
+    return f"{number(point)} {interval(low, high)}"
+
+
+def save_closeness(path, study):
+    """C to the smallest batch size: measured, bounded and predicted.
+
+    Args:
+        path: PNG file.
+        study: `ScalingStudy`.
+    """
+    with saved_figure(path, 5.5) as figure:
+        axes = figure.subplots()
+        measured = [b for b in study.batches if b.closeness]
+        values = [b.closeness.value for b in measured]
+        finite = [value for value in values if math.isfinite(value)]
+        top = 1.3 * max([study.target, *finite])
+        axes.set_xscale("log")
+        _draw_band(
+            axes,
+            [
+                (b.batch_size, value, low, high)
+                for b in study.batches
+                if b.min_closeness
+                for low, value, high in [b.min_closeness]
+                if value is not None
+            ],
+            4,
+            "at least, by the necessary condition",
+        )
+        _draw_band(
+            axes,
+            [
+                (b.batch_size, *b.predicted)
+                for b in study.batches
+                if b.predicted
+            ],
+            2,
+            "predicted from SVAG (first order: to about C = "
+            f"{FIRST_ORDER_REACHES:g})",
+        )
+        ends = np.array([(b.closeness.low, b.closeness.high) for b in measured])
+        axes.errorbar(
+            [b.batch_size for b in measured],
+            values,
+            [
+                np.subtract(values, ends[:, 0]),
+                np.minimum(ends[:, 1], 10 * top) - values,
+            ],
+            fmt="o",
+            color=COLOURS[0],
+            capsize=4,
+            label="measured"
+            + (" (95% interval)" if study.comparison.num_seeds > 1 else ""),
+        )
+        axes.axhline(
+            study.target,
+            color="0.4",
+            linestyle=":",
+            label=f"C = {study.target:.3g}, asked for",
+        )
+        axes.set_ylim(0.98, top)
+        make_logarithmic(axes)
+        sizes = [batch.batch_size for batch in study.batches]
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(sizes[0] / 1.1, sizes[-1] * 1.2)
+        axes.set_xlabel("batch size B (examples), learning rate in proportion")
+        axes.set_ylabel(f"C to B = {sizes[0]:,} (dimensionless)")
+        figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=2,
+            fontsize=11,
+        )
+
+
+def _draw_band(axes, points, style, label):
+    if not points:
+        return
+    sizes, values, lows, highs = np.transpose(points)
+    style = line_style(style)
+    axes.plot(sizes, values, **style, label=label)
+    # An open end goes to the edge of the axis.
+    axes.fill_between(
+        sizes,
+        lows,
+        np.minimum(highs, 1e6),
+        color=style["color"],
+        alpha=0.2,
+        linewidth=0,
+    )
 
 
 def save_scaling(path, study):
@@ -477,14 +701,14 @@ def _draw_accuracy(axes, study):
             label="diverged, at least one seed",
         )
     axes.axhline(
-        100 * (1 - BREAKING_FACTOR * study.best.test_error.value),
+        100 * (1 - GROWN_ERROR * study.best.test_error.value),
         color=COLOURS[0],
         linestyle=":",
         label="test error 20% above the best",
     )
     baseline = study.batches[0]
-    if baseline.predicted:
-        low, point, high = baseline.predicted
+    if baseline.bound:
+        low, point, high = baseline.bound
         axes.axvspan(
             low,
             # An open end goes to the edge of the axis.
@@ -492,20 +716,12 @@ def _draw_accuracy(axes, study):
             color=COLOURS[5],
             alpha=0.3,
             linewidth=0,
-            label=f"predicted B* from B = {baseline.batch_size:,} "
-            "(95% interval)",
+            label=f"B*, bound on C-closeness to B = {baseline.batch_size:,}",
         )
         if point is not None:
             axes.axvline(point, color=COLOURS[5], linestyle="-.")
-    if study.breaks_at:
-        axes.axvline(
-            study.breaks_at,
-            color=COLOURS[4],
-            linestyle="--",
-            label=f"observed break at B = {study.breaks_at:,}",
-        )
     axes.set_ylabel(ACCURACY)
-    # Outside, lest it hide a break.
+    # Outside, lest it hide a point.
     axes.figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2
     )

@@ -8,6 +8,7 @@ import numpy as np
 from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 from keras_svag.scaling.conditions import RunConditions
+from keras_svag.scaling.prediction import predict_closeness
 from keras_svag.scaling.verdict import linear_scaling_verdict
 
 # What an equilibrium is told by, and the theory's letters for it.
@@ -136,11 +137,11 @@ def closeness_over_seeds(first, second, kappa=1.0):
     """
     statistics = []
     for means in (first, second):
+        if not _are_measured(means):
+            return None
         fields = {}
         for name in SYMBOLS:
-            mean = means and means[name]
-            if not (mean and math.isfinite(mean.value)):
-                return None
+            mean = means[name]
             error = mean.standard_error if mean.count > 1 else 0.0
             fields |= {name: mean.value, f"{name}_se": error}
         statistics.append(EquilibriumStatistics(**fields, count=mean.count))
@@ -151,13 +152,73 @@ def closeness_over_seeds(first, second, kappa=1.0):
         return None
 
 
-def noise_verdict(windows, config, closeness):
+def _are_measured(means):
+    return bool(means) and all(
+        math.isfinite(means[name].value) for name in SYMBOLS
+    )
+
+
+def closeness_prediction(groups, window_of):
+    """`ClosenessPrediction` of runs of SVAG with several ell.
+
+    Errors are those of means over seeds. One seed has those between the
+    epochs of its window, in which what varies from seed to seed is not.
+
+    Args:
+        groups: `{ell: runs}`, of one batch size and learning rate.
+        window_of: Function from a run to its `Window`, or None.
+
+    Returns:
+        None if R, G and N were not measured above 0 in all.
+    """
+    statistics = {}
+    for ell, runs in groups.items():
+        windows = [window_of(run) for run in runs]
+        means = equilibrium_means(windows)
+        if not _are_measured(means):
+            return None
+        if len(runs) == 1:
+            means = _with_errors_between_epochs(means, runs[0], windows[0])
+        statistics[ell] = EquilibriumStatistics(
+            *(means[name].value for name in SYMBOLS),
+            *(means[name].standard_error for name in SYMBOLS),
+            min(means[name].count for name in SYMBOLS),
+        )
+    try:
+        return predict_closeness(statistics)
+    except ValueError:
+        return None
+
+
+def _with_errors_between_epochs(means, run, window):
+    """The means of one run with errors from its epochs, where it has them."""
+    inside = (run.epochs >= window.first_epoch) & (
+        run.epochs <= window.last_epoch
+    )
+    result = {}
+    for name, mean in means.items():
+        values = run.curve(name)[inside]
+        values = values[np.isfinite(values)]
+        result[name] = mean
+        if len(values) > 1:
+            error = seed_mean(values).standard_error
+            result[name] = SeedMean(mean.value, error, len(values))
+    return result
+
+
+def ell_of(config):
+    """SVAG's amplification; 1 for SGD."""
+    return config.get("ell", 1) if config.get("optimizer") == "svag" else 1
+
+
+def noise_verdict(windows, config, closeness, kappas=()):
     """What the noise of runs says about the linear scaling rule and the SDE.
 
     Args:
         windows: `Window`s, a run each, or None where nothing was measured.
         config: Configuration of the runs.
         closeness: C.
+        kappas: Factors on the batch size to judge.
 
     Returns:
         A `LinearScalingVerdict`, or None without noise, or if the weights of
@@ -166,14 +227,20 @@ def noise_verdict(windows, config, closeness):
     estimate = pooled_noise(windows)
     if estimate is None:
         return None
+    are_at_rest = all(window.at_equilibrium for window in windows)
     conditions = RunConditions(
         learning_rate=windows[0].learning_rate,
         weight_decay=config.get("weight_decay") or 0.0,
+        ell=ell_of(config),
+        balance=float(np.mean([window.balance for window in windows]))
+        if are_at_rest
+        else None,
+        drift=(),
     )
     if conditions.diverges:
         return None
     verdict = linear_scaling_verdict(
-        estimate, conditions, closeness=closeness, kappas=()
+        estimate, conditions, closeness=closeness, kappas=kappas
     )
     reasons = heuristic_reasons(windows)
     return dataclasses.replace(verdict, heuristic_reasons=reasons)

@@ -16,6 +16,10 @@ from experiments.report.figures import (
 from experiments.report.runs import equilibrium_counts
 from keras_svag.callbacks.markdown import interval, number, table, with_error
 from keras_svag.scaling.closeness import Closeness
+from keras_svag.scaling.prediction import (
+    FIRST_ORDER_REACHES,
+    ClosenessPrediction,
+)
 from keras_svag.scaling.verdict import LinearScalingVerdict, Verdict
 
 
@@ -46,6 +50,7 @@ class SVAGStudy:
         condition: `LinearScalingVerdict` on SGD, of which `sde_verdict` is the
             necessary condition ([L21], section 5); None if SGD's noise was not
             measured.
+        prediction: `ClosenessPrediction` of all ell, or None.
         verdict: "supported", "contradicted" or "undetermined".
         reason: Why, as a clause.
     """
@@ -57,6 +62,7 @@ class SVAGStudy:
     closeness: Closeness | None
     limit_closeness: Closeness | None
     condition: LinearScalingVerdict | None
+    prediction: ClosenessPrediction | None
     verdict: str
     reason: str
 
@@ -96,7 +102,7 @@ def svag_study(comparison):
         ell: seeds.equilibrium_means(windows[ell]) | seeds.final_means(runs)
         for ell, runs in groups.items()
     }
-    config = groups[max(groups)][0].config
+    config = groups[min(groups)][0].config
     target = config.get("lsr.closeness", 2**0.5)
     limit = _limit(final, num_seeds)
     closeness = seeds.closeness_over_seeds(final.get(1), final[max(final)])
@@ -115,6 +121,7 @@ def svag_study(comparison):
         closeness,
         limit_closeness,
         condition,
+        seeds.closeness_prediction(groups, lambda run: run.final_window),
         verdict,
         reason,
     )
@@ -217,6 +224,7 @@ def svag_section(study):
         f"The SDE approximation is **{study.verdict}** at this setting: "
         f"{study.reason}.",
         f"{_sgd_closeness(study)} {_condition(study)}".strip(),
+        *_prediction(study),
         "*Supported* means here that SGD is C-close to SVAG with the largest "
         "ell, which stands in for the SDE: the 95% interval of C lies at or "
         "below the C asked for, that of the estimate at ell → ∞ does not lie "
@@ -286,6 +294,45 @@ def _condition(study):
         reasons = sections.reasons_text(condition.heuristic_reasons)
         text += f" It is only a heuristic here: {reasons}."
     return text
+
+
+def _prediction(study):
+    """Where linear scaling from here leaves C, and where it is ruled out."""
+    if study.prediction is None:
+        return
+    config = study.comparison.runs[0].config
+    size = config.get("batch_size")
+    if not isinstance(size, (int, float)):
+        return
+    leaves, low, high = (
+        size * kappa
+        for kappa in study.prediction.max_batch_multiplier(study.target)
+    )
+    ells = ", ".join(map(str, study.comparison.groups))
+    text = (
+        f"**Predicted** from ell = {ells}: linear scaling from B = "
+        f"{number(size)} leaves C = {number(study.target)} at about B = "
+        f"{number(leaves)} {interval(low, high)}"
+    )
+    condition = study.condition
+    if condition and math.isfinite(condition.ruled_out_beyond):
+        text += f"; beyond {number(condition.ruled_out_beyond)} it is ruled out"
+    slopes = ", ".join(
+        f"{seeds.SYMBOLS[name]} {slope:+.3f}"
+        for name, slope in study.prediction.slopes.items()
+    )
+    errors = "over seeds"
+    if study.comparison.num_seeds == 1:
+        errors = "between the epochs of single runs, which seeds vary more than"
+    yield (
+        f"{text}. The prediction (derived, not the paper's) is of first order "
+        "in the learning rate: SVAG with ell and SGD at κB, κη are one family, "
+        "with steps η/ell and κη, and the logarithms of its R, G and N change "
+        f"with κ at the rates {slopes}. It overshoots beyond C of about "
+        f"{FIRST_ORDER_REACHES:g}. Its 95% interval is from the spread "
+        f"{errors}. The bound says what is impossible, the prediction where "
+        "it happens; both are to SGD at the batch size above."
+    )
 
 
 def _svag_table(study):

@@ -1,7 +1,9 @@
+import json
 import math
 
 import pytest
 
+from experiments.report.runs import find_runs
 from experiments.report.scaling import (
     scaling_comparisons,
     scaling_section,
@@ -49,19 +51,19 @@ def kappa_max(q, u):
     return low
 
 
-def test_every_batch_size_predicts_from_its_own_noise(tmp_path):
+def test_every_batch_size_is_bounded_by_its_own_noise(tmp_path):
     write_scaling_sweep(tmp_path, GOOD, ratio_at_first=6.0)
     study = study_of(tmp_path)
     for batch in study.batches:
         q = 6.0 * 8 / batch.batch_size
         u = 0.2 * batch.batch_size / 8 * 0.005
         assert batch.noise_to_signal[0] == pytest.approx(q)
-        low, point, high = batch.predicted
+        low, point, high = batch.bound
         assert point == pytest.approx(batch.batch_size * kappa_max(q, u))
         assert low < point < high
 
 
-def test_the_interval_of_the_prediction_is_that_of_the_noise(tmp_path):
+def test_the_interval_of_the_bound_is_that_of_the_noise(tmp_path):
     write_scaling_sweep(tmp_path, GOOD, ratio_at_first=6.0, seeds=(0,))
     first = study_of(tmp_path).batches[0]
     # Both errors are 1%, so that Fieller's interval solves
@@ -71,65 +73,134 @@ def test_the_interval_of_the_prediction_is_that_of_the_noise(tmp_path):
     a, b, c = 1 - reach, 6.0, 36 * (1 - reach)
     root = math.sqrt(b * b - a * c)
     for end, q in (
-        (first.predicted[0], (b - root) / a),
-        (first.predicted[2], (b + root) / a),
+        (first.bound[0], (b - root) / a),
+        (first.bound[2], (b + root) / a),
     ):
         assert end == pytest.approx(8 * kappa_max(q, 0.001), rel=1e-5)
 
 
-def test_the_break_is_the_first_error_20_percent_above_the_best(tmp_path):
+def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
     errors = {8: 0.3, 16: 0.10, 32: 0.11, 64: 0.119, 128: 0.121, 256: 0.115}
     write_scaling_sweep(tmp_path, errors)
     study = study_of(tmp_path)
     # 8 is below the best batch size: large batches are what breaks.
     assert study.best.batch_size == 16
-    assert study.breaks_at == 128
-    assert study.last_good == 64
-
-
-def test_the_prediction_held_if_no_batch_beyond_it_is_good(tmp_path):
-    # κ_max at q = 6 is 8, so B* = 64.
-    write_scaling_sweep(tmp_path, {**GOOD, 128: 0.2, 256: 0.5})
-    study = study_of(tmp_path)
-    assert study.breaks_at == 128
-    assert study.batches[0].outcome == "held"
-    assert study.batches[-1].outcome is None
-    assert "the prediction **held**" in text_of(study)
-
-
-def test_the_prediction_failed_if_a_batch_beyond_it_is_good(tmp_path):
-    write_scaling_sweep(tmp_path, {**GOOD, 128: 0.1, 256: 0.5})
-    study = study_of(tmp_path)
-    assert study.batches[0].outcome == "failed"
-    assert "the prediction **failed**" in text_of(study)
-
-
-def test_the_prediction_is_not_tested_by_smaller_batches(tmp_path):
-    write_scaling_sweep(tmp_path, {8: 0.1, 16: 0.1, 32: 0.1})
-    study = study_of(tmp_path)
-    assert study.breaks_at is None
-    assert study.batches[0].outcome == "not tested"
+    assert study.error_grows_at == 128
+    ratio = 128 / (8 * kappa_max(6.0, 0.001))
     text = text_of(study)
-    assert "no break was observed" in text and "was not tested" in text
+    assert "of which the theorem says nothing" in text
+    grown = "B = 128 is the first to exceed it by more than 20% of its value"
+    assert f"{grown}, at {ratio:.3g} times B\\*." in text
     assert "safe" not in text
 
 
-def test_breaking_before_the_prediction_is_told_apart(tmp_path):
-    write_scaling_sweep(tmp_path, {8: 0.1, 16: 0.3, 128: 0.5})
+def write_apart(folder, factors, **sweep):
+    """Runs from B = 8 on whose R, G and κN are those of 8 times factors."""
+    write_scaling_sweep(folder, dict.fromkeys(factors, 0.1), **sweep)
+    for size, of_seeds in factors.items():
+        for seed, factor in enumerate(of_seeds):
+            file = folder / f"batch_size={size},seed={seed}" / "results.json"
+            results = json.loads(file.read_text())
+            results["linear_scaling"]["weight_sq_norm"] *= factor
+            file.write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    ("factors", "outcome"),
+    [
+        # κ_max at q = 6 is 8, so B* = 64.
+        ({128: (2, 2)}, "held"),
+        # C-close, although the condition rules it out.
+        ({128: (1.1, 1.1)}, "failed"),
+        ({128: (2, 2), 256: (1.1, 1.1)}, "failed"),
+        ({128: (2, 2), 256: (1.3, 1.6)}, "undetermined"),
+        # Within the bound nothing is claimed, close or not.
+        ({32: (3, 3)}, "not tested"),
+    ],
+)
+def test_the_condition_is_tested_by_r_g_and_n(tmp_path, factors, outcome):
+    write_apart(tmp_path, {8: (1, 1)} | factors)
     study = study_of(tmp_path)
-    assert study.breaks_at == 16
-    assert study.batches[0].outcome == "broke earlier"
-    assert "did not foresee the break" in text_of(study)
+    # The error, which is the same at all batch sizes, has no say.
+    assert study.batches[0].outcome == outcome
+    assert f"C-close in R, G and N: **{outcome}**" in text_of(study)
 
 
-def test_a_run_that_diverged_is_a_break(tmp_path):
+def test_a_run_that_diverged_is_not_close(tmp_path):
     write_scaling_sweep(tmp_path, {**GOOD, 128: None})
     study = study_of(tmp_path)
-    assert study.breaks_at == 128
+    assert study.batches[0].outcome == "held"
+    assert study.error_grows_at == 128
     last = study.batches[-1]
     assert last.test_error.value == 1 and last.num_diverged == 2
-    assert last.predicted is None
+    assert last.bound is None and last.closeness is None
     assert "(2 diverged)" in text_of(study)
+
+
+def test_the_least_closeness_is_that_of_the_smallest_batch_size(tmp_path):
+    write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1})
+    for batch in study_of(tmp_path).batches:
+        kappa, u = batch.batch_size / 8, 0.001
+        rho = (2 - kappa * u) / (2 - u)
+        low, value, high = batch.min_closeness
+        assert value == pytest.approx(math.sqrt((kappa + 6) / (7 * rho)))
+        assert low <= value <= high
+
+
+def test_runs_of_svag_are_bounded_by_the_identity_of_svag(tmp_path):
+    # At 8 and 32 alike SVAG with ell 4: the condition for SGD, of G / 4.
+    for size in (8, 32):
+        write_run(
+            tmp_path / str(size),
+            noise=estimate(0.3, 1.8, size),
+            batch_size=size,
+            learning_rate=0.2 * size / 8,
+            ell=4,
+        )
+    first = study_of(tmp_path).batches[0]
+    q, u = 4 * 6.0, 0.001 / 4
+    assert first.bound[1] == pytest.approx(8 * kappa_max(q, u))
+
+
+def test_runs_of_several_ell_predict_where_c_is_left(tmp_path):
+    write_scaling_sweep(tmp_path, GOOD)
+    # ln N falls by 0.2 from ell 2 to SGD, so by 0.4 a κ at B = 16.
+    for ell, factor in ((1, 1.0), (2, math.exp(0.2))):
+        for seed, spread in enumerate((0.99, 1.01)):
+            write_run(
+                tmp_path / f"svag-{ell}-{seed}",
+                noise=estimate(0.3, 0.9 * factor * spread, 16),
+                batch_size=16,
+                learning_rate=0.4,
+                ell=ell,
+                pairing="halves",
+                seed=seed,
+            )
+    study = study_of(tmp_path)
+    at_32 = study.batches[2]
+    # From κ = 8/16 to 32/16.
+    assert at_32.predicted[0] == pytest.approx(math.exp(0.4 * 1.5))
+    assert at_32.predicted[1] < at_32.predicted[0] < at_32.predicted[2]
+    leaves = 16 * (0.5 + math.log(2) / 2 / 0.4)
+    assert study.leaves_at[0] == pytest.approx(leaves)
+    assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(study)
+    assert {"batch-sizes", "closeness"} == set(scaling_section(study).figures)
+
+
+def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
+    write_scaling_sweep(tmp_path, GOOD)
+    for ell in (1, 2):
+        write_run(
+            tmp_path / f"svag-{ell}",
+            noise=estimate(0.3, 0.9 * ell, 16),
+            batch_size=16,
+            learning_rate=0.5,
+            ell=ell,
+        )
+    runs, _ = find_runs(str(tmp_path))
+    study = scaling_study(scaling_comparisons(runs)[0])
+    assert study.leaves_at is None
+    assert "`--sweep ell=1,2`" in text_of(study)
 
 
 def test_closeness_restates_the_noise_at_one_batch_size(tmp_path):
@@ -146,10 +217,10 @@ def test_a_gradient_not_told_apart_from_0_leaves_no_upper_end(tmp_path):
     assert study.batches[0].outcome == "not tested"
 
 
-def test_an_adaptive_optimizer_has_no_prediction(tmp_path):
+def test_an_adaptive_optimizer_has_no_condition(tmp_path):
     write_two(tmp_path, optimizer="adam")
     study = study_of(tmp_path)
-    assert all(batch.predicted is None for batch in study.batches)
+    assert all(batch.bound is None for batch in study.batches)
     assert "square-root scaling rule" in text_of(study)
 
 

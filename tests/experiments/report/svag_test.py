@@ -200,6 +200,57 @@ def test_the_section_says_the_verdict_and_its_numbers(tmp_path):
     assert "safe" not in text
 
 
+def test_the_section_predicts_and_bounds(tmp_path):
+    write_pair(tmp_path, 0.8, noise_trace=1.5)
+    study = study_of(tmp_path)
+    # Of R, G and N the logarithms fall alike, by ln(1 / 0.8) from ell 4 to 1.
+    slope = math.log(0.8) / (1 - 1 / 4)
+    assert study.prediction.slopes["grad_sq_norm"] == pytest.approx(slope)
+    leaves = 16 * (1 + math.log(2) / 2 / -slope)
+    low, high = (
+        16 * end for end in study.prediction.max_batch_multiplier(2**0.5)[1:]
+    )
+    text = text_of(svag_section(study))
+    assert (
+        "linear scaling from B = 16 leaves C = 1.41 at about B = "
+        f"{leaves:.3g} [{low:.3g}, {high:.3g}]; beyond "
+    ) in text
+    # SGD's own N/G, 5, of which its κ_max is made.
+    assert study.condition.ell == 1
+    assert study.condition.max_multiplier == pytest.approx(7, abs=0.05)
+    assert "overshoots beyond C of about 2" in text
+
+
+def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
+    write_svag_sweep(tmp_path, ells=(1, 2), seeds=(0,), excess=0.2)
+    assert math.isinf(study_of(tmp_path).prediction.speed[2])
+    for ell in (1, 2):
+        file = tmp_path / f"ell={ell},seed=0" / "history.csv"
+        rows = file.read_text().splitlines()
+        names = ",weight_sq_norm,grad_sq_norm,noise_trace"
+        file.write_text(
+            "\n".join(
+                [rows[0] + names]
+                # The window is that of epochs 3 and 4.
+                + [
+                    f"{row},{value},{value},{value}"
+                    for row, value in zip(
+                        rows[1:], (90, 90, 1.0, 1.02, *[90] * 36), strict=True
+                    )
+                ]
+            )
+        )
+    value, _, high = study_of(tmp_path).prediction.speed
+    # Two epochs a run: a standard error of 0.01 of each mean, 1 degree of
+    # freedom each. The means are those of results.json.
+    # G is the smallest, so that its relative error is the largest.
+    means = [0.3 * (1 + 0.2 / ell) * 0.99 for ell in (1, 2)]
+    a, b = (0.01 / mean / (1 - 1 / 2) for mean in means)
+    dof = (a**2 + b**2) ** 2 / (a**4 + b**4)
+    reach = stats.t.ppf(0.975, dof) * math.hypot(a, b)
+    assert high - value == pytest.approx(reach)
+
+
 def set_balance(folder, balance):
     results = folder / "results.json"
     content = json.loads(results.read_text())

@@ -53,7 +53,7 @@ def test_each_study_has_its_section_and_its_figures(all_studies):
     headings = re.findall(r"^## (\w+)", text, re.MULTILINE)
     assert headings == ["SVAG", "Linear", "NGD"]
     names = re.findall(r"\]\((figures/[\w.-]+)\)", text)
-    assert len(names) == 4
+    assert len(names) == 5
     for name in names:
         with Image.open(all_studies / name) as picture:
             assert picture.width >= 800
@@ -73,7 +73,7 @@ def test_tensorboard_gets_the_same_text_and_pictures(all_studies):
     )
     events.Reload()
     tags = events.Tags()["tensors"]
-    assert sum("figure" in tag or "/" in tag for tag in tags) == 4
+    assert sum("figure" in tag or "/" in tag for tag in tags) == 5
     # Written twice, and there once.
     [text] = events.Tensors("report")
     shown = tf.make_ndarray(text.tensor_proto).item().decode()

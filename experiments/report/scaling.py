@@ -114,7 +114,7 @@ class BatchSize:
             95% interval, and None for a point without N/G; or None.
         closeness: `Closeness` to the smallest batch size, or None.
         min_closeness: `(low, value, high)`, the least C that N/G of the
-            smallest batch size allows here, or None.
+            smallest batch size allows here; None there, or without it.
         predicted: `(value, low, high)` of C to the smallest batch size, from
             runs of SVAG, or None.
         outcome: Whether no batch size that is ruled out from here was C-close:
@@ -301,6 +301,8 @@ def _closeness(first, second):
 
 def _min_closeness(smallest, batch, target):
     kappa = batch.batch_size / smallest[0].config["batch_size"]
+    if kappa == 1:
+        return None
     verdict = _verdict(smallest, target, (kappa,))
     return verdict and verdict.min_closeness[kappa]
 

@@ -139,7 +139,7 @@ def test_a_run_that_diverged_is_not_close(tmp_path):
 
 def test_the_least_closeness_is_that_of_the_smallest_batch_size(tmp_path):
     write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1})
-    for batch in study_of(tmp_path).batches:
+    for batch in study_of(tmp_path).batches[1:]:
         kappa, u = batch.batch_size / 8, 0.001
         rho = (2 - kappa * u) / (2 - u)
         low, value, high = batch.min_closeness

@@ -16,6 +16,7 @@ runs every combination, a folder each, and skips what is finished.
 import functools
 import os
 import sys
+import warnings
 
 from experiments.interruption import end_on_signals
 
@@ -30,6 +31,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import fingerprint
 from experiments.build import (
     compile_model,
     evaluation_data,
@@ -38,15 +40,17 @@ from experiments.build import (
     make_plan,
     training_data,
 )
-from experiments.checkpoint import CheckpointFolder, StreamsVersion
+from experiments.checkpoint import StreamsVersion
 from experiments.config import scaled_down
 from experiments.fit import (
     CheckpointInterval,
     FitPlan,
     TrainingInterrupted,
+    fit_calls_to,
     resumable_fit,
 )
 from experiments.run_folder import (
+    FolderCheck,
     HistoryFile,
     StopAtNonFiniteLoss,
     TrainingClock,
@@ -55,11 +59,16 @@ from experiments.run_folder import (
 )
 from experiments.strategies import (
     STRATEGIES,
+    agree,
     lost_worker,
     make_strategy,
 )
 from experiments.sweep.command import run_sweep
-from keras_svag.models.internals import has_several_workers, is_chief
+from keras_svag.models.internals import (
+    has_several_workers,
+    is_chief,
+    is_deterministic,
+)
 
 # The exit code that says "try again" in sysexits.h.
 LOST_WORKER = 75
@@ -136,35 +145,60 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         FloatingPointError: if the loss is not finite.
         TrainingInterrupted: if a signal ended it; its state is saved.
     """
-    dataset = load_data(config, data_dir)
     keras.utils.set_random_seed(config.seed)
-    plan = make_plan(config, len(dataset.train_images))
+
+    def prepare():
+        dataset = load_data(config, data_dir)
+        plan = make_plan(config, len(dataset.train_images))
+        interval = CheckpointInterval.parse(
+            checkpoint_every, plan.steps_per_sgd_step
+        )
+        if interval.seconds is not None and has_several_workers(strategy):
+            raise ValueError(
+                "`checkpoint_every` must be a number of SGD steps with "
+                "--strategy=multi_worker, whose workers save together, got "
+                f"{checkpoint_every!r}."
+            )
+        return dataset, plan, interval
+
+    dataset, plan, interval = agree(
+        strategy,
+        prepare,
+        lambda prepared: {
+            **fingerprint.settings(config),
+            "--checkpoint_every": checkpoint_every,
+            "--deterministic": is_deterministic(),
+            **fingerprint.data(prepared[0]),
+            **fingerprint.versions(),
+            **fingerprint.source_files(),
+        },
+    )
     make_batches = functools.partial(training_data, config, dataset, plan)
     evaluation = evaluation_data(dataset)
-    interval = CheckpointInterval.parse(
-        checkpoint_every, plan.steps_per_sgd_step
-    )
-    if interval.seconds is not None and has_several_workers(strategy):
-        raise ValueError(
-            "`checkpoint_every` must be a number of SGD steps with "
-            "--strategy=multi_worker, whose workers save together, got "
-            f"{checkpoint_every!r}."
-        )
     with strategy.scope():
-        model = compile_model(config, dataset, plan, interval.steps)
+        model = compile_model(config, dataset, plan)
     check = make_check(config, dataset, make_batches(), workdir.path)
-    checkpoints = CheckpointFolder(workdir.file("checkpoints"))
-    found = checkpoints.newest()
+    writes = is_chief(strategy)
+    found = agree(strategy, lambda: workdir.begin() if writes else None)
+    # The others read what the first one has settled.
+    found = agree(
+        strategy,
+        lambda: found if writes else workdir.join(),
+        lambda found: {
+            "the run in --workdir": workdir.run_id,
+            "the training step to go on from": found.step if found else 0,
+        },
+    )
     streams = StreamsVersion(config.sampling)
     if found is not None:
         streams.check(found)
-    writes = is_chief(strategy)
-    if writes:
-        workdir.begin(keep_events=found is not None)
+    checkpoints = workdir.checkpoints
+    _note_surroundings(checkpoints, found, model, says=writes)
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
     callbacks = [TrainingClock(), stop_at_non_finite_loss, streams]
     if writes:
         callbacks += [
+            FolderCheck(workdir),
             HistoryFile(workdir.file("history.csv")),
             keras.callbacks.TensorBoard(workdir.path, write_graph=False),
         ]
@@ -205,17 +239,40 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     return results
 
 
+def _note_surroundings(checkpoints, found, model, says):
+    """Says if what the last bits depend on has changed, and keeps it."""
+    if found is not None:
+        fit_calls_to(model, found.step)
+    now = fingerprint.surroundings(model)
+    if found is not None and says:
+        changes = fingerprint.changes(found.about.get("surroundings"), now)
+        if changes:
+            warnings.warn(
+                f"Training goes on, but not to the bit: {changes}.",
+                stacklevel=2,
+            )
+    checkpoints.about["surroundings"] = now
+
+
 def run_alone(config):
     """Trains one configuration; returns the exit code."""
     config = scaled_down(config)
-    workdir = WorkDir(_WORKDIR.value, config.to_dict())
-    results = workdir.results
+    if _DETERMINISTIC.value:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
+
+    def open_folder():
+        workdir = WorkDir(_WORKDIR.value, config.to_dict())
+        return workdir, workdir.results
+
+    workdir, results = agree(
+        strategy,
+        open_folder,
+        lambda opened: {"finished in --workdir": opened[1] is not None},
+    )
     if results is not None:
         print(f"The run in {workdir.path} is finished already.")
     else:
-        if _DETERMINISTIC.value:
-            tf.config.experimental.enable_op_determinism()
-        strategy = make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
         results = train(
             config,
             workdir,

@@ -52,14 +52,13 @@ def make_plan(config, num_examples):
     )
 
 
-def compile_model(config, dataset, plan, most_steps_per_call=None):
+def compile_model(config, dataset, plan):
     """The model that trains as the configuration says, compiled.
 
     Args:
         config: a `ConfigDict`.
         dataset: the `Dataset` that it is to learn.
         plan: the `EpochPlan` of its training.
-        most_steps_per_call: training steps that one call may take, or None.
 
     Returns:
         A `keras.Model`: an `SVAGModel`, an `NGDModel` or a plain one, which
@@ -98,7 +97,7 @@ def compile_model(config, dataset, plan, most_steps_per_call=None):
     )
     # Not an argument of `compile`, which is saved with the model.
     model.steps_per_execution = steps_per_call(
-        network, rows, plan.steps_per_epoch, most_steps_per_call
+        network, rows, plan.steps_per_epoch
     )
     return model
 
@@ -280,18 +279,18 @@ _MULTIPLY_ADDS_PER_CALL = 2e8
 _MOST_STEPS_PER_CALL = 128
 
 
-def steps_per_call(model, rows, steps_per_epoch, most=None):
+def steps_per_call(model, rows, steps_per_epoch):
     """Training steps of a call: more than 1 only where a step takes little.
 
-    Several replicas take 1, for Keras cannot do more there. The results do
-    not depend on it: callbacks and signals are looked at between calls.
+    Several replicas take 1, for Keras cannot do more there. The last bits of
+    the results may depend on it, so that it depends on the configuration
+    alone; callbacks, checkpoints and signals come between calls.
 
     Args:
         model: a built model of layers that are each used once.
         rows: rows of a training step's batch.
         steps_per_epoch: training steps of an epoch, which have to fill whole
             calls.
-        most: a number that must not be exceeded, or None.
 
     Returns:
         An integer >= 1 that divides `steps_per_epoch`.
@@ -302,7 +301,6 @@ def steps_per_call(model, rows, steps_per_epoch, most=None):
     most = min(
         _MOST_STEPS_PER_CALL,
         _MULTIPLY_ADDS_PER_CALL // max(cost, 1),
-        math.inf if most is None else most,
         steps_per_epoch,
     )
     return max(

@@ -1,13 +1,13 @@
 """A training state, saved and restored exactly."""
 
 import dataclasses
+import io
 import json
 import os
 import re
 import shutil
 import warnings
 import zipfile
-import zlib
 
 import keras
 import numpy as np
@@ -19,15 +19,7 @@ from keras_svag.models.state import assign_replica_values, replica_values
 _PARTIAL = ".partial"
 _NAME = re.compile(r"step-(\d+)\.npz")
 
-# What NumPy raises for a file that is cut off, changed or none of its own.
-_DAMAGES = (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_ABOUT, _STATE = "about", "state"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +30,14 @@ class Checkpoint:
         step: that number.
         arrays: list of arrays.
         state: a value of JSON.
+        about: dict of JSON values, of what run it is; empty in those that an
+            earlier version wrote.
     """
 
     step: int
     arrays: list
     state: object
+    about: dict = dataclasses.field(default_factory=dict)
 
 
 class CheckpointFolder:
@@ -55,11 +50,19 @@ class CheckpointFolder:
     Args:
         path: the folder; it is made when the first checkpoint is saved.
         keep: how many checkpoints are kept, at least 1.
+        check: function of `about`, called before a checkpoint is saved; it
+            raises if the folder must not be written to.
+
+    Attributes:
+        about: dict of JSON values that is saved with each checkpoint.
     """
 
-    def __init__(self, path, keep=3):
+    def __init__(self, path, keep=3, check=lambda about: None):
         self.path = path
+        self.about = {}
         self._keep = keep
+        self._check = check
+        self._useless = set()
 
     def save(self, step, arrays, state):
         """Writes a checkpoint, then removes the oldest ones.
@@ -73,13 +76,15 @@ class CheckpointFolder:
             ValueError: if it cannot be written; nothing is left of it, and
                 the earlier checkpoints stay.
         """
+        self._check(self.about)
         path = self._file(step)
-        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-        named = {str(index): array for index, array in enumerate(arrays)}
+        about = {**self.about, "step": step, "num_arrays": len(arrays)}
+        named = {_ABOUT: _text(about), _STATE: _text(state)}
+        named |= {str(index): array for index, array in enumerate(arrays)}
         try:
             os.makedirs(self.path, exist_ok=True)
             with open(path + _PARTIAL, "wb") as file:
-                np.savez(file, allow_pickle=False, state=text, **named)
+                np.savez(file, allow_pickle=False, **named)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(path + _PARTIAL, path)
@@ -91,24 +96,47 @@ class CheckpointFolder:
                 f"({error.strerror}): make room and start again with the same "
                 "command, which goes on from the last checkpoint."
             ) from error
+        # What nobody can use must not push out what somebody can.
+        useless, self._useless = self._useless - {step}, set()
+        for old in useless:
+            self._remove(self._file(old))
         for old in self._steps()[self._keep :]:
             self._remove(self._file(old))
 
-    def newest(self):
-        """The last `Checkpoint` that is whole, or None; damaged ones warn."""
+    def newest(self, is_ours=lambda about: True):
+        """The last `Checkpoint` that is whole, or None; others warn.
+
+        Args:
+            is_ours: function from the `about` of a checkpoint to whether it
+                may be used.
+        """
         for step in self._steps():
+            path = self._file(step)
             try:
-                with np.load(self._file(step), allow_pickle=False) as archive:
-                    state = json.loads(archive["state"].tobytes())
-                    count = len(archive.files) - 1
-                    arrays = [archive[str(index)] for index in range(count)]
-                return Checkpoint(step, arrays, state)
-            except _DAMAGES as error:
+                found = _read(path, step)
+            except Exception as error:
+                # One changed bit can raise anything that a reader can.
+                reason = str(error) or type(error).__name__
                 warnings.warn(
-                    f"The checkpoint {self._file(step)!r} is damaged "
-                    f"({error}): the one before is used, or none.",
+                    f"The checkpoint {path!r} is damaged ({reason}): the one "
+                    "before is used, or none.",
                     stacklevel=2,
                 )
+            else:
+                if is_ours(found.about):
+                    return found
+                warnings.warn(
+                    f"The checkpoint {path!r} is of another run: the one "
+                    "before is used, or none.",
+                    stacklevel=2,
+                )
+            self._useless.add(step)
+        if self._useless:
+            warnings.warn(
+                f"No checkpoint in {self.path!r} can be used: training begins "
+                "anew.",
+                stacklevel=2,
+            )
         return None
 
     def remove(self):
@@ -139,6 +167,35 @@ class CheckpointFolder:
             os.remove(path)
         except FileNotFoundError:
             pass
+
+
+def _text(value):
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _read(path, step):
+    """The `Checkpoint` of a file; raises anything if it is damaged."""
+    if not os.path.isfile(path):
+        raise ValueError("it is no file")
+    with zipfile.ZipFile(path) as archive:
+        # Read whole, for only then the checksums of the archive are looked at.
+        arrays = {
+            name.removesuffix(".npy"): np.lib.format.read_array(
+                io.BytesIO(archive.read(name)), allow_pickle=False
+            )
+            for name in archive.namelist()
+        }
+    state = json.loads(arrays.pop(_STATE).tobytes())
+    about = {}
+    if _ABOUT in arrays:
+        about = json.loads(arrays.pop(_ABOUT).tobytes())
+        if (about["step"], about["num_arrays"]) != (step, len(arrays)):
+            raise ValueError(
+                f"it holds {len(arrays)} of {about['num_arrays']} arrays of "
+                f"step {about['step']}"
+            )
+    arrays = [arrays[str(index)] for index in range(len(arrays))]
+    return Checkpoint(step, arrays, state, about)
 
 
 def training_arrays(model):

@@ -1,6 +1,7 @@
 """`fit` that goes on, to the bit, where a killed process was."""
 
 import dataclasses
+import math
 import re
 import signal
 import time
@@ -147,6 +148,19 @@ def resumable_fit(
         if first_epoch < plan.epochs and not model.stop_training:
             step = first_epoch * plan.steps_per_epoch
             fit(step, first_epoch, plan.epochs, plan.steps_per_epoch)
+
+
+def fit_calls_to(model, step):
+    """Lets the calls of training begin at a step that was saved.
+
+    Where several training steps are taken in a call, checkpoints come between
+    calls; but an earlier version may have saved one in the middle of a call.
+
+    Args:
+        model: a compiled model that was not trained yet.
+        step: number of training steps done.
+    """
+    model.steps_per_execution = math.gcd(model.steps_per_execution, step)
 
 
 def _build(model, data):

@@ -2,15 +2,19 @@
 
 import contextlib
 import csv
+import functools
 import json
 import math
 import os
+import secrets
 import shutil
+import time
 import weakref
 
 import keras
 from keras import ops
 
+from experiments.checkpoint import CheckpointFolder
 from keras_svag.models.internals import inner_optimizer
 from keras_svag.version import __version__
 
@@ -20,15 +24,29 @@ except ImportError:
     fcntl = None  # Windows, where nothing keeps two processes apart.
 
 
+_RUN_ID = "run_id"
+_LONGEST_DELAY = 5  # seconds
+
+
 class WorkDir:
-    """The directory of one run: its configuration, its results.
+    """The directory of one run: configuration, checkpoints, results.
 
     Nothing is written before `begin`, from which on the directory is this
     process's. `results.json` is written last: a run that has it is finished.
 
+    A run has an identity, a random number that is written into `config.json`
+    and into every checkpoint, so that what another run left or writes there
+    is told from its own. A run that was begun before there were identities
+    goes on without one.
+
     Args:
         path: the directory.
         config: dict of JSON values, the run's configuration.
+
+    Attributes:
+        run_id: the identity, a string; None for a run that has none, and
+            before `begin` or `join`.
+        checkpoints: the `CheckpointFolder` of the run.
 
     Raises:
         ValueError: if the directory holds a run of another configuration.
@@ -36,32 +54,67 @@ class WorkDir:
 
     def __init__(self, path, config):
         self.path = path
+        self.run_id = None
+        self.checkpoints = CheckpointFolder(
+            # Not a method of this object's, which must not hold itself: the
+            # lock ends with it.
+            self.file("checkpoints"),
+            check=functools.partial(_check_ours, path),
+        )
         self._config = json.loads(
             json.dumps({**config, "version": __version__})
         )
-        self._refuse_other_run()
+        self._read_config()
 
-    def begin(self, keep_events=False):
+    def begin(self):
         """Makes the directory, takes hold of it and writes `config.json`.
 
-        Args:
-            keep_events: whether what an unfinished run left there of its
-                events stays, because it goes on.
+        What an unfinished run left there of its events stays if there is a
+        checkpoint to go on from.
+
+        Returns:
+            That `Checkpoint`, or None.
 
         Raises:
             ValueError: if the directory cannot be written, or another process
-                writes to it.
+                writes to it, or it holds another run.
         """
         try:
             os.makedirs(self.path, exist_ok=True)
             self._lock()
-            _write_json(self.file("config.json"), self._config)
+            # Another process may have begun, and ended, in the meantime.
+            config = self._read_config()
+            self._identify(config)
+            config = dict(self._config)
+            if self.run_id is not None:
+                config[_RUN_ID] = self.run_id
+            _write_json(self.file("config.json"), config)
         except OSError as error:
             raise unwritable(self.path, error) from error
-        if keep_events:
-            return
-        for name in ("train", "validation", "linear_scaling"):
-            shutil.rmtree(self.file(name), ignore_errors=True)
+        found = self._newest()
+        if found is None:
+            for name in ("train", "validation", "linear_scaling"):
+                shutil.rmtree(self.file(name), ignore_errors=True)
+        return found
+
+    def join(self):
+        """Reads what another process, that has begun, goes on from.
+
+        Returns:
+            The `Checkpoint`, or None.
+        """
+        until = time.monotonic() + _LONGEST_DELAY
+        while (config := self._read_config()) is None:
+            if time.monotonic() > until:
+                return None
+            # A network's file system may show a new file late.
+            time.sleep(0.5)
+        self.run_id = config.get(_RUN_ID)
+        return self._newest()
+
+    def check_ours(self):
+        """Raises a `ValueError` if the directory is no longer this run's."""
+        _check_ours(self.path, self.checkpoints.about)
 
     def file(self, name):
         """Path of a file in the directory."""
@@ -74,6 +127,7 @@ class WorkDir:
 
     @results.setter
     def results(self, results):
+        self.check_ours()
         try:
             _write_json(self.file("results.json"), results)
         except OSError as error:
@@ -99,21 +153,89 @@ class WorkDir:
         except OSError:
             pass  # A file system without locks.
 
-    def _refuse_other_run(self):
-        other = read_json(self.file("config.json"))
-        if other is None:
-            return
-        differing = sorted(
-            key
-            for key in {*self._config, *other} - {"version"}
-            if self._config.get(key) != other.get(key)
-        )
+    def _read_config(self):
+        """What `config.json` holds; None if there is none."""
+        config = read_json(self.file("config.json"))
+        if config is not None:
+            self._refuse_other(config)
+        return config
+
+    def _refuse_other(self, config):
+        differing = self._differing(config)
         if differing:
             raise ValueError(
                 f"The working directory {self.path!r} holds a run with another "
                 f"configuration (it differs in {', '.join(differing)}); give "
                 "another --workdir, or remove it."
             )
+
+    def _differing(self, config):
+        return sorted(
+            key
+            for key in {*self._config, *config} - {"version", _RUN_ID}
+            if self._config.get(key) != config.get(key)
+        )
+
+    def _identify(self, config):
+        """Finds or makes the identity, from what `config.json` holds."""
+        if config is not None:
+            self.run_id = config.get(_RUN_ID)
+            return
+        found = self.checkpoints.newest()
+        if found is None:
+            self.run_id = secrets.token_hex(8)
+            return
+        if "config" not in found.about:
+            raise ValueError(
+                f"The working directory {self.path!r} holds checkpoints, but "
+                "no config.json that says of which run; give another "
+                "--workdir, or remove it."
+            )
+        self._refuse_other(found.about["config"])
+        self.run_id = found.about[_RUN_ID]
+
+    def _newest(self):
+        self.checkpoints.about = {_RUN_ID: self.run_id, "config": self._config}
+        return self.checkpoints.newest(self._is_ours)
+
+    def _is_ours(self, about):
+        # Without an identity there is still the configuration.
+        return about.get(_RUN_ID) == self.run_id and not self._differing(
+            about.get("config", self._config)
+        )
+
+
+def _check_ours(path, about):
+    config = read_json(os.path.join(path, "config.json"))
+    if config is None or config.get(_RUN_ID) != about.get(_RUN_ID):
+        raise ValueError(
+            f"The working directory {path!r} is no longer this run's: its "
+            "config.json was removed, or another run has begun there; nothing "
+            "more is written to it. Give another --workdir to train this one."
+        )
+
+
+class FolderCheck(keras.callbacks.Callback):
+    """Ends training when its working directory was given to another run.
+
+    Put it before the callbacks that write there.
+
+    Args:
+        workdir: a `WorkDir` that has begun.
+    """
+
+    def __init__(self, workdir):
+        super().__init__()
+        self._workdir = workdir
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._workdir.check_ours()
+
+    def on_test_begin(self, logs=None):
+        self._workdir.check_ours()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._workdir.check_ours()
 
 
 def is_locked(path):
@@ -302,6 +424,9 @@ def read_json(path):
         ValueError: if it cannot be read, or holds something else.
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            # Opening a named pipe would wait for ever.
+            raise ValueError("it is no file")
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,9 +1,13 @@
 """The distribution strategy of a run, and what its workers have to know."""
 
+import hashlib
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
+
+from keras_svag.models.internals import has_several_workers
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 _EXAMPLE = (
@@ -72,6 +76,110 @@ def lost_worker(error):
             tf.errors.DeadlineExceededError,
         ),
     )
+
+
+def agree(strategy, action, facts=lambda value: {}):
+    """What `action` returns, once it has come out alike on all the workers.
+
+    All of them have to call this. None is left waiting: what they exchange
+    has one shape whatever they found, and it is exchanged also if `action`
+    fails. A process alone just calls `action`.
+
+    Args:
+        strategy: the `tf.distribute.Strategy` of the run.
+        action: function without arguments.
+        facts: function from what it returned to a dict of values of JSON by
+            their names, which have to be those of the other workers.
+
+    Raises:
+        ValueError: if the facts differ, or `action` failed on another worker.
+        Exception: what `action` raised.
+    """
+    if not has_several_workers(strategy):
+        return action()
+    value, found, failure = None, {}, None
+    try:
+        value = action()
+        found = facts(value)
+    except Exception as error:
+        failure = error
+    resolver = strategy.cluster_resolver
+    own = {
+        "worker": f"{resolver.task_type} {resolver.task_id}",
+        "failure": None if failure is None else str(failure)[:_LONGEST_TEXT],
+        "facts": _shortened(found),
+    }
+    reports = _exchanged(strategy, own)
+    if failure is not None:
+        raise failure
+    for report in reports:
+        if report["failure"] is not None:
+            raise ValueError(
+                f"The {report['worker']} could not begin: {report['failure']}"
+            )
+    differences = _differences(reports)
+    if differences:
+        raise ValueError(
+            f"The workers do not agree: {differences}; start all of them with "
+            "the same code, configuration and data, and with a --workdir that "
+            "they share."
+        )
+    return value
+
+
+# A report is this many bytes long, whatever it holds.
+_REPORT_SIZE = 2**16
+_LONGEST_TEXT = 1000
+_MOST_DIFFERENCES = 3
+
+
+def _shortened(facts):
+    texts = {name: str(value) for name, value in facts.items()}
+    short = {
+        name: text if len(text) <= 60 else f"{text[:40]}… ({_digest(text)})"
+        for name, text in texts.items()
+    }
+    if len(json.dumps(short)) > _REPORT_SIZE - 8 * _LONGEST_TEXT:
+        return {"the fingerprint": _digest(json.dumps(texts))}
+    return short
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _exchanged(strategy, report):
+    """The reports of all workers, in the order of their replicas."""
+    text = json.dumps(report).encode().ljust(_REPORT_SIZE)
+    # Integers of 64 bits are exchanged by all devices, and as they are.
+    row = np.frombuffer(text, np.int64)[None]
+    rows = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(row)
+    )
+    gathered = strategy.gather(rows, axis=0).numpy()
+    reports = [json.loads(row.tobytes()) for row in gathered]
+    return list({report["worker"]: report for report in reports}.values())
+
+
+def _differences(reports):
+    """Says which facts differ, and on which workers; empty if none does."""
+    names = {name: None for report in reports for name in report["facts"]}
+    found = []
+    for name in names:
+        workers = {}
+        for report in reports:
+            value = report["facts"].get(name, "missing")
+            workers.setdefault(value, []).append(report["worker"])
+        if len(workers) > 1:
+            values = " and ".join(
+                f"{value} on {', '.join(those)}"
+                for value, those in workers.items()
+            )
+            found.append(f"{name} is {values}")
+    if len(found) > _MOST_DIFFERENCES:
+        rest = len(found) - _MOST_DIFFERENCES
+        found = [*found[:_MOST_DIFFERENCES], f"{rest} more differ"]
+    return ", ".join(found)
 
 
 def cluster_resolver():

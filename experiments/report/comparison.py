@@ -5,6 +5,7 @@ import dataclasses
 # What does not change how a run trains or what it measures.
 _IRRELEVANT = {
     "version",
+    "run_id",
     "validate_every",
     "lsr.enabled",
     "lsr.kappas",

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import tree
 from keras.src.saving import keras_saveable
 from keras.src.utils import naming, tracking
+from tensorflow.python.framework import config as framework_config
 
 from keras_svag import arguments
 
@@ -292,6 +293,11 @@ def has_several_workers(strategy):
         isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         and strategy.extended._in_multi_worker_mode()
     )
+
+
+def is_deterministic():
+    """Whether TensorFlow was told to give the same bits on every run."""
+    return framework_config.is_op_determinism_enabled()
 
 
 def replicas(variable):

@@ -81,7 +81,7 @@ def ended(child, seconds=0.0, at=lambda: False):
 def contents(path):
     """What must not depend on kills: of each file its bytes."""
     found = {}
-    for name in ("history.csv", "results.json", "config.json"):
+    for name in ("history.csv", "results.json"):
         with open(os.path.join(path, name), "rb") as file:
             found[name] = file.read()
     with zipfile.ZipFile(os.path.join(path, "model.keras")) as archive:

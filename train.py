@@ -60,6 +60,7 @@ from experiments.run_folder import (
 from experiments.strategies import (
     STRATEGIES,
     agree,
+    begin_together,
     lost_worker,
     make_strategy,
 )
@@ -179,16 +180,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         model = compile_model(config, dataset, plan)
     check = make_check(config, dataset, make_batches(), workdir.path)
     writes = is_chief(strategy)
-    found = agree(strategy, lambda: workdir.begin() if writes else None)
-    # The others read what the first one has settled.
-    found = agree(
-        strategy,
-        lambda: found if writes else workdir.join(),
-        lambda found: {
-            "the run in --workdir": workdir.run_id,
-            "the training step to go on from": found.step if found else 0,
-        },
-    )
+    found = begin_together(strategy, workdir)
     streams = StreamsVersion(config.sampling)
     if found is not None:
         streams.check(found)

@@ -59,7 +59,7 @@ def changes(before, now):
     if before is None:
         return "what the last bits depend on was not saved with it"
     return ", ".join(
-        f"{name} was {before.get(name, 'unknown')} and is {value}"
+        f"{name} (was {before.get(name, 'unknown')}, is {value})"
         for name, value in now.items()
         if before.get(name, "unknown") != value
     )

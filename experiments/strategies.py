@@ -7,7 +7,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.models.internals import has_several_workers
+from keras_svag.models.internals import has_several_workers, is_chief
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 _EXAMPLE = (
@@ -125,6 +125,32 @@ def agree(strategy, action, facts=lambda value: {}):
             "they share."
         )
     return value
+
+
+def begin_together(strategy, workdir):
+    """Begins a run on all the workers, the first of which writes.
+
+    Args:
+        strategy: the `tf.distribute.Strategy` of the run.
+        workdir: its `WorkDir`.
+
+    Returns:
+        The `Checkpoint` to go on from, or None.
+
+    Raises:
+        ValueError: if the folder is in use, or the workers see another one.
+    """
+    writes = is_chief(strategy)
+    found = agree(strategy, lambda: workdir.begin() if writes else None)
+    # The others read what the first one has settled.
+    return agree(
+        strategy,
+        lambda: found if writes else workdir.join(),
+        lambda found: {
+            "the run in --workdir": workdir.run_id,
+            "the training step to go on from": found.step if found else 0,
+        },
+    )
 
 
 # A report is this many bytes long, whatever it holds.

@@ -1,6 +1,8 @@
+import io
 import os
 import resource
 import warnings
+import zipfile
 
 import keras
 import ml_dtypes
@@ -91,6 +93,108 @@ def test_a_damaged_one_is_noticed_and_the_one_before_used(folder, change):
     damage(folder, 1, change)
     with pytest.warns(UserWarning, match="step-1.npz' is damaged"):
         assert folder.newest() is None
+
+
+def small_archive(path):
+    folder = CheckpointFolder(str(path))
+    folder.save(1, [np.arange(3, dtype=np.float32)], {"rows": [0.5]})
+    with open(os.path.join(folder.path, "step-1.npz"), "rb") as file:
+        return folder, file.read()
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint:UserWarning")
+@pytest.mark.filterwarnings("ignore:No checkpoint:UserWarning")
+def test_no_bit_of_it_can_be_changed_to_another_training(tmp_path):
+    folder, content = small_archive(tmp_path)
+    whole = folder.newest()
+    refused = 0
+    for position in range(len(content)):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        damage(folder, 1, lambda _, flipped=flipped: bytes(flipped))
+        found = folder.newest()
+        if found is None:
+            refused += 1
+            continue
+        # Times and attributes of the files, which nothing depends on.
+        assert (found.step, found.state) == (1, whole.state)
+        assert len(found.arrays) == 1
+        assert found.arrays[0].tobytes() == whole.arrays[0].tobytes()
+        assert found.arrays[0].dtype == np.float32
+    assert refused > len(content) / 2
+
+
+def unknown_compression(content):
+    # The method of a file in the archive's directory.
+    position = content.index(b"PK\x01\x02") + 10
+    return content[:position] + b"\x63" + content[position + 1 :]
+
+
+def without_its_last_array(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members.popitem()
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change", [unknown_compression, without_its_last_array]
+)
+def test_damage_of_the_archives_directory_falls_back(folder, change):
+    folder.save(1, ARRAYS, "first")
+    folder.save(2, ARRAYS, "second")
+    damage(folder, 2, change)
+    with pytest.warns(UserWarning, match="step-2.npz' is damaged"):
+        assert folder.newest().state == "first"
+
+
+def test_one_under_the_name_of_another_step_is_damaged(folder):
+    folder.save(1, ARRAYS, None)
+    path = os.path.join(folder.path, "step-{}.npz")
+    os.rename(path.format(1), path.format(5))
+    with pytest.warns(UserWarning, match="step-5.npz' is damaged"):
+        assert folder.newest() is None
+
+
+def test_what_is_no_file_is_not_waited_for(folder):
+    folder.save(1, ARRAYS, "first")
+    os.mkfifo(os.path.join(folder.path, "step-3.npz"))
+    with pytest.warns(UserWarning, match="it is no file"):
+        assert folder.newest().state == "first"
+
+
+def test_if_none_can_be_read_one_sentence_says_so(folder):
+    folder.save(1, ARRAYS, None)
+    damage(folder, 1, lambda content: b"")
+    with pytest.warns(UserWarning, match="training begins anew"):
+        assert folder.newest() is None
+
+
+def test_damaged_ones_do_not_push_out_those_that_are_whole(folder):
+    folder.save(10, ARRAYS, None)
+    folder.save(20, ARRAYS, None)
+    for step in (10, 20):
+        damage(folder, step, lambda content: b"")
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert folder.newest() is None
+    folder.save(1, ARRAYS, None)
+    assert files(folder) == ["step-1.npz"]
+
+
+def test_those_of_an_earlier_version_are_read(folder):
+    os.makedirs(folder.path)
+    np.savez(
+        os.path.join(folder.path, "step-3.npz"),
+        state=np.frombuffer(b'{"a": 1}', np.uint8),
+        **{str(index): array for index, array in enumerate(ARRAYS)},
+    )
+    found = folder.newest()
+    assert (found.step, found.state, found.about) == (3, {"a": 1}, {})
+    assert [a.tobytes() for a in found.arrays] == [a.tobytes() for a in ARRAYS]
 
 
 def test_what_a_killed_process_left_half_written_is_no_checkpoint(folder):

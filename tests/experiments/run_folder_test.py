@@ -1,10 +1,12 @@
 import csv
 import json
 import os
+import shutil
 
+import numpy as np
 import pytest
 
-from experiments.run_folder import HistoryFile, WorkDir
+from experiments.run_folder import FolderCheck, HistoryFile, WorkDir
 
 CONFIG = {"ell": 4, "model": {"hidden_units": (8, 8)}}
 
@@ -47,6 +49,109 @@ def test_another_configuration_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"\(it differs in ell\)"):
         WorkDir(str(tmp_path), {**CONFIG, "ell": 8})
     assert json.loads((tmp_path / "config.json").read_text())["ell"] == 4
+
+
+def begun(path, config=CONFIG):
+    workdir = WorkDir(str(path), config)
+    return workdir, workdir.begin()
+
+
+def test_a_run_keeps_its_identity_and_another_has_its_own(tmp_path):
+    first, found = begun(tmp_path / "a")
+    assert found is None
+    first.checkpoints.save(3, [], None)
+    first_id = first.run_id
+    del first
+    again, found = begun(tmp_path / "a")
+    assert again.run_id == first_id == found.about["run_id"]
+    assert found.step == 3
+    assert json.loads((tmp_path / "a/config.json").read_text())["run_id"] == (
+        first_id
+    )
+    other, _ = begun(tmp_path / "b")
+    assert other.run_id != first_id
+
+
+def test_a_folder_begun_anew_under_a_running_process_stays_the_new_ones(
+    tmp_path,
+):
+    path = tmp_path / "run"
+    old, _ = begun(path)
+    shutil.rmtree(path)
+    for write in (
+        lambda: old.checkpoints.save(5, [], None),
+        lambda: FolderCheck(old).on_epoch_end(0, {"loss": 1.0}),
+        lambda: setattr(old, "results", {}),
+    ):
+        with pytest.raises(ValueError, match="no longer this run's"):
+            write()
+        assert not path.exists()
+    new, _ = begun(path, {**CONFIG, "ell": 8})
+    new.checkpoints.save(1, [], "new")
+    with pytest.raises(ValueError, match="no longer this run's"):
+        old.checkpoints.save(5, [], "old")
+    del new
+    assert begun(path, {**CONFIG, "ell": 8})[1].state == "new"
+
+
+def test_the_checkpoint_of_another_run_is_left_out_and_then_removed(tmp_path):
+    old, _ = begun(tmp_path / "old", {**CONFIG, "ell": 8})
+    old.checkpoints.save(500, [], "old")
+    new, _ = begun(tmp_path / "new")
+    new.checkpoints.save(1, [], "new")
+    foreign = tmp_path / "new/checkpoints/step-500.npz"
+    shutil.copy(tmp_path / "old/checkpoints/step-500.npz", foreign)
+    del new
+    with pytest.warns(UserWarning, match="step-500.npz' is of another run"):
+        again, found = begun(tmp_path / "new")
+    assert found.state == "new"
+    again.checkpoints.save(2, [], "new")
+    assert not foreign.exists()
+
+
+def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
+    first, _ = begun(tmp_path)
+    first.checkpoints.save(3, [], None)
+    first_id = first.run_id
+    del first
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"another configuration .* in ell\)"):
+        begun(tmp_path, {**CONFIG, "ell": 8})
+    assert not (tmp_path / "config.json").exists()
+    again, found = begun(tmp_path)
+    assert (again.run_id, found.step) == (first_id, 3)
+
+
+def as_an_earlier_version_left_it(path):
+    (path / "checkpoints").mkdir()
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    state = np.frombuffer(b'"old"', np.uint8)
+    np.savez(path / "checkpoints/step-7.npz", state=state)
+
+
+def test_a_run_begun_before_there_were_identities_goes_on(tmp_path):
+    as_an_earlier_version_left_it(tmp_path)
+    for step in (7, 9):
+        workdir, found = begun(tmp_path)
+        assert (found.step, workdir.run_id) == (step, None)
+        workdir.checkpoints.save(9, [], "newer")
+        del workdir
+    assert "run_id" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_old_checkpoints_of_an_unknown_run_are_one_sentence(tmp_path):
+    as_an_earlier_version_left_it(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="no config.json that says of which"):
+        begun(tmp_path)
+
+
+def test_what_another_process_writes_at_the_same_time_is_refused(tmp_path):
+    # Both have found an empty folder; the other one was done sooner.
+    workdir = WorkDir(str(tmp_path), CONFIG)
+    begun(tmp_path, {**CONFIG, "ell": 8})
+    with pytest.raises(ValueError, match="another configuration"):
+        workdir.begin()
 
 
 def rows(path):

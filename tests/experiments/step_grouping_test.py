@@ -1,10 +1,13 @@
 import keras
 import pytest
+import tensorflow as tf
 
+import train
 from experiments import build
 from experiments.build import multiply_adds, steps_per_call
+from experiments.run_folder import WorkDir
 from keras_svag.applications import PreResNet, ScaleInvariantMLP
-from tests.train.train_test import history, run, weights
+from tests.train.train_test import history, run, small_config, weights
 
 
 def small_network():
@@ -26,11 +29,34 @@ def test_multiplications_of_dense_layers_and_convolutions():
 
 
 @pytest.mark.parametrize(
-    ("steps", "most", "expected"),
-    [(356, None, 89), (356, 50, 4), (64, None, 64), (13, 5, 1), (120, 7, 6)],
+    ("steps", "expected"), [(356, 89), (64, 64), (13, 13), (2 * 131, 2)]
 )
-def test_steps_of_a_small_network_fill_whole_calls(steps, most, expected):
-    assert steps_per_call(small_network(), 32, steps, most) == expected
+def test_steps_of_a_small_network_fill_whole_calls(steps, expected):
+    assert steps_per_call(small_network(), 32, steps) == expected
+
+
+def test_they_are_the_same_whenever_checkpoints_are_saved(
+    tmp_path, monkeypatch
+):
+    class Begun(Exception):
+        pass
+
+    found = []
+
+    def fit(model, *arguments, **options):
+        found.append(model.steps_per_execution)
+        raise Begun
+
+    monkeypatch.setattr(train, "resumable_fit", fit)
+    config = small_config(optimizer="sgd", ell=1, measure_noise=False)
+    for interval in ("1", "500", "60s"):
+        workdir = WorkDir(str(tmp_path / interval), config.to_dict())
+        with pytest.raises(Begun):
+            train.train(
+                config, workdir, None, tf.distribute.get_strategy(), interval
+            )
+    # 1,437 // 128 steps an epoch.
+    assert found == [11, 11, 11]
 
 
 def test_the_more_a_step_takes_the_fewer_are_in_a_call():

@@ -4,9 +4,11 @@
     python -m tests.helpers.kill_harness --kind=measured --kills=50
 
 Every second kill comes while a checkpoint is being written, the others at
-random moments from the start of the process on. The last line says in how many
-places the results differ. The processes are forked from one that has imported
-TensorFlow but not used it, which saves most of the time of starting them.
+random moments from the start of the process on. Each start draws its interval
+from one checkpoint to the next, and, if --threads gives some, the number of
+TensorFlow's threads. The last line says in how many places the results differ.
+The processes are forked from one that has imported TensorFlow but not used it,
+which saves most of the time of starting them.
 """
 
 import argparse
@@ -28,11 +30,15 @@ from configs import digits
 from experiments.run_folder import WorkDir
 
 KINDS = ("plain", "measured")
+INTERVALS = ("1", "3", "50", "500", "0.05s")
 
 
 def configuration(kind, epochs):
     config = digits.get_config()
-    config.batch_size = 32
+    # 127 batches an epoch: calls of 127 steps, so that every second checkpoint
+    # of the plain model is in the middle of a pair.
+    config.num_examples = 127 * 11
+    config.batch_size = 11
     config.epochs = epochs
     config.ell = 2
     config.model.hidden_units = (16,)
@@ -42,7 +48,7 @@ def configuration(kind, epochs):
     return config
 
 
-def start(path, config, log):
+def start(path, config, log, interval, threads):
     """Starts the training in a process of its own; returns its number."""
     child = os.fork()
     if child:
@@ -52,11 +58,10 @@ def start(path, config, log):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         tf.config.experimental.enable_op_determinism()
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
         workdir = WorkDir(path, config.to_dict())
         strategy = tf.distribute.get_strategy()
-        # Small networks take several steps a call; the plain one 11 here, so
-        # that every second checkpoint is in the middle of a pair.
-        train.train(config, workdir, None, strategy, checkpoint_every="3")
+        train.train(config, workdir, None, strategy, interval)
         code = 0
     except BaseException as error:
         print(repr(error), file=sys.stderr)
@@ -94,7 +99,9 @@ def steps_saved(path):
     return max((int(n.rsplit("-", 1)[1][:-4]) for n in names), default=0)
 
 
-def run_with_kills(kind, kills, epochs, longest, seed, folder):
+def run_with_kills(
+    kind, kills, epochs, longest, seed, folder, intervals, threads
+):
     """Returns the names of the files that differ after so many kills.
 
     Args:
@@ -104,19 +111,26 @@ def run_with_kills(kind, kills, epochs, longest, seed, folder):
         longest: seconds, the latest moment of a random kill.
         seed: of the moments.
         folder: a directory for the two runs.
+        intervals: from one checkpoint to the next, to draw from.
+        threads: numbers of threads to draw from, 0 for TensorFlow's own.
     """
     config = configuration(kind, epochs)
     moments = random.Random(seed)
+
+    def drawn():
+        return moments.choice(intervals), moments.choice(threads)
+
     with open(os.path.join(folder, "log"), "w") as log:
         peaceful = os.path.join(folder, "peaceful")
-        child = start(peaceful, config, log)
+        child = start(peaceful, config, log, *drawn())
         began = time.monotonic()
         assert ended(child, 3600) == 0, open(log.name).read()[-3000:]
         print(f"in peace: {time.monotonic() - began:.1f} s", flush=True)
         killed = os.path.join(folder, "killed")
         pattern = os.path.join(killed, "checkpoints", "*.partial")
         for count in range(kills):
-            child = start(killed, config, log)
+            interval, number = drawn()
+            child = start(killed, config, log, interval, number)
             if count % 2:
                 # Some are written before, so that the run gets on.
                 rest = moments.randrange(1, 5)
@@ -138,11 +152,15 @@ def run_with_kills(kind, kills, epochs, longest, seed, folder):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             print(
-                f"kill {count + 1} {where}: {steps_saved(killed)} steps saved",
+                f"kill {count + 1} {where}: {steps_saved(killed)} steps saved, "
+                f"every {interval}, {number or 'all'} threads",
                 flush=True,
             )
-        child = start(killed, config, log)
+        child = start(killed, config, log, *drawn())
         assert ended(child, 3600) == 0, open(log.name).read()[-3000:]
+    with open(log.name) as file:
+        said = file.read().count("but not to the bit")
+    print(f"starts that go on, but not to the bit: {said}")
     one, other = contents(peaceful), contents(killed)
     return [name for name in one if one[name] != other[name]]
 
@@ -154,6 +172,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--longest", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--intervals", nargs="+", default=INTERVALS)
+    parser.add_argument("--threads", nargs="+", type=int, default=(0,))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         differing = run_with_kills(**vars(arguments), folder=folder)

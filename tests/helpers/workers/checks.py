@@ -9,7 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from experiments.strategies import lost_worker
+from experiments.checkpoint import CheckpointFolder
+from experiments.run_folder import WorkDir
+from experiments.strategies import agree, begin_together, lost_worker
 from keras_svag import NGDModel, SVAGModel
 from keras_svag.models.internals import is_chief
 from keras_svag.models.wrapper import ModelWrapper, with_logs_as_vectors
@@ -122,6 +124,78 @@ def check_noise_that_workers_would_draw_apart_is_refused(strategy):
             NGDModel(dense_network(), 4, 4)
 
     refused(build, "`seed` must be an integer", "got None")
+
+
+def raised(action):
+    try:
+        action()
+    except Exception as error:
+        return str(error)
+    raise AssertionError("nothing was raised")
+
+
+def check_workers_that_agree_go_on(strategy):
+    assert agree(strategy, lambda: 3, lambda value: {"value": value}) == 3
+
+
+def check_what_differs_is_named_on_all_workers(strategy):
+    index = strategy.cluster_resolver.task_id
+    facts = {"rate": 0.5 * index, "same": 1}
+    # No two numbers of facts may leave one waiting for the other.
+    facts |= {f"file {i}": "x" * 2**index for i in range(1000 * index)}
+    sentence = raised(lambda: agree(strategy, lambda: 0, lambda _: facts))
+    assert "rate is 0.0 on worker 0 and 0.5 on worker 1," in sentence
+    assert "file 0 is missing on worker 0 and xx on worker 1" in sentence
+    assert "998 more differ" in sentence and "same is" not in sentence
+    facts = {f"file {i}": f"{i} {index}" * 9 for i in range(10**4)}
+    sentence = raised(lambda: agree(strategy, lambda: 0, lambda _: facts))
+    assert "the fingerprint is " in sentence and "on worker 1" in sentence
+
+
+def check_a_worker_that_cannot_begin_leaves_none_waiting(strategy):
+    index = strategy.cluster_resolver.task_id
+
+    def action():
+        if index == 1:
+            raise OSError("no such data")
+
+    sentence = raised(lambda: agree(strategy, action))
+    assert sentence == (
+        "no such data"
+        if index
+        else "The worker 1 could not begin: no such data"
+    )
+
+
+def check_folders_that_are_not_shared_are_noticed(strategy):
+    own = f"on worker {strategy.cluster_resolver.task_id}"
+    with tempfile.TemporaryDirectory() as folder:
+        if not is_chief(strategy):
+            WorkDir(folder, {}).begin()
+        workdir = WorkDir(folder, {})
+        sentence = raised(lambda: begin_together(strategy, workdir))
+        assert "the run in --workdir is" in sentence, sentence
+        assert f"{workdir.run_id} {own}" in sentence, sentence
+
+
+def check_a_checkpoint_that_one_worker_cannot_read_is_noticed(strategy):
+    # Copies of one folder, as a synchronization makes them.
+    with tempfile.TemporaryDirectory() as folder:
+        os.makedirs(f"{folder}/checkpoints")
+        with open(f"{folder}/config.json", "w") as file:
+            file.write('{"run_id": "1"}')
+        checkpoints = CheckpointFolder(f"{folder}/checkpoints")
+        checkpoints.about = {"run_id": "1"}
+        for step in (10, 20):
+            checkpoints.save(step, [], None)
+        if not is_chief(strategy):
+            open(f"{folder}/checkpoints/step-20.npz", "wb").close()
+        workdir = WorkDir(folder, {})
+        sentence = raised(lambda: begin_together(strategy, workdir))
+        assert (
+            "the training step to go on from is 20 on worker 0 and 10 on "
+            "worker 1;" in sentence
+        ), sentence
 
 
 NOT_NEEDED = "Keras trains over several workers by itself: remove {}"

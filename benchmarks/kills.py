@@ -1,0 +1,58 @@
+"""Kills that may change the last bits of a run, and what is said of them.
+
+    python benchmarks/kills.py --kills=25
+
+kills a plain and a measured run of train.py, every start with another interval
+from one checkpoint to the next: nothing may differ. Then every start has
+another number of TensorFlow's threads, too: what differs must have been said.
+The last line says whether it held. Not for every commit: it takes as long as
+the kills are many.
+"""
+
+import argparse
+import sys
+import tempfile
+
+from tests.helpers.kill_harness import INTERVALS, KINDS, run_with_kills
+
+
+def study(kind, kills, epochs, threads):
+    """Returns the files that differ, and how often that was announced."""
+    with tempfile.TemporaryDirectory() as folder:
+        differing = run_with_kills(
+            kind,
+            kills,
+            epochs,
+            longest=6.0,
+            seed=0,
+            folder=folder,
+            intervals=INTERVALS,
+            threads=threads,
+        )
+        with open(f"{folder}/log") as log:
+            said = log.read().count("but not to the bit")
+    print(
+        f"{kind}, threads {threads}: {kills} kills, differing: "
+        f"{differing or 'nothing'}, said {said} times",
+        flush=True,
+    )
+    return differing, said
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=60)
+    arguments = parser.parse_args()
+    held = True
+    for threads in ((0,), (1, 2, 4)):
+        for kind in KINDS:
+            differing, said = study(kind, threads=threads, **vars(arguments))
+            held &= not differing or (len(threads) > 1 and said > 0)
+            held &= len(threads) > 1 or said == 0
+    print("held" if held else "did not hold")
+    sys.exit(not held)
+
+
+if __name__ == "__main__":
+    main()

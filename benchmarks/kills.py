@@ -42,7 +42,7 @@ def study(kind, kills, epochs, threads):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
     held = True
     for threads in ((0,), (1, 2, 4)):

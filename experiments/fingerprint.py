@@ -1,6 +1,7 @@
 """What two processes have to share to train to the same weights."""
 
 import hashlib
+import importlib.resources
 import os
 import pathlib
 import platform
@@ -9,9 +10,8 @@ import zlib
 import keras
 import tensorflow as tf
 
-import experiments
-import keras_svag
 from keras_svag.models.internals import is_deterministic
+from keras_svag.version import __version__
 
 _ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "NVIDIA_TF32_OVERRIDE", "XLA_FLAGS")
 
@@ -68,7 +68,7 @@ def changes(before, now):
 def versions():
     """The versions that a training depends on, by their names."""
     return {
-        "the version of keras_svag": keras_svag.__version__,
+        "the version of keras_svag": __version__,
         "the version of Keras": keras.__version__,
         "the version of TensorFlow": tf.__version__,
     }
@@ -76,13 +76,23 @@ def versions():
 
 def source_files():
     """Checksums of the files of the code, by their names."""
-    found = {}
-    for package in (keras_svag, experiments):
-        folder = pathlib.Path(package.__file__).parent
-        for path in sorted(folder.rglob("*.py")):
-            name = path.relative_to(folder.parent).as_posix()
-            found[name] = _checksum(path.read_bytes())
-    return found
+    packages = ("keras_svag", "experiments")
+    folders = map(importlib.resources.files, packages)
+    return {
+        name: checksum
+        for folder in folders
+        for name, checksum in files_in(pathlib.Path(str(folder))).items()
+    }
+
+
+def files_in(package):
+    """Checksums of the Python files in the folder of a package."""
+    return {
+        path.relative_to(package.parent).as_posix(): _checksum(
+            path.read_bytes()
+        )
+        for path in sorted(package.rglob("*.py"))
+    }
 
 
 def data(dataset):

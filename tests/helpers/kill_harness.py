@@ -59,6 +59,7 @@ def start(path, config, log, interval, threads):
         os.dup2(log.fileno(), 2)
         tf.config.experimental.enable_op_determinism()
         tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
         workdir = WorkDir(path, config.to_dict())
         strategy = tf.distribute.get_strategy()
         train.train(config, workdir, None, strategy, interval)
@@ -111,7 +112,8 @@ def run_with_kills(
         longest: seconds, the latest moment of a random kill.
         seed: of the moments.
         folder: a directory for the two runs.
-        intervals: from one checkpoint to the next, to draw from.
+        intervals: from one checkpoint to the next, to draw from; the first
+            is the shortest.
         threads: numbers of threads to draw from, 0 for TensorFlow's own.
     """
     config = configuration(kind, epochs)
@@ -130,6 +132,9 @@ def run_with_kills(
         pattern = os.path.join(killed, "checkpoints", "*.partial")
         for count in range(kills):
             interval, number = drawn()
+            if count % 2:
+                # Else none might be written before the end.
+                interval = intervals[0]
             child = start(killed, config, log, interval, number)
             if count % 2:
                 # Some are written before, so that the run gets on.

@@ -68,7 +68,10 @@ def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
     found = CheckpointFolder(str(interrupted / "checkpoints")).newest()
     assert found.state["StreamsVersion"] == STREAMS_VERSIONS["with_replacement"]
 
-    code, _, errors = end(start(interrupted, *ARGUMENTS, **environment))
+    # Checkpoints of another interval must not change a bit either.
+    arguments = (*ARGUMENTS, "--checkpoint_every=1")
+    code, _, errors = end(start(interrupted, *arguments, **environment))
     assert code == 0, errors
+    assert "not to the bit" not in errors
     assert contents(interrupted) == contents(in_peace)
     assert not (interrupted / "checkpoints").exists()

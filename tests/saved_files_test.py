@@ -80,7 +80,7 @@ def test_killed_run_goes_on_from_its_checkpoint(tmp_path):
 
 def test_finished_run_is_read_by_the_report(tmp_path):
     shutil.copytree(SAVED / "in_peace", tmp_path / "run")
-    ((run,), unfinished) = find_runs(str(tmp_path))
-    assert not unfinished
+    (run,), unfinished, unusable = find_runs(str(tmp_path))
+    assert not unfinished and not unusable
     expected = results(SAVED / "in_peace")["linear_scaling"]["noise_to_signal"]
     assert run.final_window.estimate.noise_to_signal == pytest.approx(expected)

@@ -4,14 +4,15 @@
 
 writes `report.md` and its figures there, or to `--output`, and the same for
 TensorBoard to `report/`. Runs are grouped by what differs in them: SVAG's ell,
-the batch size with the learning rate in proportion, or NGD and SGD.
+the batch size with the learning rate in proportion, or NGD and SGD. A run of
+which a file cannot be used is left out, and the report says why.
 """
 
 import argparse
 import os
 import sys
 
-from experiments.report.writing import write_report
+from experiments.report.writing import MOST_COMPARISONS_DRAWN, write_report
 
 
 def main(arguments=None):
@@ -23,9 +24,18 @@ def main(arguments=None):
     parser.add_argument(
         "--output", metavar="DIR", help="folder of the report; WORKDIR if none"
     )
+    parser.add_argument(
+        "--figures",
+        metavar="N",
+        type=int,
+        default=MOST_COMPARISONS_DRAWN,
+        help="how many comparisons get figures, %(default)s if not given",
+    )
     options = parser.parse_args(arguments)
+    if options.figures < 0:
+        parser.error(f"--figures must be at least 0, got {options.figures}.")
     try:
-        path = write_report(options.workdir, options.output)
+        path = write_report(options.workdir, options.output, options.figures)
     except ValueError as error:
         sys.exit(f"experiments.report: {error}")
     print(f"The report is in {path}.")

@@ -17,7 +17,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from experiments.report.seeds import seed_curve
+from experiments.report.seeds import SeedCurve, seed_curve
 
 # Their yellow is left out: on white it is too faint.
 COLOURS = (
@@ -45,6 +45,9 @@ _STYLE = {
 
 
 _WIDTH, _DPI = 8, 150
+
+# Of a curve: as many as a figure has pixels, or more.
+_MOST_POINTS = 4000
 
 
 ACCURACY = "test accuracy (%)"
@@ -87,7 +90,7 @@ def save_curves(path, comparison, label):
             for index, (value, runs) in enumerate(comparison.groups.items()):
                 _draw_curve(
                     axes,
-                    seed_curve(runs, column),
+                    _thinned(seed_curve(runs, column)),
                     scale,
                     index,
                     label.format(value),
@@ -106,6 +109,26 @@ def save_curves(path, comparison, label):
             loc="outside upper center",
             ncols=min(len(comparison.groups), 5),
         )
+
+
+def _thinned(curve):
+    """A curve that looks the same, with `_MOST_POINTS` epochs at most.
+
+    Neighbouring epochs are drawn at one place, from their least value to their
+    largest.
+    """
+    count = len(curve.epochs)
+    if count <= _MOST_POINTS:
+        return curve
+    starts = np.arange(_MOST_POINTS // 2) * count // (_MOST_POINTS // 2)
+    low, high = np.minimum.reduceat, np.maximum.reduceat
+    return SeedCurve(
+        np.repeat(curve.epochs[starts], 2),
+        np.ravel([low(curve.mean, starts), high(curve.mean, starts)], "F"),
+        np.repeat(low(curve.low, starts), 2),
+        np.repeat(high(curve.high, starts), 2),
+        curve.count,
+    )
 
 
 def _draw_curve(axes, curve, scale, index, label):

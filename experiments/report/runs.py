@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import functools
+import itertools
 import math
 import os
 import re
@@ -9,10 +11,42 @@ import re
 import numpy as np
 
 from experiments.run_folder import read_json
+from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.closeness import EquilibriumStatistics
 from keras_svag.scaling.conditions import is_balanced
 from keras_svag.version import __version__
+
+# Training gives no larger numbers, and their squares are finite.
+_LARGEST_NUMBER = 1e100
+_DEEPEST_CONFIG = 20
+
+_optional_integer = functools.partial(arguments.integer, optional=True)
+_optional_number = functools.partial(arguments.number, least=0, optional=True)
+
+# What a report calculates with; keys may be missing.
+_CONFIG_CHECKS = {
+    "batch_size": _optional_integer,
+    "ell": _optional_integer,
+    "learning_rate": _optional_number,
+    "weight_decay": _optional_number,
+    "lsr.closeness": functools.partial(arguments.number, above=1),
+}
+_ESTIMATE_CHECKS = {
+    "count": functools.partial(arguments.integer, least=0),
+    "batch_size": _optional_integer,
+    "num_skipped": functools.partial(arguments.integer, least=0),
+    "num_examples": _optional_integer,
+    "num_examples_used": _optional_integer,
+    "degrees_of_freedom": _optional_integer,
+    "grad_sq_norm_se": _optional_number,
+    "noise_trace_se": _optional_number,
+    "grad_sq_norm": functools.partial(arguments.number, optional=True),
+    "noise_trace": functools.partial(arguments.number, optional=True),
+    "covariance": functools.partial(arguments.number, optional=True),
+}
+# Rows of a history that are in memory as text at a time.
+_ROWS_AT_ONCE = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +129,7 @@ class Run:
         if not noise:
             return None
         return Window(
-            NoiseEstimate.from_dict(noise),
+            _estimate(noise),
             float(self.curve("weight_sq_norm")[-1]),
             float(self.curve("learning_rate")[-1]),
             *(int(self.epochs[-1]),) * 2,
@@ -106,12 +140,12 @@ class Run:
     def window_before_decay(self):
         """`Window` whose learning rate is nearest to the configured one."""
         report = self.results.get("linear_scaling")
-        if not report:
+        rate = self.config.get("learning_rate")
+        if not report or rate is None:
             return self.final_window
         windows = map(
             _window_of_report, [report, *reversed(report.get("earlier", []))]
         )
-        rate = self.config["learning_rate"]
         # Of equally near ones the last: `min` keeps the first that it meets.
         return min(windows, key=lambda w: round(abs(w.learning_rate - rate), 9))
 
@@ -123,27 +157,36 @@ def find_runs(folder):
     finished; one whose last loss is not finite has diverged and counts too.
 
     Returns:
-        `(runs, unfinished)`: a list of `Run`s and one of folder names.
+        `(runs, unfinished, unusable)`: a list of `Run`s, one of folder names,
+        and `{folder name: why a file in it cannot be used}`.
 
     Raises:
-        ValueError: If there is no run, none has come to its end, or a file
-            cannot be read.
+        ValueError: If there is no run, none has come to its end, or none can
+            be used.
     """
     if not os.path.isdir(folder):
         raise ValueError(
             f"WORKDIR must be a folder of runs, got {folder!r}, which is no "
             "folder."
         )
-    runs, unfinished = [], []
+    runs, unfinished, unusable = [], [], {}
     for path, subfolders, files in os.walk(folder):
         subfolders.sort()
         if "config.json" in files:
             name = os.path.relpath(path, folder)
-            run = _read_run(path, name)
-            runs.append(run) if run else unfinished.append(name)
+            try:
+                run = _read_run(path, name)
+            except ValueError as error:
+                unusable[name] = str(error)
+            else:
+                runs.append(run) if run else unfinished.append(name)
         elif "output.log" in files:
             # A run of a sweep that has not come to training.
             unfinished.append(os.path.relpath(path, folder))
+    if not runs and unusable:
+        first, *others = unusable.values()
+        also = f" (so it is with {len(others)} more)" if others else ""
+        raise ValueError(f"{first.removesuffix('.')}{also}.")
     if not runs and not unfinished:
         raise ValueError(
             f"WORKDIR must hold runs of train.py, but no config.json is in "
@@ -155,44 +198,104 @@ def find_runs(folder):
             f"({', '.join(unfinished)}): start train.py again with the same "
             "--workdir."
         )
-    return runs, unfinished
+    return runs, unfinished, unusable
 
 
 def _read_run(path, name):
     """The `Run` in a folder, or None if it is unfinished."""
-    config = flat(read_json(os.path.join(path, "config.json")))
-    _refuse_newer(path, config)
-    history = _read_history(os.path.join(path, "history.csv"))
-    results_file = os.path.join(path, "results.json")
+    config_file, results_file, history_file = (
+        os.path.join(path, file)
+        for file in ("config.json", "results.json", "history.csv")
+    )
+    for file in (config_file, results_file, history_file):
+        # Reading a pipe would wait for ever.
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise ValueError(f"{file} is no file: remove it.")
+    config = _read_config(path, config_file)
     results = read_json(results_file)
     if results is None:
-        losses = history.get("loss", np.empty(0))
-        # Training stops at such a loss, and nothing follows it.
-        diverged = len(losses) and not math.isfinite(losses[-1])
-        return Run(name, config, history, {}) if diverged else None
-    if not isinstance(results.get("accuracy"), float):
+        return _diverged_run(name, config, history_file)
+    accuracy = results.get("accuracy")
+    if not (arguments.is_number(accuracy) and 0 <= accuracy <= 1):
         raise ValueError(
             f"{results_file} has no accuracy: remove it and run train.py again."
         )
+    history = _read_history(history_file)
     if not len(history.get("epoch", ())):
         raise ValueError(
             f"{path!r} holds a finished run without the epochs of its "
             "history.csv: remove the folder and run train.py again."
         )
     run = Run(name, config, history, results)
-    _check_noise(run, results_file)
-    return run
-
-
-def _check_noise(run, results_file):
     try:
+        _refuse_huge_numbers(results)
         # Nothing is read before it is asked for.
         _ = run.final_window, run.window_before_decay
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{results_file} lacks what a report needs ({error}): remove it "
-            "and run train.py again."
+            f"{results_file} lacks what a report needs ({_clause(error)}): "
+            "remove it and run train.py again."
         ) from error
+    return run
+
+
+def _diverged_run(name, config, history_file):
+    """A `Run` without results; None if its last loss is finite or unknown."""
+    try:
+        history = _read_history(history_file)
+    except ValueError:
+        # It may be written at this moment.
+        return None
+    losses = history.get("loss", np.empty(0))
+    # Training stops at such a loss, and nothing follows it.
+    diverged = len(losses) and not math.isfinite(losses[-1])
+    if not diverged or "epoch" not in history:
+        return None
+    return Run(name, config, history, {})
+
+
+def _read_config(path, config_file):
+    try:
+        content = read_json(config_file)
+        _refuse_huge_numbers(content)
+        config = flat(content)
+        for key, check in _CONFIG_CHECKS.items():
+            if key in config:
+                check(key, config[key])
+    except (TypeError, ValueError) as error:
+        if config_file in str(error):
+            raise
+        raise ValueError(
+            f"{config_file} cannot be used ({_clause(error)}): mend it, or "
+            "remove the run's folder."
+        ) from error
+    _refuse_newer(path, config)
+    return config
+
+
+def _clause(error):
+    return str(error).removesuffix(".")
+
+
+def _refuse_huge_numbers(content, depth=0):
+    """Refuses content of JSON with numbers that no run has, or too deep."""
+    if depth > _DEEPEST_CONFIG:
+        raise ValueError(f"it is nested more than {_DEEPEST_CONFIG} deep")
+    if isinstance(content, dict):
+        content = content.values()
+    elif not isinstance(content, list):
+        content = [content]
+    for value in content:
+        if isinstance(value, (dict, list)):
+            _refuse_huge_numbers(value, depth + 1)
+        # An integer may be too large for a float.
+        elif arguments.is_number(value) and (
+            _LARGEST_NUMBER < abs(value) < math.inf
+        ):
+            raise ValueError(
+                f"it holds a number beyond {_LARGEST_NUMBER:g}, got "
+                f"{str(value):.20}"
+            )
 
 
 def flat(config, prefix=""):
@@ -226,41 +329,123 @@ def _version_numbers(version):
 
 
 def _read_history(path):
+    """`{column: array}` of a file of CSV; empty if there is none."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            history = _columns(csv.reader(file))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); remove the run's folder."
+            f"{path} cannot be read ({_clause(error)}); remove the run's "
+            "folder."
         ) from error
-    columns = [name for name in rows[0] if name is not None] if rows else []
+    return history
+
+
+def _columns(reader):
+    header = next(reader, [])
+    columns = [[] for _ in header]
+    first = reader.line_num + 1
+    rows = _some_rows(reader)
+    while rows:
+        next_first = reader.line_num + 1
+        following = _some_rows(reader)
+        if not following:
+            # The last row is torn if the run was killed while it was written.
+            rows[-1] += ["NA"] * (len(header) - len(rows[-1]))
+        if set(map(len, rows)) != {len(header)}:
+            index = [len(row) == len(header) for row in rows].index(False)
+            raise ValueError(
+                f"line {first + index} has {len(rows[index])} cells, the "
+                f"header {len(header)}"
+            )
+        cells_of_columns = zip(*rows, strict=True)
+        for name, parts, cells in zip(
+            header, columns, cells_of_columns, strict=True
+        ):
+            parts.append(_numbers(cells, name, first))
+        rows, first = following, next_first
     return {
-        name: np.array([_number(row[name]) for row in rows]) for name in columns
+        name: np.concatenate(parts)
+        for name, parts in zip(header, columns, strict=True)
+        if parts
     }
 
 
-def _number(text):
+def _some_rows(reader):
+    return [row for row in itertools.islice(reader, _ROWS_AT_ONCE) if row]
+
+
+def _numbers(cells, name, first_line):
+    """The numbers of a part of a column, NaN for `NA`."""
+    try:
+        numbers = np.fromiter(map(float, cells), float, len(cells))
+    except ValueError:
+        numbers = np.array(
+            [
+                _number(cell, name, first_line + index)
+                for index, cell in enumerate(cells)
+            ]
+        )
+    sizes = np.abs(numbers)
+    wrong = (sizes > _LARGEST_NUMBER) & (sizes < math.inf)
+    if name == "epoch":
+        is_whole = np.floor(numbers) == numbers
+        wrong = ~(is_whole & (numbers >= 0) & (numbers < 2**53))
+    if wrong.any():
+        index = np.argmax(wrong)
+        raise ValueError(
+            f"{name} in line {first_line + index} cannot be {cells[index]:.20}"
+        )
+    return numbers
+
+
+def _number(text, name, line):
+    if text in ("NA", ""):
+        return math.nan
     try:
         return float(text)
-    except (TypeError, ValueError):
-        return math.nan
+    except ValueError:
+        raise ValueError(
+            f"{name} in line {line} must be a number or NA, got {text!r:.40}"
+        ) from None
 
 
 def _window_of_report(report):
-    norm = report["weight_sq_norm"]
+    number = functools.partial(arguments.number, optional=True)
+    norm = number("weight_sq_norm", report["weight_sq_norm"])
+    reasons = report["heuristic_reasons"]
+    if not isinstance(reasons, list) or not all(
+        isinstance(reason, str) for reason in reasons
+    ):
+        raise TypeError(
+            arguments.refusal("heuristic_reasons", "a list of texts", reasons)
+        )
     return Window(
-        NoiseEstimate.from_dict(report["gradient_noise"]),
+        _estimate(report["gradient_noise"]),
         math.nan if norm is None else norm,
-        report["learning_rate"],
-        report["first_epoch"],
-        report["last_epoch"],
-        tuple(report["heuristic_reasons"]),
-        report["balance"],
+        arguments.number("learning_rate", report["learning_rate"], least=0),
+        arguments.integer("first_epoch", report["first_epoch"]),
+        arguments.integer("last_epoch", report["last_epoch"]),
+        tuple(reasons),
+        number("balance", report["balance"]),
         # In files of before, the balance alone tells.
         report.get("at_equilibrium", is_balanced(report["balance"])),
     )
+
+
+def _estimate(values):
+    _check_estimate(values)
+    return NoiseEstimate.from_dict(values)
+
+
+def _check_estimate(values):
+    for name, check in _ESTIMATE_CHECKS.items():
+        if name in values:
+            check(name, values[name])
+    for layer in (values.get("per_layer") or {}).values():
+        _check_estimate(layer)
 
 
 def equilibrium_counts(windows):

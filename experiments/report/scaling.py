@@ -204,7 +204,7 @@ def scaling_study(comparison):
         if batch.batch_size > best.batch_size
         and batch.test_error.value > GROWN_ERROR * best.test_error.value
     ]
-    refusal = linear_scaling_refusal(config["optimizer"])
+    refusal = linear_scaling_refusal(config.get("optimizer"))
     prediction, unit = None, 1
     if comparison.svag and not refusal:
         prediction = seeds.closeness_prediction(
@@ -271,7 +271,7 @@ def _verdict(runs, target, kappas=()):
     has the run at κη: the condition for SGD then speaks of both.
     """
     config = runs[0].config
-    if linear_scaling_refusal(config["optimizer"]):
+    if linear_scaling_refusal(config.get("optimizer")):
         return None
     ell = seeds.ell_of(config)
     windows = [

@@ -1,6 +1,7 @@
 """Means over runs that differ in their seed alone, and what follows of them."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -58,23 +59,25 @@ def seed_mean(values):
 
 def seed_curve(runs, column):
     """`SeedCurve` of a column of the runs' histories."""
-    curves = [
-        {
-            epoch: value
-            for epoch, value in zip(run.epochs, run.curve(column), strict=True)
-            if math.isfinite(value)
-        }
-        for run in runs
-    ]
-    epochs = sorted(set.intersection(*map(set, curves)))
-    values = np.array([[curve[e] for e in epochs] for curve in curves])
+    curves = [_finite(run.epochs, run.curve(column)) for run in runs]
+    epochs = functools.reduce(np.intersect1d, (e for e, _ in curves))
+    values = np.array(
+        [values[np.searchsorted(e, epochs)] for e, values in curves]
+    )
     return SeedCurve(
-        np.array(epochs),
+        epochs,
         values.mean(axis=0),
         values.min(axis=0),
         values.max(axis=0),
         len(runs),
     )
+
+
+def _finite(epochs, values):
+    """Increasing epochs and their finite values; of repeated ones the last."""
+    is_finite = np.isfinite(values)
+    epochs, first = np.unique(epochs[is_finite][::-1], return_index=True)
+    return epochs, values[is_finite][::-1][first]
 
 
 def final_means(runs):

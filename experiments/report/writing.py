@@ -13,21 +13,27 @@ from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
 from experiments.report.scaling import LINEAR_SCALING
 from experiments.report.svag import SVAG_AND_SGD
-from keras_svag.callbacks.markdown import escaped
+from keras_svag.callbacks.markdown import escaped, table
+
+# Drawing takes a second for each, and a page of more is not looked through.
+MOST_COMPARISONS_DRAWN = 20
 
 # In the order of their sections.
 STUDIES = (SVAG_AND_SGD, LINEAR_SCALING, NGD_AND_SGD)
 
 
-def write_report(workdir, output=None):
+def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
     """Writes the report on the runs below a folder.
+
+    A run of which a file cannot be used is left out, and listed with the
+    reason. All of the report is written, or nothing.
 
     Args:
         workdir: Folder of the runs.
         output: Folder for `report.md`, `figures/` and TensorBoard's events;
             `workdir` if None.
-
-    All of it is written, or nothing.
+        most_drawn: How many comparisons get figures; those after them have
+            their text alone, and a table over all begins the report.
 
     Returns:
         Path of `report.md`.
@@ -37,7 +43,7 @@ def write_report(workdir, output=None):
             written.
     """
     output = workdir if output is None else output
-    found, unfinished = find_runs(workdir)
+    found, unfinished, unusable = find_runs(workdir)
     runs, repeated = without_repeated(found)
     converged = [run for run in runs if not run.diverged]
     studies = {
@@ -46,10 +52,17 @@ def write_report(workdir, output=None):
     }
     compared = [c for found in studies.values() for c in found]
     if not compared:
-        raise ValueError(_why_incomparable(workdir, runs))
+        raise ValueError(_why_incomparable(workdir, runs, unusable))
     compared = [run for comparison in compared for run in comparison.runs]
-    head = _head(workdir, runs, unfinished, repeated, compared)
-    sections = _sections(studies, differing_keys(compared))
+    head = _head(workdir, runs, unfinished, unusable, repeated, compared)
+    sections, inconsistent = _sections(studies, differing_keys(compared))
+    head += inconsistent
+    if len(sections) > most_drawn:
+        head += _overview(sections, most_drawn)
+        sections[most_drawn:] = [
+            dataclasses.replace(section, figures={})
+            for section in sections[most_drawn:]
+        ]
     try:
         os.makedirs(output, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as new:
@@ -91,25 +104,39 @@ def _replace(output, new):
             os.replace(os.path.join(folder, name), os.path.join(place, name))
 
 
-def _why_incomparable(workdir, runs):
+def _why_incomparable(workdir, runs, unusable):
     differing = differing_keys(runs)
     if set(differing) <= {"seed"}:
         why = "they have one configuration, apart from the seed"
     else:
         why = f"they differ in {', '.join(differing)}"
     *others, last = (f"in {kind.differ_in}" for kind in STUDIES)
+    also = f"; {len(unusable)} more cannot be used" if unusable else ""
     return (
-        f"The {len(runs)} runs in {workdir!r} cannot be compared ({why}): runs "
-        f"must differ, beside the seed, {', '.join(others)}, or {last}."
+        f"The {len(runs)} runs in {workdir!r} cannot be compared ({why}"
+        f"{also}): runs must differ, beside the seed, {', '.join(others)}, or "
+        f"{last}."
     )
 
 
 def _sections(studies, varied):
-    """The `Section`s; keys that `varied` tell studies of a kind apart."""
-    sections = []
+    """The `Section`s, and lines on comparisons that have none.
+
+    Keys that `varied` tell studies of a kind apart.
+    """
+    sections, inconsistent = [], []
     for kind, comparisons in studies.items():
         for index, comparison in enumerate(comparisons, 1):
-            section = kind.section(comparison)
+            try:
+                section = kind.section(comparison)
+            except (ArithmeticError, ValueError) as error:
+                # Each number alone was possible.
+                inconsistent.append(
+                    "Not compared, because their numbers do not go together "
+                    f"({escaped(error)}): "
+                    f"{_names(run.name for run in comparison.runs)}."
+                )
+                continue
             own = ", ".join(
                 f"{escaped(key)} = {escaped(comparison.common[key])}"
                 for key in varied
@@ -123,10 +150,26 @@ def _sections(studies, varied):
             sections.append(
                 dataclasses.replace(section, title=title, figures=figures)
             )
-    return sections
+    return sections, inconsistent
 
 
-def _head(workdir, runs, unfinished, repeated, compared):
+def _overview(sections, num_drawn):
+    """What all sections find, a row each."""
+    rows = [
+        [
+            section.title,
+            section.paragraphs[0].replace("|", "\\|"),
+        ]
+        for section in sections
+    ]
+    return [
+        f"Figures are drawn for the first {num_drawn} of {len(sections)} "
+        "comparisons; `--figures` takes another number.",
+        table(["comparison", "what it finds"], rows),
+    ]
+
+
+def _head(workdir, runs, unfinished, unusable, repeated, compared):
     diverged = [run.name for run in runs if run.diverged]
     names = {run.name for run in compared}
     alone = [run for run in runs if run.name not in names and not run.diverged]
@@ -137,6 +180,14 @@ def _head(workdir, runs, unfinished, repeated, compared):
     ]
     if unfinished:
         lines.append(f"Left out, because unfinished: {_names(unfinished)}.")
+    if unusable:
+        lines.append("Left out, because a file cannot be used:")
+        lines.append(
+            "\n".join(
+                f"- {escaped(name)}: {escaped(reason)}"
+                for name, reason in unusable.items()
+            )
+        )
     if repeated:
         lines.append(
             "Left out, because another run has the same configuration and "
@@ -171,7 +222,9 @@ def _markdown(head, sections, with_figures=True):
                 blocks.append(f"![{figure.caption}](figures/{name}.png)")
                 blocks.append(f"*{figure.caption}*")
         blocks += section.details
-    return "\n\n".join(blocks) + "\n"
+    text = "\n\n".join(blocks) + "\n"
+    # Names of files and strings of JSON may hold what UTF-8 does not.
+    return text.encode("utf-8", "replace").decode()
 
 
 def write_summaries(log_dir, text, pictures):

@@ -183,6 +183,6 @@ def write_scaling_sweep(folder, errors, ratio_at_first=6.0, seeds=(0, 1)):
 
 def comparison_of(folder, comparisons):
     """The one `Comparison` that a study makes of the runs in a folder."""
-    runs, _ = find_runs(str(folder))
+    runs, *_ = find_runs(str(folder))
     [comparison] = comparisons(runs)
     return comparison

@@ -131,7 +131,7 @@ def test_history_without_epochs(tmp_path, history):
 def test_a_truncated_history_keeps_its_whole_epochs(tmp_path):
     history = HISTORY + "1,1.5,2.5,0.2\n2,1."
     write_run(tmp_path, history=history)
-    (run,), _ = find_runs(str(tmp_path))
+    (run,), *_ = find_runs(str(tmp_path))
     assert list(run.epochs) == [1, 2, 3]
     assert list(run.curve("loss")) == [2.0, 1.5, 1.0]
 

@@ -19,7 +19,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
         reasons=["the loss is not scale-invariant"],
         losses=[4.0, 3.0, 2.0, 1.0],
     )
-    [run], unfinished = find_runs(str(tmp_path))
+    [run], unfinished, _ = find_runs(str(tmp_path))
     assert unfinished == []
     assert run.name == "a/run"
     assert run.accuracy == 0.75 and not run.diverged
@@ -35,7 +35,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
 
 def test_what_was_not_measured_is_nan(tmp_path):
     write_run(tmp_path / "run", accuracies=[None, 0.5, None, 0.7])
-    [run], _ = find_runs(str(tmp_path))
+    [run], *_ = find_runs(str(tmp_path))
     np.testing.assert_array_equal(
         run.curve("val_accuracy"), [math.nan, 0.5, math.nan, 0.7]
     )
@@ -51,7 +51,7 @@ def test_without_a_check_the_last_epoch_is_the_window(tmp_path):
     (folder / "history.csv").write_text(
         "epoch,loss,weight_sq_norm,learning_rate\n0,1.0,9.0,0.2\n1,0.5,8.0,0.1"
     )
-    [run], _ = find_runs(str(tmp_path))
+    [run], *_ = find_runs(str(tmp_path))
     window = run.final_window
     assert window.estimate == noise
     assert (window.weight_sq_norm, window.learning_rate) == (8.0, 0.1)
@@ -70,7 +70,7 @@ def test_the_window_before_the_decay_has_the_configured_learning_rate(
     content = json.loads(results.read_text())
     content["linear_scaling"]["learning_rate"] = 0.02
     results.write_text(json.dumps(content))
-    [run], _ = find_runs(str(tmp_path))
+    [run], *_ = find_runs(str(tmp_path))
     assert run.window_before_decay.weight_sq_norm == 40.0
     assert run.final_window.weight_sq_norm == 25.0
 
@@ -80,14 +80,14 @@ def test_an_unfinished_run_is_listed_and_left_out(tmp_path):
     write_run(tmp_path / "begun", finished=False)
     (tmp_path / "waiting").mkdir()
     (tmp_path / "waiting" / "output.log").write_text("")
-    runs, unfinished = find_runs(str(tmp_path))
+    runs, unfinished, _ = find_runs(str(tmp_path))
     assert [run.name for run in runs] == ["done"]
     assert unfinished == ["begun", "waiting"]
 
 
 def test_a_run_that_stopped_at_its_loss_has_diverged(tmp_path):
     write_run(tmp_path / "run", losses=[1.0, math.nan], finished=False)
-    [run], unfinished = find_runs(str(tmp_path))
+    [run], unfinished, _ = find_runs(str(tmp_path))
     assert run.diverged and math.isnan(run.accuracy)
     assert unfinished == []
 
@@ -111,7 +111,7 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path, version):
 @pytest.mark.parametrize("version", [__version__, "0.0.9", "0.0"])
 def test_a_run_of_this_or_an_older_version_is_read(tmp_path, version):
     write_run(tmp_path / "run", version=version)
-    runs, _ = find_runs(str(tmp_path))
+    runs, *_ = find_runs(str(tmp_path))
     assert len(runs) == 1
 
 

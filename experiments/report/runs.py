@@ -45,8 +45,9 @@ _ESTIMATE_CHECKS = {
     "noise_trace": functools.partial(arguments.number, optional=True),
     "covariance": functools.partial(arguments.number, optional=True),
 }
-# Rows of a history that are in memory as text at a time.
-_ROWS_AT_ONCE = 10_000
+# Rows of a history that are text at a time: more do not fit the caches, and
+# take three times as long.
+_ROWS_AT_ONCE = 100
 
 
 @dataclasses.dataclass(frozen=True)

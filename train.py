@@ -41,7 +41,7 @@ from experiments.build import (
     training_data,
 )
 from experiments.checkpoint import StreamsVersion
-from experiments.config import scaled_down
+from experiments.config import load_config, scaled_down
 from experiments.fit import (
     CheckpointInterval,
     FitPlan,
@@ -80,16 +80,23 @@ def _in_one_sentence(parse, *args, **kwargs):
         return parse(*args, **kwargs)
     except (AttributeError, KeyError) as error:
         sys.exit(f"train.py: the configuration has no key {error}.")
+    except flags.IllegalFlagValueError as error:
+        sys.exit(f"train.py: {error}")
 
 
-# It is parsed where it is defined if the command line leaves out --config.
-_CONFIG = _in_one_sentence(
-    config_flags.DEFINE_config_file,
-    "config",
-    "configs/digits.py",
-    "Configuration file.",
-    lock_config=True,
-)
+class _ConfigFile(flags.ArgumentParser):
+    """What the flag reads: a file that fails is refused as other flags are."""
+
+    def parse(self, path):
+        config = load_config(path)
+        config.lock()
+        return config
+
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
+flags.FLAGS["config"].parser = _ConfigFile()
+# It is parsed here if the command line leaves out --config.
+_in_one_sentence(flags.set_default, _CONFIG, "configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory that the run is written to.", required=True
 )
@@ -283,17 +290,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
     logging.set_verbosity(logging.ERROR)
-    try:
-        config = _CONFIG.value
-        # Any use of a file that could not be loaded raises.
-        config.lock()
-    except OSError:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        return _ended(
-            "--config must name a configuration file, such as "
-            f"configs/digits.py, got {path!r}.",
-            1,
-        )
+    config = _CONFIG.value
     try:
         if _SWEEP.value:
             return run_sweep(

@@ -1,8 +1,16 @@
-"""A run's configuration: what its keys may hold, and scaling it down."""
+"""A run's configuration: its file, what its keys may hold, scaling it down."""
 
 import copy
 import functools
+import importlib.machinery
+import importlib.util
 import inspect
+import json
+import os
+import sys
+import traceback
+
+from ml_collections import ConfigDict
 
 from experiments.datasets import DATASETS
 from keras_svag import arguments
@@ -86,6 +94,92 @@ _CHECKS = {
     "lsr.closeness": functools.partial(arguments.number, above=1),
     "lsr.window": _optional_count,
 }
+
+
+def load_config(path):
+    """The configuration that a file's function `get_config` returns.
+
+    Args:
+        path: of the file; what follows a colon is given to `get_config`.
+
+    Returns:
+        A `ConfigDict` that has every required key.
+
+    Raises:
+        ValueError: if there is none, in a sentence that names the file, and
+            the line in which it fails.
+    """
+    file, *argument = path.split(":", 1)
+    if not os.path.isfile(file):
+        raise ValueError(
+            "--config must name a configuration file, such as "
+            f"configs/digits.py, got {file!r}."
+        )
+    try:
+        get_config = getattr(_executed(file), "get_config", None)
+        config = get_config and get_config(*argument)
+    except Exception as error:
+        raise ValueError(_why_it_fails(file, error)) from error
+    if not get_config:
+        raise ValueError(
+            f"{file} has no function `get_config`; take configs/digits.py for "
+            "a pattern."
+        )
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"{file}: `get_config` must return a ConfigDict of ml_collections, "
+            f"got {config!r:.100}."
+        )
+    try:
+        check_complete(config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    unknown = [
+        (key, value)
+        for key, value in _flat(config.to_dict()).items()
+        if not _is_json(value)
+    ]
+    if unknown:
+        # A section comes before its keys.
+        key, value = unknown[-1]
+        raise ValueError(
+            f"{file}: `{key}` must be a value that JSON can hold, such as a "
+            f"number or a text, got {value!r:.100}."
+        )
+    return config
+
+
+def _executed(file):
+    loader = importlib.machinery.SourceFileLoader("config_file", file)
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
+
+
+def _why_it_fails(file, error):
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines.append(error.lineno)
+    place = f"{file}, line {lines[-1]}" if lines else file
+    message = " ".join(str(error).split())
+    return (
+        f"{place}: the configuration cannot be made "
+        f"({type(error).__name__}: {message:.200}); mend the file."
+    )
+
+
+def _is_json(value):
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def check_complete(config):

@@ -47,7 +47,7 @@ _STYLE = {
 _WIDTH, _DPI = 8, 150
 
 # Of a curve: as many as a figure has pixels, or more.
-_MOST_POINTS = 4000
+MOST_POINTS = 4000
 
 
 ACCURACY = "test accuracy (%)"
@@ -90,7 +90,7 @@ def save_curves(path, comparison, label):
             for index, (value, runs) in enumerate(comparison.groups.items()):
                 _draw_curve(
                     axes,
-                    _thinned(seed_curve(runs, column)),
+                    thinned(seed_curve(runs, column)),
                     scale,
                     index,
                     label.format(value),
@@ -111,16 +111,16 @@ def save_curves(path, comparison, label):
         )
 
 
-def _thinned(curve):
-    """A curve that looks the same, with `_MOST_POINTS` epochs at most.
+def thinned(curve):
+    """A curve that looks the same, with `MOST_POINTS` epochs at most.
 
     Neighbouring epochs are drawn at one place, from their least value to their
     largest.
     """
     count = len(curve.epochs)
-    if count <= _MOST_POINTS:
+    if count <= MOST_POINTS:
         return curve
-    starts = np.arange(_MOST_POINTS // 2) * count // (_MOST_POINTS // 2)
+    starts = np.arange(MOST_POINTS // 2) * count // (MOST_POINTS // 2)
     low, high = np.minimum.reduceat, np.maximum.reduceat
     return SeedCurve(
         np.repeat(curve.epochs[starts], 2),

@@ -13,6 +13,8 @@ from tests.helpers.paths import ROOT
 # Arguments beside --workdir, and what the sentence has to hold.
 ROWS = [
     (["--config=nosuch.py"], "--config must name", "'nosuch.py'"),
+    (["--config=configs"], "--config must name", "'configs'"),
+    (["--config=README.md"], "README.md, line ", "SyntaxError"),
     (["--config=configs/paper.py:nosuch"], "NAME", "svag-preresnet32-bn"),
     (["--strategy=nosuch"], "--strategy=nosuch", "none|mirrored|multi_worker"),
     (["--strategy=multi_worker"], "TF_CONFIG", "not set"),

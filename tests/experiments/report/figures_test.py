@@ -1,12 +1,16 @@
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from experiments.report.figures import (
     COLOURS,
+    MOST_POINTS,
     line_style,
     make_logarithmic,
     saved_figure,
+    thinned,
 )
+from experiments.report.seeds import SeedCurve
 
 
 @pytest.mark.parametrize("ends", [(0.07, 0.09), (0.3, 1.7), (1e-5, 2e3)])
@@ -44,3 +48,24 @@ def test_a_figure_is_more_than_800_pixels_wide(tmp_path):
         figure.subplots()
     header = path.read_bytes()[:24]
     assert int.from_bytes(header[16:20], "big") >= 800
+
+
+def test_a_long_curve_keeps_its_extremes_where_they_are():
+    count = 100 * MOST_POINTS + 7
+    mean = np.random.default_rng(0).uniform(1, 2, count)
+    mean[[12_345, count - 3]] = 0, 9
+    curve = SeedCurve(np.arange(count), mean, mean - 0.5, mean + 0.5, 2)
+    short = thinned(curve)
+    assert len(short.epochs) <= MOST_POINTS
+    assert np.all(np.diff(short.epochs) >= 0)
+    pixel = 2 * count / MOST_POINTS + 1
+    assert short.mean.min() == 0 and short.mean.max() == 9
+    assert short.low.min() == -0.5 and short.high.max() == 9.5
+    assert abs(short.epochs[np.argmin(short.mean)] - 12_345) <= pixel
+    assert abs(short.epochs[np.argmax(short.mean)] - count + 3) <= pixel
+
+
+def test_a_curve_of_few_points_is_drawn_as_it_is():
+    epochs = np.arange(MOST_POINTS)
+    curve = SeedCurve(epochs, epochs, epochs, epochs, 1)
+    assert thinned(curve) is curve

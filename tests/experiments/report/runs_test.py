@@ -1,11 +1,13 @@
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
 from experiments.report.runs import find_runs, flat
 from keras_svag.version import __version__
+from tests.helpers.refusals import check_sentence
 from tests.helpers.synthetic_runs import estimate, window, write_run
 
 
@@ -90,6 +92,119 @@ def test_a_run_that_stopped_at_its_loss_has_diverged(tmp_path):
     [run], unfinished, _ = find_runs(str(tmp_path))
     assert run.diverged and math.isnan(run.accuracy)
     assert unfinished == []
+
+
+# A key of a file with dots, what it holds instead, and what the reason says.
+DAMAGED_JSON = [
+    ("config.json", "batch_size", 0, "`batch_size`"),
+    ("config.json", "batch_size", "16", "`batch_size`"),
+    ("config.json", "ell", 1.5, "`ell`"),
+    ("config.json", "learning_rate", 1e308, "1e+100"),
+    ("config.json", "learning_rate", [1], "`learning_rate`"),
+    ("config.json", "lsr.closeness", "x", "`lsr.closeness`"),
+    ("config.json", "seed", 10**400, "1e+100"),
+    ("config.json", "model", json.loads("[" * 30 + "]" * 30), "nested"),
+    ("results.json", "accuracy", "x", "accuracy"),
+    ("results.json", "accuracy", 2.0, "accuracy"),
+    ("results.json", "linear_scaling", 3, "report needs"),
+    ("results.json", "linear_scaling.weight_sq_norm", "x", "`weight_sq_norm`"),
+    ("results.json", "linear_scaling.learning_rate", None, "`learning_rate`"),
+    ("results.json", "linear_scaling.balance", 1e308, "1e+100"),
+    ("results.json", "linear_scaling.heuristic_reasons", [1], "list of texts"),
+    ("results.json", "linear_scaling.earlier", {"a": 1}, "report needs"),
+    ("results.json", "linear_scaling.gradient_noise.count", "2", "`count`"),
+    (
+        "results.json",
+        "linear_scaling.gradient_noise.noise_trace_se",
+        -1.0,
+        "`noise_trace_se`",
+    ),
+    (
+        "results.json",
+        "linear_scaling.gradient_noise.per_layer",
+        {"kernel": 1},
+        "report needs",
+    ),
+]
+
+
+@pytest.mark.parametrize("name, key, value, says", DAMAGED_JSON)
+def test_a_run_with_a_damaged_file_is_left_out(
+    tmp_path, name, key, value, says
+):
+    for run in ("bad", "good"):
+        write_run(tmp_path / run, noise=estimate(0.25, 1.5))
+    file = tmp_path / "bad" / name
+    content = part = json.loads(file.read_text())
+    *sections, last = key.split(".")
+    for section in sections:
+        part = part[section]
+    part[last] = value
+    file.write_text(json.dumps(content))
+    runs, unfinished, unusable = find_runs(str(tmp_path))
+    assert unfinished == []
+    assert [run.name for run in runs] == ["good"]
+    [sentence] = unusable.values()
+    assert list(unusable) == ["bad"]
+    check_sentence(sentence, str(file), says)
+
+
+HISTORY = "epoch,loss\n0,1.0\n1,0.5\n2,NA\n"
+DAMAGED_HISTORIES = {
+    "a word": (HISTORY.replace("0.5", "abc"), ["loss in line 3", "'abc'"]),
+    "a large number": (HISTORY.replace("0.5", "1e308"), ["line 3", "1e308"]),
+    "a negative epoch": (HISTORY.replace("\n1,", "\n-1,"), ["epoch in line 3"]),
+    "no epoch": (HISTORY.replace("\n1,", "\nNA,"), ["epoch in line 3"]),
+    "a short row": (HISTORY.replace("1,0.5", "1"), ["line 3 has 1 cells"]),
+    "a long row": (HISTORY.replace("NA", "1,2"), ["line 4 has 3 cells"]),
+    "a word far below": (
+        HISTORY + "3,0.5\n" * 500 + "4,abc\n" + "5,0.5\n" * 500,
+        ["loss in line 505"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "history, says", DAMAGED_HISTORIES.values(), ids=DAMAGED_HISTORIES.keys()
+)
+def test_a_damaged_history_is_told_by_its_line(tmp_path, history, says):
+    write_run(tmp_path / "run")
+    file = tmp_path / "run" / "history.csv"
+    file.write_text(history)
+    with pytest.raises(ValueError) as refused:
+        find_runs(str(tmp_path))
+    check_sentence(str(refused.value), str(file), *says)
+
+
+def test_a_history_of_any_length_is_read_whole(tmp_path):
+    write_run(tmp_path / "run")
+    rows = [f"{epoch},{epoch / 8}\n" for epoch in range(1234)]
+    rows[7] = "7,NA\n"
+    file = tmp_path / "run" / "history.csv"
+    file.write_text("epoch,loss\n" + "".join(rows) + "1234,")
+    [run], *_ = find_runs(str(tmp_path))
+    expected = np.arange(1235) / 8
+    expected[[7, 1234]] = math.nan
+    np.testing.assert_array_equal(run.curve("loss"), expected)
+    np.testing.assert_array_equal(run.epochs, np.arange(1235) + 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    write_run(tmp_path / "run")
+    file = tmp_path / "run" / "history.csv"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="history.csv is no file"):
+        find_runs(str(tmp_path))
+
+
+def test_several_damaged_runs_alone_are_one_sentence(tmp_path):
+    for name in "abc":
+        write_run(tmp_path / name, batch_size=0)
+    with pytest.raises(ValueError) as refused:
+        find_runs(str(tmp_path))
+    check_sentence(str(refused.value), "a/config.json", "2 more")
 
 
 def newer_versions():

@@ -14,6 +14,7 @@ from experiments.report.__main__ import main
 from experiments.report.figures import saved_figure
 from experiments.report.writing import write_report, write_summaries
 from tests.helpers.synthetic_runs import (
+    estimate,
     write_run,
     write_scaling_sweep,
     write_svag_sweep,
@@ -131,6 +132,51 @@ def test_a_repeated_run_is_left_out_by_name(tmp_path):
     text = report_on(tmp_path)
     assert "the same configuration and seed: twin." in text
     assert "2 seeds" in text
+
+
+def test_a_run_that_cannot_be_used_is_left_out_with_the_reason(tmp_path):
+    write_ngd_and_sgd(tmp_path)
+    write_run(tmp_path / "bad*", optimizer="ngd", seed=7, batch_size=0)
+    text = report_on(tmp_path)
+    [line] = re.findall(r"^- bad\\\*: (.*)$", text, re.MULTILINE)
+    assert "config.json cannot be used" in line and "got 0)" in line
+    assert "2 seeds" in text
+
+
+def test_of_many_comparisons_the_first_are_drawn(tmp_path):
+    for rate in (0.1, 0.2, 0.4):
+        for ell in (1, 2):
+            write_run(tmp_path / f"{rate}-{ell}", ell=ell, learning_rate=rate)
+    text = report_on(tmp_path, most_drawn=1)
+    assert len(re.findall("^## SVAG", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"\]\(figures/", text)) == 2
+    assert len(os.listdir(tmp_path / "figures")) == 2
+    assert "for the first 1 of 3 comparisons" in text
+    rows = re.findall(
+        r"^\| SVAG and SGD: (.*) \| The SDE.*\|$", text, re.MULTILINE
+    )
+    assert [row[-3:] for row in rows] == ["0.1", "0.2", "0.4"]
+
+
+def test_a_comparison_without_sense_leaves_the_others(tmp_path):
+    write_ngd_and_sgd(tmp_path / "ngd")
+    for ell in (1, 2):
+        for seed in (0, 1):
+            # Seeds whose N is stated at different batch sizes.
+            noise = estimate(0.3, 1.5, batch_size=16 + seed)
+            folder = tmp_path / f"{ell}-{seed}"
+            write_run(folder, noise=noise, ell=ell, seed=seed, dataset="x")
+    text = report_on(tmp_path)
+    assert "## NGD and SGD" in text and "## SVAG" not in text
+    assert "numbers do not go together (\\`estimates\\` must be" in text
+    assert "1-0, 1-1, 2-0, 2-1." in text
+
+
+def test_names_that_utf8_does_not_hold_are_written(tmp_path):
+    for ell in (1, 2):
+        name = os.fsdecode(b"\xff") + str(ell)
+        write_run(tmp_path / name, ell=ell, dataset="\ud800")
+    assert "Runs: ?1, ?2." in report_on(tmp_path)
 
 
 def failure(folder, *arguments):

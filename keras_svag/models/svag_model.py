@@ -355,13 +355,12 @@ class SVAGModel(ModelWrapper):
     def _measure(self, g1, g2, rows1, rows2):
         """Adds the pair of one replica, of halves of so many rows."""
         # The loss was scaled by Keras, by 1 / replicas, and by the optimizer.
-        unscale = (self._num_replicas / self.optimizer.scale_loss(1.0)) ** 2
+        scale = tf.cast(self.optimizer.scale_loss(1.0), "float64")
+        unscale = (self._num_replicas / scale) ** 2
         grad_sq_norm, noise_trace = pair_moments(g1, g2)
         # |g1 - g2|² / (1 / r1 + 1 / r2) is the noise of one example.
-        rows = 2 * rows1 * rows2 / (rows1 + rows2)
-        stated_at = self.gradient_noise.stated_at
-        if not isinstance(stated_at, int):
-            stated_at = tf.cast(stated_at, "float32")
+        rows = tf.cast(2 * rows1 * rows2 / (rows1 + rows2), "float64")
+        stated_at = tf.cast(self.gradient_noise.stated_at, "float64")
         self.gradient_noise.update_state(
             grad_sq_norm * unscale, noise_trace * unscale * (rows / stated_at)
         )

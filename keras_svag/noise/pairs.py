@@ -29,7 +29,7 @@ def pair_moments(first, second):
         second: the same for the other mini-batch.
 
     Returns:
-        `(grad_sq_norm, noise_trace)`: float32 tensors of shape
+        `(grad_sq_norm, noise_trace)`: float64 tensors of shape
         `(len(first),)`, squared gradient units, at batch size b; a variable's
         share is 0 where its gradient is `None`.
 
@@ -37,16 +37,33 @@ def pair_moments(first, second):
         The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
         appendix A), written for two batches of one size: derived.
     """
-    grad_sq_norms, noise_traces = [], []
+    pairs = []
     for g1, g2 in zip(first, second, strict=True):
         if g1 is None:
-            g1 = g2 = ops.zeros((), "float32")
-        g1, g2 = tf.cast(g1, "float32"), tf.cast(g2, "float32")
-        if is_sparse(g1):
+            g1 = g2 = tf.zeros(())
+        elif is_sparse(g1):
+            if g1.dtype.size < 4:
+                g1, g2 = tf.cast(g1, "float32"), tf.cast(g2, "float32")
             (g1, g2), _ = common_rows(g1, g2)
-        grad_sq_norms.append(ops.sum(ops.multiply(g1, g2)))
-        noise_traces.append(tf.nn.l2_loss(ops.subtract(g1, g2)))
-    return ops.stack(grad_sq_norms), ops.stack(noise_traces)
+        pairs.append((g1, g2))
+    moments = _moments(pairs, "float32")
+    noise = tf.reduce_sum(moments[1])
+    # Squares of float32 overflow from 2e19 on, where the pair is finite yet.
+    is_exact = tf.math.is_finite(tf.reduce_sum(moments)) & (noise > 1e-30)
+    moments = tf.cond(
+        is_exact, lambda: moments, lambda: _moments(pairs, "float64")
+    )
+    return moments[0], moments[1]
+
+
+def _moments(pairs, dtype):
+    """Both moments of each pair, as one tensor of float64."""
+    grad_sq_norms, noise_traces = [], []
+    for pair in pairs:
+        g1, g2 = (tf.cast(g, dtype) for g in pair)
+        grad_sq_norms.append(tf.reduce_sum(g1 * g2))
+        noise_traces.append(tf.nn.l2_loss(g1 - g2))
+    return tf.cast(tf.stack([grad_sq_norms, noise_traces]), "float64")
 
 
 def is_sparse(gradient):
@@ -116,7 +133,7 @@ class GradientNoise(keras.metrics.Metric):
         sub_batch_size: size of one sub-batch of one replica, if it is not
             `batch_size`. `SVAGModel` fills it in.
         layers: names of the layers or variables to keep apart, or `None`.
-        dtype: dtype of the metric's results.
+        dtype: as for any metric; the results are float64.
 
     Raises:
         TypeError: if a size is no number.
@@ -248,7 +265,8 @@ class GradientNoise(keras.metrics.Metric):
                 f"{tuple(g.shape)} and {tuple(n.shape)}."
             )
         total_g, total_n = ops.sum(g), ops.sum(n)
-        finite = ops.isfinite(total_g + total_n)
+        # Their squares are summed too.
+        finite = ops.isfinite(total_g * total_g + total_n * total_n)
         self._num_skipped.assign_add(1.0 - ops.cast(finite, "float64"))
         _add_where(finite, self._sums, total_g, total_n)
         if self.layers is not None:
@@ -265,8 +283,8 @@ class GradientNoise(keras.metrics.Metric):
             "noise_to_signal": n / g,
         }
         if self.stated_at is not None:
-            logs["noise_scale"] = self.stated_at * n / g
-        return {key: ops.cast(v, self.dtype) for key, v in logs.items()}
+            logs["noise_scale"] = n / g * ops.cast(self.stated_at, "float64")
+        return logs
 
     def sums(self):
         """`PairSums` of the observations so far, not corrected for sampling."""

@@ -2,13 +2,15 @@
 
 import contextlib
 import math
-import re
 import warnings
 
 import keras
 from keras import ops
 
 from keras_svag import arguments
+
+# In a regular expression; none is in a variable's path.
+_SPECIAL = frozenset("^$*+?[]{}()|\\")
 
 PAIRINGS = ("independent", "halves")
 
@@ -255,10 +257,12 @@ class SVAG(keras.optimizers.Optimizer):
         Args:
             var_list: variables to exclude.
             var_names: strings: a variable whose path contains one of them is
-                excluded.
+                excluded. They are no regular expressions, as Keras takes them:
+                one that a file brings could take for ever.
 
         Raises:
-            ValueError: if the optimizer is built.
+            ValueError: if the optimizer is built, or a name is a regular
+                expression.
         """
         if self.built:
             raise ValueError(
@@ -266,6 +270,15 @@ class SVAG(keras.optimizers.Optimizer):
                 "is built already; call it before `fit` and before "
                 "`optimizer.build`."
             )
+        for name in var_names or ():
+            if not _SPECIAL.isdisjoint(name):
+                raise ValueError(
+                    arguments.refusal(
+                        "var_names",
+                        "parts of paths, not regular expressions",
+                        name,
+                    )
+                )
         self._excluded = {
             "paths": sorted(_path(v) for v in var_list or ()),
             "names": sorted(var_names or ()),
@@ -278,7 +291,7 @@ class SVAG(keras.optimizers.Optimizer):
         # Loading a model can rename its variables, but keeps their order.
         if len(self._excluded["mask"]) != len(variables):
             self._excluded["mask"] = [
-                path in paths or any(re.search(name, path) for name in names)
+                path in paths or any(name in path for name in names)
                 for path in map(_path, variables)
             ]
         return self._excluded["mask"]

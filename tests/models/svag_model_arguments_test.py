@@ -175,3 +175,21 @@ def test_steps_that_overflow_are_skipped_and_counted(mixed_float16):
         0.01 / 2 * estimate.count
     )
     assert np.isfinite(logs["noise_to_signal"][0])
+
+
+def test_gradients_whose_squares_overflow_are_measured():
+    x, y = regression(16, num_outputs=1)
+    estimates = []
+    for scale in (1.0, 1e20):
+        model = linear_model(4)
+        model.set_weights([scale * w for w in model.get_weights()])
+        wrapped = SVAGModel(model)
+        wrapped.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+        logs = fit(wrapped, x, np.float32(scale) * y, batch_size=8)
+        assert np.isfinite(logs["grad_sq_norm"][0])
+        estimates.append(wrapped.gradient_noise.estimate())
+    usual, large = estimates
+    assert (large.count, large.num_skipped) == (2, 0)
+    for name in ("grad_sq_norm", "noise_trace", "noise_trace_se"):
+        expected = 1e40 * getattr(usual, name)
+        assert getattr(large, name) == pytest.approx(expected, rel=1e-4)

@@ -76,11 +76,11 @@ def test_mean_over_all_pairs_is_exact(sampling, scale):
     assert uncorrected_is_exact == (sampling == "with_replacement")
 
 
-def test_moments_are_per_variable_and_float32():
+def test_moments_are_per_variable_and_float64():
     first = [tf.constant([1.0, 2.0]), tf.constant([[3.0]], tf.float16), None]
     second = [tf.constant([3.0, -1.0]), tf.constant([[-2.0]], tf.float16), None]
     grad_sq_norm, noise_trace = pair_moments(first, second)
-    assert grad_sq_norm.dtype == noise_trace.dtype == tf.float32
+    assert grad_sq_norm.dtype == noise_trace.dtype == tf.float64
     np.testing.assert_allclose(grad_sq_norm, [3 - 2, -6, 0])
     np.testing.assert_allclose(noise_trace, [(4 + 9) / 2, 25 / 2, 0])
 
@@ -100,7 +100,11 @@ def test_sparse_gradients_have_the_moments_of_dense_ones():
             # Rows are there several times, in one gradient or in both.
             indices = rng.integers(2, 6, slices)
             values = rng.normal(size=(slices, *shape[1:]))
-            pair.append(tf.IndexedSlices(values, indices, shape))
+            pair.append(
+                tf.IndexedSlices(
+                    tf.constant(values), tf.constant(indices), shape
+                )
+            )
             dense.append(np.zeros(shape))
             np.add.at(dense[-1], indices, values)
         pairs.append(pair)
@@ -126,6 +130,27 @@ def test_rows_that_sparse_gradients_share_are_there_once():
     np.testing.assert_array_equal(indices, [3, 1, 5, 0, 0])
     np.testing.assert_array_equal(rows1, [[5], [2], [0], [0], [0]])
     np.testing.assert_array_equal(rows2, [[0], [16], [8], [0], [0]])
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_squares_neither_overflow_nor_vanish(scale):
+    first, second = (
+        (scale * np.array(values)).astype("float32")
+        for values in ([3.0, -1.0], [2.0, 5.0])
+    )
+    pairs = [
+        (
+            tf.constant(gradient),
+            None,
+            tf.IndexedSlices(
+                tf.constant(gradient[None]), tf.constant([4]), (9, 2)
+            ),
+        )
+        for gradient in (first, second)
+    ]
+    moments = tf.function(lambda: pair_moments(*pairs))()
+    expected = np.array([[1.0, 0.0, 1.0], [18.5, 0.0, 18.5]]) * scale**2
+    np.testing.assert_allclose(moments, expected, rtol=1e-6)
 
 
 def test_lists_of_different_lengths_are_refused():

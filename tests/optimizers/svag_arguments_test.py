@@ -33,6 +33,22 @@ def test_exclusion_from_weight_decay_after_build_is_refused():
         optimizer.exclude_from_weight_decay(var_list=[variable])
 
 
+def test_names_to_exclude_are_no_regular_expressions():
+    with pytest.raises(ValueError, match="`var_names` must be parts of paths"):
+        SVAG().exclude_from_weight_decay(var_names=["bias$"])
+    # A file can bring one; searched for as such, this one takes years.
+    config = SVAG(weight_decay=0.1).get_config()
+    config["excluded_from_weight_decay"] = {
+        "paths": [],
+        "names": ["(a+)+$", "aab"],
+        "mask": [],
+    }
+    optimizer = SVAG.from_config(config)
+    variables = [keras.Variable([1.0], name=50 * "a" + end) for end in "!b"]
+    optimizer.build(variables)
+    assert list(map(optimizer._use_weight_decay, variables)) == [True, False]
+
+
 @pytest.mark.parametrize(
     "rate",
     [

@@ -197,7 +197,7 @@ def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
             learning_rate=0.5,
             ell=ell,
         )
-    runs, _ = find_runs(str(tmp_path))
+    runs = find_runs(str(tmp_path))[0]
     study = scaling_study(scaling_comparisons(runs)[0])
     assert study.leaves_at is None
     assert "`--sweep ell=1,2`" in text_of(study)

@@ -174,13 +174,32 @@ class SVAGModel(ModelWrapper):
             self.train_function = None
         self._nominal = nominal
         self._warn_of_rows_left_out(examples)
+        self._follow_batch_size()
         return super().fit(x, y, batch_size, *args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        self._follow_batch_size()
+        return super().train_on_batch(*args, **kwargs)
+
+    def _follow_batch_size(self):
+        """Makes the variables that an unknown batch size is kept in.
+
+        Made while a step is traced, they would have it traced once more.
+        """
+        if self._nominal is not None or self._num_replicas > 1:
+            return
+        with tf.init_scope():
+            if self._largest is None:
+                self._largest = tf.Variable(0.0, trainable=False)
+            if self.measure_noise:
+                self.gradient_noise.follow_batch_size()
 
     def train_step(self, data):
         with self._optimizer_given_mixed_gradients():
             if not self.measure_noise and self._weights == (0.5, 0.5):
                 return super().train_step(data)
             self._check_rows(data)
+            self._follow_batch_size()
             # In a branch of the graph nothing can be built.
             build_in_step(self, data)
             self._begin_measuring(data)
@@ -340,8 +359,6 @@ class SVAGModel(ModelWrapper):
         elif self._nominal is not None:
             self._set_batch_size(self._nominal)
         else:
-            with tf.init_scope():
-                self.gradient_noise.follow_batch_size()
             self.gradient_noise.restate(
                 self._simulated_batch_size(self._largest_batch(data))
             )
@@ -369,9 +386,6 @@ class SVAGModel(ModelWrapper):
         """Rows of the largest batch so far, this one included, a tensor."""
         if self._nominal is not None:
             return tf.constant(self._nominal, "float32")
-        with tf.init_scope():
-            if self._largest is None:
-                self._largest = tf.Variable(0.0, trainable=False)
         largest = tf.maximum(self._largest, dynamic_num_rows(data))
         return self._largest.assign(largest)
 

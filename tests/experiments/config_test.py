@@ -12,7 +12,7 @@ FILES = {
     "none": ("def get_config():\n    pass\n", ["ConfigDict", "got None"]),
     "a dict": ("def get_config():\n    return {}\n", ["ConfigDict", "got {}"]),
     "a number": ("get_config = 5\n", ["TypeError"]),
-    "syntax": ("x = 1\n\nget config\n", ["line 3", "SyntaxError"]),
+    "syntax": ("x = 1\n\nget config\n", ["config.py, line 3:", "SyntaxError"]),
     "null byte": ("\0", ["null bytes"]),
     "missing import": ("\nimport nosuch\n", ["line 2", "nosuch"]),
     "missing attribute": (

@@ -125,6 +125,12 @@ DAMAGED_JSON = [
         {"kernel": 1},
         "report needs",
     ),
+    (
+        "results.json",
+        "linear_scaling.gradient_noise.per_layer",
+        {"kernel": {**estimate(0.25, 1.5).to_dict(), "count": "2"}},
+        "`count`",
+    ),
 ]
 
 
@@ -156,6 +162,10 @@ DAMAGED_HISTORIES = {
     "a negative epoch": (HISTORY.replace("\n1,", "\n-1,"), ["epoch in line 3"]),
     "no epoch": (HISTORY.replace("\n1,", "\nNA,"), ["epoch in line 3"]),
     "a short row": (HISTORY.replace("1,0.5", "1"), ["line 3 has 1 cells"]),
+    "a short row, read at the end of a part": (
+        HISTORY + "3,0.5\n" * 96 + "99\n" + "100,0.5\n" * 150,
+        ["line 101 has 1 cells"],
+    ),
     "a long row": (HISTORY.replace("NA", "1,2"), ["line 4 has 3 cells"]),
     "a word far below": (
         HISTORY + "3,0.5\n" * 500 + "4,abc\n" + "5,0.5\n" * 500,

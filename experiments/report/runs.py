@@ -423,6 +423,13 @@ def _window_of_report(report):
         raise TypeError(
             arguments.refusal("heuristic_reasons", "a list of texts", reasons)
         )
+    # In files of before, the balance alone tells.
+    balance = number("balance", report["balance"])
+    at_equilibrium = report.get("at_equilibrium", is_balanced(balance))
+    if at_equilibrium not in (True, False, None):
+        raise TypeError(
+            arguments.refusal("at_equilibrium", "a boolean", at_equilibrium)
+        )
     return Window(
         _estimate(report["gradient_noise"]),
         math.nan if norm is None else norm,
@@ -430,9 +437,8 @@ def _window_of_report(report):
         arguments.integer("first_epoch", report["first_epoch"]),
         arguments.integer("last_epoch", report["last_epoch"]),
         tuple(reasons),
-        number("balance", report["balance"]),
-        # In files of before, the balance alone tells.
-        report.get("at_equilibrium", is_balanced(report["balance"])),
+        balance,
+        at_equilibrium,
     )
 
 

@@ -110,6 +110,7 @@ DAMAGED_JSON = [
     ("results.json", "linear_scaling.weight_sq_norm", "x", "`weight_sq_norm`"),
     ("results.json", "linear_scaling.learning_rate", None, "`learning_rate`"),
     ("results.json", "linear_scaling.balance", 1e308, "1e+100"),
+    ("results.json", "linear_scaling.at_equilibrium", "x", "`at_equilibrium`"),
     ("results.json", "linear_scaling.heuristic_reasons", [1], "list of texts"),
     ("results.json", "linear_scaling.earlier", {"a": 1}, "report needs"),
     ("results.json", "linear_scaling.gradient_noise.count", "2", "`count`"),

@@ -39,6 +39,43 @@ class Checkpoint:
     state: object
     about: dict = dataclasses.field(default_factory=dict)
 
+    @property
+    def states(self):
+        """States of callbacks by the names of their classes.
+
+        Raises:
+            ValueError: if the checkpoint holds something else.
+        """
+        if not isinstance(self.state, dict):
+            raise self._unusable("states of callbacks", repr(self.state))
+        return self.state
+
+    def restore(self, callbacks):
+        """Gives callbacks what they remembered, if they have `load_state_dict`.
+
+        Raises:
+            ValueError: if one of them cannot use it.
+        """
+        for callback in callbacks:
+            name = type(callback).__name__
+            if name not in self.states or not hasattr(
+                callback, "load_state_dict"
+            ):
+                continue
+            try:
+                callback.load_state_dict(self.states[name])
+            except Exception as error:
+                # A state that is none can raise anything that code can.
+                reason = str(error).removesuffix(".") or type(error).__name__
+                raise self._unusable(f"state of {name}", reason) from error
+
+    def _unusable(self, what, reason):
+        return ValueError(
+            f"The checkpoint step-{self.step}.npz holds no {what} that can be "
+            f"used ({reason:.300}): remove the file to go on from the one "
+            "before."
+        )
+
 
 class CheckpointFolder:
     """A folder of the last checkpoints of a run, a file each.
@@ -164,7 +201,10 @@ class CheckpointFolder:
 
     def _remove(self, path):
         try:
-            os.remove(path)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
         except FileNotFoundError:
             pass
 
@@ -233,9 +273,12 @@ def restore_training_arrays(model, arrays, with_metrics):
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     rows = () if replicas == 1 else (replicas,)
+    variables = [*common, *own]
     shapes = [tuple(v.shape) for v in common]
     shapes += [(*rows, *v.shape) for v in own]
-    if shapes != [array.shape for array in arrays]:
+    expected = list(zip(shapes, map(_dtype, variables), strict=True))
+    arrays = list(map(_in_dtype, arrays, map(_dtype, variables)))
+    if expected != [(array.shape, array.dtype) for array in arrays]:
         raise ValueError(
             "The checkpoint does not fit the model that the configuration "
             f"makes, on {replicas} replica{'s' * (replicas > 1)}: train on as "
@@ -243,8 +286,8 @@ def restore_training_arrays(model, arrays, with_metrics):
         )
     metrics = {id(variable) for variable in model.metrics_variables}
     restored = [
-        (variable, _in_dtype_of(variable, array))
-        for variable, array in zip([*common, *own], arrays, strict=True)
+        (variable, array)
+        for variable, array in zip(variables, arrays, strict=True)
         if with_metrics or id(variable) not in metrics
     ]
     count = len(common) if rows else len(restored)
@@ -263,10 +306,14 @@ def _variables(model):
     return list(common.values()), list(own.values())
 
 
-def _in_dtype_of(variable, array):
+def _dtype(variable):
+    return np.dtype(variable.dtype)
+
+
+def _in_dtype(array, dtype):
     # NumPy's files know bfloat16 by its size alone.
-    is_unknown = array.dtype.kind == "V"
-    return array.view(np.dtype(variable.dtype)) if is_unknown else array
+    is_unknown = array.dtype == np.dtype((np.void, dtype.itemsize))
+    return array.view(dtype) if is_unknown else array
 
 
 class StreamsVersion(keras.callbacks.Callback):
@@ -283,14 +330,14 @@ class StreamsVersion(keras.callbacks.Callback):
     def check(self, checkpoint):
         """Raises a `ValueError` if the checkpoint's run drew other batches."""
         # The first version was not saved.
-        saved = checkpoint.state.get(type(self).__name__, 1)
+        saved = checkpoint.states.get(type(self).__name__, 1)
         if saved != self._version:
             raise ValueError(
                 f"The checkpoint of step {checkpoint.step} is of a version of "
                 "this project that draws other batches from the same seed "
-                f"(streams {saved}, here {self._version}): finish the run with "
-                "the version that began it, or remove the working directory "
-                "to start anew."
+                f"(streams {saved!r:.20}, here {self._version}): finish the "
+                "run with the version that began it, or remove the working "
+                "directory to start anew."
             )
 
     def state_dict(self):

@@ -50,13 +50,13 @@ def changes(before, now):
     """Names what changed between two `surroundings`.
 
     Args:
-        before: the earlier ones; None if they are not known.
+        before: the earlier ones; no dict if they are not known.
         now: the later ones.
 
     Returns:
         A string; empty if nothing changed.
     """
-    if before is None:
+    if not isinstance(before, dict):
         return "what the last bits depend on was not saved with it"
     return ", ".join(
         f"{name} (was {before.get(name, 'unknown')}, is {value})"

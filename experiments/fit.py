@@ -222,10 +222,7 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         restore_training_arrays(self.model, found.arrays, is_within_epoch)
         if is_within_epoch:
             super().on_epoch_begin(epoch, logs)
-        for callback in self._remembering():
-            name = type(callback).__name__
-            if name in found.state:
-                callback.load_state_dict(found.state[name])
+        found.restore(self.callbacks)
         if not is_within_epoch:
             super().on_epoch_begin(epoch, logs)
 

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from experiments.checkpoint import CheckpointFolder
+from keras_svag import arguments
 from keras_svag.models.internals import inner_optimizer
 from keras_svag.version import __version__
 
@@ -155,9 +156,15 @@ class WorkDir:
 
     def _read_config(self):
         """What `config.json` holds; None if there is none."""
-        config = read_json(self.file("config.json"))
+        path = self.file("config.json")
+        config = read_json(path)
         if config is not None:
             self._refuse_other(config)
+            if not isinstance(config.get(_RUN_ID, ""), str):
+                raise ValueError(
+                    f"{path} must hold a text as {_RUN_ID}, got "
+                    f"{config[_RUN_ID]!r:.100}; remove it."
+                )
         return config
 
     def _refuse_other(self, config):
@@ -185,13 +192,14 @@ class WorkDir:
         if found is None:
             self.run_id = secrets.token_hex(8)
             return
-        if "config" not in found.about:
+        config = found.about.get("config")
+        if not isinstance(config, dict) or _RUN_ID not in found.about:
             raise ValueError(
                 f"The working directory {self.path!r} holds checkpoints, but "
                 "no config.json that says of which run; give another "
                 "--workdir, or remove it."
             )
-        self._refuse_other(found.about["config"])
+        self._refuse_other(config)
         self.run_id = found.about[_RUN_ID]
 
     def _newest(self):
@@ -200,8 +208,11 @@ class WorkDir:
 
     def _is_ours(self, about):
         # Without an identity there is still the configuration.
-        return about.get(_RUN_ID) == self.run_id and not self._differing(
-            about.get("config", self._config)
+        config = about.get("config", self._config)
+        return (
+            about.get(_RUN_ID) == self.run_id
+            and isinstance(config, dict)
+            and not self._differing(config)
         )
 
 
@@ -293,7 +304,13 @@ class HistoryFile(keras.callbacks.Callback):
 
     def load_state_dict(self, state):
         """Goes on from what `state_dict` returned; rewrites the file."""
-        self._rows = list(state["rows"])
+        rows = list(state["rows"])
+        for row in rows:
+            arguments.integer("epoch", row["epoch"], least=0)
+            for name, value in row.items():
+                if not arguments.is_number(value):
+                    raise TypeError(arguments.refusal(name, "a number", value))
+        self._rows = rows
         self._write()
 
     def _write(self):
@@ -340,7 +357,7 @@ class TrainingClock(keras.callbacks.Callback):
 
     def load_state_dict(self, state):
         """Goes on from what `state_dict` returned."""
-        self._learning_rate = state["learning_rate"]
+        self._learning_rate = float(state["learning_rate"])
 
     @property
     def _optimizer(self):
@@ -396,7 +413,13 @@ def results_table(results):
         if "linear_scaling" in results:
             lines += ["", results["linear_scaling"]["text"]]
         return "\n".join(lines)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(
             f"results.json lacks what a finished run has ({error}); remove it "
             "and start the same command again."

@@ -258,11 +258,14 @@ def _diverged_run(name, config, history_file):
 def _read_config(path, config_file):
     try:
         content = read_json(config_file)
+        if content is None:
+            raise ValueError("it leads nowhere")
         _refuse_huge_numbers(content)
         config = flat(content)
         for key, check in _CONFIG_CHECKS.items():
             if key in config:
                 check(key, config[key])
+        _refuse_newer(path, config)
     except (TypeError, ValueError) as error:
         if config_file in str(error):
             raise
@@ -270,7 +273,6 @@ def _read_config(path, config_file):
             f"{config_file} cannot be used ({_clause(error)}): mend it, or "
             "remove the run's folder."
         ) from error
-    _refuse_newer(path, config)
     return config
 
 

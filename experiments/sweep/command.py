@@ -88,18 +88,21 @@ def _job(run, path, command):
 
 def _fraction_done(history, epochs, started):
     try:
-        if os.path.getmtime(history) < started:
-            return 0.0  # It is of an earlier attempt.
+        if not os.path.isfile(history) or os.path.getmtime(history) < started:
+            return 0.0  # A pipe, or the file of an earlier attempt.
         with open(history, newline="", encoding="utf-8") as file:
             rows = sum(1 for _ in csv.reader(file)) - 1
-    except OSError:
+    except (OSError, ValueError, csv.Error):
         return 0.0
     return min(max(rows, 0) / epochs, 1.0)
 
 
 def _has_diverged(workdir):
     """Whether the run has stopped at a loss that is not finite."""
-    if not os.path.exists(workdir.file("config.json")):
+    if not all(
+        os.path.isfile(workdir.file(name))
+        for name in ("config.json", "history.csv")
+    ):
         return False
     try:
         with open(
@@ -107,7 +110,7 @@ def _has_diverged(workdir):
         ) as file:
             *_, last = csv.DictReader(file)
         return not math.isfinite(float(last["loss"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return False
 
 

@@ -1,0 +1,600 @@
+"""Whatever lies in a run's folder is refused in a sentence or read rightly."""
+
+import contextlib
+import copy
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import signal
+import warnings
+import zipfile
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from experiments import fingerprint, run_folder
+from experiments.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    StreamsVersion,
+    restore_training_arrays,
+    training_arrays,
+)
+from experiments.report.runs import find_runs
+from experiments.run_folder import (
+    HistoryFile,
+    TrainingClock,
+    WorkDir,
+    results_table,
+)
+from experiments.sweep import command
+from keras_svag import SVAG, LinearScalingRuleCheck
+from keras_svag.callbacks.report import NoiseEpoch
+from tests.helpers.small_problems import dense_network
+from tests.helpers.synthetic_runs import CONFIG, estimate, window, write_run
+
+# The profile's examples are the same ones every time; shorter than a few
+# hundred would miss what one in a hundred finds.
+FUZZ = hypothesis.settings(
+    max_examples=3 * hypothesis.settings.default.max_examples,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.data_too_large,
+    ],
+)
+SECONDS = 10  # An example takes milliseconds.
+
+NUMBERS = [0, -1, 0.5, 2, 2**63, 10**400, 1e308, -1e308, 5e-324, math.inf]
+VALUES = [*NUMBERS, -math.inf, math.nan, None, True, "", "x", "1", "\ud800"]
+VALUES += [[], {}, [1], ["x"], {"x": 1}, [[[]]], {"x": {"x": []}}]
+DEPTHS = [30, 400, 900, 100_000]
+CELLS = ["", "x", "NA", "nan", "inf", "-1", "0.5", "1e308", "1" * 400, "0x1"]
+CELLS += ["1_0", " 1", '"', "\0", "\n", "1,2", "é", "٣", "x" * 140_000]
+BYTES = [b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\n", b'"', b","]
+BYTES += [b"[", b"}", b"-", b"9" * 5000, b"e999"]
+
+
+class Hung(BaseException):
+    """No handler of the code under test catches it."""
+
+
+@contextlib.contextmanager
+def soon():
+    """Ends what takes longer, also if it waits for a pipe."""
+
+    def end(*_):
+        raise Hung(f"not done in {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# What may lie at a path that is no file with content.
+STRANGERS = {
+    "a folder": os.mkdir,
+    "a pipe": os.mkfifo,
+    "a broken link": lambda path: os.symlink("nowhere", path),
+    "a link to itself": lambda path: os.symlink(path, path),
+}
+
+
+def clear(path):
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.remove(path)
+
+
+def put(path, content):
+    """Bytes, or one of the strangers by its name."""
+    clear(path)
+    if content in STRANGERS:
+        STRANGERS[content](path)
+    else:
+        with open(path, "wb") as file:
+            file.write(content)
+
+
+def positions(content):
+    return st.integers(0, max(len(content) - 1, 0))
+
+
+@st.composite
+def damaged_bytes(draw, content):
+    first, last = sorted((draw(positions(content)), draw(positions(content))))
+    bit = 1 << draw(st.integers(0, 7))
+    before, part, after = content[:first], content[first:last], content[last:]
+    return draw(
+        st.sampled_from(
+            [
+                before,
+                after,
+                before + after,
+                before + part + part + after,
+                before + draw(st.sampled_from(BYTES)) + part + after,
+                before + bytes([after[0] ^ bit]) + after[1:],
+                before + bytes(len(part)) + after,
+                b"",
+            ]
+        )
+    )
+
+
+def paths(value, path=()):
+    """Where the values of a value of JSON are."""
+    yield path
+    items = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, part in items:
+        yield from paths(part, (*path, key))
+
+
+@st.composite
+def damaged_value(draw, value):
+    """A text of JSON in which one value is another, gone or there twice."""
+    value = copy.deepcopy(value)
+    known = list(paths(value))
+    # What lies deep has no more weight than what does not.
+    depth = draw(st.sampled_from(sorted({len(path) for path in known})))
+    path = draw(st.sampled_from([p for p in known if len(p) == depth]))
+    how = draw(st.sampled_from(["other", "deep", "gone", "twice", "renamed"]))
+    deep = draw(st.sampled_from(DEPTHS))
+    new = draw(st.sampled_from(VALUES)) if how == "other" else "<deep>"
+    if not path:
+        value = new
+    else:
+        *above, key = path
+        parent = value
+        for step in above:
+            parent = parent[step]
+        if how == "gone":
+            del parent[key]
+        elif how == "renamed" and isinstance(parent, dict):
+            parent[f"{key}\n"] = parent.pop(key)
+        elif how == "twice" and isinstance(parent, list):
+            parent.insert(key, parent[key])
+        elif how in ("other", "deep"):
+            parent[key] = new
+    text = json.dumps(value)
+    if how == "twice":
+        # A key that is there twice; the last one counts.
+        text = text.replace("{", '{"x": 1, "x": 2, ', 1)
+    opened, closed = draw(st.sampled_from([("[", "]"), ('{"a":', "}")]))
+    deepest = opened * deep + "1" + closed * deep
+    return text.replace('"<deep>"', deepest).encode()
+
+
+@st.composite
+def damaged_csv(draw, content):
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    row = draw(st.integers(0, len(rows) - 1))
+    cell = draw(st.integers(0, len(rows[row]) - 1))
+    how = draw(
+        st.sampled_from(["cell", "gone", "short", "twice", "column", "empty"])
+    )
+    if how == "cell":
+        rows[row][cell] = draw(st.sampled_from(CELLS))
+    elif how == "gone":
+        del rows[row]
+    elif how == "short":
+        del rows[row][cell:]
+    elif how == "twice":
+        rows.insert(row, rows[row])
+    elif how == "column":
+        for one in rows:
+            del one[cell]
+    elif how == "empty":
+        rows[row] = []
+    return "\n".join(map(",".join, rows)).encode()
+
+
+def damaged_file(content, damaged_text):
+    """What may become of a file with this content, a text."""
+    return st.one_of(
+        damaged_text,
+        damaged_text,
+        damaged_bytes(content),
+        st.sampled_from([*STRANGERS, content.decode().encode("utf-16")]),
+    )
+
+
+def damaged_json(content):
+    return damaged_file(content, damaged_value(json.loads(content)))
+
+
+def assert_sentence(error, *names):
+    message = str(error)
+    assert all(str(name) in message for name in names), message
+    assert len(message) < 600, message[:2000]
+    assert message.endswith("."), message
+
+
+# The report of a run, and a sweep's look at it.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    noise = estimate(0.3, 1.5)
+    earlier = [window(noise, 20.0, 0.4), window(noise, 21.0, 0.3)]
+    write_run(folder, noise=noise, earlier=earlier)
+    return folder
+
+
+FILES = ["config.json", "results.json", "history.csv"]
+
+
+@contextlib.contextmanager
+def damaged(path, data):
+    """Damages a file, which is whole again in the end."""
+    whole = path.read_bytes()
+    strategy = (
+        damaged_file(whole, damaged_csv(whole))
+        if path.suffix == ".csv"
+        else damaged_json(whole)
+    )
+    put(path, data.draw(strategy))
+    try:
+        with soon():
+            yield
+    finally:
+        put(path, whole)
+
+
+def history_of(path):
+    """Columns of a file of CSV as a program of a user would read them."""
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = [row for row in csv.reader(file)]
+    rows = [row for row in rows if row]
+    rows[-1] += ["NA"] * (len(header) - len(rows[-1]))
+    columns = zip(header, zip(*rows, strict=True), strict=True)
+    return {
+        name: [math.nan if c in ("NA", "") else float(c) for c in cells]
+        for name, cells in columns
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_report_reads_a_run_rightly_or_says_what_is_wrong(run, name, data):
+    path = run / name
+    with damaged(path, data):
+        try:
+            [one], *_ = find_runs(str(run.parent))
+        except ValueError as error:
+            # A broken link is no file: the run is then unfinished.
+            names = () if path.is_symlink() else (name,)
+            assert_sentence(error, run.parent, *names)
+            return
+        config = json.loads((run / "config.json").read_bytes())
+        results = json.loads((run / "results.json").read_bytes())
+        history = history_of(run / "history.csv")
+        assert math.isfinite(one.accuracy)
+        assert math.isfinite(one.final_window.learning_rate)
+        assert math.isfinite(one.window_before_decay.learning_rate)
+        assert max(one.epochs) < 2**53
+    assert repr(one.results) == repr(results)
+    for key, value in config.items():
+        if not isinstance(value, (dict, list)):
+            assert repr(one.config[key]) == repr(value)
+    assert one.history.keys() == history.keys()
+    for column, numbers in history.items():
+        np.testing.assert_array_equal(one.history[column], numbers)
+
+
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_sweep_looks_at_any_history(run, data):
+    workdir = WorkDir(str(run), CONFIG)
+    with damaged(run / "history.csv", data):
+        diverged = command._has_diverged(workdir)
+        part = command._fraction_done(workdir.file("history.csv"), 4, 0)
+    assert diverged in (True, False)
+    assert 0 <= part <= 1
+
+
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_the_results_of_a_finished_run_are_shown_or_refused(run, data):
+    workdir = WorkDir(str(run), CONFIG)
+    path = run / "results.json"
+    with damaged(path, data):
+        try:
+            results = workdir.results
+            if results is None:
+                assert not path.exists()
+                return
+            table = results_table(results)
+        except ValueError as error:
+            assert_sentence(error, "results.json")
+            return
+        accuracy = json.loads(path.read_bytes())["accuracy"]
+    assert f"test accuracy {accuracy:>10.2%}"[-8:] in table
+
+
+# A run that goes on from its folder.
+
+SETTINGS = {"ell": 4, "window": "x", "model": {"units": [8, 8]}}
+STEP = 6
+ROWS = [
+    {"epoch": epoch, "loss": 1 / 3, "val_loss": math.nan} for epoch in (0, 1)
+]
+
+
+def state_of_check():
+    epochs = [
+        NoiseEpoch(
+            epoch=epoch,
+            estimate=estimate(0.3, 1.5),
+            step_moments=(0.3, 1.5),
+            weight_sq_norm=20.0,
+            learning_rate=0.1,
+            last_learning_rate=0.1,
+            first_step=3 * epoch - 2,
+            last_step=3 * epoch,
+        ).to_state()
+        for epoch in (1, 2)
+    ]
+    check = LinearScalingRuleCheck(16)
+    return {
+        **check.state_dict(),
+        "epochs": epochs,
+        "first_learning_rate": 0.1,
+        "last_learning_rate": 0.1,
+    }
+
+
+def states():
+    """What train.py's callbacks leave in a checkpoint."""
+    return {
+        "HistoryFile": {"rows": ROWS},
+        "LinearScalingRuleCheck": state_of_check(),
+        "StreamsVersion": StreamsVersion("shuffle").state_dict(),
+        "TrainingClock": {"learning_rate": 0.1},
+    }
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = dense_network(2, 1, units=2)
+    model.compile(SVAG(0.1), "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, model):
+    """A folder of a run with two checkpoints, of steps 3 and 6."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The traceback of an example that failed holds its lock.
+        patch.setattr(run_folder, "fcntl", None)
+        yield _begun(tmp_path_factory, model)
+
+
+def _begun(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("begun")
+    workdir = WorkDir(str(folder), SETTINGS)
+    workdir.begin()
+    workdir.checkpoints.about["surroundings"] = {"replicas": 1}
+    for step in (STEP // 2, STEP):
+        workdir.checkpoints.save(step, training_arrays(model), states())
+    return folder
+
+
+def goes_on(folder, model):
+    """Resumes as train.py does; returns the `Checkpoint`, or None."""
+    workdir = WorkDir(str(folder), SETTINGS)
+    found = workdir.begin()
+    if found is None:
+        return None
+    streams = StreamsVersion("shuffle")
+    streams.check(found)
+    fingerprint.changes(found.about.get("surroundings"), {"replicas": 1})
+    restore_training_arrays(model, found.arrays, True)
+    restore_callbacks(model, found, workdir.file("history.csv"))
+    return found
+
+
+def restore_callbacks(model, checkpoint, history_file):
+    """Restores them, and ends a training that has no more epochs."""
+    check = LinearScalingRuleCheck(16, scale_invariant=False, verbose=0)
+    check.set_model(model)
+    streams = StreamsVersion("shuffle")
+    history = HistoryFile(history_file)
+    checkpoint.restore([TrainingClock(), history, check, streams])
+    history.on_epoch_end(2, {"loss": 0.5})
+    check.on_epoch_begin(2)
+    check.on_train_end()
+    return check
+
+
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_run_goes_on_with_its_own_configuration_alone(begun, model, data):
+    path = begun / "config.json"
+    whole = json.loads(path.read_bytes())
+    with damaged(path, data):
+        before = path.read_bytes() if path.is_file() else None
+        try:
+            found = goes_on(begun, model)
+        except ValueError as error:
+            assert_sentence(error, begun)
+            return
+        after = json.loads(path.read_bytes())
+    expected = dict(whole)
+    if before is not None:
+        content = json.loads(before)
+        expected["run_id"] = content.get("run_id")
+        ignored = ("version", "run_id", "x")
+        for key in {*whole, *content}.difference(ignored):
+            assert content[key] == whole[key]
+    if expected["run_id"] is None:
+        del expected["run_id"]
+    assert after == expected
+    # The checkpoints of another run are left out.
+    assert (found is not None) == (after.get("run_id") == whole["run_id"])
+
+
+def assert_read_or_fallen_back(begun, model, whole):
+    """Goes on from the damaged checkpoint as it was, or from the one before."""
+    with soon(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = goes_on(begun, model)
+    assert found.step in (STEP // 2, STEP)
+    if found.step != STEP:
+        assert f"step-{STEP}.npz" in "".join(str(w.message) for w in caught)
+    for array, expected in zip(found.arrays, whole.arrays, strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+    assert repr(found.state) == repr(whole.state)
+
+
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_damaged_checkpoint_is_read_rightly_or_not_at_all(begun, model, data):
+    path = begun / f"checkpoints/step-{STEP}.npz"
+    content = path.read_bytes()
+    whole = CheckpointFolder(str(path.parent)).newest()
+    damage = st.one_of(
+        *[damaged_bytes(content)] * 4, st.sampled_from([*STRANGERS])
+    )
+    put(path, data.draw(damage))
+    try:
+        assert_read_or_fallen_back(begun, model, whole)
+    finally:
+        put(path, content)
+
+
+def members_of(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def archive_of(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def saved(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+DTYPES = ["float64", "int8", "complex64", "bool", "U4", "S8", "M8[s]", "V3"]
+DTYPES += ["f4,f4", ">f4"]
+
+
+@st.composite
+def damaged_member(draw, name, content):
+    """A member of the archive whose checksum will be right."""
+    array = np.load(io.BytesIO(content))
+    how = draw(st.sampled_from(["bytes", "values", "values", "values"]))
+    if how == "bytes":
+        return draw(damaged_bytes(content))
+    if not name[0].isdigit():
+        text = draw(damaged_value(json.loads(array.tobytes())))
+        return saved(np.frombuffer(text, np.uint8))
+    if draw(st.booleans()):
+        return saved(np.zeros(array.shape, draw(st.sampled_from(DTYPES))))
+    shapes = [(), (0,), (2, 2), (1, *array.shape), array.shape[:-1]]
+    return saved(np.zeros(draw(st.sampled_from(shapes)), array.dtype))
+
+
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_checkpoint_that_somebody_wrote_is_used_wholly_or_refused(
+    begun, model, data
+):
+    path = begun / f"checkpoints/step-{STEP}.npz"
+    content = path.read_bytes()
+    expected = [(a.shape, a.dtype) for a in training_arrays(model)]
+    members = members_of(content)
+    names = ["about.npy", "state.npy", *members]
+    name = data.draw(st.sampled_from(names))
+    how = data.draw(st.sampled_from(["gone", "renamed", "other", "other"]))
+    member = members.pop(name)
+    if how == "renamed":
+        members[data.draw(st.sampled_from(["x", "7", *members]))] = member
+    elif how == "other":
+        members[name] = data.draw(damaged_member(name, member))
+    put(path, archive_of(members))
+    try:
+        with soon():
+            found = goes_on(begun, model)
+    except ValueError as error:
+        assert_sentence(error, "checkpoint")
+        return
+    finally:
+        put(path, content)
+    assert found.step in (STEP, STEP // 2)
+    assert [(a.shape, a.dtype) for a in found.arrays] == expected
+    rows = found.state.get("HistoryFile", {"rows": []})["rows"]
+    with open(begun / "history.csv", newline="") as file:
+        written = list(csv.DictReader(file))
+    expected = [*(str(row["epoch"]) for row in rows), "2"]
+    assert [row["epoch"] for row in written] == expected
+
+
+@pytest.mark.parametrize("name", sorted(states()))
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_callback_goes_on_from_its_state_or_refuses_it(
+    tmp_path_factory, model, name, data
+):
+    path = tmp_path_factory.getbasetemp() / "history.csv"
+    text = data.draw(damaged_value(states()[name]))
+    try:
+        state = json.loads(text)
+    except RecursionError:
+        return  # The checkpoint is damaged.
+    checkpoint = Checkpoint(STEP, [], {**states(), name: state})
+    try:
+        with soon():
+            check = restore_callbacks(model, checkpoint, str(path))
+            json.dumps(check.report.to_dict(), allow_nan=False)
+            str(check.report)
+    except ValueError as error:
+        assert_sentence(error, f"step-{STEP}.npz", name)
+        return
+    if name == "HistoryFile":
+        rows = state["rows"]
+        with open(path, newline="") as file:
+            *written, _ = csv.DictReader(file)
+        columns = {key for row in rows for key in row}
+        assert written == [
+            {key: str(row.get(key, "NA")) for key in columns} for row in rows
+        ]
+        path.unlink()
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_what_lies_in_a_checkpoints_place_hinders_no_later_one(
+    tmp_path, stranger
+):
+    folder = CheckpointFolder(str(tmp_path), keep=1)
+    put(tmp_path / "step-9.npz", stranger)
+    with soon():
+        assert folder.newest() is None
+        for step in (3, 6):
+            folder.save(step, [], None)
+        assert CheckpointFolder(str(tmp_path)).newest().step == 6

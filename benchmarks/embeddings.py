@@ -37,7 +37,7 @@ from workloads import seconds_per_step
 
 import keras_svag
 
-WORDS, WIDTH, BATCH_SIZE, STEPS = 20, 32, 256, 40
+WORDS, WIDTH, BATCH_SIZE, STEPS = 20, 32, 256, 20
 
 
 def svag():

@@ -50,9 +50,13 @@ def pair_moments(first, second):
     noise = tf.reduce_sum(moments[1])
     # Squares of float32 overflow from 2e19 on, where the pair is finite yet.
     is_exact = tf.math.is_finite(tf.reduce_sum(moments)) & (noise > 1e-30)
-    moments = tf.cond(
-        is_exact, lambda: moments, lambda: _moments(pairs, "float64")
+    # Inlined, its operations would be dispatched in every step.
+    again = tf.function(
+        lambda: _moments(pairs, "float64"),
+        autograph=False,
+        experimental_attributes={"_noinline": True},
     )
+    moments = tf.cond(is_exact, lambda: moments, again)
     return moments[0], moments[1]
 
 

@@ -64,8 +64,14 @@ class Checkpoint:
                 continue
             try:
                 callback.load_state_dict(self.states[name])
-            except Exception as error:
-                # A state that is none can raise anything that code can.
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                RecursionError,
+                TypeError,
+                ValueError,
+            ) as error:
                 reason = str(error).removesuffix(".") or type(error).__name__
                 raise self._unusable(f"state of {name}", reason) from error
 

@@ -408,12 +408,19 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                     self.batch_size,
                 )
             )
-        self._epochs = epochs
         # None of these is in the oldest states.
-        self._postponed = state.get("postponed")
-        self._rates.first = state.get("first_learning_rate")
-        self._rates.last = state.get("last_learning_rate")
-        self._within_epoch = _WithinEpoch.from_state(state.get("within_epoch"))
+        postponed = arguments.integer(
+            "postponed", state.get("postponed"), least=0, optional=True
+        )
+        first, last = (
+            arguments.number(name, state.get(name), least=0, optional=True)
+            for name in ("first_learning_rate", "last_learning_rate")
+        )
+        within_epoch = _WithinEpoch.from_state(state.get("within_epoch"))
+        self._epochs = epochs
+        self._postponed = postponed
+        self._rates.first, self._rates.last = first, last
+        self._within_epoch = within_epoch
 
     def _report(self, epochs):
         return linear_scaling_report(
@@ -590,7 +597,11 @@ class _WithinEpoch:
         if state.get("seen") is not None:
             estimate, sums = state["seen"]
             state["seen"] = NoiseEstimate.from_dict(estimate), PairSums(**sums)
-        return cls(**state)
+        within = cls(**state)
+        for field in dataclasses.fields(cls):
+            if field.name != "seen":
+                arguments.integer(field.name, getattr(within, field.name), 0)
+        return within
 
 
 class EpochLearningRates:

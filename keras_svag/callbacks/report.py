@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from keras_svag import arguments
 from keras_svag.callbacks.html import report_html
 from keras_svag.callbacks.markdown import interval, number
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
@@ -26,6 +27,14 @@ LOG_KEYS = (
 
 # A learning rate that changes every few epochs would fill a page.
 _MOST_EARLIER = 3
+_COUNTS = (
+    "count",
+    "batch_size",
+    "num_skipped",
+    "num_examples",
+    "num_examples_used",
+    "degrees_of_freedom",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,17 +94,36 @@ class NoiseEpoch:
 
     @classmethod
     def from_state(cls, state):
-        def restored(value):
+        def restored(name, value):
+            value = arguments.number(name, value, optional=True)
             return math.nan if value is None else value
 
+        arguments.integer("epoch", state["epoch"])
+        for name in ("learning_rate", "last_learning_rate"):
+            arguments.number(name, state[name], least=0)
+        for name in ("first_step", "last_step"):
+            arguments.integer(name, state.get(name), optional=True)
+        g, n = state["step_moments"]
+        estimate = NoiseEstimate.from_dict(state["estimate"])
+        _check_counts(estimate)
         return cls(
             **state
             | {
-                "estimate": NoiseEstimate.from_dict(state["estimate"]),
-                "step_moments": tuple(map(restored, state["step_moments"])),
-                "weight_sq_norm": restored(state["weight_sq_norm"]),
+                "estimate": estimate,
+                "step_moments": (restored("G", g), restored("N", n)),
+                "weight_sq_norm": restored(
+                    "weight_sq_norm", state["weight_sq_norm"]
+                ),
             }
         )
+
+
+def _check_counts(estimate):
+    """Refuses what would fail only when the epochs are pooled."""
+    for name in _COUNTS:
+        arguments.integer(name, getattr(estimate, name), 0, optional=True)
+    for layer in (estimate.per_layer or {}).values():
+        _check_counts(layer)
 
 
 def epochs_from_state(state):
@@ -107,7 +135,13 @@ def epochs_from_state(state):
     try:
         epochs = [NoiseEpoch.from_state(epoch) for epoch in state["epochs"]]
         return state["batch_size"], epochs
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(
             f"`state` must be what `state_dict` returned, got {state!r:.200}."
         ) from error

@@ -33,8 +33,9 @@ from experiments.run_folder import (
     results_table,
 )
 from experiments.sweep import command
-from keras_svag import SVAG, LinearScalingRuleCheck
+from keras_svag import SVAG, LinearScalingRuleCheck, SVAGModel
 from keras_svag.callbacks.report import NoiseEpoch
+from keras_svag.noise.estimate import PairSums
 from tests.helpers.small_problems import dense_network
 from tests.helpers.synthetic_runs import CONFIG, estimate, window, write_run
 
@@ -355,6 +356,10 @@ def state_of_check():
     return {
         **check.state_dict(),
         "epochs": epochs,
+        "within_epoch": {
+            **check.state_dict()["within_epoch"],
+            "seen": [estimate(0.3, 1.5).to_dict(), PairSums(4).to_dict()],
+        },
         "first_learning_rate": 0.1,
         "last_learning_rate": 0.1,
     }
@@ -372,7 +377,7 @@ def states():
 
 @pytest.fixture(scope="module")
 def model():
-    model = dense_network(2, 1, units=2)
+    model = SVAGModel(dense_network(2, 1, units=2))
     model.compile(SVAG(0.1), "mse")
     model.optimizer.build(model.trainable_variables)
     return model
@@ -412,16 +417,24 @@ def goes_on(folder, model):
 
 
 def restore_callbacks(model, checkpoint, history_file):
-    """Restores them, and ends a training that has no more epochs."""
+    """Restores them in the order of a training."""
     check = LinearScalingRuleCheck(16, scale_invariant=False, verbose=0)
     check.set_model(model)
+    check.set_params({"epochs": 2, "steps": 3})
+    check.on_train_begin()
     streams = StreamsVersion("shuffle")
     history = HistoryFile(history_file)
     checkpoint.restore([TrainingClock(), history, check, streams])
-    history.on_epoch_end(2, {"loss": 0.5})
-    check.on_epoch_begin(2)
-    check.on_train_end()
-    return check
+    return history, check
+
+
+def test_what_is_whole_is_read(run, begun, model, tmp_path):
+    assert [one.name for one in find_runs(str(run.parent))[0]] == ["run"]
+    found = goes_on(begun, model)
+    assert found.step == STEP
+    history, check = restore_callbacks(model, found, str(tmp_path / "x.csv"))
+    assert repr(history.state_dict()) == repr({"rows": ROWS})
+    assert check.state_dict() == state_of_check()
 
 
 @FUZZ
@@ -551,8 +564,7 @@ def test_a_checkpoint_that_somebody_wrote_is_used_wholly_or_refused(
     rows = found.state.get("HistoryFile", {"rows": []})["rows"]
     with open(begun / "history.csv", newline="") as file:
         written = list(csv.DictReader(file))
-    expected = [*(str(row["epoch"]) for row in rows), "2"]
-    assert [row["epoch"] for row in written] == expected
+    assert [str(row["epoch"]) for row in rows] == [r["epoch"] for r in written]
 
 
 @pytest.mark.parametrize("name", sorted(states()))
@@ -570,7 +582,10 @@ def test_a_callback_goes_on_from_its_state_or_refuses_it(
     checkpoint = Checkpoint(STEP, [], {**states(), name: state})
     try:
         with soon():
-            check = restore_callbacks(model, checkpoint, str(path))
+            history, check = restore_callbacks(model, checkpoint, str(path))
+            history.on_epoch_end(2, {"loss": 0.5})
+            check.on_epoch_begin(2)
+            check.on_train_end()
             json.dumps(check.report.to_dict(), allow_nan=False)
             str(check.report)
     except ValueError as error:

@@ -133,6 +133,8 @@ def epochs_from_state(state):
         ValueError: If `state` is not what its `state_dict` returns.
     """
     try:
+        if not isinstance(state["epochs"], list):
+            raise TypeError("the epochs are no list")
         epochs = [NoiseEpoch.from_state(epoch) for epoch in state["epochs"]]
         return state["batch_size"], epochs
     except (

@@ -42,7 +42,7 @@ from tests.helpers.synthetic_runs import CONFIG, estimate, window, write_run
 # The profile's examples are the same ones every time; shorter than a few
 # hundred would miss what one in a hundred finds.
 FUZZ = hypothesis.settings(
-    max_examples=3 * hypothesis.settings.default.max_examples,
+    max_examples=2 * hypothesis.settings.default.max_examples,
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow,
         hypothesis.HealthCheck.data_too_large,
@@ -594,6 +594,7 @@ def test_a_callback_goes_on_from_its_state_or_refuses_it(
             history, check = restore_callbacks(model, checkpoint, str(path))
             history.on_epoch_end(2, {"loss": 0.5})
             check.on_epoch_begin(2)
+            check.on_train_batch_begin(0)
             check.on_train_end()
             if check.report is not None:
                 json.dumps(check.report.to_dict(), allow_nan=False)

@@ -194,6 +194,8 @@ class SVAGModel(ModelWrapper):
             if self.measure_noise:
                 self.gradient_noise.follow_batch_size()
 
+    # As in Keras's own loop, where one of a user's own would convert it.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data):
         with self._optimizer_given_mixed_gradients():
             if not self.measure_noise and self._weights == (0.5, 0.5):

@@ -18,6 +18,14 @@ NUMBERS = [getattr(signal, name) for name in NAMES]
 LONG_CALL = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 
 
+@pytest.fixture(autouse=True)
+def no_nohup():
+    """The tests may run where a lost terminal is to be ignored."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, handler)
+
+
 @pytest.fixture
 def start():
     """Starts a script, in a process that is there when it has printed."""

@@ -270,7 +270,22 @@ class LinearScalingReport:
         window = self._window
         if self.last_step is None and self.first_epoch == self.last_epoch:
             window = f"epoch {self.last_epoch}"
-        return f"Measured in {window}, {self.estimate.count:,} observations"
+        text = f"Measured in {window}, {self.estimate.count:,} observations"
+        return text + self._blocks_text
+
+    @property
+    def _blocks_text(self):
+        """From which blocks the errors are."""
+        estimate = self.estimate
+        if estimate.blocks:
+            length = max(1, round(estimate.count / len(estimate.blocks)))
+            text = f" in {len(estimate.blocks)} blocks of {length:,}"
+            if estimate.has_few_effective_observations:
+                text += ": few effective observations"
+            return text
+        if estimate.num_examples_used:
+            return ": one probe, whose interval holds for its weights only"
+        return ""
 
     @property
     def _window(self):

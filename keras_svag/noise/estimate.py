@@ -11,6 +11,9 @@ from keras_svag.noise.intervals import fieller_interval, student_t_quantile
 # in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
 _SMALL_NOISE_SCALE = 0.05
 
+# Student's t is then above 3, half as much again as of many.
+_FEW_DEGREES_OF_FREEDOM = 3.5
+
 
 @dataclasses.dataclass(frozen=True)
 class PairSums:
@@ -105,9 +108,9 @@ class NoiseEstimate:
     apart and then divided: never clamped, and no ratios are averaged, because
     a single step's estimate of G is often negative.
 
-    The errors of different observations are taken as uncorrelated, which holds
-    for batches drawn anew at every step: the estimate is then of the averages
-    of G and N over the steps, and drifting weights only widen the interval.
+    The errors of an estimate from sums take different observations as
+    uncorrelated, and their sums as Gaussian. Along a run neither holds: the
+    errors of an estimate that was pooled are those between blocks of time.
 
     Attributes:
         grad_sq_norm: G, squared gradient units.
@@ -124,6 +127,8 @@ class NoiseEstimate:
         corrected_for_sampling: Whether the bias of `sampling` is removed.
         num_examples_used: Examples that a probe drew, or None.
         degrees_of_freedom: Student's, of the errors; count - 1 if None.
+        blocks: `(count, sum of G, sum of N)` of equally long blocks of the
+            observations, in the order of time; empty if they were not kept.
     """
 
     grad_sq_norm: float
@@ -139,7 +144,10 @@ class NoiseEstimate:
     num_examples: int | None = None
     corrected_for_sampling: bool = False
     num_examples_used: int | None = None
-    degrees_of_freedom: int | None = None
+    degrees_of_freedom: float | None = None
+    blocks: tuple[tuple[float, float, float], ...] = dataclasses.field(
+        default=(), repr=False
+    )
 
     @classmethod
     def from_sums(
@@ -171,7 +179,7 @@ class NoiseEstimate:
         else:
             moments = np.full(2, math.nan), np.full((2, 2), math.nan)
         return cls(
-            **_moment_fields(*moments),
+            **moment_fields(*moments),
             count=int(count),
             num_skipped=int(num_skipped),
             **fields,
@@ -196,7 +204,11 @@ class NoiseEstimate:
         )
         return dataclasses.replace(
             self,
-            **_moment_fields(means, covariance),
+            **moment_fields(means, covariance),
+            blocks=tuple(
+                (count, *map(float, matrix @ sums))
+                for count, *sums in self.blocks
+            ),
             per_layer=self.per_layer
             and {
                 name: layer
@@ -291,6 +303,18 @@ class NoiseEstimate:
         return "positive" if self.grad_sq_norm > 0 else "negative"
 
     @property
+    def has_few_effective_observations(self):
+        """Whether a handful of blocks, or of bursts in them, carries the sums.
+
+        The interval is then wide, for what was not seen may matter more.
+        """
+        return (
+            bool(self.blocks)
+            and self.degrees_of_freedom is not None
+            and (self.degrees_of_freedom < _FEW_DEGREES_OF_FREEDOM)
+        )
+
+    @property
     def _has_errors(self):
         # Squares of the largest observations overflow.
         return self.count > 1 and np.isfinite(self.covariance_matrix).all()
@@ -375,6 +399,10 @@ class NoiseEstimate:
             "noise_scale": self.noise_scale,
             "grad_sq_norm_sign": self.grad_sq_norm_sign(),
             "warning": self.noise_scale_warning,
+            "blocks": [
+                [finite_or_none(total) for total in block]
+                for block in self.blocks
+            ],
             "per_layer": self.per_layer
             and {name: e.to_dict() for name, e in self.per_layer.items()},
         }
@@ -389,17 +417,21 @@ class NoiseEstimate:
                 are not of that form.
         """
         fields = {name: values[name] for name in _FIELDS if name in values}
-        for name in _MOMENTS:
-            value = fields[name]
-            fields[name] = math.nan if value is None else float(value)
+        for name in MOMENTS:
+            fields[name] = _number_or_nan(fields[name])
         layers = values.get("per_layer")
         fields["per_layer"] = layers and {
             name: cls.from_dict(layer) for name, layer in layers.items()
         }
+        # States of older versions have no blocks.
+        fields["blocks"] = tuple(
+            tuple(map(_number_or_nan, block))
+            for block in fields.get("blocks", ())
+        )
         return cls(**fields | {"count": int(fields["count"])})
 
 
-_MOMENTS = (
+MOMENTS = (
     "grad_sq_norm",
     "noise_trace",
     "grad_sq_norm_se",
@@ -409,7 +441,7 @@ _MOMENTS = (
 _FIELDS = tuple(field.name for field in dataclasses.fields(NoiseEstimate))
 
 
-def _moment_fields(means, covariance):
+def moment_fields(means, covariance):
     # A linear map can round a variance of 0 to just below it; NaN stays NaN.
     errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     return {
@@ -419,6 +451,10 @@ def _moment_fields(means, covariance):
         "noise_trace_se": float(errors[1]),
         "covariance": float(covariance[0, 1]),
     }
+
+
+def _number_or_nan(value):
+    return math.nan if value is None else float(value)
 
 
 def finite_or_none(value):

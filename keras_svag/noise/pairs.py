@@ -1,6 +1,7 @@
 """The gradient noise of pairs of gradients, without extra passes."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -13,6 +14,9 @@ from keras_svag.noise.sampling import (
 )
 
 _NUM_SUMS = 6  # count, G, N, G², GN, N²
+
+_NUM_BLOCKS = 32
+_BLOCK_NUMBERS = np.arange(1.0 * _NUM_BLOCKS)[:, None]
 
 
 def pair_moments(first, second):
@@ -120,6 +124,10 @@ class GradientNoise(keras.metrics.Metric):
     the rounding of the sums. Steps that are not finite, as dynamic loss
     scaling makes them, are left out and counted.
 
+    Beside them the sums of 16 to 32 blocks of equally many steps are kept,
+    from which errors follow that hold for correlated observations too (online
+    batch means: when all are full, neighbours are merged).
+
     `result()` is a dict of scalars: `grad_sq_norm` (G), `noise_trace` (N),
     `noise_to_signal` (N/G) and, if the batch size is known, `noise_scale`
     (B N/G, in examples).
@@ -171,6 +179,10 @@ class GradientNoise(keras.metrics.Metric):
         self.set_batch_size(batch_size, sub_batch_size)
         self._sums = self._add_sums((_NUM_SUMS,), "sums")
         self._num_skipped = self._add_sums((), "num_skipped")
+        self._blocks = self._add_sums((_NUM_BLOCKS, 3), "blocks")
+        # In blocks: how many are full, and how many updates fill one more.
+        self._blocks_filled = self._add_sums((), "blocks_filled")
+        self._block_doublings = self._add_sums((), "block_doublings")
         self.set_layers(layers)
 
     def _add_sums(self, shape, name):
@@ -216,6 +228,7 @@ class GradientNoise(keras.metrics.Metric):
         # Of count, G, N, G², GN, N².
         factors = ops.stack([one, one, ratio, one, ratio, ratio * ratio])
         self._sums.assign(self._sums * factors)
+        self._blocks.assign(self._blocks * factors[:3])
         if self.layers is not None:
             self._layer_sums.assign(self._layer_sums * factors)
         self._largest.assign(new)
@@ -272,9 +285,25 @@ class GradientNoise(keras.metrics.Metric):
         # Their squares are summed too.
         finite = ops.isfinite(total_g * total_g + total_n * total_n)
         self._num_skipped.assign_add(1.0 - ops.cast(finite, "float64"))
-        _add_where(finite, self._sums, total_g, total_n)
+        new = _add_where(finite, self._sums, total_g, total_n)
+        self._add_to_block(new[:3])
         if self.layers is not None:
             _add_where(finite, self._layer_sums, g, n)
+
+    def _add_to_block(self, new):
+        filled = ops.convert_to_tensor(self._blocks_filled)
+        is_last = ops.equal(ops.floor(filled), _BLOCK_NUMBERS)
+        self._blocks.assign_add(ops.where(is_last, new, 0.0))
+        # Powers of two, which add up without rounding.
+        filled = filled + ops.power(0.5, self._block_doublings)
+        self._blocks_filled.assign(filled)
+        ops.cond(filled >= _NUM_BLOCKS, self._merge_blocks, lambda: None)
+
+    def _merge_blocks(self):
+        halves = ops.sum(ops.reshape(self._blocks, (-1, 2, 3)), axis=1)
+        self._blocks.assign(ops.concatenate([halves, ops.zeros_like(halves)]))
+        self._blocks_filled.assign(_NUM_BLOCKS / 2)
+        self._block_doublings.assign_add(1.0)
 
     def result(self):
         count, g, n = self._sums[0], self._sums[1], self._sums[2]
@@ -319,8 +348,12 @@ class GradientNoise(keras.metrics.Metric):
                     strict=True,
                 )
             }
+        blocks = ops.convert_to_numpy(self._blocks)
         estimate = NoiseEstimate.from_sums(
-            *ops.convert_to_numpy(self._sums), per_layer=per_layer, **common
+            *ops.convert_to_numpy(self._sums),
+            per_layer=per_layer,
+            blocks=tuple(map(tuple, blocks[blocks[:, 0] > 0].tolist())),
+            **common,
         )
         return estimate.corrected(self._correction(self.batch_size))
 
@@ -340,4 +373,6 @@ class GradientNoise(keras.metrics.Metric):
 
 def _add_where(condition, sums, g, n):
     new = ops.stack([ops.ones_like(g), g, n, g * g, g * n, n * n], axis=-1)
-    sums.assign_add(ops.where(condition, new, ops.zeros_like(new)))
+    new = ops.where(condition, new, ops.zeros_like(new))
+    sums.assign_add(new)
+    return new

@@ -1,20 +1,32 @@
 """One noise estimate from those of several windows."""
 
 import dataclasses
+import math
 
 import numpy as np
 
 from keras_svag import arguments
-from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.blocks import between_blocks
+from keras_svag.noise.estimate import (
+    MOMENTS,
+    NoiseEstimate,
+    PairSums,
+    moment_fields,
+)
+
+_KEPT = (*MOMENTS, "blocks", "degrees_of_freedom")
+# Fewer may by chance be close to each other: what is known within them counts.
+_ENOUGH_BLOCKS = 10
 
 
 def pooled(estimates):
     """The estimate that all observations together give.
 
-    The observations of each are replaced by as many with the same mean and
-    the same covariance of the mean, so that a window counts with its number of
-    observations, and the drift from window to window widens the interval. For
-    estimates from sums over steps this is exact. Degrees of freedom add up.
+    A window counts with its number of observations. The errors are those
+    between blocks of time, see `between_blocks`: drift, correlation and bursts
+    widen the interval. The blocks are those that the estimates carry; one
+    without them is a block, as each of several probes is. A single block keeps
+    its own errors.
 
     Args:
         estimates: `NoiseEstimate`s, at least one, of one batch size. Empty
@@ -36,24 +48,60 @@ def pooled(estimates):
                 sorted(sizes, key=str),
             )
         )
-    sums = sum(map(_equivalent_sums, estimates), start=PairSums())
-    last = estimates[-1]
+    measured = [estimate for estimate in estimates if estimate.count]
+    if not measured:
+        moments = {name: math.nan for name in MOMENTS}
+    else:
+        moments = _pooled_moments(measured)
+    known = [e.num_examples_used for e in estimates if e.num_examples_used]
     return dataclasses.replace(
-        NoiseEstimate.from_sums(
-            **sums.to_dict(),
-            batch_size=last.batch_size,
-            sampling=last.sampling,
-            num_examples=last.num_examples,
-            per_layer=_pooled_layers(estimates),
-        ),
+        estimates[-1],
+        **{"blocks": (), "degrees_of_freedom": None} | moments,
+        count=sum(estimate.count for estimate in estimates),
+        num_skipped=sum(estimate.num_skipped for estimate in estimates),
+        per_layer=_pooled_layers(estimates),
         corrected_for_sampling=all(
             estimate.corrected_for_sampling for estimate in estimates
         ),
-        num_examples_used=_sum_of_known(
-            estimate.num_examples_used for estimate in estimates
-        ),
-        degrees_of_freedom=_pooled_degrees_of_freedom(estimates),
+        num_examples_used=sum(known) if known else None,
     )
+
+
+def _pooled_moments(estimates):
+    """Fields of the means and their errors, from estimates with a count."""
+    if len(estimates) == 1 and len(estimates[0].blocks) < 2:
+        # A pooled estimate keeps what its blocks have said.
+        return {name: getattr(estimates[0], name) for name in _KEPT}
+    own = np.concatenate([_blocks_of(estimate) for estimate in estimates])
+    blocks, covariance, degrees_of_freedom = between_blocks(own)
+    counts = np.array([estimate.count for estimate in estimates])
+    means = np.array([[e.grad_sq_norm, e.noise_trace] for e in estimates])
+    weights = counts / counts.sum()
+    inner = sum(
+        weight**2 * estimate.covariance_matrix
+        for weight, estimate in zip(weights, estimates, strict=True)
+    )
+    if len(blocks) < 2:
+        covariance, degrees_of_freedom, blocks = inner, None, ()
+    elif len(blocks) < _ENOUGH_BLOCKS and np.isfinite(inner).all():
+        covariance = _at_least(covariance, inner)
+    return moment_fields(weights @ means, covariance) | {
+        "blocks": tuple(map(tuple, blocks.tolist() if len(blocks) else ())),
+        "degrees_of_freedom": degrees_of_freedom,
+    }
+
+
+def _blocks_of(estimate):
+    if len(estimate.blocks):
+        return np.array(estimate.blocks)
+    moments = np.array([1.0, estimate.grad_sq_norm, estimate.noise_trace])
+    return estimate.count * moments[None]
+
+
+def _at_least(covariance, other):
+    """The smallest of the matrices `other + P`, P >= 0, that is >= both."""
+    values, vectors = np.linalg.eigh(covariance - other)
+    return other + vectors * np.maximum(values, 0) @ vectors.T
 
 
 def observed_since(estimate, earlier):
@@ -83,22 +131,6 @@ def observed_since(estimate, earlier):
             per_layer=layers,
         ),
         corrected_for_sampling=estimate.corrected_for_sampling,
-    )
-
-
-def _sum_of_known(values):
-    values = [value for value in values if value is not None]
-    return sum(values) if values else None
-
-
-def _pooled_degrees_of_freedom(estimates):
-    """Those of a pooled variance; None if they follow from the count."""
-    if all(estimate.degrees_of_freedom is None for estimate in estimates):
-        return None
-    return sum(
-        estimate.degrees_of_freedom or max(estimate.count - 1, 1)
-        for estimate in estimates
-        if estimate.count
     )
 
 

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from keras_svag.callbacks.report import NoiseEpoch, linear_scaling_report
@@ -23,7 +24,19 @@ def noise(g=1.0, n=41.0, **fields):
         "sampling": "with_replacement",
         "corrected_for_sampling": True,
     }
-    return NoiseEstimate(g, n, **defaults | fields)
+    fields = defaults | fields
+    spread = fields["grad_sq_norm_se"], fields["noise_trace_se"]
+    fields.setdefault("blocks", blocks((g, n), spread, fields["count"]))
+    return NoiseEstimate(g, n, **fields)
+
+
+def blocks(means, errors, count, num_blocks=20):
+    """Uncorrelated blocks, whose spread says what the errors are."""
+    pattern = [[1, 1, -1, -1], [1, -1, 1, -1]] * np.array([[1.0], [-1.0]])
+    spread = np.tile(pattern, num_blocks // 4) * (num_blocks - 1) ** 0.5
+    values = np.array(means)[:, None] + np.array(errors)[:, None] * spread
+    length = count / num_blocks
+    return tuple((length, *length * values[:, i]) for i in range(num_blocks))
 
 
 def equilibrium_sq_norm(g, n, rate=RATE, decay=DECAY):

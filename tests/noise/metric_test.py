@@ -43,6 +43,28 @@ def drawn_pairs(sampling, gradients, seed=0):
     return gradients[rows].mean(2)
 
 
+@pytest.mark.parametrize("count, length", [(20, 1), (33, 2), (150, 8)])
+def test_blocks_are_sums_of_equally_many_updates(count, length):
+    g, n = np.random.default_rng(0).normal(size=(2, count))
+    g[7] = np.nan  # It takes its place, and is left out.
+    metric = GradientNoise()
+    update(metric, tf.constant(g), tf.constant(n))
+    expected = [
+        (part.shape[1], *part.sum(1))
+        for start in range(0, count, length)
+        if (
+            part := np.array([g, n])[
+                :,
+                [i for i in range(start, min(start + length, count)) if i != 7],
+            ]
+        ).size
+    ]
+    blocks = metric.estimate().blocks
+    np.testing.assert_allclose(blocks, expected, rtol=1e-12)
+    metric.reset_state()
+    assert metric.estimate().blocks == ()
+
+
 def test_sums_are_those_of_numpy():
     rng = np.random.default_rng(0)
     g, n = rng.normal(size=(2, 50)) + [[0.3], [4]]

@@ -19,13 +19,111 @@ def estimate_of(g, n, **fields):
     return NoiseEstimate.from_sums(**PairSums.of(g, n).to_dict(), **fields)
 
 
-def test_pooled_windows_are_one_long_window():
-    windows = [observations(0, 30), observations(1, 70, (2.0, 9.0))]
-    together = estimate_of(*np.concatenate(windows, axis=1), batch_size=8)
+def test_errors_of_windows_are_those_between_them():
+    windows = [observations(i, 30, (1.0 + i % 3, 5.0)) for i in range(12)]
     actual = pooled(estimate_of(*w, batch_size=8) for w in windows)
+    means = np.mean(windows, axis=2)
+    assert actual.count == 360
     np.testing.assert_allclose(
-        dataclasses.astuple(actual)[:7], dataclasses.astuple(together)[:7]
+        [actual.grad_sq_norm, actual.noise_trace], means.mean(0)
     )
+    np.testing.assert_allclose(
+        actual.covariance_matrix, np.cov(means.T) / 12, rtol=1e-9
+    )
+
+
+def ar1(seed, count, runs, correlation=0.9):
+    """Series of G and N with one correlation time, of variance 1."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(count, 2, runs))
+    values = np.empty_like(noise)
+    values[0] = noise[0]
+    for i in range(1, count):
+        values[i] = correlation * values[i - 1] + (
+            (1 - correlation**2) ** 0.5 * noise[i]
+        )
+    return np.moveaxis(values, 0, -1)
+
+
+def with_blocks(g, n, length):
+    """The estimate that keeps the sums of blocks of so many observations."""
+    starts = np.arange(0, len(g), length)
+    sums = np.add.reduceat([np.ones_like(g), g, n], starts, axis=1)
+    return estimate_of(g, n, blocks=tuple(map(tuple, sums.T)))
+
+
+def test_blocks_are_longer_than_the_correlation():
+    # The sum of autocorrelations multiplies the variance of a mean, by
+    # (1 + 0.9) / (1 - 0.9) = 19: alone, single blocks of 2 miss most of it.
+    count, runs = 960, 200
+    series = ar1(0, count, runs)
+    merged = [
+        pooled([with_blocks(g, n, 15)]) for g, n in zip(*series, strict=True)
+    ]
+    variance = np.mean([e.covariance_matrix[0, 0] for e in merged])
+    assert variance == pytest.approx(19 / count, rel=0.25)
+    assert np.median([len(e.blocks) for e in merged]) <= 32
+
+
+def test_sets_hold_the_mean_of_probes_that_move():
+    # Each probe knows its own mean to 0.05, but the means spread by 1.
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for means in 10 + rng.normal(size=(300, 10, 2)):
+        estimate = pooled(
+            NoiseEstimate(*mean, 0.05, 0.05, 0.0, count=32) for mean in means
+        )
+        low, high = estimate.interval()
+        wrong += not low <= 1 <= high
+    # Nominal 5% is 15, with a standard deviation of 4.
+    assert wrong <= 15 + 3 * 4
+
+
+def test_bursts_cost_degrees_of_freedom():
+    g, n = 1 + observations(0, 64)
+    calm = pooled([with_blocks(g, n, 1)])
+    assert calm.degrees_of_freedom > 30
+    assert not calm.has_few_effective_observations
+    n[5] += 200
+    burst = pooled([with_blocks(g, n, 1)])
+    # One value of M has a skewness near sqrt(M): 0.25 / (1 + 1 / M)² < 1.
+    assert burst.degrees_of_freedom == 1
+    assert burst.has_few_effective_observations
+    # Another mean or unit changes nothing.
+    scaled = pooled([with_blocks(g, 1e6 * n, 1)])
+    assert scaled.degrees_of_freedom == 1
+
+
+def test_blocks_of_any_lengths_become_equally_long():
+    ones = [(1.0, 1.0, 2.0)] * 100
+    windows = [ones, [(50.0, 50.0, 100.0)], ones]
+    actual = pooled(
+        NoiseEstimate(
+            1.0, 2.0, 0.1, 0.1, 0.0, int(sum(b[0] for b in blocks)), blocks=b
+        )
+        for blocks in windows
+        for b in [tuple(blocks)]
+    )
+    assert [block[0] for block in actual.blocks] == [50.0] * 5
+
+
+def test_few_windows_are_not_surer_than_each_is():
+    same = dataclasses.replace(estimate_of(*observations(0, 30)), count=30)
+    actual = pooled([same, same, same])
+    np.testing.assert_allclose(
+        actual.covariance_matrix, same.covariance_matrix / 3
+    )
+    assert actual.degrees_of_freedom == pytest.approx(2)
+
+
+def test_a_single_probe_keeps_its_own_errors():
+    probe = dataclasses.replace(
+        estimate_of(*observations(0, 12)),
+        degrees_of_freedom=4,
+        num_examples_used=96,
+    )
+    assert pooled([probe]) == probe
+    assert pooled([probe, probe, probe]).num_examples_used == 288
 
 
 def test_pooled_windows_of_one_observation_show_their_spread():
@@ -82,16 +180,6 @@ def test_state_is_strict_json_and_is_restored():
     state = json.dumps(estimate.to_dict(), allow_nan=False)
     restored = NoiseEstimate.from_dict(json.loads(state))
     assert repr(restored) == repr(estimate)
-
-
-def test_degrees_of_freedom_of_probes_add_up():
-    g, n = observations(0, 12)
-    probe = dataclasses.replace(
-        estimate_of(g, n), degrees_of_freedom=4, num_examples_used=96
-    )
-    actual = pooled([probe, probe, probe])
-    assert (actual.degrees_of_freedom, actual.num_examples_used) == (12, 288)
-    assert pooled([estimate_of(g, n)]).degrees_of_freedom is None
 
 
 def test_observations_since_an_earlier_estimate_are_those_that_came_after():

@@ -1,0 +1,181 @@
+"""Coverage of N / G's interval along a run, as a markdown table.
+
+    python benchmarks/block_coverage.py [--runs 500] [--observations FILE]
+
+Errors are those between blocks of time (`keras_svag.noise.blocks`), and beside
+them those of single observations, or of the probes by their number. The truth
+is N / G's average at equilibrium. "Too high" is the error of "not ruled out",
+"too low" that of "ruled out"; nominal for each is 2.5%.
+
+Sources: recorded pairs of a real run (`--observations`, arrays `g` and `n` of
+an .npz in the order of time), resampled in stretches of 200; pairs and probes
+of simulated scale-invariant SGD; Gaussian pairs; heavy tails, independent.
+"""
+
+import argparse
+
+import numpy as np
+
+from benchmarks.coverage import draw_pairs
+from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.pooling import pooled
+
+_STRETCH = 200
+_RECORDED = 32  # blocks that a metric keeps of an epoch
+
+
+def scale_invariant_sgd(rng, runs, steps, settling=3000):
+    """Parallel runs of a normalized robust regression, from equilibrium on.
+
+    Returns:
+        G_hat, N_hat, G and N, each of shape (runs, steps), at batch size 16.
+    """
+    examples, rows, rate, decay = 48, 16, 0.5, 0.004
+    x = rng.normal(size=(examples, 8))
+    y = x @ rng.normal(size=8) / 8**0.5 + rng.normal(size=examples)
+    weights = rng.normal(size=(runs, 8))
+    kept = np.empty((4, runs, steps), np.float32)
+    for step in range(-settling, steps):
+        norm = np.linalg.norm(weights, axis=1, keepdims=True)
+        unit = weights / norm
+        along = unit @ x.T
+        slope = np.tanh(along - y)
+        picked = rng.integers(0, examples, (runs, rows))
+        across = x[picked] - (
+            np.take_along_axis(along, picked, 1)[:, :, None] * unit[:, None]
+        )
+        gradients = np.take_along_axis(slope, picked, 1)[:, :, None] * across
+        gradients /= norm[:, :, None]
+        first, second = gradients[:, ::2].mean(1), gradients[:, 1::2].mean(1)
+        if step >= 0:
+            mean = slope @ x - np.sum(slope * along, 1)[:, None] * unit
+            g = np.sum((mean / examples / norm) ** 2, 1)
+            squares = slope**2 * (np.sum(x**2, 1) - along**2)
+            n = (squares.mean(1) / norm[:, 0] ** 2 - g) / rows
+            g_hat = np.sum(first * second, 1)
+            n_hat = np.sum((first - second) ** 2, 1) / 4
+            kept[:, :, step] = g_hat, n_hat, g, n
+        weights *= 1 - rate * decay
+        weights -= rate * (first + second) / 2
+    return kept.astype(float)
+
+
+def resampled(rng, observations, runs, count):
+    """Stretches of the observations, in shape (runs, count)."""
+    length = min(_STRETCH, count)
+    starts = rng.integers(
+        0, observations.shape[1] - length, (runs, -(-count // length), 1)
+    )
+    index = (starts + np.arange(length)).reshape(runs, -1)[:, :count]
+    return observations[:, index]
+
+
+def estimate_of(g, n, blocks=()):
+    return NoiseEstimate.from_sums(**PairSums.of(g, n).to_dict(), blocks=blocks)
+
+
+def window(g, n):
+    """The estimate of a window of pairs, as the metric's blocks give it."""
+    length = 1
+    while length * _RECORDED < len(g):
+        length *= 2
+    starts = range(0, len(g), length)
+    counts = np.minimum(length, len(g) - np.array(starts))
+    sums = np.add.reduceat([g, n], starts, axis=1)
+    return pooled([estimate_of(g, n, tuple(zip(counts, *sums, strict=True)))])
+
+
+def probes(g, n):
+    """The estimate of several probes, a block each."""
+    return pooled([estimate_of([a], [b]) for a, b in zip(g, n, strict=True)])
+
+
+def errors(g, n, truth, estimate):
+    """Rates of sets above and below the truth; their median end ratio."""
+    sets = np.array(
+        [estimate(*run).interval() for run in zip(g, n, strict=True)]
+    )
+    low, high = sets.T
+    return np.mean(low > truth), np.mean(high < truth), np.median(sets, 0)
+
+
+def cases(options):
+    """`(name, G, N, truth, estimate)` of every row."""
+    rng = np.random.default_rng(options.seed)
+    runs = options.runs
+    for path in options.observations:
+        with np.load(path) as file:
+            recorded = np.stack([file["g"], file["n"]])
+        truth = recorded[1].mean() / recorded[0].mean()
+        for count in (100, 400, 1600, 6400):
+            g, n = resampled(rng, recorded, runs, count)
+            yield f"{path.split('/')[-1]}: {count:,} pairs", g, n, truth, window
+    g_hat, n_hat, g, n = scale_invariant_sgd(rng, runs, 6400)
+    truth = n.mean() / g.mean()
+    for count in (100, 400, 1600, 6400):
+        name = f"simulated SGD: {count:,} pairs"
+        yield name, g_hat[:, :count], n_hat[:, :count], truth, window
+    for count in (10, 30):
+        for every in (3, 30, 100):
+            part = slice(0, count * every, every)
+            name = f"simulated SGD: {count} probes, every {every} steps"
+            yield name, g[:, part], n[:, part], truth, probes
+    for ratio in (1, 10, 100):
+        for count in (20, 100, 1000):
+            g, n = draw_pairs(rng, (runs, count), ratio, 30)
+            yield f"Gaussian: N/G = {ratio}, {count:,}", g, n, ratio, window
+    for count in (30, 100, 1000):
+        t, contaminated = heavy_tails(rng, runs, count)
+        yield f"Student-t3 noise: {count:,} pairs", *t, 10, window
+        name = f"2% of batches with 25 times the variance: {count:,} pairs"
+        yield name, *contaminated, 10, window
+
+
+def heavy_tails(rng, runs, count, ratio=10, dimension=100):
+    """Pairs of independent gradients with N/G = `ratio` and heavy tails."""
+    shape = (2, runs, count)
+    # Of a batch's noise: a common factor of its size, with mean square 1.
+    student = 1 / np.sqrt(rng.chisquare(3, shape))
+    bursts = np.where(rng.random(shape) < 0.02, 5.0, 1.0) / 1.48**0.5
+    for factors in (student, bursts):
+        # |g1 + g2|²/4 and <., .> need the noise along and across the mean.
+        first, second = (
+            factor[..., None]
+            * rng.normal(0, (ratio / dimension) ** 0.5, (runs, count, 1))
+            for factor in factors
+        )
+        along = (1 + first[..., 0]) * (1 + second[..., 0])
+        # The other dimensions: |z1|², |z2|² and <z1, z2> of Gaussians.
+        squares = rng.chisquare(dimension - 1, shape) * ratio / dimension
+        cosine = rng.normal(size=(runs, count)) / dimension**0.5
+        inner = cosine * np.sqrt(squares[0] * squares[1])
+        g = along + factors[0] * factors[1] * inner
+        total = factors**2 * squares
+        n = (total.sum(0) - 2 * factors[0] * factors[1] * inner) / 2
+        n += (first - second)[..., 0] ** 2 / 2
+        yield g, n
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--observations", nargs="*", default=[])
+    print(
+        "| source | alone: too high | too low | blocks: too high | too low "
+        "| median set / truth |"
+    )
+    print("|---|" + "---:|" * 5)
+    for name, g, n, truth, estimate in cases(parser.parse_args()):
+        high, low, _ = errors(g, n, truth, estimate_of)
+        blocks_high, blocks_low, ends = errors(g, n, truth, estimate)
+        ends = ends / truth
+        print(
+            f"| {name} | {high:.1%} | {low:.1%} | {blocks_high:.1%} "
+            f"| {blocks_low:.1%} | [{ends[0]:.2f}, {ends[1]:.2f}] |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

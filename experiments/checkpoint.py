@@ -244,6 +244,11 @@ def _read(path, step):
     return Checkpoint(step, arrays, state, about)
 
 
+# Variables of metrics that older checkpoints lack. They go on from zero: the
+# blocks of that epoch are then of its rest only.
+_NEWER = ("blocks", "blocks_filled", "block_doublings")
+
+
 def training_arrays(model):
     """Values of all that training changes, as a list of NumPy arrays.
 
@@ -276,6 +281,8 @@ def restore_training_arrays(model, arrays, with_metrics):
             replicas.
     """
     common, own = _variables(model)
+    if len(arrays) < len(common) + len(own):
+        own = [variable for variable in own if variable.name not in _NEWER]
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     rows = () if replicas == 1 else (replicas,)

@@ -16,8 +16,6 @@ import argparse
 import dataclasses
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
-from memory import ALLOCATORS, status_megabytes
+from memory import megabytes_printed, print_added
 from side_by_side import (
     alternating_rounds,
     milliseconds,
@@ -201,29 +199,13 @@ def print_memory_of_training(name, contender):
     """Trains in this process and prints what it added, in MB."""
     client = CLIENTS[name]
     model, batches = client.compiled(CONTENDERS[contender]), client.batches()
-    next(iter(batches))
-    before = status_megabytes("VmRSS")
-    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
-    print(status_megabytes("VmHWM") - before)
-
-
-def megabytes_of_training(name, contender):
-    """What a training adds, measured in a process of its own."""
-    completed = subprocess.run(
-        [sys.executable, __file__, "--train", name, contender],
-        env={**os.environ, **ALLOCATORS["freed at once"]},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-    )
-    return float(completed.stdout.split()[-1])
+    print_added(model, batches)
 
 
 def trainings_weighed(name):
     """`{contender: function}` that give the megabytes of a training."""
     return {
-        contender: lambda c=contender: megabytes_of_training(name, c)
+        contender: lambda c=contender: megabytes_printed(__file__, name, c)
         for contender in CONTENDERS
     }
 

@@ -16,8 +16,6 @@ once.
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -25,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from memory import ALLOCATORS, status_megabytes
+from memory import megabytes_printed, print_added
 from side_by_side import (
     alternating_rounds,
     milliseconds,
@@ -94,25 +92,14 @@ def steps_timed(rows):
 def print_memory_of_training(name, rows):
     """Trains in this process and prints what it added, in MB."""
     model, batches = compiled(name, rows), endless_batches(rows)
-    next(iter(batches))
-    before = status_megabytes("VmRSS")
-    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
-    print(status_megabytes("VmHWM") - before)
+    print_added(model, batches)
 
 
 def trainings_weighed(rows):
     """`{training: function}` that give the megabytes of a training."""
 
     def megabytes(name):
-        completed = subprocess.run(
-            [sys.executable, __file__, "--train", name, "--rows", str(rows)],
-            env={**os.environ, **ALLOCATORS["freed at once"]},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-        )
-        return float(completed.stdout.split()[-1])
+        return megabytes_printed(__file__, name, "--rows", str(rows))
 
     return {name: lambda n=name: megabytes(n) for name in TRAININGS}
 

@@ -40,6 +40,31 @@ def status_megabytes(key):
     raise KeyError(key)
 
 
+def print_added(model, batches):
+    """Trains two steps in this process and prints what they added, in MB."""
+    next(iter(batches))
+    before = status_megabytes("VmRSS")
+    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    print(status_megabytes("VmHWM") - before)
+
+
+def megabytes_printed(script, *arguments, allocator="freed at once"):
+    """What a training adds, as a script's process of its own prints it."""
+    completed = subprocess.run(
+        [sys.executable, script, "--train", *arguments],
+        env={
+            **os.environ,
+            **ALLOCATORS[allocator],
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    return float(completed.stdout.split()[-1])
+
+
 def train(name, contender, policy):
     """Trains in this process and prints what it added, in MB."""
     import keras
@@ -55,24 +80,7 @@ def train(name, contender, policy):
         optimizer = keras_svag.SVAG(0.1, ell=4)
     model.compile(optimizer, loss=cross_entropy(), metrics=["accuracy"])
     batches = workload.batches(2 * workload.batch_size)
-    next(iter(batches))
-    before = status_megabytes("VmRSS")
-    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
-    print(status_megabytes("VmHWM") - before)
-
-
-def in_a_process(name, contender, policy, environment):
-    """Megabytes that a training adds, measured in a process of its own."""
-    command = [sys.executable, __file__, "--train", name, contender, policy]
-    completed = subprocess.run(
-        command,
-        env={**os.environ, **environment, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-    )
-    return float(completed.stdout.split()[-1])
+    print_added(model, batches)
 
 
 def main():
@@ -90,11 +98,13 @@ def main():
         return
     print_header("network", "SGD, MB", "SVAG, MB", "SVAG / SGD", "range")
     for name in arguments.workloads:
-        for title, environment in ALLOCATORS.items():
+        for title in ALLOCATORS:
             megabytes = alternating_rounds(
                 {
-                    contender: lambda c=contender, n=name, e=environment: (
-                        in_a_process(n, c, arguments.policy, e)
+                    contender: lambda c=contender, n=name, t=title: (
+                        megabytes_printed(
+                            *(__file__, n, c, arguments.policy), allocator=t
+                        )
                     )
                     for contender in ("sgd", "svag")
                 },

@@ -65,3 +65,8 @@ def test_table_says_what_was_not_measured():
     assert "-0.1 ± 0.2" in lines
     assert "3 ± unknown" in lines
     assert "not measured" in lines
+
+
+def test_a_number_that_no_float_holds_is_one_sentence():
+    with pytest.raises(ValueError, match="results.json lacks what"):
+        results_table({"accuracy": 10**400})

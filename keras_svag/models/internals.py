@@ -259,6 +259,70 @@ def accumulated_batches(optimizer):
     return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
 
+# What an optimizer keeps of squared gradients, where √v is taken, and how.
+_ROOT_THEN_EPSILON, _EPSILON_IN_ROOT, _IS_ROOT = range(3)
+_SECOND_MOMENTS = {
+    keras.optimizers.Adam: ("_velocities", _ROOT_THEN_EPSILON),
+    keras.optimizers.Nadam: ("_velocities", _ROOT_THEN_EPSILON),
+    keras.optimizers.Adamax: ("_u", _IS_ROOT),
+    keras.optimizers.RMSprop: ("_velocities", _EPSILON_IN_ROOT),
+    keras.optimizers.Adagrad: ("_accumulators", _EPSILON_IN_ROOT),
+}
+
+
+def _second_moments(optimizer):
+    """`(name, form)` of an optimizer's elementwise second moments, or None."""
+    for kind, entry in _SECOND_MOMENTS.items():
+        if isinstance(optimizer, kind):
+            return entry
+    return None
+
+
+def has_second_moments(optimizer):
+    """Whether an optimizer divides by the root of elementwise moments.
+
+    Those are Adam, AdamW, Nadam, Adamax, RMSprop and Adagrad. Lion, Muon and
+    Adafactor keep none for each entry of a variable.
+    """
+    return _second_moments(inner_optimizer(optimizer)) is not None
+
+
+def has_epsilon_in_root(optimizer):
+    """Whether it divides by √(v + ε), and not by √v + ε."""
+    return _second_moments(inner_optimizer(optimizer))[1] == _EPSILON_IN_ROOT
+
+
+def inverse_root_second_moments(optimizer, variable, rows=None, epsilon=None):
+    """What an optimizer multiplies the gradient of a variable by.
+
+    Args:
+        optimizer: a built optimizer that `has_second_moments`.
+        variable: one that it trains.
+        rows: indices of the rows that are wanted, or None for all.
+        epsilon: in place of the optimizer's, if it is not None.
+
+    Returns:
+        1 / (√v + ε), or 1 / √(v + ε) where the optimizer has it so; 0 where v
+        is.
+    """
+    name, form = _second_moments(optimizer)
+    epsilon = optimizer.epsilon if epsilon is None else epsilon
+    index = optimizer._get_variable_index(variable)
+
+    def moment(name):
+        value = tf.convert_to_tensor(getattr(optimizer, name)[index])
+        return value if rows is None else tf.gather(value, rows)
+
+    v = moment("_velocity_hats" if getattr(optimizer, "amsgrad", 0) else name)
+    norm = v if form == _IS_ROOT else tf.sqrt(v)
+    root = norm + epsilon
+    if form == _EPSILON_IN_ROOT:
+        if getattr(optimizer, "centered", False):
+            v -= tf.square(moment("_average_gradients"))
+        root = tf.sqrt(v + epsilon)
+    return tf.math.divide_no_nan(norm, norm * root)
+
+
 def learning_rate_schedule(optimizer):
     """The schedule of an optimizer's learning rate, or None."""
     rate = optimizer._learning_rate

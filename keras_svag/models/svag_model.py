@@ -22,11 +22,13 @@ from keras_svag.models.internals import (
     decayed_variables,
     follows_data,
     has_batch_normalization,
+    has_second_moments,
     inner_optimizer,
     kept_entries,
     output_losses,
     why_no_mean_over_examples,
 )
+from keras_svag.models.preconditioner import preconditioned_pair
 from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.pairs import (
     GradientNoise,
@@ -63,6 +65,17 @@ class SVAGModel(ModelWrapper):
     `noise_scale` (B N/G) and `weight_sq_norm` (R, the squared norm of the
     decayed trainable variables, or of all of them if none is decayed), each
     over the epoch so far. `gradient_noise.estimate()` has the error bars.
+
+    With Adam, AdamW, Nadam, Adamax, RMSprop and Adagrad the logs also hold
+    `preconditioned_grad_sq_norm` (G_P = Σ P_i ∇L_i²),
+    `preconditioned_noise_trace` (N_P = Σ P_i Σ_ii at the same batch size) and
+    `preconditioned_noise_to_signal`, with P_i = 1 / (√v_i + ε)² from the
+    optimizer's second moments before the step (1 / (v_i + ε) where it has ε in
+    the root): the noise in the norm in which it steps (derived). Where v_i is
+    0 still, the entry does not count. The first tens of steps, whose v are
+    averages of few squares, can outweigh all others of the first epoch.
+    `preconditioned_gradient_noise.estimate()` has the error bars. Lion, Muon
+    and Adafactor have no second moment of each entry: nothing is measured.
 
     Loss and metrics are those of the whole batch, except where only the first
     half is computed: `SVAG(ell=1, pairing="independent")` without
@@ -138,22 +151,49 @@ class SVAGModel(ModelWrapper):
         noise = GradientNoise(num_examples=num_examples, sampling=sampling)
         if measure_noise:
             self.gradient_noise = noise
+            self.preconditioned_gradient_noise = GradientNoise(
+                num_examples=num_examples,
+                sampling=sampling,
+                name="preconditioned_gradient_noise",
+                preconditioned=True,
+            )
             self.weight_sq_norm = keras.metrics.Mean(name="weight_sq_norm")
         self._name_layers()
 
     def _name_layers(self):
         paths = tuple(v.path for v in self.trainable_variables)
-        if self.measure_noise and self.per_layer and paths:
-            if self.gradient_noise.layers != paths:
+        if not (self.per_layer and paths):
+            return
+        for noise in self._noises:
+            if noise.layers != paths:
                 # A model that was not built has its variables only in tracing.
                 with tf.init_scope():
-                    self.gradient_noise.set_layers(paths)
+                    noise.set_layers(paths)
+
+    @property
+    def _noises(self):
+        """The metrics of the noise: of the gradients, and as they are scaled.
+
+        The second one only where the optimizer scales them, entry by entry.
+        """
+        if not self.measure_noise:
+            return []
+        if self.compiled and has_second_moments(self.optimizer):
+            return [self.gradient_noise, self.preconditioned_gradient_noise]
+        return [self.gradient_noise]
 
     @property
     def training_metrics(self):
-        if not self.measure_noise:
-            return []
-        return [self.gradient_noise, self.weight_sq_norm]
+        noises = self._noises
+        return [*noises, self.weight_sq_norm] if noises else []
+
+    def __dir__(self):
+        # Files are those of before this metric, which each epoch resets.
+        return [
+            name
+            for name in super().__dir__()
+            if name != "preconditioned_gradient_noise"
+        ]
 
     def compile(self, *args, **kwargs):
         self._is_compiled = kwargs.get("jit_compile") is True
@@ -191,8 +231,8 @@ class SVAGModel(ModelWrapper):
         with tf.init_scope():
             if self._largest is None:
                 self._largest = tf.Variable(0.0, trainable=False)
-            if self.measure_noise:
-                self.gradient_noise.follow_batch_size()
+            for noise in self._noises:
+                noise.follow_batch_size()
 
     # As in Keras's own loop, where one of a user's own would convert it.
     @tf.autograph.experimental.do_not_convert
@@ -361,28 +401,36 @@ class SVAGModel(ModelWrapper):
         elif self._nominal is not None:
             self._set_batch_size(self._nominal)
         else:
-            self.gradient_noise.restate(
-                self._simulated_batch_size(self._largest_batch(data))
-            )
+            largest = self._simulated_batch_size(self._largest_batch(data))
+            for noise in self._noises:
+                noise.restate(largest)
 
     def _set_batch_size(self, rows):
         """States N at the simulated size of batches of so many rows."""
-        self.gradient_noise.set_batch_size(
-            self._simulated_batch_size(rows), rows // (2 * self._num_replicas)
-        )
+        for noise in self._noises:
+            noise.set_batch_size(
+                self._simulated_batch_size(rows),
+                rows // (2 * self._num_replicas),
+            )
 
     def _measure(self, g1, g2, rows1, rows2):
         """Adds the pair of one replica, of halves of so many rows."""
         # The loss was scaled by Keras, by 1 / replicas, and by the optimizer.
         scale = tf.cast(self.optimizer.scale_loss(1.0), "float64")
         unscale = (self._num_replicas / scale) ** 2
-        grad_sq_norm, noise_trace = pair_moments(g1, g2)
         # |g1 - g2|² / (1 / r1 + 1 / r2) is the noise of one example.
         rows = tf.cast(2 * rows1 * rows2 / (rows1 + rows2), "float64")
         stated_at = tf.cast(self.gradient_noise.stated_at, "float64")
-        self.gradient_noise.update_state(
-            grad_sq_norm * unscale, noise_trace * unscale * (rows / stated_at)
-        )
+        for noise in self._noises:
+            if noise.preconditioned:
+                g1, g2 = preconditioned_pair(
+                    g1, g2, self.trainable_weights, self.optimizer
+                )
+            grad_sq_norm, noise_trace = pair_moments(g1, g2)
+            noise.update_state(
+                grad_sq_norm * unscale,
+                noise_trace * unscale * (rows / stated_at),
+            )
 
     def _largest_batch(self, data):
         """Rows of the largest batch so far, this one included, a tensor."""

@@ -146,6 +146,9 @@ class GradientNoise(keras.metrics.Metric):
             `batch_size`. `SVAGModel` fills it in.
         layers: names of the layers or variables to keep apart, or `None`.
         dtype: as for any metric; the results are float64.
+        preconditioned: whether the gradients are those that an adaptive
+            optimizer scales: the keys of `result()` then begin with
+            `preconditioned_`, and there is no noise scale.
 
     Raises:
         TypeError: if a size is no number.
@@ -163,8 +166,10 @@ class GradientNoise(keras.metrics.Metric):
         sub_batch_size=None,
         layers=None,
         dtype=None,
+        preconditioned=False,
     ):
         super().__init__(name=name, dtype=dtype)
+        self.preconditioned = preconditioned
         arguments.choice("sampling", sampling, SAMPLING_MODES)
         arguments.integer("batch_size", batch_size, optional=True)
         self.num_examples = arguments.integer(
@@ -315,6 +320,8 @@ class GradientNoise(keras.metrics.Metric):
             "noise_trace": n,
             "noise_to_signal": n / g,
         }
+        if self.preconditioned:
+            return {f"preconditioned_{key}": logs[key] for key in logs}
         if self.stated_at is not None:
             logs["noise_scale"] = n / g * ops.cast(self.stated_at, "float64")
         return logs
@@ -366,6 +373,7 @@ class GradientNoise(keras.metrics.Metric):
                 "sampling": self.sampling,
                 "sub_batch_size": self.sub_batch_size,
                 "layers": None if self.layers is None else list(self.layers),
+                "preconditioned": self.preconditioned,
             }
         )
         return config

@@ -1,7 +1,7 @@
 """SVAG and gradient noise for Keras: the SDE of SGD, simulated and measured."""
 
 from keras_svag import applications, scaling
-from keras_svag.callbacks.check import LinearScalingRuleCheck
+from keras_svag.callbacks.check import LinearScalingRuleCheck, ScalingRuleCheck
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.estimate import NoiseEstimate
@@ -19,6 +19,7 @@ __all__ = [
     "NGDModel",
     "NoiseEstimate",
     "SVAGModel",
+    "ScalingRuleCheck",
     "__version__",
     "applications",
     "is_scale_invariant",

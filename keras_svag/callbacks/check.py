@@ -1,4 +1,4 @@
-"""A callback that judges the linear scaling rule from a training run."""
+"""Callbacks that judge a scaling rule from a training run."""
 
 import dataclasses
 import math
@@ -41,11 +41,18 @@ from keras_svag.probe.measurement import (
     measure_gradient_noise,
 )
 from keras_svag.scaling.bounds import checked_closeness
+from keras_svag.scaling.conditions import rule_of, square_root_refusal
 from keras_svag.scaling.verdict import checked_kappas
 
 
-class LinearScalingRuleCheck(keras.callbacks.Callback):
-    """Measures N / G and says how far the linear scaling rule can carry a run.
+class ScalingRuleCheck(keras.callbacks.Callback):
+    """Measures N / G and says how far a scaling rule can carry a run.
+
+    The rule is the linear one for SGD ("batch × κ, learning rate × κ"), and
+    the square-root rule for Adam and its kin, whose N / G is that of the
+    gradients as the optimizer scales them: see `SVAGModel`. Its condition is
+    derived, from the effective learning rates of the coordinates, and needs
+    neither scale invariance nor weight decay.
 
     The noise is that of an `SVAGModel`, which measures it for free while it
     trains:
@@ -53,7 +60,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     ```python
     model = keras_svag.SVAGModel(model, num_examples=len(x))
     model.compile(optimizer="sgd", loss="mse")
-    check = keras_svag.LinearScalingRuleCheck(batch_size=128)
+    check = keras_svag.ScalingRuleCheck()
     model.fit(x, y, batch_size=128, epochs=40, callbacks=[check])
     check.report.verdict.max_batch_size
     ```
@@ -62,7 +69,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     any model, BatchNormalization included, whose training it does not touch:
 
     ```python
-    check = keras_svag.LinearScalingRuleCheck(batch_size=128, probe=(x, y))
+    check = keras_svag.ScalingRuleCheck(batch_size=128, probe=(x, y))
     model.fit(x, y, batch_size=128, epochs=40, callbacks=[check])
     ```
 
@@ -76,8 +83,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
     every step is averaged over the window.
 
     ```python
-    check = keras_svag.LinearScalingRuleCheck(
-        batch_size=32, window="500 steps", log_dir="logs", update_freq=100
+    check = keras_svag.ScalingRuleCheck(
+        window="500 steps", log_dir="logs", update_freq=100
     )
     ```
 
@@ -99,7 +106,10 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
 
     Args:
         batch_size: B, the simulated batch size, over all replicas and over
-            all batches whose gradients the optimizer accumulates.
+            all batches whose gradients the optimizer accumulates. None: the
+            one at which the `SVAGModel` measures; a probe needs it.
+        rule: `"linear"`, `"square_root"`, or `"auto"`, which goes by the
+            optimizer.
         closeness: C, above 1: how close two runs are asked to be, the ratios
             of their equilibrium statistics within [1/C, C].
         kappas: factors on the batch size to judge, each at least 1.
@@ -140,7 +150,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
 
     def __init__(
         self,
-        batch_size,
+        batch_size=None,
+        rule="auto",
         closeness=2**0.5,
         kappas=(2, 4, 8, 16),
         window=None,
@@ -157,7 +168,16 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         update_freq="epoch",
     ):
         super().__init__()
-        self.batch_size = arguments.integer("batch_size", batch_size)
+        self.batch_size = arguments.integer(
+            "batch_size",
+            batch_size,
+            optional=probe is None,
+            remedy="a probe draws batches of this size",
+        )
+        self.rule = arguments.choice(
+            "rule", rule, ("auto", "linear", "square_root")
+        )
+        self._follows_batch_size = batch_size is None
         self.closeness = checked_closeness(closeness)
         self.kappas = checked_kappas(kappas)
         self.window = window
@@ -166,7 +186,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         self.num_examples = arguments.integer(
             "num_examples",
             num_examples,
-            least=max(2, self.batch_size),
+            least=max(2, self.batch_size or 2),
             optional=True,
         )
         self.probe = probe
@@ -181,6 +201,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         self.log_dir = log_dir
         self.verbose = verbose
         self.report = None
+        self._rule = None
+        self._optimizer_steps = None
         self._scale_invariant = scale_invariant
         self._is_invariance_asked = False
         self._epochs = []
@@ -217,7 +239,15 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs=None):
-        self._metric = find_metric(self.model)
+        optimizer = type(inner_optimizer(self.model.optimizer)).__name__
+        self._rule = self.rule
+        if self.rule == "auto":
+            self._rule = rule_of(optimizer)
+        self._is_preconditioned = (
+            self._rule == "square_root"
+            and square_root_refusal(optimizer) is None
+        )
+        self._metric = find_metric(self.model, self._is_preconditioned)
         self._postponed = None
         if self.model.built and not self.model.trainable_variables:
             raise ValueError(
@@ -227,7 +257,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             )
         if self.probe is None and self._metric is None:
             raise ValueError(
-                "LinearScalingRuleCheck found no gradient noise to read; wrap "
+                f"{type(self).__name__} found no gradient noise to read; wrap "
                 "the model in keras_svag.SVAGModel(model), with measure_noise, "
                 "or pass probe=(x, y)."
             )
@@ -251,6 +281,11 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         before = self._epochs[-1].last_step if self._epochs else None
         self._within_epoch = _WithinEpoch(epoch + 1, before or 0)
         self._rates = EpochLearningRates(self.model.optimizer)
+        self._optimizer_steps = self._optimizer_steps_now()
+
+    def _optimizer_steps_now(self):
+        iterations = inner_optimizer(self.model.optimizer).iterations
+        return int(ops.convert_to_numpy(iterations))
 
     def on_train_batch_begin(self, batch, logs=None):
         # Not at a batch's end: Keras would then wait for the logs of each.
@@ -300,6 +335,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         if self.probe is not None:
             estimate = self._probed(seed=epoch)
             moments = estimate.grad_sq_norm, estimate.noise_trace
+            self._optimizer_steps = self._optimizer_steps_now()
             measured = self._noise_epoch(epoch + 1, estimate, moments)
         elif self._in_steps:
             measured = self._measured_since_last_reading()
@@ -361,6 +397,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             last_step=within.steps_before + within.steps,
         )
         self._rates = EpochLearningRates(self.model.optimizer)
+        self._optimizer_steps = self._optimizer_steps_now()
         return measured
 
     def _noise_epoch(
@@ -374,6 +411,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             moments,
             float(weight_sq_norm),
             *self._rates.first_and_last(),
+            optimizer_steps=self._optimizer_steps,
             **steps,
         )
 
@@ -394,6 +432,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         """What the callback has seen, as plain values for strict JSON."""
         return {
             "batch_size": self.batch_size,
+            "rule": self._rule,
             "epochs": [epoch.to_state() for epoch in self._epochs],
             "postponed": self._postponed,
             "first_learning_rate": self._rates.first,
@@ -405,9 +444,19 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         """Goes on from what `state_dict` returned.
 
         Raises:
-            ValueError: if it is of another batch size, or damaged.
+            ValueError: if it is of another batch size or rule, or damaged.
         """
         batch_size, epochs = epochs_from_state(state)
+        # None of states before there were two.
+        rule = state.get("rule") or "linear"
+        if self.rule not in ("auto", rule):
+            raise ValueError(
+                arguments.refusal(
+                    "rule", f"that of the saved state, {rule!r}", self.rule
+                )
+            )
+        if self._follows_batch_size:
+            self.batch_size = batch_size
         if batch_size != self.batch_size:
             raise ValueError(
                 arguments.refusal(
@@ -437,6 +486,7 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                 self.model,
                 self._is_scale_invariant(),
                 halves_measured=self.probe is None,
+                rule=self._rule,
             ),
             batch_size=self.batch_size,
             closeness=self.closeness,
@@ -475,9 +525,13 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
             per_layer=self.per_layer,
             seed=seed,
             verbose=0,
+            preconditioned=self._is_preconditioned,
         )
 
     def _is_scale_invariant(self):
+        if self._rule == "square_root":
+            # Its condition does not ask.
+            return None
         given = self._scale_invariant
         if given is None and self.probe is not None:
             given = first_inputs(self._examples, self.model, self.batch_size)
@@ -515,6 +569,8 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
         metric = self._metric
         if self.probe is not None:
             return
+        if self._follows_batch_size:
+            self.batch_size = metric.batch_size
         if metric.batch_size not in (None, self.batch_size):
             raise ValueError(
                 arguments.refusal(
@@ -540,6 +596,20 @@ class LinearScalingRuleCheck(keras.callbacks.Callback):
                     "leave it out",
                 )
             )
+
+
+class LinearScalingRuleCheck(ScalingRuleCheck):
+    """`ScalingRuleCheck` with `rule="linear"`: for SGD, and nothing else.
+
+    Args:
+        batch_size: as for `ScalingRuleCheck`.
+        closeness, kappas, window, num_examples, probe, probe_every, rtol,
+            log_dir: as there and in this order.
+        **kwargs: the others.
+    """
+
+    def __init__(self, batch_size=None, *args, **kwargs):
+        super().__init__(batch_size, "linear", *args, **kwargs)
 
 
 def _parsed_window(window):

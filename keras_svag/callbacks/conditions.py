@@ -7,14 +7,18 @@ from keras import ops, tree
 from keras_svag.models.internals import (
     decayed_variables,
     has_batch_normalization,
+    has_epsilon_in_root,
+    has_second_moments,
     inner_optimizer,
 )
 from keras_svag.models.ngd_model import NGDModel
+from keras_svag.models.preconditioner import epsilon_ratio
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.pairs import GradientNoise, squared_norm
 from keras_svag.probe.examples import open_examples
 from keras_svag.probe.invariance import is_scale_invariant
 from keras_svag.scaling.conditions import (
+    AdaptiveConditions,
     RunConditions,
     linear_scaling_refusal,
 )
@@ -24,10 +28,18 @@ _ROWS = 8
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
-def find_metric(model):
-    """The `GradientNoise` among a model's metrics, or None."""
+def find_metric(model, preconditioned=False):
+    """The `GradientNoise` among a model's metrics, or None.
+
+    Args:
+        model: A compiled `keras.Model`.
+        preconditioned: Whether it is that of the scaled gradients.
+    """
     for metric in model.metrics:
-        if isinstance(metric, GradientNoise):
+        if (
+            isinstance(metric, GradientNoise)
+            and metric.preconditioned == preconditioned
+        ):
             return metric
     return None
 
@@ -91,7 +103,9 @@ def _random_inputs(model):
     return tree.map_structure(drawn, model.input)
 
 
-def run_conditions(model, scale_invariant=None, halves_measured=False):
+def run_conditions(
+    model, scale_invariant=None, halves_measured=False, rule="linear"
+):
     """The `RunConditions` of a compiled model.
 
     Args:
@@ -99,6 +113,7 @@ def run_conditions(model, scale_invariant=None, halves_measured=False):
         scale_invariant: Whether its loss is; None if not known.
         halves_measured: Whether the noise is that of the model's training
             step, not that of a probe.
+        rule: `"linear"` or `"square_root"`.
     """
     optimizer = inner_optimizer(model.optimizer)
     decayed = decayed_variables(model)
@@ -115,8 +130,47 @@ def run_conditions(model, scale_invariant=None, halves_measured=False):
         batch_norm_halves=halves_measured and _normalizes_halves(model),
         other_reasons=tuple(
             _other_reasons(model, optimizer, decayed, regularized)
+            if rule == "linear"
+            else ()
         ),
+        adaptive=None
+        if rule == "linear"
+        else _adaptive_conditions(model, optimizer, decayed),
     )
+
+
+def _adaptive_conditions(model, optimizer, decayed):
+    if not has_second_moments(optimizer):
+        return AdaptiveConditions({})
+    hyperparameters = {
+        name: float(getattr(optimizer, name))
+        for name in ("beta_1", "beta_2", "rho", "epsilon")
+        if hasattr(optimizer, name)
+    }
+    if not hyperparameters.get("beta_1", 1.0):
+        # Nothing is averaged, and nothing is to be at κB.
+        del hyperparameters["beta_1"]
+    ratio = None
+    if optimizer.built:
+        ratio = epsilon_ratio(model.trainable_variables, optimizer)
+    return AdaptiveConditions(
+        hyperparameters=hyperparameters,
+        weight_decay=float(optimizer.weight_decay) if decayed else None,
+        epsilon_in_root=has_epsilon_in_root(optimizer),
+        epsilon_ratio=ratio,
+        other_reasons=tuple(_reasons_of_adaptive(optimizer)),
+    )
+
+
+def _reasons_of_adaptive(optimizer):
+    if any(getattr(optimizer, name, None) for name in _CLIPPING):
+        yield "gradients are clipped"
+    if getattr(optimizer, "amsgrad", False):
+        yield "amsgrad divides by the largest second moment so far"
+    if getattr(optimizer, "centered", False):
+        yield "the second moment is centered"
+    if _momentum(optimizer):
+        yield f"momentum is {_momentum(optimizer):g}, not 0"
 
 
 def _momentum(optimizer):

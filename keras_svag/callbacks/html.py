@@ -40,15 +40,15 @@ def _verdicts(report):
     verdict = report.verdict
     rows = "".join(
         f"<tr><td>{kappa * verdict.batch_size:,.0f}</td>"
-        f"<td>{kappa * verdict.learning_rate:g}</td>"
+        f"<td>{_escaped(verdict.scaled_text(kappa))}</td>"
         f"<td>{_escaped(answer)}</td>"
         f"<td>{_escaped(report.min_closeness_text(kappa))}</td></tr>"
         for kappa, answer in verdict.multiplier_verdicts.items()
     )
     return (
         f"<p>{_escaped(verdict.compared)}:</p>"
-        "<table><tr><th>batch</th><th>learning rate</th><th>verdict</th>"
-        f"<th>closeness</th></tr>{rows}</table>"
+        f"<table><tr><th>batch</th><th>{_escaped(report.scaled_name)}</th>"
+        f"<th>verdict</th><th>closeness</th></tr>{rows}</table>"
     )
 
 

@@ -51,6 +51,8 @@ class NoiseEpoch:
         last_learning_rate: η of the last step.
         first_step, last_step: The training steps, counted from 1 over the
             run; None for a probe, and in states saved before they were kept.
+        optimizer_steps: Steps that the optimizer had done before those that
+            were measured; None in states saved before they were kept.
     """
 
     epoch: int
@@ -61,6 +63,7 @@ class NoiseEpoch:
     last_learning_rate: float
     first_step: int | None = None
     last_step: int | None = None
+    optimizer_steps: int | None = None
 
     @property
     def has_constant_rate(self):
@@ -101,8 +104,8 @@ class NoiseEpoch:
         arguments.integer("epoch", state["epoch"])
         for name in ("learning_rate", "last_learning_rate"):
             arguments.number(name, state[name], least=0)
-        for name in ("first_step", "last_step"):
-            arguments.integer(name, state.get(name), optional=True)
+        for name in ("first_step", "last_step", "optimizer_steps"):
+            arguments.integer(name, state.get(name), 0, optional=True)
         g, n = state["step_moments"]
         estimate = NoiseEstimate.from_dict(state["estimate"])
         _check_counts(estimate)
@@ -238,11 +241,18 @@ class LinearScalingReport:
         if verdict.refusal:
             return []
         return [
-            f"×{kappa:g}: batch {kappa * verdict.batch_size:,.0f}, learning "
-            f"rate {kappa * verdict.learning_rate:g}: {answer} "
+            f"×{kappa:g}: batch {kappa * verdict.batch_size:,.0f}, "
+            f"{self.scaled_name} {verdict.scaled_text(kappa)}: {answer} "
             f"({self.min_closeness_text(kappa)})"
             for kappa, answer in verdict.multiplier_verdicts.items()
         ]
+
+    @property
+    def scaled_name(self):
+        """What `scaled_text` of the verdict holds, for the head of a table."""
+        if self.verdict.is_square_root:
+            return self.verdict.optimizer
+        return "learning rate"
 
     def min_closeness_text(self, kappa):
         """How close the two runs can be at most, such as `C at least 2.1`."""
@@ -430,6 +440,14 @@ def _judged(epochs, conditions, settings, in_steps):
         / 2,
         constant_rate=all(epochs[0].continues(epoch) for epoch in epochs),
     )
+    if conditions.adaptive is not None:
+        conditions = dataclasses.replace(
+            conditions,
+            adaptive=dataclasses.replace(
+                conditions.adaptive,
+                second_moment_steps=epochs[0].optimizer_steps,
+            ),
+        )
     if conditions.balance_is_defined:
         moments = weighted_mean([e.step_moments for e in epochs], weights)
         conditions = dataclasses.replace(

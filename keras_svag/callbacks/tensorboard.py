@@ -78,7 +78,9 @@ class NoiseSummaries:
     def write_report(self, report, step):
         """Writes the text cards, at the end of training."""
         with self._writer.as_default(step=step):
-            tf.summary.text("linear_scaling_rule", report_markdown(report))
+            tf.summary.text(
+                f"{report.verdict.rule}_scaling_rule", report_markdown(report)
+            )
             if report.estimate.per_layer:
                 tf.summary.text(
                     "gradient_noise_per_layer",
@@ -122,7 +124,7 @@ def _layout():
     return layout_pb2.Layout(
         category=[
             layout_pb2.Category(
-                title="Gradient noise and the linear scaling rule",
+                title="Gradient noise and the scaling rule",
                 # TensorBoard shows the last one first.
                 chart=[
                     chart("Balance: 1 at equilibrium", line(_BALANCE)),
@@ -132,8 +134,8 @@ def _layout():
                         band(_KAPPA),
                     ),
                     chart(
-                        "N/G with its 95% band, and what SGD needs to follow "
-                        "its SDE",
+                        "N/G with its 95% band, and what the run needs to "
+                        "follow its SDE",
                         band(_RATIO),
                         line(_THRESHOLD),
                     ),
@@ -151,12 +153,13 @@ def _layout():
 def report_markdown(report):
     """A `LinearScalingReport` as Markdown."""
     verdict = report.verdict
-    sections = ["### Linear scaling rule", verdict.headline]
+    name = verdict.rule_name.capitalize()
+    sections = [f"### {name} scaling rule", verdict.headline]
     if not verdict.refusal:
         rows = [
             [
                 f"{kappa * verdict.batch_size:,.0f}",
-                f"{kappa * verdict.learning_rate:g}",
+                escaped(verdict.scaled_text(kappa)),
                 str(answer),
                 escaped(report.min_closeness_text(kappa)),
             ]
@@ -164,7 +167,7 @@ def report_markdown(report):
         ]
         sections.append(f"{verdict.compared}:")
         sections.append(
-            table(["batch", "learning rate", "verdict", "closeness"], rows)
+            table(["batch", report.scaled_name, "verdict", "closeness"], rows)
         )
         sections.append(report.sde_line)
     sections.append(report.window_line)

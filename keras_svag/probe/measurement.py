@@ -13,10 +13,12 @@ from keras_svag.models.internals import (
     call_in_training_mode,
     check_model,
     has_batch_normalization,
+    has_second_moments,
     overrides,
     replicas,
     training_loss,
 )
+from keras_svag.models.preconditioner import inverse_roots
 from keras_svag.models.state import preserved_state
 from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.estimate import NoiseEstimate
@@ -46,6 +48,7 @@ def measure_gradient_noise(
     seed=None,
     verbose="auto",
     sampling="with_replacement",
+    preconditioned=False,
 ):
     """Measures G = |∇L|² and N = Tr Σ at the model's present weights.
 
@@ -117,6 +120,10 @@ def measure_gradient_noise(
         sampling: `"with_replacement"` (exactly unbiased), or
             `"without_replacement"` (distinct examples within a batch) or
             `"shuffle"` (disjoint batches), whose bias is corrected.
+        preconditioned: whether each gradient is scaled as the model's
+            optimizer does it, by 1 / (√v + ε) with its present second moments
+            (derived; see `SVAGModel`). Needs a model compiled with Adam,
+            AdamW, Nadam, Adamax, RMSprop or Adagrad.
 
     Returns:
         A `NoiseEstimate` at `batch_size`. Its `num_examples_used` is the
@@ -128,7 +135,7 @@ def measure_gradient_noise(
             or something no number where one is wanted.
         ValueError: if a number is out of range, the data set has too few
             examples or is infinite or ragged, or there is no loss, no `call`
-            or no trainable weight.
+            or no trainable weight, or no second moments in the optimizer.
     """
     check_model(model)
     arguments.integer("batch_size", batch_size)
@@ -140,6 +147,17 @@ def measure_gradient_noise(
         raise ValueError(
             "`model` has no loss, because it is not compiled; give `loss`, or "
             "call model.compile(loss=...)."
+        )
+    if preconditioned and not (
+        model.compiled and has_second_moments(model.optimizer)
+    ):
+        raise ValueError(
+            arguments.refusal(
+                "preconditioned",
+                "False, unless the model is compiled with an optimizer that "
+                "keeps second moments of each entry",
+                preconditioned,
+            )
         )
     check_has_call(model)
     examples = open_examples(dataset, model)
@@ -171,7 +189,7 @@ def measure_gradient_noise(
         num_batches, verbose=verbose, stateful_metrics=["noise_to_signal"]
     )
     with preserved_state(model):
-        gradients = SequentialGradients(model, loss)
+        gradients = SequentialGradients(model, loss, preconditioned)
         for drawn, batch in enumerate(examples.batches(draws), start=1):
             gradients.add(batch)
             stop = drawn == num_batches
@@ -212,13 +230,26 @@ class SequentialGradients:
         model: a built `keras.Model`.
         loss: replaces the compiled loss, as in `keras.Model.compile`; `None`:
             the compiled one.
+        preconditioned: whether they are scaled as the optimizer does it.
 
     Attributes:
         count: number of finite gradients so far.
     """
 
-    def __init__(self, model, loss):
+    def __init__(self, model, loss, preconditioned=False):
         self._model = model
+        self._scales = None
+        if preconditioned:
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+            self._scales = inverse_roots(
+                model.trainable_weights, model.optimizer
+            )
+            if not any(tf.math.count_nonzero(s) for s in self._scales):
+                raise ValueError(
+                    "`preconditioned` needs the optimizer's second moments, "
+                    "and it has made no step; train first."
+                )
         self._objective = model
         if loss is not None:
             self._objective = _GivenLoss(model)
@@ -294,12 +325,15 @@ class SequentialGradients:
         # one of them computes the whole batch here.
         scale = tf.cast(self._optimizer.scale_loss(1.0), tf.float32)
         scale /= tf.distribute.get_strategy().num_replicas_in_sync
-        return [
+        gradients = [
             tf.zeros(v.shape)
             if g is None
             else tf.cast(tf.convert_to_tensor(g), tf.float32) / scale
             for g, v in zip(gradients, self._weights, strict=True)
         ]
+        if self._scales is None:
+            return gradients
+        return [g * s for g, s in zip(gradients, self._scales, strict=True)]
 
 
 class _GivenLoss(keras.Model):

@@ -1,9 +1,10 @@
-"""What the theorem's assumptions need to know about a run."""
+"""What the scaling rules' assumptions need to know about a run."""
 
 import dataclasses
 import math
 
 from keras_svag.noise.intervals import fieller_interval
+from keras_svag.scaling.rules import square_root_scaling_rule
 
 # How far from 1 the balance may be at what counts as equilibrium.
 BALANCE_TOLERANCE = 0.1
@@ -21,7 +22,23 @@ _ADAPTIVE = (
     "muon",
     "nadam",
     "rmsprop",
+    "svagadam",
+    "svagrmsprop",
 )
+# Those that keep a second moment of each entry, and that they step by.
+_ELEMENTWISE = (
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "nadam",
+    "rmsprop",
+    "svagadam",
+    "svagrmsprop",
+)
+_DERIVED_FOR = ("adam", "adamw", "rmsprop", "svagadam", "svagrmsprop")
+# Of the mean of v / (√v + ε)², which is 1 without ε.
+_SMALL_EPSILON = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +50,7 @@ class RunConditions:
         learning_rate: η of the run; a report sets that of its window.
         weight_decay: λ of the optimizer.
         momentum: The optimizer's.
-        ell: SVAG's amplification, 1 for any other optimizer.
+        ell: The amplification of SVAG or of its kin, 1 for any other.
         all_weights_decayed: Whether λ acts on every trainable weight.
         scale_invariant: Whether the loss is; None if not known.
         batch_norm_halves: Whether halves of a batch were normalized apart.
@@ -45,6 +62,8 @@ class RunConditions:
             G and N that move within the window, empty if none is seen to;
             None if it was not looked at.
         other_reasons: Phrases why the theorem does not apply.
+        adaptive: `AdaptiveConditions` where the rule is the square-root rule;
+            None where it is the linear one.
     """
 
     optimizer: str = "SGD"
@@ -59,11 +78,33 @@ class RunConditions:
     balance: float | None = None
     drift: tuple[str, ...] | None = None
     other_reasons: tuple[str, ...] = ()
+    adaptive: "AdaptiveConditions | None" = None
+
+    @property
+    def rule(self):
+        """`"linear"` or `"square_root"`."""
+        return "linear" if self.adaptive is None else "square_root"
+
+    @property
+    def effective_learning_rate(self):
+        """η / (1 - β): for small η as SGD without momentum β behaves.
+
+        References:
+            Wang, Malladi, Wang, Lyu, Li, 2023, arXiv 2307.15196.
+        """
+        return self.learning_rate / (1 - min(self.momentum, 1 - 1e-9))
+
+    @property
+    def decay_per_step(self):
+        """u = ηλ as far as the rule's bound asks for it."""
+        if self.adaptive is not None:
+            return 0.0
+        return self.effective_learning_rate * self.weight_decay
 
     @property
     def diverges(self):
         """Whether decay alone drives the weights to infinity."""
-        return self.learning_rate * self.weight_decay >= 2
+        return self.decay_per_step >= 2
 
     @property
     def balance_is_defined(self):
@@ -91,15 +132,20 @@ class RunConditions:
         Args:
             estimate: The run's `NoiseEstimate`.
         """
+        reasons = (
+            self._reasons_of_the_run()
+            if self.adaptive is None
+            else self.adaptive.reasons(self.optimizer, self.ell)
+        )
+        if estimate.grad_sq_norm_sign() == "negative":
+            reasons = ("G is significantly below 0", *reasons)
         return (
-            *self._reasons_of_the_run(estimate),
+            *reasons,
             *_reasons_of_sampling(estimate),
             *self._reasons_of_the_script(),
         )
 
-    def _reasons_of_the_run(self, estimate):
-        if estimate.grad_sq_norm_sign() == "negative":
-            yield "G is significantly below 0"
+    def _reasons_of_the_run(self):
         if self.optimizer.lower() not in ("sgd", "svag"):
             yield f"the theory is about SGD, not {self.optimizer}"
         if self.scale_invariant is None:
@@ -114,7 +160,11 @@ class RunConditions:
             why = rest_text(self.balance, self.drift)
             yield f"the run is not at equilibrium ({why})"
         if self.momentum:
-            yield f"momentum is {self.momentum:g}, not 0"
+            yield (
+                f"momentum is {self.momentum:g}: the bound is that of SGD at "
+                f"the effective rate {self.effective_learning_rate:g}, which "
+                "it is like for small learning rates only (arXiv 2307.15196)"
+            )
 
     def _reasons_of_the_script(self):
         if self.batch_norm_halves:
@@ -122,6 +172,8 @@ class RunConditions:
         yield from self.other_reasons
         if not self.constant_rate:
             yield "the learning rate changes within the window"
+        if self.adaptive is not None:
+            return
         if self.weight_decay and not self.all_weights_decayed:
             yield "some trainable weights are not decayed"
 
@@ -205,6 +257,110 @@ def drift_within(first, second, level=0.95):
     return tuple(moves)
 
 
+@dataclasses.dataclass(frozen=True)
+class AdaptiveConditions:
+    """What the condition for the square-root rule asks of a run.
+
+    It rests on the effective learning rates of the coordinates, where the
+    second moment v follows the squared gradients (derived, THEORY.md section
+    7): neither scale invariance nor equilibrium is needed.
+
+    Attributes:
+        hyperparameters: `beta_1`, `beta_2`, `rho`, `epsilon` of the optimizer,
+            those that it has.
+        weight_decay: Its decoupled λ, or None.
+        epsilon_in_root: Whether it divides by √(v + ε), not by √v + ε.
+        second_moment_steps: Steps that v had had when the measuring began, or
+            None if that is not known.
+        epsilon_ratio: Mean of v / (√v + ε)² over the entries; None: not known.
+        other_reasons: Phrases on what else the derivation does not have.
+    """
+
+    hyperparameters: dict[str, float]
+    weight_decay: float | None = None
+    epsilon_in_root: bool = False
+    second_moment_steps: int | None = None
+    epsilon_ratio: float | None = None
+    other_reasons: tuple[str, ...] = ()
+
+    def reasons(self, optimizer, ell=1):
+        """Assumptions that fail or are not known to hold, a phrase each."""
+        if optimizer.lower() not in _DERIVED_FOR:
+            yield f"the rule is derived for Adam and RMSprop, not {optimizer}"
+        beta = self.hyperparameters.get("beta_2")
+        beta = self.hyperparameters.get("rho", beta)
+        if beta is None:
+            yield f"the second moment of {optimizer} does not follow"
+        elif self.second_moment_steps is None:
+            yield "how many steps the second moment has had is not known"
+        elif self.second_moment_steps * (1 - beta) < ell:
+            yield (
+                "the second moment had had "
+                f"{self.second_moment_steps:,} steps when the measuring began, "
+                f"and follows over {ell / (1 - beta):,.0f}"
+            )
+        ratio = self.epsilon_ratio
+        if ratio is not None and ratio < _SMALL_EPSILON:
+            yield (
+                "epsilon is not small against √v (v/(√v + ε)² is "
+                f"{ratio:.2g} in the mean)"
+            )
+        yield from self.other_reasons
+
+    @property
+    def defined_below(self):
+        """The κ from which κ (1 - β) is not below 1, and the rule has no β."""
+        rests = [
+            1 - beta
+            for name, beta in self.hyperparameters.items()
+            if name != "epsilon" and beta < 1
+        ]
+        return min((1 / rest for rest in rests), default=math.inf)
+
+    def scaled(self, learning_rate, kappa):
+        """What the square-root rule makes of the run's hyperparameters.
+
+        Returns:
+            A dict of arguments of the optimizer; None where the rule has none.
+        """
+        parts = dict(self.hyperparameters)
+        if kappa >= self.defined_below:
+            return None
+        scaled = square_root_scaling_rule(
+            learning_rate, kappa, weight_decay=self.weight_decay, **parts
+        )
+        if self.epsilon_in_root and "epsilon" in scaled:
+            # √(v + ε) shrinks as √v if ε does as v (derived).
+            scaled["epsilon"] = parts["epsilon"] / kappa
+        return scaled
+
+
+def rule_of(optimizer):
+    """The scaling rule for an optimizer, by the name of its class."""
+    is_adaptive = str(optimizer).lower() in _ADAPTIVE
+    return "square_root" if is_adaptive else "linear"
+
+
+def square_root_refusal(optimizer):
+    """Why there is no verdict on the square-root rule; None where there is.
+
+    Args:
+        optimizer: Name of its class, such as `"Lion"`.
+    """
+    name = str(optimizer).lower()
+    if name in _ELEMENTWISE:
+        return None
+    if name in _ADAPTIVE:
+        return (
+            f"{optimizer} keeps no second moment of each entry by which it "
+            "steps, so the noise is not measured in its norm."
+        )
+    return (
+        "The square-root scaling rule is a rule for Adam and its kin, not for "
+        f"{optimizer}; rule='linear' is that for SGD."
+    )
+
+
 def linear_scaling_refusal(optimizer):
     """Why there is no verdict for an optimizer, by name; None for others.
 
@@ -217,5 +373,5 @@ def linear_scaling_refusal(optimizer):
         f"The linear scaling rule is a rule for SGD, not for {optimizer}: for "
         "adaptive optimizers use the square-root scaling rule "
         "(keras_svag.scaling.square_root_scaling_rule), which is derived for "
-        "Adam and RMSprop."
+        "Adam and RMSprop; keras_svag.ScalingRuleCheck judges it."
     )

@@ -17,6 +17,7 @@ from keras_svag.scaling.conditions import (
     is_balanced,
     linear_scaling_refusal,
     rest_text,
+    square_root_refusal,
 )
 
 
@@ -63,6 +64,12 @@ class LinearScalingVerdict:
             only a heuristic.
         notes: Other things to know, a sentence each.
         refusal: Why there is no verdict at all, or None.
+        rule: `"linear"` or `"square_root"`; N / G of the latter is that of the
+            gradients as the optimizer scales them.
+        optimizer: Name of the class of the optimizer.
+        scaled: `{κ: dict}`, the hyperparameters at κ by the rule; None where
+            it has none.
+        rule_defined_below: The least κ at which the rule has none.
     """
 
     batch_size: int
@@ -86,6 +93,10 @@ class LinearScalingVerdict:
     heuristic_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refusal: str | None = None
+    rule: str = "linear"
+    optimizer: str = "SGD"
+    scaled: dict[float, dict | None] = dataclasses.field(default_factory=dict)
+    rule_defined_below: float = math.inf
 
     @property
     def heuristic(self):
@@ -117,12 +128,42 @@ class LinearScalingVerdict:
     @property
     def process(self):
         """What the measured run is one of, such as `SVAG with ell 4`."""
-        return f"SVAG with ell {self.ell}" if self.ell > 1 else "SGD"
+        if self.ell > 1:
+            name = self.optimizer if self.is_square_root else "SVAG"
+            return f"{name} with ell {self.ell}"
+        return self.optimizer if self.is_square_root else "SGD"
+
+    @property
+    def is_square_root(self):
+        """Whether the verdict is on the square-root rule."""
+        return self.rule == "square_root"
+
+    @property
+    def rule_name(self):
+        """Of the rule, as in `the square-root scaling rule`."""
+        return {"linear": "linear", "square_root": "square-root"}[self.rule]
 
     @property
     def compared(self):
         """The two processes that the verdict compares, a phrase."""
+        if self.is_square_root:
+            # The optimizer that SVAG of its kind simulates.
+            simulated = self.optimizer.removeprefix("SVAG")
+            return (
+                f"{simulated} at κB by the square-root rule against this run "
+                f"of {self.process}, by a condition derived here, not in a "
+                "paper"
+            )
         return f"SGD at (κB, κη) against this run of {self.process}"
+
+    def scaled_text(self, kappa):
+        """The hyperparameters at κB, as arguments of the optimizer."""
+        scaled = self.scaled[kappa]
+        if scaled is None:
+            return "no such run, for κ (1 - β) is not below 1"
+        if not self.is_square_root:
+            return f"{scaled['learning_rate']:g}"
+        return ", ".join(f"{name}={v:.6g}" for name, v in scaled.items())
 
     @property
     def headline(self):
@@ -133,6 +174,10 @@ class LinearScalingVerdict:
         )
         if self.refusal:
             return f"{head}; no verdict. {self.refusal}"
+        if self.is_square_root:
+            return (
+                f"{head}, in the norm of {self.process}; {self._range_text()}"
+            )
         return f"{head}; {self._range_text()}; {self._equilibrium_text()}"
 
     @property
@@ -151,10 +196,10 @@ class LinearScalingVerdict:
 
     def _range_text(self):
         text = (
-            "the linear scaling rule is not ruled out up to batch "
+            f"the {self.rule_name} scaling rule is not ruled out up to batch "
             f"{_batch(self.not_ruled_out_up_to)}, "
         )
-        if self.ell > 1:
+        if self.ell > 1 and not self.is_square_root:
             text = f"{self.compared}: {text}"
         if math.isfinite(self.ruled_out_beyond):
             text += f"ruled out beyond {_batch(self.ruled_out_beyond)}"
@@ -162,6 +207,10 @@ class LinearScalingVerdict:
             text += "and no larger batch is ruled out"
         if self.max_batch_size is not None:
             text += f" (point estimate {_batch(self.max_batch_size)})"
+        end = self.rule_defined_below * self.batch_size
+        if end < self.ruled_out_beyond:
+            # Below the end by less than the batch is a whole number.
+            text += f"; the rule itself ends below batch {end:,.6g}"
         return text
 
     def _equilibrium_text(self):
@@ -179,6 +228,7 @@ class LinearScalingVerdict:
         low, high = fields.pop("interval")
         verdicts = fields.pop("multiplier_verdicts")
         closeness = fields.pop("min_closeness")
+        scaled = fields.pop("scaled")
         fields |= {
             "noise_to_signal_low": low,
             "noise_to_signal_high": high,
@@ -199,6 +249,9 @@ class LinearScalingVerdict:
             "min_closeness": {
                 f"{kappa:g}": [finite_or_none(value) for value in ends]
                 for kappa, ends in closeness.items()
+            },
+            "scaled": {
+                f"{kappa:g}": values for kappa, values in scaled.items()
             },
             "multiplier_verdicts": {
                 f"{kappa:g}": str(verdict)
@@ -223,7 +276,11 @@ def linear_scaling_verdict(
     kappas=(2, 4, 8, 16),
     level=0.95,
 ):
-    """Judges the linear scaling rule from a measured N / G.
+    """Judges a scaling rule from a measured N / G.
+
+    The rule is the square-root rule if `conditions.adaptive` are given, else
+    the linear one. Both have the same condition, in which the N / G of the
+    square-root rule is that in the optimizer's norm, and no decay is asked for.
 
     A κ above κ_max at the high end of the interval is ruled out, one at or
     below κ_max at the low end is not ruled out, between them it is
@@ -235,9 +292,9 @@ def linear_scaling_verdict(
 
     Args:
         estimate: `NoiseEstimate` of the baseline.
-        conditions: `RunConditions` of the baseline. For adaptive optimizers
-            there is no verdict, and none where the weights diverge: `refusal`
-            says why.
+        conditions: `RunConditions` of the baseline. For an optimizer that the
+            rule is not for there is no verdict, and none where the weights
+            diverge: `refusal` says why.
         batch_size: B of the baseline; that of `estimate` if None.
         closeness: C, above 1.
         kappas: Factors on the batch size to judge, each at least 1.
@@ -254,7 +311,8 @@ def linear_scaling_verdict(
     batch_size = _checked_batch_size(batch_size, estimate.batch_size)
     rate, decay = conditions.learning_rate, conditions.weight_decay
     # Where the weights diverge no bound is defined: there is no verdict.
-    hyperparameters = (rate, 0.0 if conditions.diverges else decay)
+    per_step = 0.0 if conditions.diverges else conditions.decay_per_step
+    hyperparameters = (1.0, per_step)
     ell = conditions.ell
     threshold = min_noise_to_signal(closeness, *hyperparameters, ell)
     low, high = estimate.interval(level)
@@ -277,6 +335,8 @@ def linear_scaling_verdict(
     kappas = checked_kappas(kappas)
     refusal = _refusal(estimate, conditions)
 
+    scaled = {kappa: _scaled(conditions, kappa) for kappa in kappas}
+
     def judge(surely_holds, surely_fails):
         if refusal or not (surely_holds or surely_fails):
             return Verdict.UNDETERMINED
@@ -296,7 +356,10 @@ def linear_scaling_verdict(
         max_multiplier=best,
         max_multiplier_high=largest,
         multiplier_verdicts={
-            kappa: judge(kappa <= smallest, kappa > largest) for kappa in kappas
+            kappa: Verdict.UNDETERMINED
+            if scaled[kappa] is None
+            else judge(kappa <= smallest, kappa > largest)
+            for kappa in kappas
         },
         min_closeness={
             kappa: _distance_of(
@@ -315,7 +378,19 @@ def linear_scaling_verdict(
         heuristic_reasons=conditions.heuristic_reasons(estimate),
         notes=tuple(_notes(estimate, conditions)),
         refusal=refusal,
+        rule=conditions.rule,
+        optimizer=conditions.optimizer,
+        scaled=scaled,
+        rule_defined_below=math.inf
+        if conditions.adaptive is None
+        else conditions.adaptive.defined_below,
     )
+
+
+def _scaled(conditions, kappa):
+    if conditions.adaptive is not None:
+        return conditions.adaptive.scaled(conditions.learning_rate, kappa)
+    return {"learning_rate": kappa * conditions.learning_rate}
 
 
 def _distance_of(low, ratio, high):
@@ -361,12 +436,17 @@ def _checked_batch_size(batch_size, measured):
 
 def _refusal(estimate, conditions):
     if conditions.diverges:
-        product = conditions.learning_rate * conditions.weight_decay
+        product = conditions.decay_per_step
         return (
             "The weights diverge: learning rate times weight decay is "
             f"{product:.3g}, not below 2."
         )
-    refusal = linear_scaling_refusal(conditions.optimizer)
+    refused = (
+        linear_scaling_refusal
+        if conditions.adaptive is None
+        else square_root_refusal
+    )
+    refusal = refused(conditions.optimizer)
     if refusal is None and not (estimate.grad_sq_norm or estimate.noise_trace):
         return "Gradients that are exactly zero have no noise to measure."
     return refusal
@@ -380,7 +460,7 @@ def _notes(estimate, conditions):
         )
     if estimate.noise_scale_warning:
         yield estimate.noise_scale_warning
-    product = conditions.learning_rate * conditions.weight_decay
+    product = conditions.decay_per_step
     if conditions.at_equilibrium is False and product:
         yield (
             "The squared weight norm settles over some multiples of 1/(2ηλ) = "

@@ -131,7 +131,10 @@ def test_card_carries_verdicts_and_reasons(written):
     assert "| 64 | 1 | not ruled out |" in text
     assert "| 2,048 | 32 | ruled out |" in text
     assert "**Only a heuristic**" in text
-    assert "- momentum is 0.9, not 0" in text
+    assert (
+        "- momentum is 0.9: the bound is that of SGD at the effective rate"
+        in text
+    )
 
 
 def test_card_of_a_refusal_judges_no_batch(written):

@@ -37,7 +37,7 @@ from keras_svag.noise.pairs import (
     pair_moments,
     squared_norm,
 )
-from keras_svag.optimizers.svag import SVAG
+from keras_svag.optimizers.paired import PairedOptimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -479,7 +479,7 @@ class SVAGModel(ModelWrapper):
 
     @property
     def _simulates_sde(self):
-        return isinstance(self._inner_optimizer, SVAG)
+        return isinstance(self._inner_optimizer, PairedOptimizer)
 
     @property
     def _needs_static_rows(self):

@@ -7,6 +7,7 @@ from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.pairs import GradientNoise
 from keras_svag.optimizers import schedules
+from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
 from keras_svag.optimizers.svag import SVAG, svag_weights
 from keras_svag.probe.invariance import is_scale_invariant
 from keras_svag.probe.measurement import measure_gradient_noise
@@ -18,7 +19,9 @@ __all__ = [
     "LinearScalingRuleCheck",
     "NGDModel",
     "NoiseEstimate",
+    "SVAGAdam",
     "SVAGModel",
+    "SVAGRMSprop",
     "ScalingRuleCheck",
     "__version__",
     "applications",

@@ -146,6 +146,29 @@ def test_scaled_keras_optimizer_where_both_conventions_agree(kind, ell):
     np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-5)
 
 
+@both
+def test_first_batch_of_a_pair_moves_nothing(kind):
+    x = keras.Variable(np.ones(3))
+    optimizer = optimizer_of(kind, ell=4, weight_decay=DECAY)
+    optimizer.build([x])
+
+    def state():
+        moments = [
+            v.numpy()
+            for v in optimizer.variables
+            if v.name.endswith(("momentum", "velocity"))
+        ]
+        return [x.numpy(), optimizer.continuous_time.numpy(), *moments]
+
+    for gradient in (1.0, 2.0, 3.0):
+        before = state()
+        optimizer.apply([tf.fill([3], gradient)])
+    assert len(before) == (4 if kind == "adam" else 3)
+    for ours, theirs in zip(state(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.all(before[-1] > 0)
+
+
 def displacements(optimizer, gradients):
     variable = keras.Variable(np.zeros(np.shape(gradients)[1:]))
     optimizer.build([variable])

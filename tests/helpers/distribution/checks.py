@@ -9,7 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_svag import SVAG, NGDModel, SVAGModel
+from keras_svag import (
+    SVAG,
+    NGDModel,
+    SVAGAdam,
+    SVAGModel,
+    SVAGRMSprop,
+)
 from keras_svag.models.internals import has_several_workers
 from keras_svag.models.wrapper import ModelWrapper
 from tests.helpers.small_problems import (
@@ -87,6 +93,24 @@ def check_plain_model_equals_one_device(strategy):
     fit(model, *consecutive(), SUB_BATCH)
     assert largest_difference(model, one_device()) < 1e-6
     assert model.optimizer.effective_iterations == NUM_STEPS / 3
+
+
+def check_adaptive_svag_equals_one_device(strategy):
+    for kind in (SVAGAdam, SVAGRMSprop):
+
+        def make(kind=kind):
+            return kind(0.02, ell=3, epsilon=1e-3, weight_decay=0.1)
+
+        expected = SVAGModel(dense_network(), measure_noise=False)
+        expected.compile(make(), "mse")
+        fit(expected, *pairs(), 2 * SUB_BATCH)
+        for wrapped in (False, True):
+            model = mirrored(strategy, wrapped, make_optimizer=make)
+            if wrapped:
+                fit(model, *pairs(), 2 * SUB_BATCH)
+            else:
+                fit(model, *consecutive(), SUB_BATCH)
+            assert largest_difference(model, expected) < 1e-6
 
 
 def check_reload_in_mid_pair(strategy):

@@ -14,6 +14,7 @@ def get_config():
     config.epochs = 10
     config.seed = 0
     config.scale = 1.0
+    # Of a swept batch size: "linear" or, for Adam and RMSprop, "square_root".
     config.scale_lr = "none"
 
     # The network's name and its options, those of keras_svag.applications.
@@ -25,6 +26,11 @@ def get_config():
     config.learning_rate = 0.1
     config.momentum = 0.0
     config.weight_decay = 0.0
+    # None: the optimizer's own. Only for those that have them.
+    config.beta_1 = ml_collections.config_dict.placeholder(float)
+    config.beta_2 = ml_collections.config_dict.placeholder(float)
+    config.rho = ml_collections.config_dict.placeholder(float)
+    config.epsilon = ml_collections.config_dict.placeholder(float)
     config.schedule = "constant"
     config.milestones = ()
     config.decay_factor = 0.1

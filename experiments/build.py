@@ -9,6 +9,12 @@ import keras
 from experiments import datasets
 from experiments.config import NETWORKS, check_complete, check_values
 from experiments.epoch_plan import EpochPlan
+from experiments.optimizers import (
+    SVAG_OPTIMIZERS,
+    is_svag,
+    optimizer_class,
+    optimizer_options,
+)
 from keras_svag import arguments
 from keras_svag.callbacks.check import LinearScalingRuleCheck
 from keras_svag.models.internals import layers_of
@@ -16,7 +22,6 @@ from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.optimizers.schedules import learning_rate_schedule
-from keras_svag.optimizers.svag import SVAG
 
 
 def make_plan(config, num_examples):
@@ -28,18 +33,19 @@ def make_plan(config, num_examples):
     """
     check_complete(config)
     check_values(config)
-    is_svag, is_ngd = (config.optimizer == name for name in ("svag", "ngd"))
-    if config.ell != 1 and not is_svag:
+    with_ell, is_ngd = is_svag(config.optimizer), config.optimizer == "ngd"
+    if config.ell != 1 and not with_ell:
         raise ValueError(
             f"`ell` must be 1 with optimizer={config.optimizer!r}, got "
-            f"{config.ell!r}; only 'svag' amplifies noise."
+            f"{config.ell!r}; only {', '.join(map(repr, SVAG_OPTIMIZERS))} "
+            "amplify noise."
         )
     if config.augmentation and is_ngd:
         raise ValueError(
             "`augmentation` must be False with optimizer='ngd', got "
             f"{config.augmentation!r}; its every step takes the same batch."
         )
-    pairing = config.pairing if is_svag else None
+    pairing = config.pairing if with_ell else None
     if is_ngd:
         # A full pass for each step that SGD takes: nothing is halved.
         pairing = "independent"
@@ -126,30 +132,18 @@ def _make_optimizer(config, steps_per_epoch):
         config.get("warmup_epochs", 0),
         config.get("warmup_factor", 0.1),
     )
-    common = {
+    options = optimizer_options(config) | {
         "learning_rate": learning_rate,
         "weight_decay": config.weight_decay,
     }
-    if config.optimizer in ("svag", "ngd") and config.momentum:
-        raise ValueError(
-            f"`momentum` must be 0 with optimizer={config.optimizer!r}, got "
-            f"{config.momentum!r}; it is compared with plain SGD."
-        )
-    if config.optimizer == "ngd":
-        return keras.optimizers.SGD(**common)
-    if config.optimizer == "svag":
-        return SVAG(ell=config.ell, pairing=config.pairing, **common)
-    if config.momentum:
-        common["momentum"] = config.momentum
+    if is_svag(config.optimizer):
+        options |= {"ell": config.ell, "pairing": config.pairing}
     try:
-        return keras.optimizers.get(
-            {"class_name": config.optimizer, "config": common}
-        )
+        return optimizer_class(config.optimizer)(**options)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "`optimizer` must be 'svag' or 'ngd' or the name of a Keras "
-            f"optimizer, such as 'sgd' or 'adam', got {config.optimizer!r} "
-            f"with {common}."
+            f"`optimizer` {config.optimizer!r} cannot be made with {options}: "
+            f"{error}"
         ) from error
 
 

@@ -70,6 +70,7 @@ _count = arguments.integer
 _optional_count = functools.partial(arguments.integer, optional=True)
 _rate = functools.partial(arguments.number, least=0)
 _momentum = functools.partial(arguments.number, least=0, below=1)
+_optional_beta = functools.partial(_momentum, optional=True)
 
 # What a key may hold, where a run would find out late, or not at all.
 _CHECKS = {
@@ -87,6 +88,10 @@ _CHECKS = {
     "learning_rate": _rate,
     "momentum": _momentum,
     "weight_decay": _rate,
+    "beta_1": _optional_beta,
+    "beta_2": _optional_beta,
+    "rho": _optional_beta,
+    "epsilon": functools.partial(_rate, optional=True),
     "milestones": lambda _, milestones: check_milestones(milestones),
     "warmup_epochs": _rate,
     "micro_batch_size": _count,

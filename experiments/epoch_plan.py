@@ -14,8 +14,9 @@ class EpochPlan:
         num_examples: size n of the training set.
         batch_size: B, that of the SGD that is simulated.
         ell: SVAG's amplification; 1 for any other optimizer.
-        pairing: SVAG's `"independent"` or `"halves"`; `None` for any other
-            optimizer, which takes a batch of B a step.
+        pairing: SVAG's `"independent"` or `"halves"`, or that of its kin for
+            Adam and RMSprop; `None` for any other optimizer, which takes a
+            batch of B a step.
         pairs_within_step: whether a training step takes a whole pair, as in
             an `SVAGModel`, or one of its batches, as a plain model does.
 

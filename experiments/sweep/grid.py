@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 import math
 
+from experiments.optimizers import square_root_scaled
 from keras_svag import arguments
 
-SCALE_LR = ("none", "linear")
+SCALE_LR = ("none", "linear", "square_root")
 _BOOLEANS = {"true": True, "false": False}
 _OF_A_SWEEP = ("sweep", "shard", "jobs", "workdir")
 
@@ -39,7 +40,9 @@ def swept_runs(specifications, config):
 
     With `scale_lr="linear"` in the configuration, a swept `batch_size`
     multiplies the learning rate, by what the batch size is relative to the
-    configuration's own ([G17]).
+    configuration's own ([G17]). With `scale_lr="square_root"` it scales all
+    that `square_root_scaled` does, for Adam and RMSprop ([M22]); numbers that
+    are swept beside it are those of the configuration's own batch size.
 
     Args:
         specifications: strings `key=value,value,…`; a key may have dots; a
@@ -52,11 +55,13 @@ def swept_runs(specifications, config):
     Raises:
         ValueError: if a specification has no key or no values, a key twice or
             one that `config` lacks, or a value that is repeated or of
-            another type than the key's.
+            another type than the key's; or if the rule cannot scale a run.
 
     References:
         [G17] Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv
         1706.02677.
+        [M22] Malladi, Lyu, Panigrahi, Arora, "On the SDEs and Scaling Rules
+        for Adaptive Gradient Algorithms", 2022, arXiv 2205.10287.
     """
     arguments.choice("scale_lr", config.get("scale_lr", "none"), SCALE_LR)
     swept = {}
@@ -76,14 +81,36 @@ def swept_runs(specifications, config):
 def _swept_run(chosen, config):
     texts = {key: text for key, (text, _) in chosen.items()}
     overrides = {key: value for key, (_, value) in chosen.items()}
-    if "batch_size" in overrides and config.get("scale_lr") == "linear":
-        kappa = overrides["batch_size"] / config.batch_size
-        rate = overrides.get("learning_rate", config.learning_rate)
-        overrides["learning_rate"] = kappa * rate
     name = ",".join(f"{key}={text}" for key, text in texts.items())
     own = copy.deepcopy(config)
     own.update_from_flattened_dict(overrides)
+    if "batch_size" in overrides:
+        scaled = _scaled(own, own.batch_size / config.batch_size)
+        overrides |= scaled
+        own.update(scaled)
     return SweptRun(name.replace("/", "_").replace(" ", ""), overrides, own)
+
+
+def _scaled(config, kappa):
+    """What the configuration's rule changes with a factor on the batch size."""
+    rule = config.get("scale_lr")
+    if rule == "linear":
+        return {"learning_rate": kappa * config.learning_rate}
+    if rule != "square_root":
+        return {}
+    try:
+        scaled = square_root_scaled(config, kappa)
+    except ValueError as error:
+        raise ValueError(
+            f"--sweep batch_size={config.batch_size}: {error}"
+        ) from error
+    for key in scaled:
+        if key not in config:
+            raise ValueError(
+                f"The configuration lacks `{key}`, which scale_lr="
+                "'square_root' scales; take configs/base.py for a pattern."
+            )
+    return scaled
 
 
 def _parsed(specification, config):

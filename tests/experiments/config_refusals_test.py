@@ -74,8 +74,9 @@ def prepared(**keys):
     config = scaled_down(config)
     dataset = load_data(config, None)
     plan = make_plan(config, len(dataset.train_images))
-    compile_model(config, dataset, plan)
+    model = compile_model(config, dataset, plan)
     training_data(config, dataset, plan)
+    return model.optimizer
 
 
 def optional(values):
@@ -119,6 +120,14 @@ def cases_of_the_optimizer():
     sgd = {"optimizer": "sgd"}
     yield from bad_numbers("momentum", (*NOT_NONNEGATIVE, 1, 1.5), **sgd)
     yield from bad_numbers("weight_decay", NOT_NONNEGATIVE)
+    for key, optimizer in (("beta_1", "adam"), ("beta_2", "svag_adam")):
+        bad_betas = optional((*NOT_NONNEGATIVE, 1, 1.5))
+        yield from bad_numbers(key, bad_betas, optimizer=optimizer, ell=1)
+        # SVAG takes none.
+        yield from bad(key, [0.9])
+    rmsprop = {"optimizer": "rmsprop", "ell": 1}
+    yield from bad_numbers("rho", optional((*NOT_NONNEGATIVE, 1)), **rmsprop)
+    yield from bad_numbers("epsilon", optional(NOT_NONNEGATIVE), **rmsprop)
     yield from bad("schedule", (*NO_STRING, "zigzag", ""))
     yield from bad("milestones", (None, 2, "12", ("2",)), TypeError)
     yield from bad("milestones", ((0,), (2, 1), (NAN,)))
@@ -152,6 +161,13 @@ def cases_of_the_network():
 )
 def test_bad_value_is_one_sentence(case, tmp_path):
     check_refused(case, tmp_path)
+
+
+def test_adaptive_optimizers_get_their_keys():
+    for optimizer, ell in (("adam", 1), ("svag_adam", 3)):
+        made = prepared(optimizer=optimizer, ell=ell, beta_1=0.5)
+        assert (made.beta_1, made.beta_2, made.epsilon) == (0.5, 0.999, 1e-7)
+    assert (made.ell, made.pairing) == (3, "independent")
 
 
 def leaves(config, prefix=""):

@@ -91,6 +91,61 @@ def test_linear_rule_scales_a_swept_learning_rate_too():
     assert rates == pytest.approx([0.2, 0.6])
 
 
+ADAM = {
+    "batch_size": 16,
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "weight_decay": 0.1,
+    "scale_lr": "square_root",
+}
+
+
+def test_square_root_rule_scales_all_that_adam_has():
+    swept = runs("batch_size=4,16,64", "seed=0", beta_1=0.95, **ADAM)
+    for run, kappa in zip(swept, (1 / 4, 1, 4), strict=True):
+        # beta_2 and epsilon are Keras's.
+        expected = {
+            "learning_rate": 0.01 * kappa**0.5,
+            "beta_1": 1 - 0.05 * kappa,
+            "beta_2": 1 - 0.001 * kappa,
+            "epsilon": 1e-7 / kappa**0.5,
+            "weight_decay": 0.1 * kappa**0.5,
+        }
+        for key, value in expected.items():
+            assert run.overrides[key] == pytest.approx(value, rel=1e-12)
+            assert run.config[key] == run.overrides[key]
+            assert f"--config.{key}={run.config[key]!r}" in run.arguments
+        assert run.config.rho is None
+    assert swept[0].name == "batch_size=4,seed=0"
+
+
+def test_square_root_rule_follows_a_swept_optimizer():
+    adam, rmsprop = runs("batch_size=64", "optimizer=adam,rmsprop", **ADAM)
+    assert "rho" not in adam.overrides
+    assert rmsprop.config.rho == pytest.approx(0.6)
+    # Keras adds it within the root.
+    assert rmsprop.config.epsilon == pytest.approx(1e-7 / 4)
+
+
+def test_linear_rule_scales_no_more_of_adam_than_the_rate():
+    (run,) = runs("batch_size=64", **ADAM | {"scale_lr": "linear"})
+    assert run.overrides == {"batch_size": 64, "learning_rate": 0.04}
+
+
+def test_a_batch_too_large_for_the_rule_is_one_sentence():
+    # 1 - beta_1 is 0.1 at 16.
+    with pytest.raises(ValueError, match="batch_size=320: .*below 10.$"):
+        runs("batch_size=16,320", **ADAM)
+
+
+def test_a_key_that_the_rule_scales_and_the_file_lacks_is_named():
+    config = digits.get_config()
+    config.update(ADAM)
+    del config.beta_2
+    with pytest.raises(ValueError, match="lacks `beta_2`, which scale_lr="):
+        swept_runs(["batch_size=32"], config)
+
+
 def test_without_the_rule_the_learning_rate_stays():
     for run in runs("batch_size=8,64"):
         assert run.config.learning_rate == digits.get_config().learning_rate

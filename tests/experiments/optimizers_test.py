@@ -1,0 +1,130 @@
+"""What the optimizers of a configuration take, and how they are scaled."""
+
+import keras
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments.config import scaled_down
+from experiments.optimizers import (
+    OPTIONS,
+    optimizer_class,
+    optimizer_options,
+    square_root_scaled,
+)
+from keras_svag import SVAG, SVAGAdam, SVAGRMSprop
+from tests.helpers.refusals import check_sentence
+
+ADAM = {"optimizer": "adam", "learning_rate": 0.01, "weight_decay": 0.0}
+
+
+def test_a_name_is_that_of_a_class():
+    classes = {
+        "svag": SVAG,
+        "svag_adam": SVAGAdam,
+        "svag_rmsprop": SVAGRMSprop,
+        "ngd": keras.optimizers.SGD,
+        "Adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+    }
+    assert {name: optimizer_class(name) for name in classes} == classes
+
+
+@pytest.mark.parametrize("name", ["Optimizer", "get", "schedules", None])
+def test_what_is_no_optimizer_is_one_sentence(name):
+    with pytest.raises(ValueError) as refused:
+        optimizer_class(name)
+    check_sentence(str(refused.value), "'svag_adam'", repr(name))
+
+
+def test_what_is_not_given_is_left_to_the_optimizer():
+    assert optimizer_options(ADAM) == {}
+    assert optimizer_options(digits.get_config()) == {}
+    given = {"beta_1": 0.5, "rho": None, "epsilon": 0.0, "momentum": 0.0}
+    assert optimizer_options(ADAM | given) == {"beta_1": 0.5, "epsilon": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "taken"),
+    [
+        ("adam", {"beta_1", "beta_2", "epsilon"}),
+        ("svag_adam", {"beta_1", "beta_2", "epsilon"}),
+        ("svag_rmsprop", {"rho", "epsilon"}),
+        ("rmsprop", {"rho", "epsilon", "momentum"}),
+        ("sgd", {"momentum"}),
+        ("svag", set()),
+        ("ngd", set()),
+    ],
+)
+def test_what_an_optimizer_does_not_take_is_one_sentence(optimizer, taken):
+    for key in OPTIONS:
+        config = {"optimizer": optimizer, key: 0.5}
+        if key in taken:
+            assert optimizer_options(config) == {key: 0.5}
+            continue
+        with pytest.raises(ValueError, match="got 0.5; it takes ") as refused:
+            optimizer_options(config)
+        check_sentence(str(refused.value), f"`{key}`", repr(optimizer))
+
+
+def test_configurations_of_before_mean_what_they_did():
+    config = digits.get_config().to_dict()
+    for key in OPTIONS[1:]:
+        del config[key]
+    assert optimizer_options(scaled_down(config)) == {}
+
+
+def test_the_rule_starts_from_the_defaults_of_the_optimizer():
+    adam, kappa = keras.optimizers.Adam(), 4
+    scaled = square_root_scaled(ADAM | {"weight_decay": 0.1}, kappa)
+    assert scaled == pytest.approx(
+        {
+            "learning_rate": 0.02,
+            "beta_1": 1 - kappa * (1 - adam.beta_1),
+            "beta_2": 1 - kappa * (1 - adam.beta_2),
+            "epsilon": adam.epsilon / 2,
+            "weight_decay": 0.2,
+        },
+        rel=1e-12,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", "adamw", "rmsprop", "svag_adam", "svag_rmsprop"]
+)
+def test_epsilon_keeps_its_part_of_the_second_moment(name):
+    """Gradients of pure noise are √κ smaller, and steps √κ larger."""
+    config = ADAM | {"optimizer": name, "epsilon": 0.2}
+    kappa, moved = 4.0, []
+    for factor in (1.0, kappa):
+        optimizer = optimizer_class(name)(**square_root_scaled(config, factor))
+        weights = keras.Variable(np.zeros(1))
+        optimizer.build([weights])
+        size = 0.3 / factor**0.5
+        # As after many steps.
+        optimizer.iterations.assign(100_000)
+        for moment in optimizer.variables:
+            if "velocity" in moment.path:
+                moment.assign([size**2])
+            elif "momentum" in moment.path:
+                moment.assign([size])
+        # SVAG with ell 1 takes a step every second time.
+        for _ in range(2):
+            optimizer.apply([keras.ops.full([1], size)])
+        moved.append(weights.numpy()[0])
+    assert moved[1] / moved[0] == pytest.approx(kappa**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"optimizer": "sgd"}, ["`optimizer`", "'linear'", "got 'sgd'"]),
+        ({"optimizer": "svag"}, ["`optimizer`", "got 'svag'"]),
+        ({"optimizer": "rmsprop", "momentum": 0.9}, ["`momentum`", "0.9"]),
+        ({"beta_1": 0.5}, ["`beta_1`", "kappa below 2"]),
+    ],
+)
+def test_what_the_rule_cannot_scale_is_one_sentence(changes, says):
+    with pytest.raises(ValueError) as refused:
+        square_root_scaled(ADAM | changes, 4)
+    check_sentence(str(refused.value), *says)

@@ -5,6 +5,14 @@ docs/experiments.md for the commands and what came out.
 
     python train.py --config=configs/cifar10_mlp.py --workdir=runs/mlp \
         --data_dir=$HOME/tensorflow_datasets
+
+With `:adam` it is trained by Adam, and a swept batch size follows the
+square-root rule; `--config.scale_lr=linear` scales the learning rate alone, in
+proportion, for contrast.
+
+    python train.py --config=configs/cifar10_mlp.py:adam --workdir=runs/adam \
+        --data_dir=$HOME/tensorflow_datasets \
+        --sweep batch_size=16,32,64,128,256,512,1024 --sweep seed=0,1,2
 """
 
 import ml_collections
@@ -12,7 +20,7 @@ import ml_collections
 from configs import cifar10
 
 
-def get_config():
+def get_config(optimizer="svag"):
     config = cifar10.get_config()
     config.augmentation = False
     config.num_examples = 10_000
@@ -27,4 +35,20 @@ def get_config():
     config.weight_decay = 5e-3
     config.schedule = "constant"
     config.validate_every = 2
+    if optimizer == "adam":
+        config.update(_ADAM)
+    elif optimizer != "svag":
+        raise ValueError(f"NAME in :NAME is adam, or left out, not {optimizer}")
     return config
+
+
+_ADAM = {
+    "optimizer": "adam",
+    "scale_lr": "square_root",
+    # The rule allows κ below 1/(1 - β₁) = 10: to B = 1,024, and down to any.
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.5,
+    # v forgets within 100 steps, 1.3 epochs: the condition needs v to follow.
+    "beta_2": 0.99,
+}

@@ -38,7 +38,9 @@ _ESTIMATE_CHECKS = {
     "num_skipped": functools.partial(arguments.integer, least=0),
     "num_examples": _optional_integer,
     "num_examples_used": _optional_integer,
-    "degrees_of_freedom": _optional_integer,
+    "degrees_of_freedom": functools.partial(
+        arguments.number, above=0, optional=True
+    ),
     "grad_sq_norm_se": _optional_number,
     "noise_trace_se": _optional_number,
     "grad_sq_norm": functools.partial(arguments.number, optional=True),

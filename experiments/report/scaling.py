@@ -204,7 +204,7 @@ def scaling_study(comparison):
         if batch.batch_size > best.batch_size
         and batch.test_error.value > GROWN_ERROR * best.test_error.value
     ]
-    refusal = linear_scaling_refusal(config.get("optimizer"))
+    refusal = _refusal(config)
     prediction, unit = None, 1
     if comparison.svag and not refusal:
         prediction = seeds.closeness_prediction(
@@ -271,7 +271,7 @@ def _verdict(runs, target, kappas=()):
     has the run at κη: the condition for SGD then speaks of both.
     """
     config = runs[0].config
-    if linear_scaling_refusal(config.get("optimizer")):
+    if _refusal(config):
         return None
     ell = seeds.ell_of(config)
     windows = [
@@ -286,6 +286,12 @@ def _verdict(runs, target, kappas=()):
         for window in _windows(runs)
     ]
     return seeds.noise_verdict(windows, config | {"ell": 1}, target, kappas)
+
+
+def _refusal(config):
+    """Why the rule is not one for the optimizer, or for that of its SVAG."""
+    name = str(config.get("optimizer"))
+    return linear_scaling_refusal(name.removeprefix("svag_"))
 
 
 def _windows(runs):

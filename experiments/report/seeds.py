@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from experiments.optimizers import is_svag
+from keras_svag.noise.intervals import fieller_interval, student_t_quantile
 from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 from keras_svag.scaling.conditions import RunConditions
@@ -209,9 +211,56 @@ def _with_errors_between_epochs(means, run, window):
     return result
 
 
+def preconditioned_noise_to_signal(runs):
+    """q_P = N_P / G_P of runs of an adaptive optimizer, with its 95% interval.
+
+    N_P and G_P are means over the last quarter of the epochs and over the
+    seeds; the interval is Fieller's from the seeds' spread, so that one seed
+    has [0, ∞).
+
+    Args:
+        runs: `Run`s that differ in their seeds; those that diverged are left
+            out.
+
+    Returns:
+        `(low, point, high)`, the point NaN where the mean of G_P is not above
+        0; None if a run has not measured them.
+    """
+    means = np.array(
+        [
+            [_mean_of_last_quarter(run.curve(f"preconditioned_{name}"))]
+            for run in runs
+            if not run.diverged
+            for name in ("noise_trace", "grad_sq_norm")
+        ]
+    ).reshape(-1, 2)
+    if not len(means) or not np.isfinite(means).all():
+        return None
+    noise, signal = means.mean(axis=0)
+    point = max(noise, 0.0) / signal if signal > 0 else math.nan
+    if len(means) == 1:
+        return 0.0, point, math.inf
+    variances = np.cov(means.T) / len(means)
+    low, high = fieller_interval(
+        noise,
+        signal,
+        variances[0, 0],
+        variances[0, 1],
+        variances[1, 1],
+        student_t_quantile(0.95, len(means) - 1),
+    )
+    return low, point, high
+
+
+def _mean_of_last_quarter(values):
+    last = values[-math.ceil(len(values) / 4) :]
+    last = last[np.isfinite(last)]
+    return np.mean(last) if len(last) else math.nan
+
+
 def ell_of(config):
-    """SVAG's amplification; 1 for SGD."""
-    return config.get("ell", 1) if config.get("optimizer") == "svag" else 1
+    """The amplification of SVAG and its kin; 1 for any other optimizer."""
+    return config.get("ell", 1) if is_svag(config.get("optimizer")) else 1
 
 
 def noise_verdict(windows, config, closeness, kappas=()):

@@ -12,6 +12,7 @@ from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
 from experiments.report.scaling import LINEAR_SCALING
+from experiments.report.square_root import SQUARE_ROOT_SCALING
 from experiments.report.svag import SVAG_AND_SGD
 from keras_svag.callbacks.markdown import escaped, table
 
@@ -19,7 +20,7 @@ from keras_svag.callbacks.markdown import escaped, table
 MOST_COMPARISONS_DRAWN = 20
 
 # In the order of their sections.
-STUDIES = (SVAG_AND_SGD, LINEAR_SCALING, NGD_AND_SGD)
+STUDIES = (SVAG_AND_SGD, LINEAR_SCALING, SQUARE_ROOT_SCALING, NGD_AND_SGD)
 
 
 def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):

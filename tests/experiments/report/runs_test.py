@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -260,3 +261,10 @@ def test_versions_are_compared_as_numbers(tmp_path, monkeypatch):
     write_run(tmp_path / "run", version="0.10.0")
     with pytest.raises(ValueError, match=r"0\.10\.0, newer"):
         find_runs(str(tmp_path))
+
+
+def test_degrees_of_freedom_of_skewed_blocks_are_no_integer(tmp_path):
+    noise = dataclasses.replace(estimate(0.25, 1.5), degrees_of_freedom=1.5)
+    write_run(tmp_path / "run", noise=noise)
+    [run], *_ = find_runs(str(tmp_path))
+    assert run.final_window.estimate == noise

@@ -1,0 +1,245 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.report.runs import find_runs
+from experiments.report.scaling import scaling_comparisons
+from experiments.report.seeds import preconditioned_noise_to_signal
+from experiments.report.square_root import (
+    square_root_comparisons,
+    square_root_section,
+    square_root_study,
+)
+from keras_svag.scaling import square_root_scaling_rule
+from tests.helpers.synthetic_runs import comparison_of, write_run
+
+ADAM = {
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "beta_1": 0.9,
+    "beta_2": 0.999,
+    "epsilon": 1e-7,
+    "weight_decay": 0.1,
+}
+
+
+def scaled(kappa, **baseline):
+    numbers = {**ADAM, **baseline}
+    name = numbers.pop("optimizer")
+    return square_root_scaling_rule(kappa=kappa, **numbers) | {
+        "optimizer": name
+    }
+
+
+def write(folder, signal=None, noise=None, **run):
+    """A run with these G_P and N_P, a value an epoch, in its history."""
+    write_run(folder, **run)
+    if signal is None:
+        return
+    path = folder / "history.csv"
+    rows = list(csv.reader(path.read_text().splitlines()))
+    rows[0] += ["preconditioned_grad_sq_norm", "preconditioned_noise_trace"]
+    for row, *measured in zip(rows[1:], signal, noise, strict=True):
+        row += measured
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def write_sweep(folder, sizes, of_seeds, **baseline):
+    """Runs by the rule; `{seed: (G_P, N_P)}` at the smallest batch size."""
+    for size in sizes:
+        for seed, (signal, noise) in of_seeds.items():
+            kappa = size / sizes[0]
+            write(
+                folder / f"{size}-{seed}",
+                4 * [signal],
+                4 * [noise / kappa],
+                batch_size=size,
+                seed=seed,
+                **scaled(kappa, **baseline),
+            )
+
+
+def study_of(folder):
+    return square_root_study(comparison_of(folder, square_root_comparisons))
+
+
+def text_of(study):
+    return "\n".join(square_root_section(study).paragraphs)
+
+
+def found(folder):
+    runs, *_ = find_runs(str(folder))
+    return square_root_comparisons(runs)
+
+
+# Neither thirds nor their products end in decimals.
+@pytest.mark.parametrize("rate", [0.01, 0.001 / 3])
+def test_runs_by_the_rule_are_one_comparison(tmp_path, rate):
+    sizes = [16, 48, 64, 100, 112]
+    write_sweep(tmp_path, sizes, {0: (1, 5), 1: (1, 5)}, learning_rate=rate)
+    [comparison] = found(tmp_path)
+    assert list(comparison.groups) == sizes
+    assert comparison.num_seeds == 2
+    runs, *_ = find_runs(str(tmp_path))
+    assert scaling_comparisons(runs) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay"]
+)
+def test_a_number_that_is_not_scaled_is_another_setting(tmp_path, key):
+    write(tmp_path / "16", batch_size=16, **ADAM)
+    write(tmp_path / "32", batch_size=32, **scaled(2) | {key: ADAM[key]})
+    assert found(tmp_path) == []
+    write(tmp_path / "64", batch_size=64, **scaled(4))
+    [comparison] = found(tmp_path)
+    assert list(comparison.groups) == [16, 64]
+
+
+def test_defaults_that_are_left_out_are_the_optimizers(tmp_path):
+    few = {k: ADAM[k] for k in ("optimizer", "learning_rate", "weight_decay")}
+    write(tmp_path / "16", batch_size=16, **few)
+    # The same with the defaults written down is no second seed.
+    write(tmp_path / "again", batch_size=16, **ADAM)
+    write(tmp_path / "32", batch_size=32, **scaled(2))
+    [comparison] = found(tmp_path)
+    assert [len(runs) for runs in comparison.groups.values()] == [1, 1]
+
+
+def test_rmsprop_has_its_epsilon_within_the_root(tmp_path):
+    rmsprop = {"optimizer": "rmsprop", "learning_rate": 0.01, "rho": 0.95}
+    write(tmp_path / "16", batch_size=16, epsilon=0.1, **rmsprop)
+    four = square_root_scaling_rule(0.01, 4, rho=0.95, weight_decay=0.005)
+    four["optimizer"] = "rmsprop"
+    write(tmp_path / "64", batch_size=64, epsilon=0.1 / 2, **four)
+    assert found(tmp_path) == []
+    write(tmp_path / "right", batch_size=64, epsilon=0.1 / 4, **four)
+    assert len(found(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["svag", "sgd", "lion", "nosuch", None])
+def test_other_optimizers_have_no_such_rule(tmp_path, optimizer):
+    for size in (16, 64):
+        numbers = scaled(size / 16) | {"optimizer": optimizer}
+        write(tmp_path / str(size), batch_size=size, **numbers)
+    assert found(tmp_path) == []
+
+
+def test_noise_is_that_of_the_last_quarter_and_of_all_seeds(tmp_path):
+    values = {0: (1.0, 4.0), 1: (2.0, 7.0), 2: (1.5, 8.0)}
+    for seed, (signal, noise) in values.items():
+        # Two of eight epochs count, and the mean is of each, not of ratios.
+        write(
+            tmp_path / str(seed),
+            [9.0] * 6 + [signal - 0.5, signal + 0.5],
+            [1.0] * 6 + [noise + 1, noise - 1],
+            seed=seed,
+            epochs=8,
+            **ADAM,
+        )
+    runs, *_ = find_runs(str(tmp_path))
+    low, point, high = preconditioned_noise_to_signal(runs)
+    signals, noises = np.transpose(list(values.values()))
+    assert point == pytest.approx(19 / 4.5)
+    # Fieller: where the mean of N - q G is t standard errors from 0.
+    for q in (low, high):
+        if math.isfinite(q):
+            t, _ = stats.ttest_1samp(noises - q * signals, 0)
+            assert abs(t) == pytest.approx(stats.t.ppf(0.975, 2))
+    assert 0 < low < point
+
+
+def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path):
+    # Seeds that hardly differ: the interval is narrow.
+    write_sweep(
+        tmp_path, [8, 16, 32, 64], {0: (1, 3), 1: (1, 3.001), 2: (1, 2.999)}
+    )
+    study = study_of(tmp_path)
+    for batch, kappa in zip(study.batches, (1, 2, 4, 8), strict=True):
+        q = 3 / kappa
+        # C² = 2.
+        expected = batch.batch_size * (2 + q)
+        low, point, high = batch.bound
+        assert point == pytest.approx(expected)
+        assert low < point < high < 1.01 * expected
+    # 8 (2 + 3) = 40.
+    verdicts = [batch.verdict for batch in study.batches]
+    assert verdicts == [None, "not ruled out", "not ruled out", "ruled out"]
+    text = text_of(study)
+    assert "not ruled out up to B = 40 and ruled out beyond 40" in text
+    assert "derived for this project" in text and "safe" not in text
+
+
+def test_one_seed_rules_nothing_out(tmp_path):
+    write_sweep(tmp_path, [8, 16, 32, 640], {0: (1, 3)}, beta_1=0.99)
+    study = study_of(tmp_path)
+    verdicts = [batch.verdict for batch in study.batches]
+    assert verdicts == [None, "not ruled out", *2 * ["undetermined"]]
+    assert "no larger batch size is ruled out" in text_of(study)
+
+
+def test_svag_has_the_signals_share_of_its_ell(tmp_path):
+    seeds = {0: (1, 3), 1: (1, 3)}
+    write_sweep(tmp_path, [8, 16], seeds, optimizer="svag_adam")
+    adam = study_of(tmp_path).batches[0].bound[1]
+    for folder in tmp_path.iterdir():
+        path = folder / "config.json"
+        path.write_text(path.read_text().replace('"ell": 1', '"ell": 4'))
+    # m²/4 + s of this batch size, m²/4 + s/κ... of the other: q is 4 times.
+    assert adam == pytest.approx(8 * (2 + 3))
+    assert study_of(tmp_path).batches[0].bound[1] == pytest.approx(8 * 14)
+
+
+def test_without_the_columns_there_is_no_condition(tmp_path):
+    for size in (8, 16):
+        write(tmp_path / str(size), batch_size=size, **scaled(size / 8))
+    study = study_of(tmp_path)
+    assert [batch.verdict for batch in study.batches] == [None, None]
+    assert "no condition on the square-root rule" in text_of(study)
+
+
+def test_runs_by_the_linear_rule_stand_beside(tmp_path):
+    for size in (16, 32, 64):
+        kappa = size / 16
+        write(tmp_path / f"{size}", batch_size=size, **scaled(kappa))
+        # Left to the optimizer what the rule does not scale.
+        linear = {"learning_rate": 0.01 * kappa, "weight_decay": 0.1}
+        write(
+            tmp_path / f"linear-{size}",
+            accuracy=0.5 + size / 1000,
+            batch_size=size,
+            optimizer="adam",
+            **linear,
+        )
+    study = study_of(tmp_path)
+    accuracies = [final["accuracy"].value for final in study.linear.values()]
+    assert accuracies == pytest.approx([0.516, 0.532, 0.564])
+    text = text_of(study)
+    assert "| accuracy, linear |" in text and "56.40%" in text
+
+
+def test_a_run_that_diverged_has_no_accuracy(tmp_path):
+    write_sweep(tmp_path, [8, 16], {0: (1, 3), 1: (1, 3)})
+    write_run(
+        tmp_path / "diverged",
+        losses=[1.0, math.nan],
+        finished=False,
+        batch_size=32,
+        **scaled(4),
+    )
+    study = study_of(tmp_path)
+    diverged = study.batches[-1]
+    assert (diverged.final["accuracy"].value, diverged.num_diverged) == (0, 1)
+    assert diverged.noise_to_signal is None
+    assert "0.00% (1 diverged) | – |" in text_of(study)
+
+
+def test_the_figure_is_drawn(tmp_path):
+    write_sweep(tmp_path, [8, 16, 32], {0: (1, 3), 1: (0.1, 3)})
+    [figure] = square_root_section(study_of(tmp_path)).figures.values()
+    figure.save(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

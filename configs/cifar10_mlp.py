@@ -15,6 +15,8 @@ proportion, for contrast.
         --sweep batch_size=16,32,64,128,256,512,1024 --sweep seed=0,1,2
 """
 
+import sys
+
 import ml_collections
 
 from configs import cifar10
@@ -38,7 +40,10 @@ def get_config(optimizer="svag"):
     if optimizer == "adam":
         config.update(_ADAM)
     elif optimizer != "svag":
-        raise ValueError(f"NAME in :NAME is adam, or left out, not {optimizer}")
+        sys.exit(
+            "train.py: --config=configs/cifar10_mlp.py:NAME needs the name "
+            f"adam, or none with the colon left out, got {optimizer!r}."
+        )
     return config
 
 

@@ -10,21 +10,23 @@ what test accuracy and training loss did. SECONDS on two CPU cores:
     python -m experiments.report runs/adam
 
 `--config.scale_lr=linear` is the rule that is none for Adam, for contrast.
+`--config=configs/digits_adam.py:rmsprop`, `:svag_adam` and `:svag_rmsprop` take
+another optimizer, the last two with `--config.ell=4`.
 """
 
 from configs import digits
 
 
-def get_config():
+def get_config(optimizer="adam"):
     config = digits.get_config()
     config.epochs = 20
     config.validate_every = 5
 
-    config.optimizer = "adam"
+    config.optimizer = optimizer
     config.ell = 1
     config.learning_rate = 2e-3
     config.weight_decay = 0.5
     # v forgets in 100 steps, about an epoch: the condition needs v to follow.
-    config.beta_2 = 0.99
+    config["rho" if "rmsprop" in optimizer else "beta_2"] = 0.99
     config.scale_lr = "square_root"
     return config

@@ -16,6 +16,7 @@ from keras.src.utils import naming, tracking
 from tensorflow.python.framework import config as framework_config
 
 from keras_svag import arguments
+from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
 
 _COMPILATION = (
     "optimizer",
@@ -267,6 +268,8 @@ _SECOND_MOMENTS = {
     keras.optimizers.Adamax: ("_u", _IS_ROOT),
     keras.optimizers.RMSprop: ("_velocities", _EPSILON_IN_ROOT),
     keras.optimizers.Adagrad: ("_accumulators", _EPSILON_IN_ROOT),
+    SVAGAdam: ("_velocities", _ROOT_THEN_EPSILON),
+    SVAGRMSprop: ("_velocities", _EPSILON_IN_ROOT),
 }
 
 
@@ -281,8 +284,8 @@ def _second_moments(optimizer):
 def has_second_moments(optimizer):
     """Whether an optimizer divides by the root of elementwise moments.
 
-    Those are Adam, AdamW, Nadam, Adamax, RMSprop and Adagrad. Lion, Muon and
-    Adafactor keep none for each entry of a variable.
+    Those are Adam, AdamW, Nadam, Adamax, RMSprop, Adagrad, and SVAG for Adam
+    and RMSprop. Lion, Muon and Adafactor keep none for each entry.
     """
     return _second_moments(inner_optimizer(optimizer)) is not None
 
@@ -306,7 +309,9 @@ def inverse_root_second_moments(optimizer, variable, rows=None, epsilon=None):
         is.
     """
     name, form = _second_moments(optimizer)
-    epsilon = optimizer.epsilon if epsilon is None else epsilon
+    if epsilon is None:
+        # Of SVAG it is scaled, as the second moment is.
+        epsilon = getattr(optimizer, "scaled_epsilon", optimizer.epsilon)
     index = optimizer._get_variable_index(variable)
 
     def moment(name):

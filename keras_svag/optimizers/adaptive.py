@@ -133,10 +133,15 @@ class SVAGRMSprop(_Adaptive):
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
 
+    @property
+    def scaled_epsilon(self):
+        """What is added to v, which ell times the noise makes larger."""
+        return self.epsilon * self.ell
+
     def _step(self, mixed, variable, learning_rate):
         mixed = dense(mixed, variable)
         moment, update = self._second_moment(mixed, variable, self.rho)
-        root = ops.sqrt(ops.add(moment, self.epsilon * self.ell))
+        root = ops.sqrt(ops.add(moment, self.scaled_epsilon))
         step_size = learning_rate / math.sqrt(self.ell)
         return ops.divide(ops.multiply(mixed, step_size), root), [update]
 
@@ -249,12 +254,17 @@ class SVAGAdam(_Adaptive):
             variables, ["momentum", "velocity"]
         )
 
+    @property
+    def scaled_epsilon(self):
+        """What is added to √v, which ell times the noise makes larger."""
+        return self.epsilon * math.sqrt(self.ell)
+
     def _step(self, mixed, variable, learning_rate):
         mixed = dense(mixed, variable)
         old_mean = self._momentums[self._get_variable_index(variable)]
         mean = self._moved(old_mean, mixed, self.beta_1)
         moment, update = self._second_moment(mixed, variable, self.beta_2)
-        root = ops.add(ops.sqrt(moment), self.epsilon * math.sqrt(self.ell))
+        root = ops.add(ops.sqrt(moment), self.scaled_epsilon)
         done = self._steps()
         seen = ops.sqrt(self._seen(self.beta_2, ops.maximum(done, 1)))
         correction = seen / self._seen(self.beta_1, done + 1)

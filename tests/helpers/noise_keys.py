@@ -14,7 +14,9 @@ PRECONDITIONED = {
     "preconditioned_noise_trace",
     "preconditioned_noise_to_signal",
 }
-_ADAPTIVE = {"adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad"}
+_ADAPTIVE = set(
+    "adam adamw nadam adamax rmsprop adagrad svagadam svagrmsprop".split()
+)
 
 
 def noise_keys(optimizer):

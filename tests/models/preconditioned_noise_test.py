@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_svag
 from keras_svag import SVAGModel
 from keras_svag.models.preconditioner import preconditioned_pair
 from keras_svag.noise.pairs import pair_moments
@@ -30,6 +31,16 @@ VARIANTS = {
         {"amsgrad": True},
         lambda v, eps: np.sqrt(v["velocity_hat"]) + eps,
     ),
+    "SVAGAdam": (
+        "SVAGAdam",
+        {"ell": 4, "pairing": "halves"},
+        lambda v, eps: np.sqrt(v["velocity"]) + 2 * eps,
+    ),
+    "SVAGRMSprop": (
+        "SVAGRMSprop",
+        {"ell": 4, "pairing": "halves"},
+        lambda v, eps: np.sqrt(v["velocity"] + 4 * eps),
+    ),
     "centered": (
         "RMSprop",
         {"centered": True},
@@ -42,7 +53,9 @@ VARIANTS = {
 
 def optimizer_of(name, **options):
     # An epsilon that is not small: forgetting it is seen.
-    kind = getattr(keras.optimizers, name)
+    kind = getattr(
+        keras_svag if name.startswith("SVAG") else keras.optimizers, name
+    )
     return kind(learning_rate=0.02, epsilon=0.03, **options)
 
 

@@ -16,12 +16,13 @@ from experiments.optimizers import (
     optimizer_options,
 )
 from keras_svag import arguments
-from keras_svag.callbacks.check import LinearScalingRuleCheck
+from keras_svag.callbacks.check import LinearScalingRuleCheck, ScalingRuleCheck
 from keras_svag.models.internals import layers_of
 from keras_svag.models.ngd_model import NGDModel
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.optimizers.schedules import learning_rate_schedule
+from keras_svag.scaling.conditions import rule_of
 
 
 def make_plan(config, num_examples):
@@ -236,7 +237,7 @@ def _augmentation(config):
 
 
 def make_check(config, dataset, training, log_dir):
-    """The `LinearScalingRuleCheck` of a run, or None if nothing is measured.
+    """The `ScalingRuleCheck` of a run, or None if nothing is measured.
 
     Args:
         config: a `ConfigDict`.
@@ -254,7 +255,10 @@ def make_check(config, dataset, training, log_dir):
     else:
         images, _ = next(iter(training))
         probe = None
-    return LinearScalingRuleCheck(
+    # Runs of SGD have this name in checkpoints.
+    is_linear = rule_of(config.optimizer.replace("_", "")) == "linear"
+    kind = LinearScalingRuleCheck if is_linear else ScalingRuleCheck
+    return kind(
         config.batch_size,
         closeness=config.lsr.closeness,
         kappas=config.lsr.kappas,

@@ -5,6 +5,8 @@
 
 Networks in the style of Keras's guides, with Adam, through `fit`: unwrapped,
 and wrapped as the only new line. Batches are in memory, static and even.
+Between them, what any two gradients of halves cost: two unwrapped steps of half
+the batch; and the wrapper without the noise in Adam's norm.
 
 With `--memory`, megabytes in place of milliseconds: the highest resident set
 of a process of its own for each training of two steps, minus the resident set
@@ -131,18 +133,16 @@ class Client:
     batch_size: int
     steps: int
 
-    def batches(self):
-        """The same batch for ever."""
+    def batches(self, rows):
+        """The same batch of `rows` examples, for ever."""
         rng = np.random.default_rng(0)
-        x, shape, classes = self.examples(rng, self.batch_size)
+        x, shape, classes = self.examples(rng, rows)
         y = rng.integers(0, classes, shape).astype("float32")
         return tf.data.Dataset.from_tensors((x, y)).repeat()
 
-    def compiled(self, wrapped):
+    def compiled(self, wrap):
         keras.utils.set_random_seed(0)
-        model = self.make()
-        if wrapped:
-            model = keras_svag.SVAGModel(model)
+        model = wrap(self.make())
         model.compile("adam", loss=self.loss, metrics=[self.metric])
         return model
 
@@ -179,27 +179,45 @@ CLIENTS = {
         20,
     ),
 }
-CONTENDERS = {"plain": False, "wrapped": True}
+
+
+class WithoutNormOfAdam(keras_svag.SVAGModel):
+    """Measures the noise of the gradients as they are only."""
+
+    @property
+    def _noises(self):
+        return super()._noises[:1]
+
+
+def unwrapped(model):
+    return model
+
+
+CONTENDERS = {"plain": unwrapped, "wrapped": keras_svag.SVAGModel}
 
 
 def steps_timed(client):
     """`{contender: function}` that give the seconds of a step."""
-    batches = client.batches()
+    whole = client.batches(client.batch_size)
+    half = client.batches(client.batch_size // 2)
 
-    def timed(model):
-        return lambda: seconds_per_step(model, batches, client.steps)
+    def timed(wrap, batches=whole, parts=1):
+        model, steps = client.compiled(wrap), client.steps
+        return lambda: parts * seconds_per_step(model, batches, parts * steps)
 
     return {
-        contender: timed(client.compiled(wrapped))
-        for contender, wrapped in CONTENDERS.items()
+        "plain": timed(unwrapped),
+        "halves": timed(unwrapped, half, 2),
+        "without": timed(WithoutNormOfAdam),
+        "wrapped": timed(keras_svag.SVAGModel),
     }
 
 
 def print_memory_of_training(name, contender):
     """Trains in this process and prints what it added, in MB."""
     client = CLIENTS[name]
-    model, batches = client.compiled(CONTENDERS[contender]), client.batches()
-    print_added(model, batches)
+    batches = client.batches(client.batch_size)
+    print_added(client.compiled(CONTENDERS[contender]), batches)
 
 
 def trainings_weighed(name):
@@ -232,8 +250,17 @@ def main():
     unit, shown = "ms", milliseconds
     if arguments.memory:
         unit, shown = "MB", megabytes
+    titles = {
+        "halves": "two halves unwrapped",
+        "without": "wrapped without Adam's norm",
+        "wrapped": "wrapped",
+    }
+    columns = ["wrapped"] if arguments.memory else list(titles)
     print_header(
-        "training", f"plain, {unit}", f"wrapped, {unit}", "ratio", "range"
+        "training",
+        f"plain, {unit}",
+        f"wrapped, {unit}",
+        *(f"{titles[name]}, ratio | range" for name in columns),
     )
     for name in arguments.clients:
         client = CLIENTS[name]
@@ -248,7 +275,10 @@ def main():
             client.title,
             shown(measured["plain"]),
             shown(measured["wrapped"]),
-            ratio_cells(measured["wrapped"], measured["plain"]),
+            *(
+                ratio_cells(measured[column], measured["plain"])
+                for column in columns
+            ),
         )
         keras.backend.clear_session()
 

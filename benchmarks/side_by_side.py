@@ -52,8 +52,9 @@ def milliseconds(seconds):
 
 def print_header(*columns):
     """Prints the head of a table whose columns after the first are numbers."""
-    print("| " + " | ".join(columns) + " |")
-    print("|---|" + "---:|" * (len(columns) - 1), flush=True)
+    head = "| " + " | ".join(columns) + " |"
+    print(head)
+    print("|---|" + "---:|" * (head.count("|") - 2), flush=True)
 
 
 def print_row(*cells):

@@ -130,7 +130,7 @@ def _check_counts(estimate):
 
 
 def epochs_from_state(state):
-    """Batch size and `NoiseEpoch`s of a saved `LinearScalingRuleCheck`.
+    """Batch size and `NoiseEpoch`s of a saved `ScalingRuleCheck`.
 
     Raises:
         ValueError: If `state` is not what its `state_dict` returns.

@@ -519,7 +519,7 @@ class SVAGModel(ModelWrapper):
                 "SVAGModel trains on the mean of the losses of a batch's "
                 f"halves, which is not that of the batch: {reason}. The model "
                 "trains otherwise than unwrapped; "
-                "keras_svag.LinearScalingRuleCheck(batch_size, probe=dataset) "
+                "keras_svag.ScalingRuleCheck(batch_size, probe=dataset) "
                 "measures the unwrapped model and leaves training untouched.",
                 stacklevel=2,
             )
@@ -539,7 +539,7 @@ class SVAGModel(ModelWrapper):
             warnings.warn(
                 "SVAGModel normalizes the halves of a batch apart, so a model "
                 "with BatchNormalization trains otherwise than unwrapped; "
-                "keras_svag.LinearScalingRuleCheck(batch_size, probe=dataset) "
+                "keras_svag.ScalingRuleCheck(batch_size, probe=dataset) "
                 "measures the unwrapped model and leaves training untouched.",
                 stacklevel=3,
             )

@@ -328,7 +328,7 @@ def _check_wrappable(model):
             "call; put the loss into `compute_loss`, or leave the model as it "
             "is and measure it beside training, by "
             "keras_svag.measure_gradient_noise(model, dataset, ...) or the "
-            "callback keras_svag.LinearScalingRuleCheck(probe=dataset)."
+            "callback keras_svag.ScalingRuleCheck(probe=dataset)."
         )
     strategy = model.distribute_strategy
     if strategy is not tf.distribute.get_strategy():

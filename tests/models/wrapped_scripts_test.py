@@ -500,7 +500,7 @@ def test_train_step_of_the_models_own_is_refused_and_told_of_the_probe():
     message = str(error.value)
     assert "`train_step`" in message
     assert "keras_svag.measure_gradient_noise" in message
-    assert "LinearScalingRuleCheck(probe=" in message
+    assert "ScalingRuleCheck(probe=" in message
 
 
 class Task(keras.Sequential):

@@ -1,8 +1,9 @@
-"""Does SGD follow its SDE? Runs that differ in SVAG's ell."""
+"""Does an optimizer follow its SDE? Runs that differ in SVAG's ell."""
 
 import dataclasses
 import math
 
+from experiments.optimizers import is_svag
 from experiments.report import sections, seeds
 from experiments.report.comparison import Comparison, comparisons, has_numbers
 from experiments.report.figures import (
@@ -22,12 +23,18 @@ from keras_svag.scaling.prediction import (
 )
 from keras_svag.scaling.verdict import LinearScalingVerdict, Verdict
 
+_SIMULATED = {
+    "svag": "SGD",
+    "svag_adam": "Adam",
+    "svag_rmsprop": "RMSprop",
+}
+
 
 def svag_comparisons(runs):
     """Comparisons of ell: everything else but the seed is equal."""
 
     def ell(run):
-        if run.config.get("optimizer") == "svag" and has_numbers(run, "ell"):
+        if is_svag(run.config.get("optimizer")) and has_numbers(run, "ell"):
             return run.config["ell"]
         return None
 
@@ -65,6 +72,11 @@ class SVAGStudy:
     prediction: ClosenessPrediction | None
     verdict: str
     reason: str
+
+    @property
+    def simulated(self):
+        """The optimizer whose SDE it is."""
+        return _SIMULATED[self.comparison.runs[0].config["optimizer"]]
 
     @property
     def largest_ell(self):
@@ -109,7 +121,13 @@ def svag_study(comparison):
     limit_closeness = None
     if num_seeds > 1:
         limit_closeness = _limit_closeness(final, limit, closeness)
-    condition = seeds.noise_verdict(windows.get(1), config, target)
+    condition = prediction = None
+    if config["optimizer"] == "svag":
+        # The theory of equilibria is that of SGD.
+        condition = seeds.noise_verdict(windows.get(1), config, target)
+        prediction = seeds.closeness_prediction(
+            groups, lambda run: run.final_window
+        )
     verdict, reason = _verdict(
         closeness, limit_closeness, condition, target, windows, num_seeds
     )
@@ -121,7 +139,7 @@ def svag_study(comparison):
         closeness,
         limit_closeness,
         condition,
-        seeds.closeness_prediction(groups, lambda run: run.final_window),
+        prediction,
         verdict,
         reason,
     )
@@ -170,7 +188,7 @@ def _verdict(closeness, limit_closeness, condition, target, windows, num_seeds):
     if is_ruled_out and not condition.heuristic_reasons:
         return "contradicted", "SGD's N/G is too small for its SDE"
     if 1 not in windows:
-        return "undetermined", "there is no finished run with ell 1, SGD itself"
+        return "undetermined", "there is no finished run with ell 1"
     if closeness is None:
         return "undetermined", "R, G and N were not measured above 0 in all"
     if num_seeds < 2:
@@ -225,13 +243,13 @@ def svag_section(study):
         f"{study.reason}.",
         f"{_sgd_closeness(study)} {_condition(study)}".strip(),
         *_prediction(study),
-        "*Supported* means here that SGD is C-close to SVAG with the largest "
-        "ell, which stands in for the SDE: the 95% interval of C lies at or "
-        "below the C asked for, that of the estimate at ell → ∞ does not lie "
-        "above it, and N/G is not ruled out. *Contradicted*: the interval lies "
-        "above it, or N/G is ruled out and the theorem applies. Otherwise, or "
-        "if the interval would decide but runs are known not to have reached "
-        "equilibrium, *undetermined*.",
+        f"*Supported* means here that {study.simulated} is C-close to SVAG "
+        "with the largest ell, which stands in for the SDE: the 95% interval "
+        "of C lies at or below the C asked for, that of the estimate at ell → "
+        "∞ does not lie above it, and N/G is not ruled out. *Contradicted*: "
+        "the interval lies above it, or N/G is ruled out and the theorem "
+        "applies. Otherwise, or if the interval would decide but runs are "
+        "known not to have reached equilibrium, *undetermined*.",
         _svag_table(study),
         f"{sections.seeds(study.comparison)} R, G and N are those of the last "
         "epochs of one learning rate; the estimate of ell → ∞ is Richardson's "
@@ -244,7 +262,7 @@ def svag_section(study):
         )
         paragraphs += sections.off_equilibrium(study.comparison)
     return sections.Section(
-        "SVAG and SGD",
+        f"SVAG and {study.simulated}",
         (*paragraphs, *sections.one_seed(study.comparison)),
         {
             "curves": sections.Figure(
@@ -266,9 +284,9 @@ def _sgd_closeness(study):
     if study.closeness is None:
         return ""
     text = (
-        f"SGD (ell 1) is C-close to SVAG with ell {study.largest_ell} for "
-        f"{sections.closeness_text(study)}; asked for is "
-        f"C = {number(study.target)}."
+        f"{study.simulated} (ell 1) is C-close to SVAG with ell "
+        f"{study.largest_ell} for {sections.closeness_text(study)}; asked for "
+        f"is C = {number(study.target)}."
     )
     limit = study.limit_closeness
     if limit:
@@ -378,7 +396,7 @@ def save_convergence(path, study):
             _draw_convergence(axes, study, name)
             axes.set_title(label, fontsize=12)
         for axes in panels[1]:
-            axes.set_xlabel("1/ell (1: SGD, 0: its SDE)")
+            axes.set_xlabel(f"1/ell (1: {study.simulated}, 0: its SDE)")
         figure.legend(
             *legend_of_most(panels.flat),
             loc="outside lower center",

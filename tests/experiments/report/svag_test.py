@@ -48,6 +48,17 @@ def test_the_limit_is_that_of_an_error_in_1_over_ell(tmp_path):
         assert found.standard_error == pytest.approx(expected, rel=1e-9)
 
 
+def test_svag_of_adam_is_compared_with_adam(tmp_path):
+    write_pair(tmp_path, 1.1, optimizer="svag_adam")
+    study = study_of(tmp_path)
+    text = text_of(svag_section(study))
+    assert "Adam (ell 1) is C-close to SVAG with ell 4" in text
+    assert "SGD" not in svag_section(study).title
+    # Neither is known of Adam: they rest on SGD's equilibrium.
+    assert study.condition is None
+    assert study.prediction is None
+
+
 def test_the_limit_needs_no_factor_of_two(tmp_path):
     write_svag_sweep(tmp_path, ells=(1, 3, 4), excess=0.5)
     limit = study_of(tmp_path).limit["weight_sq_norm"]

@@ -132,7 +132,7 @@ def cases_of_the_optimizer():
     yield from bad("milestones", (None, 2, "12", ("2",)), TypeError)
     yield from bad("milestones", ((0,), (2, 1), (NAN,)))
     yield from bad_numbers("decay_factor", NOT_POSITIVE)
-    yield from bad_numbers("warmup_epochs", (*NOT_NONNEGATIVE, 41))
+    yield from bad_numbers("warmup_epochs", (*NOT_NONNEGATIVE, 61))
     yield from bad_numbers("warmup_factor", (*NOT_POSITIVE, 1.5))
     ngd = {"optimizer": "ngd", "measure_noise": False, "ell": 1}
     yield from bad_numbers("micro_batch_size", NO_COUNT, **ngd)
@@ -167,7 +167,7 @@ def test_adaptive_optimizers_get_their_keys():
     for optimizer, ell in (("adam", 1), ("svag_adam", 3)):
         made = prepared(optimizer=optimizer, ell=ell, beta_1=0.5)
         assert (made.beta_1, made.beta_2, made.epsilon) == (0.5, 0.999, 1e-7)
-    assert (made.ell, made.pairing) == (3, "independent")
+    assert (made.ell, made.pairing) == (3, "halves")
 
 
 def leaves(config, prefix=""):

@@ -3,10 +3,10 @@
 import csv
 import dataclasses
 import functools
-import itertools
 import math
 import os
 import re
+import warnings
 
 import numpy as np
 
@@ -47,9 +47,8 @@ _ESTIMATE_CHECKS = {
     "noise_trace": functools.partial(arguments.number, optional=True),
     "covariance": functools.partial(arguments.number, optional=True),
 }
-# Rows of a history that are text at a time: more do not fit the caches, and
-# take three times as long.
-_ROWS_AT_ONCE = 100
+# More of a history at a time does not fit the caches.
+_CHARACTERS_AT_ONCE = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,8 +335,8 @@ def _version_numbers(version):
 def _read_history(path):
     """`{column: array}` of a file of CSV; empty if there is none."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            history = _columns(csv.reader(file))
+        with open(path, encoding="utf-8") as file:
+            history = _columns(file)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, csv.Error) as error:
@@ -348,51 +347,67 @@ def _read_history(path):
     return history
 
 
-def _columns(reader):
+def _columns(file):
+    reader = csv.reader(file)
     header = next(reader, [])
-    columns = [[] for _ in header]
     first = reader.line_num + 1
-    rows = _some_rows(reader)
-    while rows:
-        next_first = reader.line_num + 1
-        following = _some_rows(reader)
-        if not following:
-            # The last row is torn if the run was killed while it was written.
-            rows[-1] += ["NA"] * (len(header) - len(rows[-1]))
-        if set(map(len, rows)) != {len(header)}:
-            index = [len(row) == len(header) for row in rows].index(False)
-            raise ValueError(
-                f"line {first + index} has {len(rows[index])} cells, the "
-                f"header {len(header)}"
-            )
-        cells_of_columns = zip(*rows, strict=True)
-        for name, parts, cells in zip(
-            header, columns, cells_of_columns, strict=True
-        ):
-            parts.append(_numbers(cells, name, first))
-        rows, first = following, next_first
-    return {
-        name: np.concatenate(parts)
-        for name, parts in zip(header, columns, strict=True)
-        if parts
-    }
+    tables = []
+    lines = file.readlines(_CHARACTERS_AT_ONCE)
+    while lines:
+        following = file.readlines(_CHARACTERS_AT_ONCE)
+        table = _plain_table(lines, len(header))
+        if table is None:
+            table = _table(lines, header, first, is_last=not following)
+        for name, column in zip(header, table.T, strict=True):
+            _check_numbers(column, name, first)
+        tables.append(table)
+        first += len(lines)
+        lines = following
+    if not sum(map(len, tables)):
+        return {}
+    return dict(zip(header, np.concatenate(tables).T, strict=True))
 
 
-def _some_rows(reader):
-    return [row for row in itertools.islice(reader, _ROWS_AT_ONCE) if row]
-
-
-def _numbers(cells, name, first_line):
-    """The numbers of a part of a column, NaN for `NA`."""
+def _plain_table(lines, width):
+    """The numbers of rows, NaN for `NA`; None if they hold something else."""
+    text = "".join(lines)
+    if '"' in text or {line.count(",") for line in lines} != {width - 1}:
+        return None
+    text = text.removesuffix("\n").replace("\n", ",").replace("NA", "nan")
     try:
-        numbers = np.fromiter(map(float, cells), float, len(cells))
-    except ValueError:
-        numbers = np.array(
-            [
-                _number(cell, name, first_line + index)
-                for index, cell in enumerate(cells)
-            ]
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            numbers = np.fromstring(text, sep=",")
+    except (DeprecationWarning, ValueError):
+        return None
+    if len(numbers) != width * len(lines):
+        return None
+    return numbers.reshape(len(lines), width)
+
+
+def _table(lines, header, first, is_last):
+    """The numbers of rows of any CSV; says where it finds something else."""
+    rows = [row for row in csv.reader(lines) if row]
+    if rows and is_last:
+        # The last row is torn if the run was killed while it was written.
+        rows[-1] += ["NA"] * (len(header) - len(rows[-1]))
+    for index, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(
+                f"line {first + index} has {len(row)} cells, the header "
+                f"{len(header)}"
+            )
+    numbers = [
+        [
+            _number(cell, name, first + index)
+            for name, cell in zip(header, row, strict=True)
+        ]
+        for index, row in enumerate(rows)
+    ]
+    return np.array(numbers).reshape(len(rows), len(header))
+
+
+def _check_numbers(numbers, name, first):
     sizes = np.abs(numbers)
     wrong = (sizes > _LARGEST_NUMBER) & (sizes < math.inf)
     if name == "epoch":
@@ -401,9 +416,8 @@ def _numbers(cells, name, first_line):
     if wrong.any():
         index = np.argmax(wrong)
         raise ValueError(
-            f"{name} in line {first_line + index} cannot be {cells[index]:.20}"
+            f"{name} in line {first + index} cannot be {numbers[index]:.15g}"
         )
-    return numbers
 
 
 def _number(text, name, line):

@@ -160,7 +160,7 @@ def test_a_run_with_a_damaged_file_is_left_out(
 HISTORY = "epoch,loss\n0,1.0\n1,0.5\n2,NA\n"
 DAMAGED_HISTORIES = {
     "a word": (HISTORY.replace("0.5", "abc"), ["loss in line 3", "'abc'"]),
-    "a large number": (HISTORY.replace("0.5", "1e308"), ["line 3", "1e308"]),
+    "a large number": (HISTORY.replace("0.5", "1e308"), ["line 3", "1e+308"]),
     "a negative epoch": (HISTORY.replace("\n1,", "\n-1,"), ["epoch in line 3"]),
     "no epoch": (HISTORY.replace("\n1,", "\nNA,"), ["epoch in line 3"]),
     "a short row": (HISTORY.replace("1,0.5", "1"), ["line 3 has 1 cells"]),

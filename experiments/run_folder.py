@@ -27,6 +27,7 @@ except ImportError:
 
 _RUN_ID = "run_id"
 _LONGEST_DELAY = 5  # seconds
+_LONGEST_LOOK = 0.5
 
 
 class WorkDir:
@@ -144,15 +145,16 @@ class WorkDir:
             return
         directory = os.open(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, directory)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                "Another process is writing to the working directory "
-                f"{self.path!r}; wait for its end, or give another --workdir."
-            ) from None
-        except OSError:
-            pass  # A file system without locks.
+        until = time.monotonic() + _LONGEST_LOOK
+        while not _has_locked(directory, fcntl.LOCK_EX):
+            # Perhaps another process just looks, as `is_locked` does.
+            if time.monotonic() > until:
+                raise ValueError(
+                    "Another process is writing to the working directory "
+                    f"{self.path!r}; wait for its end, or give another "
+                    "--workdir."
+                )
+            time.sleep(0.02)
 
     def _read_config(self):
         """What `config.json` holds; None if there is none."""
@@ -193,14 +195,17 @@ class WorkDir:
             self.run_id = secrets.token_hex(8)
             return
         config = found.about.get("config")
-        if not isinstance(config, dict) or _RUN_ID not in found.about:
+        run_id = found.about.get(_RUN_ID, 0)
+        if not isinstance(config, dict) or not (
+            run_id is None or isinstance(run_id, str)
+        ):
             raise ValueError(
                 f"The working directory {self.path!r} holds checkpoints, but "
                 "no config.json that says of which run; give another "
                 "--workdir, or remove it."
             )
         self._refuse_other(config)
-        self.run_id = found.about[_RUN_ID]
+        self.run_id = run_id
 
     def _newest(self):
         self.checkpoints.about = {_RUN_ID: self.run_id, "config": self._config}
@@ -259,14 +264,19 @@ def is_locked(path):
         return False
     try:
         # Shared, so that of two that look at once none sees the other.
-        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+        return not _has_locked(directory, fcntl.LOCK_SH)
     finally:
         os.close(directory)
-    return False
+
+
+def _has_locked(directory, kind):
+    try:
+        fcntl.flock(directory, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # A file system without locks.
+    return True
 
 
 class HistoryFile(keras.callbacks.Callback):

@@ -1,12 +1,19 @@
 import csv
+import fcntl
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
 
-from experiments.run_folder import FolderCheck, HistoryFile, WorkDir
+from experiments.run_folder import (
+    FolderCheck,
+    HistoryFile,
+    WorkDir,
+    is_locked,
+)
 
 CONFIG = {"ell": 4, "model": {"hidden_units": (8, 8)}}
 
@@ -42,6 +49,20 @@ def test_a_directory_in_use_is_refused_until_it_is_free(tmp_path):
     assert (tmp_path / "train").exists()
     del first
     WorkDir(str(tmp_path), CONFIG).begin()
+
+
+def test_a_look_at_the_lock_does_not_stop_who_begins(tmp_path):
+    assert not is_locked(str(tmp_path))
+    looking = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert not is_locked(str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        # It ends while the other one waits.
+        patch.setattr(time, "sleep", lambda _: os.close(looking))
+        workdir, _ = begun(tmp_path)
+    assert is_locked(str(tmp_path))
+    del workdir
+    assert not is_locked(str(tmp_path))
 
 
 def test_another_configuration_is_refused_and_kept(tmp_path):
@@ -143,6 +164,35 @@ def test_old_checkpoints_of_an_unknown_run_are_one_sentence(tmp_path):
     as_an_earlier_version_left_it(tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match="no config.json that says of which"):
+        begun(tmp_path)
+
+
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
+
+
+@pytest.mark.parametrize("depth", [1, 100, 500, 900])
+def test_an_identity_that_is_nested_is_one_sentence(tmp_path, depth):
+    first, _ = begun(tmp_path)
+    first.checkpoints.about["run_id"] = "[]"
+    first.checkpoints._check = lambda about: None
+    first.checkpoints.save(3, [], None)
+    del first
+    file = tmp_path / "checkpoints" / "step-3.npz"
+    arrays = dict(np.load(file))
+    about = arrays["about"].tobytes()
+    deep = b"[" * depth + b"]" * depth
+    arrays["about"] = np.frombuffer(about.replace(b'"[]"', deep), np.uint8)
+    np.savez(file, **arrays)
+    with pytest.warns(UserWarning, match="is of another run"):
+        begun(tmp_path)
+    config = tmp_path / "config.json"
+    config.unlink()
+    with pytest.raises(ValueError, match="no config.json that says of which"):
+        begun(tmp_path)
+    assert not config.exists()
+    config.write_text(json.dumps({**CONFIG, "run_id": nested(depth)}))
+    with pytest.raises(ValueError, match="must hold a text as run_id"):
         begun(tmp_path)
 
 

@@ -40,6 +40,11 @@ class Checkpoint:
     about: dict = dataclasses.field(default_factory=dict)
 
     @property
+    def file_name(self):
+        """Name of its file in the `CheckpointFolder`."""
+        return f"step-{self.step}.npz"
+
+    @property
     def states(self):
         """States of callbacks by the names of their classes.
 
@@ -77,9 +82,8 @@ class Checkpoint:
 
     def _unusable(self, what, reason):
         return ValueError(
-            f"The checkpoint step-{self.step}.npz holds no {what} that can be "
-            f"used ({reason:.300}): remove the file to go on from the one "
-            "before."
+            f"The checkpoint {self.file_name} holds no {what} that can be used "
+            f"({reason:.300}): remove the file to go on from the one before."
         )
 
 
@@ -268,12 +272,12 @@ def training_arrays(model):
     return arrays + replica_values(strategy, own)
 
 
-def restore_training_arrays(model, arrays, with_metrics):
+def restore_training_arrays(model, checkpoint, with_metrics):
     """Gives all that training changes the values that it had.
 
     Args:
         model: a compiled model.
-        arrays: what `training_arrays` returned.
+        checkpoint: a `Checkpoint` of what `training_arrays` returned.
         with_metrics: whether the metrics are restored too.
 
     Raises:
@@ -281,6 +285,7 @@ def restore_training_arrays(model, arrays, with_metrics):
             replicas.
     """
     common, own = _variables(model)
+    arrays = checkpoint.arrays
     if len(arrays) < len(common) + len(own):
         own = [variable for variable in own if variable.name not in _NEWER]
     strategy = model.distribute_strategy
@@ -293,9 +298,10 @@ def restore_training_arrays(model, arrays, with_metrics):
     arrays = list(map(_in_dtype, arrays, map(_dtype, variables)))
     if expected != [(array.shape, array.dtype) for array in arrays]:
         raise ValueError(
-            "The checkpoint does not fit the model that the configuration "
-            f"makes, on {replicas} replica{'s' * (replicas > 1)}: train on as "
-            "many as before, or remove the working directory to start anew."
+            f"The checkpoint {checkpoint.file_name} does not fit the model "
+            f"that the configuration makes, on {replicas} "
+            f"replica{'s' * (replicas > 1)}: train on as many as before, or "
+            "remove the working directory to start anew."
         )
     metrics = {id(variable) for variable in model.metrics_variables}
     restored = [

@@ -109,10 +109,18 @@ def resumable_fit(
 
     Raises:
         TrainingInterrupted: if a signal came.
-        ValueError: if a checkpoint cannot be written, or is of another model.
+        ValueError: if a checkpoint cannot be written, is of another model, or
+            lies beyond the end of the run.
     """
     first_epoch, done = 0, 0
     if found is not None:
+        last_step = plan.epochs * plan.steps_per_epoch
+        if found.step > last_step:
+            raise ValueError(
+                f"The checkpoint {found.file_name} lies beyond the end of the "
+                f"run, which has {last_step} training steps: remove the file "
+                "to go on from the one before."
+            )
         first_epoch, done = divmod(found.step, plan.steps_per_epoch)
         _build(model, validation_data)
     several = has_several_workers(model.distribute_strategy)
@@ -219,7 +227,7 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         self._first_batch = found.step % self._plan.steps_per_epoch
         # An epoch that has not begun begins with the metrics at zero.
         is_within_epoch = self._first_batch > 0
-        restore_training_arrays(self.model, found.arrays, is_within_epoch)
+        restore_training_arrays(self.model, found, is_within_epoch)
         if is_within_epoch:
             super().on_epoch_begin(epoch, logs)
         found.restore(self.callbacks)

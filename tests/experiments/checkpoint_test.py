@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.checkpoint import (
+    Checkpoint,
     CheckpointFolder,
     StreamsVersion,
     restore_training_arrays,
@@ -241,7 +242,7 @@ def test_low_precision_variables_come_back(folder):
     layer.kernel.assign(array.reshape(1, 8))
     folder.save(1, training_arrays(model), None)
     layer.kernel.assign(np.zeros((1, 8)))
-    restore_training_arrays(model, folder.newest().arrays, True)
+    restore_training_arrays(model, folder.newest(), True)
     np.testing.assert_array_equal(np.asarray(layer.kernel)[0], array)
 
 
@@ -256,7 +257,7 @@ def test_a_pending_gradient_comes_back(folder):
     other = dense_network()
     other.compile(SVAG(0.1, ell=2), "mse")
     other.fit(2 * x, y, batch_size=8, verbose=0)
-    restore_training_arrays(other, folder.newest().arrays, True)
+    restore_training_arrays(other, folder.newest(), True)
     for ours, theirs in zip(training_arrays(other), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -266,8 +267,9 @@ def test_a_checkpoint_of_another_model_is_refused():
     model.compile(SVAG(0.1), "mse")
     model.optimizer.build(model.trainable_variables)
     before = training_arrays(model)
-    with pytest.raises(ValueError, match="does not fit the model"):
-        restore_training_arrays(model, [np.ones(3)] * len(before), True)
+    other = Checkpoint(7, [np.ones(3)] * len(before), None)
+    with pytest.raises(ValueError, match="step-7.npz does not fit the model"):
+        restore_training_arrays(model, other, True)
     for ours, theirs in zip(training_arrays(model), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -1,14 +1,16 @@
 import os
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments.checkpoint import CheckpointFolder, training_arrays
+from experiments.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    training_arrays,
+)
 from experiments.fit import (
     CheckpointInterval,
     FitPlan,
@@ -22,7 +24,7 @@ from experiments.run_folder import (
 )
 from keras_svag import SVAG, SVAGModel
 from tests.helpers.kill_harness import KINDS
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import Program
 
 STEPS, EPOCHS = 5, 3
 
@@ -212,6 +214,14 @@ def test_a_damaged_checkpoint_repeats_more(tmp_path, in_peace):
     assert_same(end_state(model, folder), in_peace[False][0])
 
 
+def test_a_checkpoint_beyond_the_end_is_refused(tmp_path):
+    model = make_model(wrapped=False)
+    plan = FitPlan(EPOCHS, STEPS, CheckpointInterval(2))
+    beyond = Checkpoint(EPOCHS * STEPS + 1, [], {})
+    with pytest.raises(ValueError, match="step-16.npz lies .* has 15 training"):
+        resumable_fit(model, batches, None, plan, None, beyond, [])
+
+
 def test_a_training_that_stopped_itself_is_not_continued(tmp_path):
     folder = str(tmp_path)
     with pytest.raises(Killed):
@@ -258,21 +268,13 @@ def test_exit_codes_are_those_of_ctrl_c_and_of_sigterm():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_the_script_outlives_kills(kind):
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.helpers.kill_harness",
-            f"--kind={kind}",
-            "--kills=3",
-            "--epochs=4",
-            "--longest=2",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.stdout.endswith("3 kills, differing: nothing\n"), (
-        process.stdout + process.stderr[-2000:]
+    output, errors = Program(
+        "tests.helpers.kill_harness",
+        f"--kind={kind}",
+        "--kills=3",
+        "--epochs=4",
+        "--longest=2",
+    ).communicate()
+    assert output.endswith("3 kills, differing: nothing\n"), (
+        output + errors[-2000:]
     )

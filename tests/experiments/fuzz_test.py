@@ -420,7 +420,7 @@ def goes_on(folder, model):
     streams = StreamsVersion("shuffle")
     streams.check(found)
     fingerprint.changes(found.about.get("surroundings"), {"replicas": 1})
-    restore_training_arrays(model, found.arrays, True)
+    restore_training_arrays(model, found, True)
     restore_callbacks(model, found, workdir.file("history.csv"))
     return found
 

@@ -288,7 +288,7 @@ def run_alone(config):
 
 def main(argv):
     if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}.")
+        return _ended(f"Unknown arguments: {argv[1:]}.", 1)
     logging.set_verbosity(logging.ERROR)
     config = _CONFIG.value
     try:

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import keras_svag  # noqa: F401, for it registers what the files hold.
 from experiments.report.runs import find_runs
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import Program
 
 SAVED = ROOT / "tests" / "saved"
 # Another processor rounds otherwise.
@@ -61,13 +60,9 @@ def test_killed_run_goes_on_from_its_checkpoint(tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(SAVED / "killed", folder)
     before = history(folder)
-    done = subprocess.run(
-        [sys.executable, "train.py", f"--workdir={folder}", *FLAGS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = Program("train.py", f"--workdir={folder}", *FLAGS)
+    _, errors = done.communicate()
+    assert done.returncode == 0, errors
     after = history(folder)
     # Not trained anew: the epochs before the kill are the file's, to the bit.
     assert after[: len(before)] == before

@@ -5,15 +5,16 @@ import functools
 import pytest
 
 from tests.helpers.distribution.run import CHECKS
-from tests.helpers.processes import run_python
+from tests.helpers.processes import Program
 
 
 @functools.cache
 def outcomes(replicas):
     """Runs the checks on so many replicas; maps each to its outcome."""
     # A second MirroredStrategy in one process can die.
-    script = "from tests.helpers.distribution.run import main; main({})"
-    printed = run_python(script.format(replicas), timeout=900)
+    program = Program("tests.helpers.distribution.run", replicas)
+    printed, errors = program.communicate(timeout=900)
+    assert program.returncode == 0, errors[-3000:]
     return dict(line.split(": ", 1) for line in printed.splitlines())
 
 

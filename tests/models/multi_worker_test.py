@@ -1,10 +1,7 @@
 """MultiWorkerMirroredStrategy: one cluster of processes for each number."""
 
-import contextlib
 import functools
 import signal
-import subprocess
-import tempfile
 
 import pytest
 
@@ -18,32 +15,15 @@ SECONDS = 540
 def outcomes(num_workers):
     """Outcomes of all checks by name, and the exit status, of each worker."""
     addresses = free_addresses(num_workers)
-    with contextlib.ExitStack() as stack:
-        outputs = [
-            stack.enter_context(tempfile.TemporaryFile("w+")) for _ in addresses
-        ]
-        processes = [
-            start(
-                index,
-                addresses,
-                "tests.helpers.workers.run",
-                SECONDS,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-            for index, output in enumerate(outputs)
-        ]
-        try:
-            statuses = [p.wait(timeout=SECONDS + 60) for p in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        results = []
-        for output, status in zip(outputs, statuses, strict=True):
-            output.seek(0)
-            lines = output.read().splitlines()
-            found = dict(line.split(": ", 1) for line in lines if ": " in line)
-            results.append((found, status, "\n".join(lines[-20:])))
+    workers = [
+        start(index, addresses, "tests.helpers.workers.run", SECONDS)
+        for index in range(num_workers)
+    ]
+    results = []
+    for worker in workers:
+        printed, errors = worker.communicate(timeout=SECONDS + 60)
+        found = dict(line.split(": ", 1) for line in printed.splitlines())
+        results.append((found, worker.returncode, errors[-3000:]))
     return results
 
 

@@ -1,12 +1,12 @@
 """The script over two workers: as one device, killed, and started again."""
 
-import subprocess
 import time
 import zipfile
 
 import h5py
 import numpy as np
 
+from tests.helpers.processes import Program
 from tests.helpers.workers.processes import free_addresses, start
 
 ARGUMENTS = (
@@ -27,20 +27,11 @@ def start_workers(workdir):
         f"--workdir={workdir}",
         "--strategy=multi_worker",
     )
-    return [
-        start(
-            index,
-            addresses,
-            *arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for index in range(2)
-    ]
+    return [start(index, addresses, *arguments) for index in range(2)]
 
 
 def end(process):
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate()
     assert "Traceback" not in errors, errors[-3000:]
     return process.returncode, output, errors
 
@@ -71,15 +62,7 @@ def test_two_workers_train_as_one_device_and_outlive_a_kill(tmp_path):
     assert [code for code, *_ in ends] == [0, 0], ends
     assert "test accuracy" in ends[0][1]
     assert "test accuracy" not in ends[1][1]
-    process = start(
-        0,
-        ["localhost:1"],
-        "train",
-        *ARGUMENTS,
-        f"--workdir={alone}",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = Program("train", *ARGUMENTS, f"--workdir={alone}")
     assert end(process)[0] == 0
     np.testing.assert_allclose(weights(in_peace), weights(alone), atol=1e-6)
 

@@ -1,16 +1,12 @@
 """The script is interrupted and started again, as a user would."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 
-import train
 from experiments.checkpoint import CheckpointFolder
 from experiments.datasets import STREAMS_VERSIONS
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import Program
 
 ARGUMENTS = (
     "--deterministic",
@@ -22,18 +18,13 @@ ARGUMENTS = (
 
 
 def start(workdir, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, train.__file__, f"--workdir={workdir}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return Program(
+        "train.py", f"--workdir={workdir}", *arguments, **environment
     )
 
 
 def end(process):
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate()
     assert "Traceback" not in errors, errors
     return process.returncode, output, errors
 

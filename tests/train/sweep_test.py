@@ -1,17 +1,13 @@
 """train.py --sweep, once, with real runs."""
 
 import json
-import os
-import subprocess
-import sys
 
-import train
+from tests.helpers.processes import Program
 
 
 def test_train_sweeps(tmp_path):
-    command = [
-        sys.executable,
-        train.__file__,
+    program = Program(
+        "train.py",
         f"--workdir={tmp_path}",
         "--config.epochs=1",
         "--config.ell=1",
@@ -22,15 +18,9 @@ def test_train_sweeps(tmp_path):
         "--sweep=optimizer=sgd,ngd",
         "--sweep=batch_size=64",
         "--jobs=2",
-    ]
-    process = subprocess.run(
-        command,
-        cwd=os.path.dirname(train.__file__),
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
-    assert process.returncode == 0, process.stdout + process.stderr
+    printed = program.communicate()
+    assert program.returncode == 0, printed
     for optimizer in ("sgd", "ngd"):
         folder = tmp_path / f"optimizer={optimizer},batch_size=64"
         assert (folder / "results.json").exists()

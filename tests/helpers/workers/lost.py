@@ -9,9 +9,7 @@ again at once, alone.
 """
 
 import argparse
-import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -62,21 +60,19 @@ def main(signal_name, lost, restart):
             addresses,
             "tests.helpers.workers.lost",
             WORKER,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
         )
 
     workers = [start_worker(index) for index in range(2)]
     started = list(workers)
     try:
-        for worker in workers:
-            assert worker.stdout.readline() == "training\n"
-        os.kill(workers[lost].pid, getattr(signal, signal_name))
+        while not all("training" in worker.printed() for worker in workers):
+            time.sleep(0.1)
+        workers[lost].send_signal(getattr(signal, signal_name))
         if restart:
             workers[lost].wait(LIMIT)
             started.append(start_worker(lost))
         output, _ = workers[1 - lost].communicate(timeout=LIMIT)
-        print(f"{signal_name} to worker {lost}: {output.strip()}")
+        print(f"{signal_name} to worker {lost}: {output.splitlines()[-1]}")
     finally:
         for worker in started:
             worker.kill()

@@ -2,12 +2,9 @@
 
 import contextlib
 import json
-import os
 import socket
-import subprocess
-import sys
 
-from tests.helpers.paths import ROOT
+from tests.helpers.processes import Program
 
 
 def free_addresses(count):
@@ -19,27 +16,20 @@ def free_addresses(count):
         return [f"localhost:{each.getsockname()[1]}" for each in sockets]
 
 
-def start(index, addresses, module, *args, **kwargs):
+def start(index, addresses, name, *arguments):
     """Starts one worker.
 
     Args:
         index: the worker's number.
         addresses: those of all the workers.
-        module: name of the module that it runs as its program.
-        *args: its arguments.
-        **kwargs: of `subprocess.Popen`.
+        name: the program, as `Program` takes it.
+        *arguments: its arguments.
 
     Returns:
-        A `subprocess.Popen`.
+        A `Program`.
     """
     config = {
         "cluster": {"worker": addresses},
         "task": {"type": "worker", "index": index},
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, args)],
-        env={**os.environ, "TF_CONFIG": json.dumps(config)},
-        cwd=ROOT,
-        text=True,
-        **kwargs,
-    )
+    return Program(name, *arguments, TF_CONFIG=json.dumps(config))

@@ -17,7 +17,8 @@ demo: $(INSTALLED)
 	@echo "See the gradient noise: $(BIN)/tensorboard --logdir=runs"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=10
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+	  --no-loadscope-reorder --durations=10
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -21,6 +21,30 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("quick")
 
+# What takes longest begins first: begun last, it would leave a worker idle.
+_LONGEST_FILES = (
+    "clients/scripts_test.py",
+    "train/multi_worker_test.py",
+    "models/multi_worker_test.py",
+    "models/distribution_test.py",
+    "experiments/fit_test.py",
+    "models/svag_model_batches_test.py",
+    "models/wrapped_scripts_test.py",
+    "models/equilibrium_test.py",
+    "models/svag_model_test.py",
+    "train/train_test.py",
+    "train/resume_test.py",
+    "train/sweep_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        ends = map(item.path.as_posix().endswith, _LONGEST_FILES)
+        return (*ends, True).index(True)
+
+    items.sort(key=place)
+
 
 def pytest_addoption(parser):
     parser.addoption("--optimize_graphs", action="store_true")

@@ -1,8 +1,8 @@
 """SGD on the optical digits of scikit-learn: the quick demonstration.
 
-A scale-invariant perceptron on 1,437 images of 8×8, at batch size 16. Its weights
-come to rest within 1/(2ηλ) = 125 steps, 1.4 epochs, so that the verdict of the
-last 15 epochs is one on an equilibrium.
+A scale-invariant perceptron on 1,437 images of 8×8, at batch size 16. Its
+weights come to rest over 1/(2ηλ) = 125 steps, 1.4 epochs, so that the verdict
+on the last 15 epochs is one on an equilibrium.
 
     python train.py --config=configs/digits.py --workdir=runs/digits
 

@@ -1,7 +1,6 @@
 """Settings that must stand before any test imports TensorFlow."""
 
 import os
-import sys
 
 import hypothesis
 
@@ -44,20 +43,3 @@ def pytest_collection_modifyitems(items):
         return (*ends, True).index(True)
 
     items.sort(key=place)
-
-
-def pytest_addoption(parser):
-    parser.addoption("--optimize_graphs", action="store_true")
-
-
-def pytest_collection_finish(session):
-    """Has TensorFlow run graphs as they were traced.
-
-    Its optimizer takes a third of the time of tests that trace much and run
-    little. The programs that tests start are left as users have them.
-    """
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow and not session.config.option.optimize_graphs:
-        tensorflow.config.optimizer.set_experimental_options(
-            {"disable_meta_optimizer": True}
-        )

@@ -125,16 +125,27 @@ class Run:
     def final_window(self):
         """`Window` of the end of the run; None if no noise was measured."""
         report = self.results.get("linear_scaling")
-        if report:
+        if report and not _is_preconditioned(report):
             return _window_of_report(report)
         noise = self.results.get("gradient_noise")
         if not noise:
             return None
+        # The report's N and G are in the norm of the optimizer.
+        last = int(self.epochs[-1])
+        first = report["first_epoch"] if report else last
+        arguments.integer("first_epoch", first, most=last)
+        epochs = slice(-(last - first + 1), None)
+        means = {
+            name: float(np.mean(self.curve(name)[epochs]))
+            for name in ("grad_sq_norm", "noise_trace")
+            if first < last
+        }
         return Window(
-            _estimate(noise),
-            float(self.curve("weight_sq_norm")[-1]),
+            dataclasses.replace(_estimate(noise), **means),
+            float(np.mean(self.curve("weight_sq_norm")[epochs])),
             float(self.curve("learning_rate")[-1]),
-            *(int(self.epochs[-1]),) * 2,
+            first,
+            last,
             heuristic_reasons=("equilibrium was not checked",),
         )
 
@@ -143,13 +154,17 @@ class Run:
         """`Window` whose learning rate is nearest to the configured one."""
         report = self.results.get("linear_scaling")
         rate = self.config.get("learning_rate")
-        if not report or rate is None:
+        if not report or rate is None or _is_preconditioned(report):
             return self.final_window
         windows = map(
             _window_of_report, [report, *reversed(report.get("earlier", []))]
         )
         # Of equally near ones the last: `min` keeps the first that it meets.
         return min(windows, key=lambda w: round(abs(w.learning_rate - rate), 9))
+
+
+def _is_preconditioned(report):
+    return report.get("rule") == "square_root"
 
 
 def find_runs(folder):

@@ -61,6 +61,25 @@ def test_without_a_check_the_last_epoch_is_the_window(tmp_path):
     assert (window.first_epoch, window.last_epoch) == (2, 2)
 
 
+def test_noise_in_the_norm_of_adam_is_none_of_the_equilibrium(tmp_path):
+    folder = tmp_path / "run"
+    write_run(folder, noise=estimate(900.0, 5000.0), optimizer="adam")
+    results = json.loads((folder / "results.json").read_text())
+    results["gradient_noise"] = estimate(0.25, 1.5).to_dict()
+    results["linear_scaling"]["rule"] = "square_root"
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "history.csv").write_text(
+        "epoch,loss,grad_sq_norm,noise_trace,weight_sq_norm,learning_rate\n"
+        "0,1,9,9,9,0.1\n1,1,9,9,9,0.1\n2,1,0.5,2,7,0.1\n3,1,0.25,1.5,8,0.1"
+    )
+    [run], *_ = find_runs(str(tmp_path))
+    for window in (run.final_window, run.window_before_decay):
+        # Means over epochs 3 and 4.
+        assert window.estimate.grad_sq_norm == 0.375
+        assert window.estimate.noise_trace == 1.75
+        assert window.weight_sq_norm == 7.5
+
+
 def test_the_window_before_the_decay_has_the_configured_learning_rate(
     tmp_path,
 ):

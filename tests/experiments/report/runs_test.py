@@ -73,11 +73,11 @@ def test_noise_in_the_norm_of_adam_is_none_of_the_equilibrium(tmp_path):
         "0,1,9,9,9,0.1\n1,1,9,9,9,0.1\n2,1,0.5,2,7,0.1\n3,1,0.25,1.5,8,0.1"
     )
     [run], *_ = find_runs(str(tmp_path))
-    for window in (run.final_window, run.window_before_decay):
+    for final in (run.final_window, run.window_before_decay):
         # Means over epochs 3 and 4.
-        assert window.estimate.grad_sq_norm == 0.375
-        assert window.estimate.noise_trace == 1.75
-        assert window.weight_sq_norm == 7.5
+        assert final.estimate.grad_sq_norm == 0.375
+        assert final.estimate.noise_trace == 1.75
+        assert final.weight_sq_norm == 7.5
 
 
 def test_the_window_before_the_decay_has_the_configured_learning_rate(

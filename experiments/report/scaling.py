@@ -265,7 +265,7 @@ def _batch_size(runs, target):
 
 
 def _verdict(runs, target, kappas=()):
-    """`LinearScalingVerdict` on runs of the same process as these, or None.
+    """`ScalingVerdict` on runs of the same process as these, or None.
 
     SVAG at η and ell has the identity of SGD at η / ell with G / ell, and so
     has the run at κη: the condition for SGD then speaks of both.

@@ -12,7 +12,7 @@ from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.prediction import predict_closeness
-from keras_svag.scaling.verdict import linear_scaling_verdict
+from keras_svag.scaling.verdict import scaling_verdict
 
 # What an equilibrium is told by, and the theory's letters for it.
 SYMBOLS = {"weight_sq_norm": "R", "grad_sq_norm": "G", "noise_trace": "N"}
@@ -273,7 +273,7 @@ def noise_verdict(windows, config, closeness, kappas=()):
         kappas: Factors on the batch size to judge.
 
     Returns:
-        A `LinearScalingVerdict`, or None without noise, or if the weights of
+        A `ScalingVerdict`, or None without noise, or if the weights of
         such runs diverge.
     """
     estimate = pooled_noise(windows)
@@ -291,7 +291,7 @@ def noise_verdict(windows, config, closeness, kappas=()):
     )
     if conditions.diverges:
         return None
-    verdict = linear_scaling_verdict(
+    verdict = scaling_verdict(
         estimate, conditions, closeness=closeness, kappas=kappas
     )
     reasons = heuristic_reasons(windows)

@@ -21,7 +21,7 @@ from keras_svag.scaling.prediction import (
     FIRST_ORDER_REACHES,
     ClosenessPrediction,
 )
-from keras_svag.scaling.verdict import LinearScalingVerdict, Verdict
+from keras_svag.scaling.verdict import ScalingVerdict, Verdict
 
 _SIMULATED = {
     "svag": "SGD",
@@ -54,7 +54,7 @@ class SVAGStudy:
         closeness: `Closeness` of SGD to SVAG with the largest ell, or None.
         limit_closeness: `Closeness` of SGD to the estimate at ell → ∞, None
             where there is none, or one seed.
-        condition: `LinearScalingVerdict` on SGD, of which `sde_verdict` is the
+        condition: `ScalingVerdict` on SGD, of which `sde_verdict` is the
             necessary condition ([L21], section 5); None if SGD's noise was not
             measured.
         prediction: `ClosenessPrediction` of all ell, or None.
@@ -68,7 +68,7 @@ class SVAGStudy:
     target: float
     closeness: Closeness | None
     limit_closeness: Closeness | None
-    condition: LinearScalingVerdict | None
+    condition: ScalingVerdict | None
     prediction: ClosenessPrediction | None
     verdict: str
     reason: str

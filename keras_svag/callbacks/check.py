@@ -22,7 +22,7 @@ from keras_svag.callbacks.report import (
     LOG_KEYS,
     NoiseEpoch,
     epochs_from_state,
-    linear_scaling_report,
+    scaling_report,
     without_old_layers,
 )
 from keras_svag.callbacks.tensorboard import NoiseSummaries
@@ -138,7 +138,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
         verbose: 1 prints the report at the end of training, 0 does not.
 
     Attributes:
-        report: `LinearScalingReport` on what was trained until the end of the
+        report: `ScalingReport` on what was trained until the end of the
             last epoch, or of the last tenth of a window of steps; None before.
 
     Raises:
@@ -480,7 +480,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
         self._within_epoch = within_epoch
 
     def _report(self, epochs):
-        return linear_scaling_report(
+        return scaling_report(
             epochs,
             run_conditions(
                 self.model,

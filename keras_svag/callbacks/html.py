@@ -12,7 +12,7 @@ _MOST_POINTS = 200
 
 
 def report_html(report):
-    """A `LinearScalingReport` as HTML, with its picture as inline SVG."""
+    """A `ScalingReport` as HTML, with its picture as inline SVG."""
     verdict = report.verdict
     parts = [f"<p><b>{_escaped(verdict.headline)}</b></p>"]
     if not verdict.refusal:

@@ -1,4 +1,4 @@
-"""What a training run says about the linear scaling rule."""
+"""What a training run says about its scaling rule."""
 
 import dataclasses
 import math
@@ -13,8 +13,8 @@ from keras_svag.noise.pooling import pooled
 from keras_svag.scaling.bounds import balance
 from keras_svag.scaling.conditions import drift_within
 from keras_svag.scaling.verdict import (
-    LinearScalingVerdict,
-    linear_scaling_verdict,
+    ScalingVerdict,
+    scaling_verdict,
 )
 
 LOG_KEYS = (
@@ -206,11 +206,11 @@ def weighted_mean(values, weights):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearScalingReport:
-    """How far the linear scaling rule can carry a run, and from which epochs.
+class ScalingReport:
+    """How far a scaling rule can carry a run, and from which epochs.
 
     Attributes:
-        verdict: `LinearScalingVerdict`.
+        verdict: `ScalingVerdict`.
         estimate: `NoiseEstimate` pooled over the window.
         first_epoch, last_epoch: The window, counted from 1.
         num_epochs: Epochs in the window at which noise was measured.
@@ -221,13 +221,13 @@ class LinearScalingReport:
         course: The `NoiseEpoch`s of the whole run, for the picture.
     """
 
-    verdict: LinearScalingVerdict
+    verdict: ScalingVerdict
     estimate: NoiseEstimate
     first_epoch: int
     last_epoch: int
     num_epochs: int
     weight_sq_norm: float
-    earlier: "tuple[LinearScalingReport, ...]" = ()
+    earlier: "tuple[ScalingReport, ...]" = ()
     first_step: int | None = None
     last_step: int | None = None
     course: tuple[NoiseEpoch, ...] = dataclasses.field(
@@ -370,7 +370,7 @@ class LinearScalingReport:
         )
 
 
-def linear_scaling_report(
+def scaling_report(
     epochs,
     conditions,
     *,
@@ -392,13 +392,13 @@ def linear_scaling_report(
         epochs: `NoiseEpoch`s in the order of training, at least one.
         conditions: `RunConditions`; learning rate and balance are taken from
             the epochs.
-        batch_size, closeness, kappas: As for `linear_scaling_verdict`.
+        batch_size, closeness, kappas: As for `scaling_verdict`.
         window: Epochs to average over; a quarter of those trained if None.
         in_steps: Whether `window` counts training steps instead. A learning
             rate that changes at every step is then averaged over the window.
 
     Returns:
-        A `LinearScalingReport`.
+        A `ScalingReport`.
     """
     epochs = tuple(epochs)
     window = window or max(1, epochs[-1].epoch // 4)
@@ -463,8 +463,8 @@ def _judged(epochs, conditions, settings, in_steps):
             drift=_drift(epochs),
         )
     estimate = pooled(epoch.estimate for epoch in epochs)
-    return LinearScalingReport(
-        verdict=linear_scaling_verdict(estimate, conditions, **settings),
+    return ScalingReport(
+        verdict=scaling_verdict(estimate, conditions, **settings),
         estimate=estimate,
         first_epoch=epochs[0].epoch,
         last_epoch=epochs[-1].epoch,

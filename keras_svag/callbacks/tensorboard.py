@@ -151,7 +151,7 @@ def _layout():
 
 
 def report_markdown(report):
-    """A `LinearScalingReport` as Markdown."""
+    """A `ScalingReport` as Markdown."""
     verdict = report.verdict
     name = verdict.rule_name.capitalize()
     sections = [f"### {name} scaling rule", verdict.headline]

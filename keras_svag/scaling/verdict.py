@@ -1,4 +1,4 @@
-"""What a measured N / G says about the linear scaling rule."""
+"""What a measured N / G says about a scaling rule."""
 
 import dataclasses
 import enum
@@ -30,11 +30,12 @@ class Verdict(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearScalingVerdict:
-    """How far the linear scaling rule can carry a run, as far as is known.
+class ScalingVerdict:
+    """How far a scaling rule can carry a run, as far as is known.
 
     It compares SGD at (κB, κη) with the measured run at (B, η), which is one
-    of SGD, or of SVAG with `ell`, and its N / G that of the measured one. The
+    of SGD, or of SVAG with `ell`, and its N / G that of the measured one; by
+    the square-root rule in the same way Adam or its kin. The
     conditions are necessary: "not ruled out" promises nothing. Each
     one-sided verdict errs with at most half of `1 - level`.
 
@@ -267,7 +268,7 @@ def _batch(size):
     return f"{float(f'{size:.2g}'):,.0f}"
 
 
-def linear_scaling_verdict(
+def scaling_verdict(
     estimate,
     conditions,
     *,
@@ -301,7 +302,7 @@ def linear_scaling_verdict(
         level: Level of the two-sided interval for N / G.
 
     Returns:
-        A `LinearScalingVerdict`.
+        A `ScalingVerdict`.
 
     Raises:
         TypeError: If an argument is no number.
@@ -342,7 +343,7 @@ def linear_scaling_verdict(
             return Verdict.UNDETERMINED
         return Verdict.RULED_OUT if surely_fails else Verdict.NOT_RULED_OUT
 
-    return LinearScalingVerdict(
+    return ScalingVerdict(
         batch_size=batch_size,
         learning_rate=rate,
         weight_decay=decay,

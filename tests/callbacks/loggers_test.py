@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from keras_svag import LinearScalingRuleCheck, SVAGModel
 from keras_svag.callbacks.html import course_svg
-from keras_svag.callbacks.report import NoiseEpoch, linear_scaling_report
+from keras_svag.callbacks.report import NoiseEpoch, scaling_report
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.conditions import RunConditions
 from tests.helpers.small_problems import dense_network, regression
@@ -137,7 +137,7 @@ def report_on(*estimates, conditions=CONDITIONS):
         NoiseEpoch(i, e, (e.grad_sq_norm, e.noise_trace), 5000.0, 0.5, 0.5)
         for i, e in enumerate(estimates, 1)
     ]
-    return linear_scaling_report(epochs, conditions, batch_size=32)
+    return scaling_report(epochs, conditions, batch_size=32)
 
 
 def parsed(html):
@@ -184,7 +184,7 @@ def test_picture_counts_what_the_window_counts(in_steps, ends):
         dataclasses.replace(epoch, first_step=1, last_step=10 * epoch.epoch)
         for epoch in report_on(noise(1.0), noise(2.0)).course
     ]
-    report = linear_scaling_report(
+    report = scaling_report(
         epochs, CONDITIONS, batch_size=32, window=20, in_steps=in_steps
     )
     assert ends in " ".join(parsed(report._repr_html_()).itertext())

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_svag.callbacks.report import NoiseEpoch, linear_scaling_report
+from keras_svag.callbacks.report import NoiseEpoch, scaling_report
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.conditions import RunConditions
 
@@ -51,9 +51,7 @@ def epoch(number, g=1.0, n=41.0, rate=RATE, last_rate=None, **fields):
 
 
 def report(epochs, conditions=SGD, **settings):
-    return linear_scaling_report(
-        epochs, conditions, batch_size=BATCH_SIZE, **settings
-    )
+    return scaling_report(epochs, conditions, batch_size=BATCH_SIZE, **settings)
 
 
 def test_report_averages_g_and_n_apart_over_the_window():

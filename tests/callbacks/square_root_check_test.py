@@ -13,7 +13,7 @@ from keras_svag import (
     SVAGModel,
     measure_gradient_noise,
 )
-from keras_svag.callbacks.report import NoiseEpoch, linear_scaling_report
+from keras_svag.callbacks.report import NoiseEpoch, scaling_report
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.conditions import AdaptiveConditions, RunConditions
 from tests.helpers.small_problems import dense_network, regression
@@ -41,7 +41,7 @@ def report(epochs, optimizer="Adam", ell=1, **adaptive):
     conditions = AdaptiveConditions(
         **{"hyperparameters": ADAM, "epsilon_ratio": 1.0} | adaptive
     )
-    return linear_scaling_report(
+    return scaling_report(
         epochs,
         RunConditions(
             optimizer,

@@ -4,7 +4,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from keras_svag.callbacks.report import NoiseEpoch, linear_scaling_report
+from keras_svag.callbacks.report import NoiseEpoch, scaling_report
 from keras_svag.callbacks.tensorboard import NoiseSummaries, layers_markdown
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.conditions import RunConditions
@@ -19,9 +19,7 @@ def noise(g, n, g_se=0.1, count=400, **fields):
 def report(number, estimate, conditions=CONDITIONS):
     moments = estimate.grad_sq_norm, estimate.noise_trace
     epoch = NoiseEpoch(number, estimate, moments, 5000.0, 0.5, 0.5)
-    return linear_scaling_report(
-        [epoch], conditions, batch_size=32, kappas=(2, 64)
-    )
+    return scaling_report([epoch], conditions, batch_size=32, kappas=(2, 64))
 
 
 def events(log_dir):

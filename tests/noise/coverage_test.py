@@ -10,7 +10,7 @@ import pytest
 from keras_svag.noise.sampling import sampling_correction
 from keras_svag.scaling import max_batch_multiplier
 from keras_svag.scaling.conditions import RunConditions
-from keras_svag.scaling.verdict import linear_scaling_verdict
+from keras_svag.scaling.verdict import scaling_verdict
 from tests.helpers.trajectories import (
     coverage,
     estimates,
@@ -77,7 +77,7 @@ def test_verdicts_on_the_boundary_rarely_err():
     )
     above = boundary * (1 + 1e-9)
     verdicts = [
-        linear_scaling_verdict(
+        scaling_verdict(
             run,
             RunConditions("SGD", learning_rate, weight_decay),
             batch_size=128,

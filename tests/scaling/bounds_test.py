@@ -11,7 +11,7 @@ from keras_svag.scaling.conditions import (
     RunConditions,
     linear_scaling_refusal,
 )
-from keras_svag.scaling.verdict import Verdict, linear_scaling_verdict
+from keras_svag.scaling.verdict import Verdict, scaling_verdict
 
 C = 2**0.5
 
@@ -216,7 +216,7 @@ def judge(measured, **fields):
         if name in given
     }
     conditions = RunConditions(learning_rate=0.8, weight_decay=5e-4, **given)
-    return linear_scaling_verdict(measured, conditions, **settings)
+    return scaling_verdict(measured, conditions, **settings)
 
 
 def test_verdict_reads_like_a_sentence():
@@ -265,9 +265,7 @@ def test_unbounded_interval_rules_out_only_what_no_noise_allows():
     verdicts = list(result.multiplier_verdicts.values())
     # κηλ <= 1 + ηλ/2 at C = √2 whatever N/G is: κ up to 2,500.
     assert verdicts == ["not ruled out", "undetermined", "ruled out"]
-    undecayed = linear_scaling_verdict(
-        estimate(g_se=1.0), RunConditions("SGD", 0.8)
-    )
+    undecayed = scaling_verdict(estimate(g_se=1.0), RunConditions("SGD", 0.8))
     assert "no larger batch is ruled out" in undecayed.text
     negative = judge(estimate(g=-1.0))
     assert negative.max_multiplier is None
@@ -316,7 +314,7 @@ def test_failing_assumptions_about_the_data_are_named():
         sampling="shuffle", num_examples=10**6, corrected_for_sampling=True
     )
     assert not judge(large).heuristic
-    undecayed = linear_scaling_verdict(
+    undecayed = scaling_verdict(
         estimate(), RunConditions("SGD", 0.8, scale_invariant=True)
     )
     assert "no weight decay" in undecayed.heuristic_reasons[0]

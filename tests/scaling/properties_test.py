@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from keras_svag import scaling
 from keras_svag.scaling.conditions import RunConditions
-from keras_svag.scaling.verdict import Verdict, linear_scaling_verdict
+from keras_svag.scaling.verdict import Verdict, scaling_verdict
 from tests.helpers.generated import (
     anything,
     closenesses,
@@ -78,7 +78,7 @@ def test_verdicts_follow_kappa_max(
     estimate, rate, decay, closeness, factors, level, balance
 ):
     def judged(*kappas):
-        return linear_scaling_verdict(
+        return scaling_verdict(
             estimate,
             RunConditions("SGD", rate, decay, balance=balance),
             closeness=closeness,

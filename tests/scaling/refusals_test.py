@@ -8,7 +8,7 @@ import numpy as np
 from keras_svag import NoiseEstimate, scaling
 from keras_svag.arguments import is_number
 from keras_svag.scaling.conditions import RunConditions
-from keras_svag.scaling.verdict import linear_scaling_verdict
+from keras_svag.scaling.verdict import scaling_verdict
 from tests.helpers.refusals import (
     INF,
     NAN,
@@ -160,7 +160,7 @@ def cases_of_rules():
 
 
 def cases_of_verdicts():
-    call = linear_scaling_verdict
+    call = scaling_verdict
     good = {"estimate": ESTIMATE, "conditions": RunConditions("SGD", 0.1, 0.01)}
     yield from refused_numbers(
         call, good, "batch_size", (0, -1, NAN, INF, "32", True)

@@ -349,7 +349,7 @@ def save_square_root(path, study):
                         [unit * error_bar(m.standard_error) for m in means],
                         **line_style(index),
                         capsize=4,
-                        label=f"{label} rule (± standard error over seeds)",
+                        label=f"{label} rule",
                     )
             _draw_bound(axes, study)
         panels[1].set_ylabel(ACCURACY)
@@ -364,7 +364,8 @@ def save_square_root(path, study):
         figure.legend(
             *panels[2].get_legend_handles_labels(),
             loc="outside lower center",
-            ncols=2,
+            title="mean ± standard error over seeds",
+            ncols=3,
         )
 
 

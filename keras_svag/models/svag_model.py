@@ -48,7 +48,8 @@ class SVAGModel(ModelWrapper):
     computed at the same weights, one half after the other; the pair is
     measured, then mixed and applied:
 
-    - with `SVAG`, by its weights: `w1 * g1 + w2 * g2`;
+    - with `SVAG`, `SVAGAdam` or `SVAGRMSprop`, by its weights:
+      `w1 * g1 + w2 * g2`;
     - with any other optimizer, by their shares of the rows, which is the
       gradient of the whole batch when the loss is a mean over the examples: the
       model trains as it does unwrapped, on batches of any size.

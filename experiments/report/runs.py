@@ -389,6 +389,9 @@ def _plain_table(lines, width):
     if '"' in text or {line.count(",") for line in lines} != {width - 1}:
         return None
     text = text.removesuffix("\n").replace("\n", ",").replace("NA", "nan")
+    if text.split(None, 1) != [text]:
+        # A blank cell would be read as some number.
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

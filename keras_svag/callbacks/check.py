@@ -201,7 +201,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
         self.log_dir = log_dir
         self.verbose = verbose
         self.report = None
-        self._rule = None
+        self._rule = None if rule == "auto" else rule
         self._optimizer_steps = None
         self._scale_invariant = scale_invariant
         self._is_invariance_asked = False
@@ -313,7 +313,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             logs.update(dict.fromkeys(LOG_KEYS, math.nan))
 
     def on_train_end(self, logs=None):
-        if self._postponed is not None:
+        if self.probe is not None and self._postponed is not None:
             # Training stopped early, between two probes.
             self._add_epoch(self._postponed, {})
         if not self._epochs:
@@ -447,9 +447,9 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             ValueError: if it is of another batch size or rule, or damaged.
         """
         batch_size, epochs = epochs_from_state(state)
-        # None of states before there were two.
-        rule = state.get("rule") or "linear"
-        if self.rule not in ("auto", rule):
+        # States before there were two rules do not say.
+        rule = state.get("rule")
+        if rule is not None and self.rule not in ("auto", rule):
             raise ValueError(
                 arguments.refusal(
                     "rule", f"that of the saved state, {rule!r}", self.rule

@@ -139,7 +139,10 @@ def epochs_from_state(state):
         if not isinstance(state["epochs"], list):
             raise TypeError("the epochs are no list")
         epochs = [NoiseEpoch.from_state(epoch) for epoch in state["epochs"]]
-        return state["batch_size"], epochs
+        batch_size = state["batch_size"]
+        if any(epoch.estimate.batch_size != batch_size for epoch in epochs):
+            raise ValueError("the epochs are of other batch sizes")
+        return batch_size, epochs
     except (
         ArithmeticError,
         AttributeError,

@@ -41,6 +41,7 @@ def configuration(kind, epochs):
     config.batch_size = 11
     config.epochs = epochs
     config.ell = 2
+    config.pairing = "independent"
     config.model.hidden_units = (16,)
     config.schedule = "cosine"
     config.validate_every = 2

@@ -144,7 +144,7 @@ def cases_of_the_probe():
 
 def cases_of_the_check():
     call, good = keras_svag.LinearScalingRuleCheck, {"batch_size": 8}
-    yield from refused_numbers(call, good, "batch_size", NO_COUNT)
+    yield from refused_numbers(call, good, "batch_size", optional(NO_COUNT))
     yield from refused_numbers(call, good, "closeness", (*NOT_POSITIVE, 1, 0.5))
     for kappas in ("24", None, 2, True, (2, "4"), (True,)):
         yield from refused(call, good, "kappas", [kappas], TypeError)

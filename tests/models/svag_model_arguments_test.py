@@ -62,7 +62,7 @@ def batch_norm_model():
     "optimizer, sentence",
     [
         (lambda: SVAG(ell=2, pairing="halves"), "use pairing='independent'"),
-        (lambda: "sgd", "LinearScalingRuleCheck.*leaves training untouched"),
+        (lambda: "sgd", "ScalingRuleCheck.*leaves training untouched"),
     ],
 )
 def test_batch_normalization_warns(optimizer, sentence):

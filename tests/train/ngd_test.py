@@ -24,6 +24,7 @@ def ngd_config(**overrides):
             "optimizer": "ngd",
             "measure_noise": False,
             "ell": 1,
+            "weight_decay": 5e-3,
             "num_examples": N,
             "batch_size": B,
             "epochs": 4,

@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	@echo "See the gradient noise: $(BIN)/tensorboard --logdir=runs"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile \
 	  --no-loadscope-reorder --durations=10
 
 lint: $(INSTALLED)

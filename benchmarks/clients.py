@@ -193,7 +193,17 @@ def unwrapped(model):
     return model
 
 
-CONTENDERS = {"plain": unwrapped, "wrapped": keras_svag.SVAGModel}
+def unmeasured(model):
+    return keras_svag.SVAGModel(model, measure_noise=False)
+
+
+# Those whose memory is weighed.
+CONTENDERS = {
+    "plain": unwrapped,
+    "unmeasured": unmeasured,
+    "without": WithoutNormOfAdam,
+    "wrapped": keras_svag.SVAGModel,
+}
 
 
 def steps_timed(client):
@@ -251,11 +261,13 @@ def main():
     if arguments.memory:
         unit, shown = "MB", megabytes
     titles = {
+        "unmeasured": "wrapped, not measured",
         "halves": "two halves unwrapped",
         "without": "wrapped without Adam's norm",
         "wrapped": "wrapped",
     }
-    columns = ["wrapped"] if arguments.memory else list(titles)
+    left_out = "halves" if arguments.memory else "unmeasured"
+    columns = [name for name in titles if name != left_out]
     print_header(
         "training",
         f"plain, {unit}",

@@ -136,12 +136,10 @@ def square_root_scaled(config, kappa):
         )
     baseline = _taken(name) | optimizer_options(config)
     baseline.pop("momentum", None)
-    scaled = square_root_scaling_rule(
+    return square_root_scaling_rule(
         config["learning_rate"],
         kappa,
         weight_decay=config.get("weight_decay") or 0.0,
+        epsilon_in_root="rho" in baseline,
         **baseline,
     )
-    if "rho" in baseline:
-        scaled["epsilon"] = baseline["epsilon"] / kappa
-    return scaled

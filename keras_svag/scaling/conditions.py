@@ -310,12 +310,16 @@ class AdaptiveConditions:
     @property
     def defined_below(self):
         """The κ from which κ (1 - β) is not below 1, and the rule has no β."""
-        rests = [
+        return min((1 / rest for rest in self._rests), default=math.inf)
+
+    @property
+    def _rests(self):
+        """1 - β of all that are averaged."""
+        return [
             1 - beta
             for name, beta in self.hyperparameters.items()
             if name != "epsilon" and beta < 1
         ]
-        return min((1 / rest for rest in rests), default=math.inf)
 
     def scaled(self, learning_rate, kappa):
         """What the square-root rule makes of the run's hyperparameters.
@@ -323,16 +327,16 @@ class AdaptiveConditions:
         Returns:
             A dict of arguments of the optimizer; None where the rule has none.
         """
-        parts = dict(self.hyperparameters)
-        if kappa >= self.defined_below:
+        # As the rule itself asks: 1 / (1 - β) is rounded.
+        if any(kappa * rest >= 1 for rest in self._rests):
             return None
-        scaled = square_root_scaling_rule(
-            learning_rate, kappa, weight_decay=self.weight_decay, **parts
+        return square_root_scaling_rule(
+            learning_rate,
+            kappa,
+            weight_decay=self.weight_decay,
+            epsilon_in_root=self.epsilon_in_root,
+            **self.hyperparameters,
         )
-        if self.epsilon_in_root and "epsilon" in scaled:
-            # √(v + ε) shrinks as √v if ε does as v (derived).
-            scaled["epsilon"] = parts["epsilon"] / kappa
-        return scaled
 
 
 def rule_of(optimizer):

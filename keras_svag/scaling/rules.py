@@ -56,6 +56,7 @@ def square_root_scaling_rule(
     decoupled=True,
     batch_size=None,
     steps=None,
+    epsilon_in_root=False,
 ):
     """Hyperparameters of Adam or RMSprop at batch size κB [M22].
 
@@ -73,6 +74,8 @@ def square_root_scaling_rule(
             rate, as AdamW's and Keras's `weight_decay` does.
         batch_size: B of the baseline, or None.
         steps: Steps of the baseline, or None.
+        epsilon_in_root: Whether the optimizer divides by √(v + ε), as Keras's
+            RMSprop does, and not by √v + ε: ε/κ (derived).
 
     Returns:
         A dict with `learning_rate` and every other hyperparameter given.
@@ -99,7 +102,7 @@ def square_root_scaling_rule(
         scaled[name] = 1 - kappa * (1 - beta)
     if epsilon is not None:
         arguments.number("epsilon", epsilon, least=0)
-        scaled["epsilon"] = epsilon / root
+        scaled["epsilon"] = epsilon / (kappa if epsilon_in_root else root)
     if weight_decay is not None:
         arguments.number("weight_decay", weight_decay, least=0)
         scaled["weight_decay"] = weight_decay * (root if decoupled else 1)

@@ -252,7 +252,9 @@ class ScalingVerdict:
                 for kappa, ends in closeness.items()
             },
             "scaled": {
-                f"{kappa:g}": values for kappa, values in scaled.items()
+                f"{kappa:g}": values
+                and {k: finite_or_none(v) for k, v in values.items()}
+                for kappa, values in scaled.items()
             },
             "multiplier_verdicts": {
                 f"{kappa:g}": str(verdict)

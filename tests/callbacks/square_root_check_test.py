@@ -103,6 +103,14 @@ def test_rule_ends_where_nothing_is_averaged():
     assert "batch 512, Adam no such run" in str(actual)
 
 
+def test_a_rate_that_no_float_holds_is_none_in_json():
+    huge = {"learning_rate": 2e307, "last_learning_rate": 2e307}
+    last = NoiseEpoch(**vars(epoch()) | huge)
+    values = scaling_report([last], RunConditions(), batch_size=32).to_dict()
+    json.dumps(values, allow_nan=False)
+    assert values["scaled"]["16"] == {"learning_rate": None}
+
+
 @pytest.mark.parametrize(
     "conditions, fields, reason",
     [

@@ -240,9 +240,13 @@ class ScalingRuleCheck(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         optimizer = type(inner_optimizer(self.model.optimizer)).__name__
+        before = self._rule
         self._rule = self.rule
         if self.rule == "auto":
             self._rule = rule_of(optimizer)
+        if before != self._rule:
+            # What was measured in the norm of another optimizer.
+            self._epochs = []
         self._is_preconditioned = (
             self._rule == "square_root"
             and square_root_refusal(optimizer) is None
@@ -474,6 +478,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             for name in ("first_learning_rate", "last_learning_rate")
         )
         within_epoch = _WithinEpoch.from_state(state.get("within_epoch"))
+        self._rule = rule or "linear"
         self._epochs = epochs
         self._postponed = postponed
         self._rates.first, self._rates.last = first, last

@@ -222,6 +222,21 @@ def test_state_goes_on_under_the_same_rule_only():
         LinearScalingRuleCheck(16).load_state_dict(state)
 
 
+def test_noise_in_another_norm_does_not_count():
+    check = ScalingRuleCheck(verbose=0)
+    # The learning rate of both, so that the window would hold both epochs.
+    train(keras.optimizers.Adam(0.01), check, epochs=1)
+    again = ScalingRuleCheck(window=2, verbose=0)
+    again.load_state_dict(check.state_dict())
+    x, y = regression(128)
+    model = SVAGModel(dense_network())
+    model.compile(keras.optimizers.SGD(0.01), "mse", run_eagerly=True)
+    fit = {"batch_size": 16, "verbose": 0, "callbacks": [again]}
+    model.fit(x, y, initial_epoch=1, epochs=2, **fit)
+    assert again.report.verdict.rule == "linear"
+    assert again.report.estimate.count == 8
+
+
 def test_probe_scales_by_the_present_second_moments():
     x, y = regression(64)
     check = ScalingRuleCheck(16, probe=(x, y), window=1, verbose=0)

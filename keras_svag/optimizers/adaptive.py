@@ -131,7 +131,7 @@ class SVAGRMSprop(_Adaptive):
         if self.built:
             return
         super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity")
+        (self._velocities,) = self._add_like(variables, "velocity")
 
     @property
     def scaled_epsilon(self):
@@ -250,8 +250,8 @@ class SVAGAdam(_Adaptive):
         if self.built:
             return
         super().build(variables)
-        self._momentums, self._velocities = self.add_optimizer_variables(
-            variables, ["momentum", "velocity"]
+        self._momentums, self._velocities = self._add_like(
+            variables, "momentum", "velocity"
         )
 
     @property

@@ -119,9 +119,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         )
         if self._pairs_within_step:
             return
-        self._first_gradients = self.add_optimizer_variables(
-            variables, "first_gradient"
-        )
+        (self._first_gradients,) = self._add_like(variables, "first_gradient")
         if self.gradient_weights == (1, 0):
             remedy = "; pairing='halves' uses both" if self.ell == 1 else ""
             warnings.warn(
@@ -130,6 +128,14 @@ class PairedOptimizer(keras.optimizers.Optimizer):
                 f"second batch{remedy}.",
                 stacklevel=2,
             )
+
+    def _add_like(self, variables, *names):
+        """For each name a list of optimizer variables like those of a model."""
+        added = [
+            [self.add_variable_from_reference(v, name=name) for name in names]
+            for v in variables
+        ]
+        return [[of_one[i] for of_one in added] for i in range(len(names))]
 
     def pair_within_step(self):
         """Takes gradients that are mixed already: no pending gradient is kept.

@@ -21,12 +21,15 @@ from keras_svag.scaling.conditions import (
 )
 
 
-class Verdict(enum.StrEnum):
+class Verdict(str, enum.Enum):
     """What a necessary condition says, given an interval for N / G."""
 
     RULED_OUT = "ruled out"
     NOT_RULED_OUT = "not ruled out"
     UNDETERMINED = "undetermined"
+
+    # As in `enum.StrEnum`, which Python 3.10 does not have.
+    __str__ = str.__str__
 
 
 @dataclasses.dataclass(frozen=True)

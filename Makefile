@@ -1,16 +1,16 @@
-# make demo | test | lint | clean: each does all of its own set-up.
+# make demo | test | test-matrix | lint | clean: each does its own set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
-IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 LOCK := import fcntl; fcntl.flock(9, fcntl.LOCK_EX)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-matrix lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/digits.py --workdir=runs/digits
@@ -19,6 +19,11 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile \
 	  --no-loadscope-reorder --durations=10
+
+# On every release of tox.ini; a Python that is not there is skipped.
+test-matrix: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet tox
+	$(BIN)/python -m tox run
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
@@ -37,9 +42,9 @@ $(INSTALLED): setup.py pyproject.toml keras_svag/version.py
 	test ! -e $(UNFINISHED) && $(BIN)/python -m pip --version >/dev/null 2>&1 \
 	  && $(BIN)/python -c '$(IS_NEW_ENOUGH)' || rm -rf $(BIN) $(VENV); \
 	test -x $(BIN)/python || $(PYTHON) -c '$(IS_NEW_ENOUGH)' 2>/dev/null || { \
-	  echo "keras_svag needs Python 3.11 or newer, but $(PYTHON) is" \
+	  echo "keras_svag needs Python 3.10 or newer, but $(PYTHON) is" \
 	    "$$($(PYTHON) --version 2>/dev/null || echo not found). Name one:" \
-	    "make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.11" >&2; \
+	    "make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.10" >&2; \
 	  exit 1; }; \
 	set -e; \
 	mkdir -p $(VENV); touch $(UNFINISHED); \
@@ -49,5 +54,5 @@ $(INSTALLED): setup.py pyproject.toml keras_svag/version.py
 
 clean:
 	rm -rf $(BIN) $(VENV) .build build dist *.egg-info
-	rm -rf .pytest_cache .ruff_cache .hypothesis
+	rm -rf .pytest_cache .ruff_cache .hypothesis .tox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

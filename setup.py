@@ -37,14 +37,14 @@ setup(
     long_description=README.read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.10",
     packages=find_packages(include=["keras_svag", "keras_svag.*"]),
     install_requires=[
         # Training runs on it. The optimizer and the model override hooks of
         # Keras that are not promised to stay, so both lower bounds are the
-        # oldest releases on which the tests have run.
-        "tensorflow>=2.21",
-        "keras>=3.15",
+        # oldest releases on which the tests have run: docs/versions.md.
+        "tensorflow>=2.18",
+        "keras>=3.8",
         # The theory and the error bars, which need no TensorFlow.
         "numpy",
         # Quantiles of the error bars.

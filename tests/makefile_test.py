@@ -70,5 +70,5 @@ def test_working_environment_is_kept_and_completed(clone):
 def test_python_that_is_missing_is_said_in_a_sentence(clone):
     process = make(clone, "test", python="absent")
     assert process.wait(60) != 0
-    assert "keras_svag needs Python 3.11 or newer" in process.stderr.read()
+    assert "keras_svag needs Python 3.10 or newer" in process.stderr.read()
     assert not (clone / ".venv").exists()

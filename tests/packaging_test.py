@@ -49,8 +49,8 @@ def test_wheel_has_the_version_of_version_py(metadata):
     assert metadata["Version"] == re.search(r'"(.+)"', text)[1]
 
 
-def test_wheel_requires_python_3_11(metadata):
-    assert metadata["Requires-Python"] == ">=3.11"
+def test_wheel_requires_python_3_10(metadata):
+    assert metadata["Requires-Python"] == ">=3.10"
 
 
 def required_names(requirements):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from typing import Literal, TypeAlias
 
 import keras
 import numpy as np
@@ -13,6 +14,9 @@ from keras_svag.applications.normalization import (
 )
 
 NORMALIZATIONS = ("batch", "group", "none")
+
+Normalization: TypeAlias = Literal["batch", "group", "none"]
+Sizes: TypeAlias = tuple[int, ...] | list[int]
 
 # As near 0 as every kernel and precision allows: small against any variance
 # that occurs, yet four normalizations of an all-zero batch, one behind the

@@ -1,25 +1,26 @@
 """A small scale-invariant network of fully connected layers."""
 
 import math
+from typing import Literal
 
 import keras
 
 from keras_svag import arguments
-from keras_svag.applications.layers import NetworkLayers, check_sizes
+from keras_svag.applications.layers import NetworkLayers, Sizes, check_sizes
 
 NORMALIZATIONS = ("layer", "group", "batch")
 
 
 def ScaleInvariantMLP(
-    input_shape,
-    num_classes,
-    hidden_units=(64, 64),
-    normalization="layer",
-    groups=8,
-    momentum=0.9,
-    seed=None,
-    name=None,
-):
+    input_shape: Sizes,
+    num_classes: int,
+    hidden_units: Sizes = (64, 64),
+    normalization: Literal["layer", "group", "batch"] = "layer",
+    groups: int = 8,
+    momentum: float = 0.9,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a multilayer perceptron that is scale-invariant in its weights.
 
     Each hidden layer is a fully connected layer without bias, a normalization

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,7 +21,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     keeps its statistics in float32.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None
+    ) -> Any:
         if not (training and self.trainable and self._is_fusable(inputs, mask)):
             return super().call(inputs, training=training, mask=mask)
 
@@ -76,7 +79,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
     variance, its output and its gradient are 0 instead of NaN.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         if self.axis not in (-1, len(inputs.shape) - 1):
             return super().call(inputs)
         inputs = tf.convert_to_tensor(inputs)

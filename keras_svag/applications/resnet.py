@@ -2,22 +2,27 @@
 
 import keras
 
-from keras_svag.applications.layers import image_network, residual_blocks
+from keras_svag.applications.layers import (
+    Normalization,
+    Sizes,
+    image_network,
+    residual_blocks,
+)
 
 
 def ResNet(
-    depth,
-    input_shape,
-    num_classes,
-    normalization="batch",
-    widen_factor=1,
-    base_width=16,
-    groups=8,
-    momentum=0.9,
-    seed=None,
-    trainable_head=True,
-    name=None,
-):
+    depth: int,
+    input_shape: Sizes,
+    num_classes: int,
+    normalization: Normalization = "batch",
+    widen_factor: int = 1,
+    base_width: int = 16,
+    groups: int = 8,
+    momentum: float = 0.9,
+    seed: int | None = None,
+    trainable_head: bool = True,
+    name: str | None = None,
+) -> keras.Model:
     """Builds an ordinary ResNet, which is not scale-invariant.
 
     A 3x3 stem, then three stages of n = (depth - 2) / 6 basic blocks with

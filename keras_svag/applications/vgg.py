@@ -3,7 +3,7 @@
 import keras
 
 from keras_svag import arguments
-from keras_svag.applications.layers import image_network
+from keras_svag.applications.layers import Normalization, Sizes, image_network
 
 CONVOLUTIONS_PER_STAGE = {
     11: (1, 1, 2, 2, 2),
@@ -15,18 +15,18 @@ WIDTH_MULTIPLIERS = (1, 2, 4, 8, 8)
 
 
 def VGG(
-    depth,
-    input_shape,
-    num_classes,
-    normalization="batch",
-    widen_factor=1,
-    base_width=64,
-    groups=8,
-    momentum=0.9,
-    seed=None,
-    trainable_head=False,
-    name=None,
-):
+    depth: int,
+    input_shape: Sizes,
+    num_classes: int,
+    normalization: Normalization = "batch",
+    widen_factor: int = 1,
+    base_width: int = 64,
+    groups: int = 8,
+    momentum: float = 0.9,
+    seed: int | None = None,
+    trainable_head: bool = False,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a VGG network with one linear layer for a head.
 
     Five stages of 3x3 convolution, norm, ReLU, each ended by 2x2 average

@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import os
 import re
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -21,6 +24,7 @@ from keras_svag.callbacks.conditions import (
 from keras_svag.callbacks.report import (
     LOG_KEYS,
     NoiseEpoch,
+    ScalingReport,
     epochs_from_state,
     scaling_report,
     without_old_layers,
@@ -148,25 +152,27 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             run; in the first epoch, if `batch_size` is not the one measured.
     """
 
+    report: ScalingReport | None
+
     def __init__(
         self,
-        batch_size=None,
-        rule="auto",
-        closeness=2**0.5,
-        kappas=(2, 4, 8, 16),
-        window=None,
-        num_examples=None,
-        probe=None,
-        probe_every=1,
-        rtol=None,
-        log_dir=None,
+        batch_size: int | None = None,
+        rule: Literal["auto", "linear", "square_root"] = "auto",
+        closeness: float = 2**0.5,
+        kappas: tuple[float, ...] | list[float] = (2, 4, 8, 16),
+        window: int | str | None = None,
+        num_examples: int | None = None,
+        probe: Any = None,
+        probe_every: int = 1,
+        rtol: float | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
         *,
-        probe_batches=32,
-        per_layer=False,
-        scale_invariant=None,
-        verbose=1,
-        update_freq="epoch",
-    ):
+        probe_batches: int = 32,
+        per_layer: bool = False,
+        scale_invariant: Any = None,
+        verbose: int = 1,
+        update_freq: int | Literal["epoch"] = "epoch",
+    ) -> None:
         super().__init__()
         self.batch_size = arguments.integer(
             "batch_size",
@@ -205,9 +211,9 @@ class ScalingRuleCheck(keras.callbacks.Callback):
         self._optimizer_steps = None
         self._scale_invariant = scale_invariant
         self._is_invariance_asked = False
-        self._epochs = []
+        self._epochs: list[NoiseEpoch] = []
         self._rates = EpochLearningRates()
-        self._postponed = None
+        self._postponed: int | None = None
         self._summaries = None
         self._within_epoch = _WithinEpoch()
 
@@ -238,7 +244,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
                 )
             )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         optimizer = type(inner_optimizer(self.model.optimizer)).__name__
         before = self._rule
         self._rule = self.rule
@@ -279,7 +285,9 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             # While the weights are sure to be sound.
             self._is_scale_invariant()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         # What is trained anew, after a restart or from the start, is stale.
         self._epochs = [e for e in self._epochs if e.epoch <= epoch]
         before = self._epochs[-1].last_step if self._epochs else None
@@ -291,7 +299,9 @@ class ScalingRuleCheck(keras.callbacks.Callback):
         iterations = inner_optimizer(self.model.optimizer).iterations
         return int(ops.convert_to_numpy(iterations))
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         # Not at a batch's end: Keras would then wait for the logs of each.
         if batch > 0:
             self._check_sizes()
@@ -301,7 +311,9 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             self._read_within_epoch()
         self._rates.before_step()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         self._check_sizes()
         logs = {} if logs is None else logs
         is_last = epoch + 1 == self.params.get("epochs")
@@ -311,12 +323,12 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             self._within_epoch.steps += self.model.steps_per_execution
         if self.probe is None or is_due:
             self._add_epoch(epoch, logs)
-            logs.update(self.report.to_logs())
+            logs.update(self.report.to_logs())  # type: ignore[union-attr]
         else:
             self._postponed = epoch
             logs.update(dict.fromkeys(LOG_KEYS, math.nan))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self.probe is not None and self._postponed is not None:
             # Training stopped early, between two probes.
             self._add_epoch(self._postponed, {})
@@ -432,7 +444,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             return measured.epoch
         return measured.last_step
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What the callback has seen, as plain values for strict JSON."""
         return {
             "batch_size": self.batch_size,
@@ -444,7 +456,7 @@ class ScalingRuleCheck(keras.callbacks.Callback):
             "within_epoch": self._within_epoch.to_state(),
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` returned.
 
         Raises:
@@ -613,7 +625,9 @@ class LinearScalingRuleCheck(ScalingRuleCheck):
         **kwargs: the others.
     """
 
-    def __init__(self, batch_size=None, *args, **kwargs):
+    def __init__(
+        self, batch_size: int | None = None, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(batch_size, "linear", *args, **kwargs)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -66,13 +67,13 @@ class NoiseEpoch:
     optimizer_steps: int | None = None
 
     @property
-    def has_constant_rate(self):
+    def has_constant_rate(self) -> bool:
         """Whether first and last step had the same learning rate."""
         return math.isclose(
             self.learning_rate, self.last_learning_rate, rel_tol=1e-6
         )
 
-    def continues(self, later):
+    def continues(self, later: "NoiseEpoch") -> bool:
         """Whether both epochs have one and the same learning rate."""
         return (
             self.has_constant_rate
@@ -83,11 +84,11 @@ class NoiseEpoch:
         )
 
     @property
-    def may_be_moving(self):
+    def may_be_moving(self) -> bool:
         """Whether the learning rate may change at every step."""
         return not self.has_constant_rate or self.first_step == self.last_step
 
-    def to_state(self):
+    def to_state(self) -> dict[str, Any]:
         """Plain values for strict JSON; `from_state` is the way back."""
         return vars(self) | {
             "estimate": self.estimate.to_dict(),
@@ -96,7 +97,7 @@ class NoiseEpoch:
         }
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state: dict[str, Any]) -> "NoiseEpoch":
         def restored(name, value):
             value = arguments.number(name, value, optional=True)
             return math.nan if value is None else value
@@ -238,7 +239,7 @@ class ScalingReport:
     )
 
     @property
-    def kappa_lines(self):
+    def kappa_lines(self) -> list[str]:
         """A line per factor on the batch size."""
         verdict = self.verdict
         if verdict.refusal:
@@ -251,13 +252,13 @@ class ScalingReport:
         ]
 
     @property
-    def scaled_name(self):
+    def scaled_name(self) -> str:
         """What `scaled_text` of the verdict holds, for the head of a table."""
         if self.verdict.is_square_root:
             return self.verdict.optimizer
         return "learning rate"
 
-    def min_closeness_text(self, kappa):
+    def min_closeness_text(self, kappa: float) -> str:
         """How close the two runs can be at most, such as `C at least 2.1`."""
         low, value, high = self.verdict.min_closeness[kappa]
         if math.isinf(low):
@@ -266,7 +267,7 @@ class ScalingReport:
         return f"C at least {number(point)} {interval(low, high)}"
 
     @property
-    def sde_line(self):
+    def sde_line(self) -> str:
         """Whether the measured run may be close to its SDE."""
         verdict = self.verdict
         needed = f"needs N/G of at least {verdict.min_noise_to_signal:.3g}"
@@ -278,7 +279,7 @@ class ScalingReport:
         )
 
     @property
-    def window_line(self):
+    def window_line(self) -> str:
         """The epochs or steps behind the numbers."""
         window = self._window
         if self.last_step is None and self.first_epoch == self.last_epoch:
@@ -322,11 +323,11 @@ class ScalingReport:
         return "\n".join(lines)
 
     @property
-    def summary(self):
+    def summary(self) -> str:
         """The headline with its epochs, for a list of several windows."""
         return f"{self._window}: {self.verdict.headline}"
 
-    def to_logs(self):
+    def to_logs(self) -> dict[str, float]:
         """What loggers get: always the same keys, NaN where there is none.
 
         `max_batch_size_low` is the largest batch that is not ruled out, all
@@ -338,7 +339,7 @@ class ScalingReport:
             verdict.not_ruled_out_up_to,
             verdict.ruled_out_beyond,
         )
-        values = (*sizes, *verdict.interval)
+        values: tuple[float | None, ...] = (*sizes, *verdict.interval)
         if verdict.refusal:
             values = (None, None, None, *verdict.interval)
         return {
@@ -349,7 +350,7 @@ class ScalingReport:
     def _repr_html_(self):
         return report_html(self)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON: the verdict's, the estimate's, more."""
         return (
             self.verdict.to_dict()

@@ -2,6 +2,7 @@
 
 import math
 import secrets
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -69,8 +70,13 @@ class NGDModel(ModelWrapper):
     """
 
     def __init__(
-        self, model, batch_size, micro_batch_size, seed=None, **kwargs
-    ):
+        self,
+        model: keras.Model,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(model, **kwargs)
         if has_batch_normalization(model):
             raise ValueError(
@@ -92,7 +98,7 @@ class NGDModel(ModelWrapper):
         )
         self.seed = secrets.randbits(31) if seed is None else seed
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         replicas = self._num_replicas
         rows = num_rows(data)
         if rows is None:
@@ -162,7 +168,7 @@ class NGDModel(ModelWrapper):
             None if g is None else tf.convert_to_tensor(g) for g in gradients
         ]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             {

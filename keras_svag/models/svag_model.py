@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -37,6 +38,7 @@ from keras_svag.noise.pairs import (
     pair_moments,
     squared_norm,
 )
+from keras_svag.noise.sampling import Sampling
 from keras_svag.optimizers.paired import PairedOptimizer
 
 
@@ -128,14 +130,14 @@ class SVAGModel(ModelWrapper):
 
     def __init__(
         self,
-        model,
-        measure_noise=True,
-        per_layer=False,
-        num_examples=None,
-        sampling="shuffle",
-        batch_size=None,
-        **kwargs,
-    ):
+        model: keras.Model,
+        measure_noise: bool = True,
+        per_layer: bool = False,
+        num_examples: int | None = None,
+        sampling: Sampling = "shuffle",
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Wanted where a model that is compiled is wrapped.
         self.measure_noise = measure_noise
         self._is_compiled = False
@@ -184,7 +186,7 @@ class SVAGModel(ModelWrapper):
         return [self.gradient_noise]
 
     @property
-    def training_metrics(self):
+    def training_metrics(self) -> list[keras.metrics.Metric]:
         noises = self._noises
         return [*noises, self.weight_sq_norm] if noises else []
 
@@ -196,7 +198,7 @@ class SVAGModel(ModelWrapper):
             if name != "preconditioned_gradient_noise"
         ]
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         self._is_compiled = kwargs.get("jit_compile") is True
         super().compile(*args, **kwargs)
 
@@ -207,7 +209,14 @@ class SVAGModel(ModelWrapper):
             self._inner_optimizer.pair_within_step()
         self._warn_of_batch_normalization()
 
-    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         examples = num_examples(x, kwargs.get("validation_split", 0.0))
         nominal = self.batch_size or fed_batch_size(x, batch_size, examples)
         if nominal != self._nominal:
@@ -218,7 +227,7 @@ class SVAGModel(ModelWrapper):
         self._follow_batch_size()
         return super().fit(x, y, batch_size, *args, **kwargs)
 
-    def train_on_batch(self, *args, **kwargs):
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._follow_batch_size()
         return super().train_on_batch(*args, **kwargs)
 
@@ -237,7 +246,7 @@ class SVAGModel(ModelWrapper):
 
     # As in Keras's own loop, where one of a user's own would convert it.
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         with self._optimizer_given_mixed_gradients():
             if not self.measure_noise and self._weights == (0.5, 0.5):
                 return super().train_step(data)
@@ -545,7 +554,7 @@ class SVAGModel(ModelWrapper):
                 stacklevel=3,
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             {

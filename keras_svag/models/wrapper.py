@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -22,6 +23,8 @@ from keras_svag.models.internals import (
 from keras_svag.models.preprocessing import preprocessed_fit, preprocesses
 
 _MEAN_REDUCTIONS = ("sum_over_batch_size", "mean")
+
+Wrapper = TypeVar("Wrapper", bound="ModelWrapper")
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -49,14 +52,14 @@ class ModelWrapper(keras.Model):
             `compile` refuses.
     """
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
         _check_wrappable(model)
         kwargs.setdefault("dtype", model.dtype_policy)
         # The wrapped model casts its own inputs.
         super().__init__(autocast=False, **kwargs)
         # TensorFlow sets no attribute that has the value already, as one of the
         # wrapped model's has.
-        self.optimizer = None
+        self.optimizer: Any = None
         self.stop_training = False
         self.model = model
         self._saved = SavedLayer(model)
@@ -64,17 +67,17 @@ class ModelWrapper(keras.Model):
         self.built = model.built
         self._evaluating = False
         self._fed = None
-        self._rows_of_fit = None
+        self._rows_of_fit: Any = None
         if model.compiled:
             self._take_compilation()
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         return self.model.compute_mask(inputs, previous_mask)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         """What is no attribute of the wrapper is one of the wrapped model."""
         if name.startswith("_") or "_saved" not in self.__dict__:
             raise AttributeError(
@@ -91,37 +94,37 @@ class ModelWrapper(keras.Model):
         return sorted(names | {self._saved.path})
 
     @property
-    def layers(self):
+    def layers(self) -> list[keras.layers.Layer]:
         return self.model.layers
 
     @property
-    def input(self):
+    def input(self) -> Any:
         return self.model.input
 
     @property
-    def output(self):
+    def output(self) -> Any:
         return self.model.output
 
-    def get_layer(self, *args, **kwargs):
+    def get_layer(self, *args: Any, **kwargs: Any) -> keras.layers.Layer:
         return self.model.get_layer(*args, **kwargs)
 
-    def summary(self, *args, **kwargs):
+    def summary(self, *args: Any, **kwargs: Any) -> None:
         self.model.summary(*args, **kwargs)
 
-    def export(self, *args, **kwargs):
+    def export(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.export(*args, **kwargs)
 
-    def save_weights(self, *args, **kwargs):
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Saves the wrapped model's weights, in a file that it can load."""
         self.model.save_weights(*args, **kwargs)
 
-    def load_weights(self, filepath, *args, **kwargs):
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Loads weights that the wrapped model or the wrapper has saved."""
         saved = is_saved_wrapper(filepath)
         load = super().load_weights if saved else self.model.load_weights
         load(filepath, *args, **kwargs)
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles the wrapped model, by its `compile`, and the wrapper.
 
         Raises:
@@ -158,30 +161,30 @@ class ModelWrapper(keras.Model):
         )
         share_compilation(self.model, self)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         return self.model.get_compile_config()
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def compute_loss(self, *args, **kwargs):
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         return self.model._compute_loss(*args, **kwargs)
 
-    def compute_metrics(self, *args, **kwargs):
+    def compute_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.model.compute_metrics(*args, **kwargs)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> Any:
         return self.model.test_step(data)
 
-    def predict(self, *args, **kwargs):
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.predict(*args, **kwargs)
 
-    def predict_on_batch(self, *args, **kwargs):
+    def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.predict_on_batch(*args, **kwargs)
 
-    def test_on_batch(self, *args, **kwargs):
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         return self.model.test_on_batch(*args, **kwargs)
 
     @property
@@ -196,24 +199,31 @@ class ModelWrapper(keras.Model):
         )
 
     @property
-    def training_metrics(self):
+    def training_metrics(self) -> list[keras.metrics.Metric]:
         """Metrics that only training updates: kept out of `evaluate`."""
         return []
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         return [*self.model.metrics, *self._visible_metrics]
 
     @property
     def _visible_metrics(self):
         return [] if self._evaluating else self.training_metrics
 
-    def reset_metrics(self):
+    def reset_metrics(self) -> None:
         self.model.reset_metrics()
         for metric in self._visible_metrics:
             metric.reset_state()
 
-    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         if preprocesses(self.model):
             kwargs = preprocessed_fit(
                 self.model, x, y, batch_size, *args, **kwargs
@@ -227,7 +237,7 @@ class ModelWrapper(keras.Model):
         finally:
             self._rows_of_fit = None
 
-    def rows_of_fit(self, most):
+    def rows_of_fit(self, most: int) -> Any:
         """The first rows of the inputs, while `fit` trains on arrays.
 
         Returns:
@@ -235,7 +245,14 @@ class ModelWrapper(keras.Model):
         """
         return None if self._rows_of_fit is None else self._rows_of_fit(most)
 
-    def train_on_batch(self, x, y=None, sample_weight=None, *args, **kwargs):
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         if preprocesses(self.model):
             batch = self.model.preprocess_samples(x, y, sample_weight)
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -255,7 +272,7 @@ class ModelWrapper(keras.Model):
     def _needs_static_rows(self):
         return True
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         # Within `fit`, Keras has the data, which are preprocessed.
         within_fit = kwargs.get("_use_cached_eval_dataset", False)
         if overrides(self.model, "evaluate") and not within_fit:
@@ -291,13 +308,17 @@ class ModelWrapper(keras.Model):
             step_function = with_logs_as_vectors(step_function)
         return super()._make_function(step_function)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config["model"] = keras.saving.serialize_keras_object(self.model)
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls: type[Wrapper],
+        config: dict[str, Any],
+        custom_objects: dict[str, Any] | None = None,
+    ) -> Wrapper:
         # The wrapper compiles its model, by what it is compiled with itself.
         inner = {**config["model"]}
         inner.pop("compile_config", None)

@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from keras_svag.noise.intervals import fieller_interval, student_t_quantile
 
@@ -32,7 +35,7 @@ class PairSums:
     num_skipped: int = 0
 
     @classmethod
-    def of(cls, grad_sq_norm, noise_trace):
+    def of(cls, grad_sq_norm: ArrayLike, noise_trace: ArrayLike) -> "PairSums":
         """Sums over arrays of observations; non-finite ones are counted apart.
 
         Args:
@@ -53,20 +56,20 @@ class PairSums:
             int(np.sum(~finite)),
         )
 
-    def __add__(self, other):
+    def __add__(self, other: "PairSums") -> "PairSums":
         if not isinstance(other, PairSums):
             return NotImplemented
         ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
         return PairSums(*(a + b for a, b in zip(ours, theirs, strict=True)))
 
-    def __sub__(self, other):
+    def __sub__(self, other: "PairSums") -> "PairSums":
         """Sums of the observations that came after those of `other`."""
         if not isinstance(other, PairSums):
             return NotImplemented
         ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
         return PairSums(*(a - b for a, b in zip(ours, theirs, strict=True)))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON; `PairSums(**dict)` is the way back."""
         return dataclasses.asdict(self)
 
@@ -152,15 +155,15 @@ class NoiseEstimate:
     @classmethod
     def from_sums(
         cls,
-        count,
-        sum_g,
-        sum_n,
-        sum_gg,
-        sum_gn,
-        sum_nn,
-        num_skipped=0,
-        **fields,
-    ):
+        count: float,
+        sum_g: float,
+        sum_n: float,
+        sum_gg: float,
+        sum_gn: float,
+        sum_nn: float,
+        num_skipped: float = 0,
+        **fields: Any,
+    ) -> "NoiseEstimate":
         """Builds the estimate from float64 sums over steps and replicas.
 
         Nothing is corrected for sampling yet: `corrected` does that.
@@ -174,7 +177,7 @@ class NoiseEstimate:
             **fields: `batch_size`, `sampling`, `num_examples`, `per_layer`.
         """
         if count:
-            sums = PairSums(count, sum_g, sum_n, sum_gg, sum_gn, sum_nn)
+            sums = PairSums(int(count), sum_g, sum_n, sum_gg, sum_gn, sum_nn)
             moments = mean_and_covariance(sums)
         else:
             moments = np.full(2, math.nan), np.full((2, 2), math.nan)
@@ -185,7 +188,7 @@ class NoiseEstimate:
             **fields,
         )
 
-    def corrected(self, matrix):
+    def corrected(self, matrix: ArrayLike) -> "NoiseEstimate":
         """The estimate after a linear map of (G, N), layers included.
 
         Layers that are corrected already are left as they are.
@@ -206,7 +209,7 @@ class NoiseEstimate:
             self,
             **moment_fields(means, covariance),
             blocks=tuple(
-                (count, *map(float, matrix @ sums))
+                (count, *map(float, matrix @ sums))  # type: ignore[misc]
                 for count, *sums in self.blocks
             ),
             per_layer=self.per_layer
@@ -221,21 +224,21 @@ class NoiseEstimate:
         )
 
     @property
-    def covariance_matrix(self):
+    def covariance_matrix(self) -> NDArray[np.float64]:
         """That of the two means, of shape (2, 2), in the order (G, N)."""
         g, n = self.grad_sq_norm_se, self.noise_trace_se
         # Unlike a power, a product overflows without an error.
         return np.array([[g * g, self.covariance], [self.covariance, n * n]])
 
     @property
-    def noise_to_signal(self):
+    def noise_to_signal(self) -> float:
         """N / G, a ratio of averages; negative if G is, NaN if both are 0."""
         if self.grad_sq_norm:
             return self.noise_trace / self.grad_sq_norm
         return math.inf if self.noise_trace > 0 else math.nan
 
     @property
-    def noise_to_signal_se(self):
+    def noise_to_signal_se(self) -> float:
         """Delta-method standard error of N / G; NaN unless G is positive.
 
         For stopping rules and tables. Intervals never use it: with 20 pairs
@@ -245,16 +248,16 @@ class NoiseEstimate:
             return math.nan
         gradient = np.array([-self.noise_to_signal, 1.0]) / self.grad_sq_norm
         variance = gradient @ self.covariance_matrix @ gradient
-        return math.sqrt(max(variance, 0.0))
+        return math.sqrt(max(float(variance), 0.0))
 
     @property
-    def noise_scale(self):
+    def noise_scale(self) -> float | None:
         """Gradient noise scale B N / G in examples [McC18]; None without B."""
         if self.batch_size is None:
             return None
         return self.batch_size * self.noise_to_signal
 
-    def interval(self, level=0.95):
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Confidence set for N / G by Fieller's method with Student's t.
 
         Args:
@@ -282,12 +285,14 @@ class NoiseEstimate:
             quantile,
         )
 
-    def student_t(self, level=0.95):
+    def student_t(self, level: float = 0.95) -> float:
         """How many standard errors reach to each side at a two-sided level."""
         dof = self.degrees_of_freedom or max(self.count - 1, 1)
         return student_t_quantile(level, dof)
 
-    def grad_sq_norm_sign(self, level=0.95):
+    def grad_sq_norm_sign(
+        self, level: float = 0.95
+    ) -> Literal["positive", "not told apart from 0", "negative", "unknown"]:
         """What the observations say about the sign of G.
 
         Returns:
@@ -303,7 +308,7 @@ class NoiseEstimate:
         return "positive" if self.grad_sq_norm > 0 else "negative"
 
     @property
-    def has_few_effective_observations(self):
+    def has_few_effective_observations(self) -> bool:
         """Whether a handful of blocks, or of bursts in them, carries the sums.
 
         The interval is then wide, for what was not seen may matter more.
@@ -319,7 +324,7 @@ class NoiseEstimate:
         # Squares of the largest observations overflow.
         return self.count > 1 and np.isfinite(self.covariance_matrix).all()
 
-    def describe(self, level=0.95):
+    def describe(self, level: float = 0.95) -> str:
         """N / G with its interval in words, such as `N/G = 41 [33, 55]`."""
         if self.count == 0:
             text = "N/G is not measured: there were no observations"
@@ -350,7 +355,7 @@ class NoiseEstimate:
         return f"{point} [{low}, {high}]"
 
     @property
-    def noise_scale_warning(self):
+    def noise_scale_warning(self) -> str | None:
         """A sentence where shuffling biases the reading, else None.
 
         When an epoch is a permutation, G at fixed weights reads low by a
@@ -381,7 +386,7 @@ class NoiseEstimate:
             "replacement, or measure with measure_gradient_noise."
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for strict JSON.
 
         The fields, and what follows from them: the ratio with its 95%
@@ -403,13 +408,16 @@ class NoiseEstimate:
                 [finite_or_none(total) for total in block]
                 for block in self.blocks
             ],
-            "per_layer": self.per_layer
-            and {name: e.to_dict() for name, e in self.per_layer.items()},
+            "per_layer": {
+                name: e.to_dict() for name, e in self.per_layer.items()
+            }
+            if self.per_layer
+            else self.per_layer,
         }
         return {name: finite_or_none(value) for name, value in values.items()}
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> "NoiseEstimate":
         """The estimate that `to_dict` was called on.
 
         Raises:

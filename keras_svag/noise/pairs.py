@@ -1,14 +1,19 @@
 """The gradient noise of pairs of gradients, without extra passes."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate, PairSums
 from keras_svag.noise.sampling import (
     SAMPLING_MODES,
+    Sampling,
     sampling_correction,
     unchecked_correction,
 )
@@ -159,15 +164,15 @@ class GradientNoise(keras.metrics.Metric):
 
     def __init__(
         self,
-        batch_size=None,
-        num_examples=None,
-        name="gradient_noise",
-        sampling="shuffle",
-        sub_batch_size=None,
-        layers=None,
-        dtype=None,
-        preconditioned=False,
-    ):
+        batch_size: int | None = None,
+        num_examples: int | None = None,
+        name: str = "gradient_noise",
+        sampling: Sampling = "shuffle",
+        sub_batch_size: int | None = None,
+        layers: Sequence[str] | None = None,
+        dtype: Any = None,
+        preconditioned: bool = False,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.preconditioned = preconditioned
         arguments.choice("sampling", sampling, SAMPLING_MODES)
@@ -180,7 +185,7 @@ class GradientNoise(keras.metrics.Metric):
             remedy="give the size of the training set",
         )
         self.sampling = sampling
-        self._largest = None
+        self._largest: Any = None
         self.set_batch_size(batch_size, sub_batch_size)
         self._sums = self._add_sums((_NUM_SUMS,), "sums")
         self._num_skipped = self._add_sums((), "num_skipped")
@@ -195,7 +200,7 @@ class GradientNoise(keras.metrics.Metric):
             shape=shape, initializer="zeros", dtype="float64", name=name
         )
 
-    def set_layers(self, layers):
+    def set_layers(self, layers: Sequence[str] | None) -> None:
         """Sets the names of the layers to keep apart; `None`: none."""
         self.layers = None if layers is None else tuple(layers)
         if self.layers is not None:
@@ -203,7 +208,9 @@ class GradientNoise(keras.metrics.Metric):
                 (len(self.layers), _NUM_SUMS), "layer_sums"
             )
 
-    def set_batch_size(self, batch_size, sub_batch_size=None):
+    def set_batch_size(
+        self, batch_size: int | None, sub_batch_size: int | None = None
+    ) -> None:
         """Sets B, and the size of one replica's sub-batch."""
         self._batch_size = batch_size
         self.sub_batch_size = sub_batch_size
@@ -215,7 +222,7 @@ class GradientNoise(keras.metrics.Metric):
             sub_batch_size or batch_size,
         )
 
-    def follow_batch_size(self):
+    def follow_batch_size(self) -> None:
         """From here on B is the largest that `restate` was given."""
         if self._largest is None:
             self._largest = self.add_variable(
@@ -225,7 +232,7 @@ class GradientNoise(keras.metrics.Metric):
                 name="largest_batch_size",
             )
 
-    def restate(self, batch_size):
+    def restate(self, batch_size: float | tf.Tensor) -> None:
         """States N, that of the earlier observations too, at a larger B."""
         old, new = self._largest.value, ops.cast(batch_size, "float64")
         ratio = ops.where(new > 0, old / ops.maximum(new, 1.0), 1.0)
@@ -239,20 +246,20 @@ class GradientNoise(keras.metrics.Metric):
         self._largest.assign(new)
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int | None:
         """B, an integer, or None while it is not known."""
         if self._largest is None:
             return self._batch_size
         return int(ops.convert_to_numpy(self._largest)) or None
 
     @property
-    def stated_at(self):
+    def stated_at(self) -> int | tf.Tensor | None:
         """B as a step takes it: an integer, a float64 tensor, or None."""
         return (
             self._batch_size if self._largest is None else self._largest.value
         )
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         for variable in self.variables:
             if variable is not self._largest:
                 variable.assign(ops.zeros_like(variable))
@@ -265,7 +272,11 @@ class GradientNoise(keras.metrics.Metric):
             self.sub_batch_size or batch_size,
         )
 
-    def update_state(self, grad_sq_norm, noise_trace):
+    def update_state(
+        self,
+        grad_sq_norm: ArrayLike | tf.Tensor,
+        noise_trace: ArrayLike | tf.Tensor,
+    ) -> None:
         """Adds one observation: of one step, on one replica.
 
         Args:
@@ -310,7 +321,7 @@ class GradientNoise(keras.metrics.Metric):
         self._blocks_filled.assign(_NUM_BLOCKS / 2)
         self._block_doublings.assign_add(1.0)
 
-    def result(self):
+    def result(self) -> dict[str, tf.Tensor]:
         count, g, n = self._sums[0], self._sums[1], self._sums[2]
         (a11, a12), (a21, a22) = self._correction(self.stated_at)
         g, n = g / count, n / count
@@ -326,14 +337,13 @@ class GradientNoise(keras.metrics.Metric):
             logs["noise_scale"] = n / g * ops.cast(self.stated_at, "float64")
         return logs
 
-    def sums(self):
+    def sums(self) -> PairSums:
         """`PairSums` of the observations so far, not corrected for sampling."""
-        return PairSums(
-            *(float(total) for total in ops.convert_to_numpy(self._sums)),
-            int(ops.convert_to_numpy(self._num_skipped)),
-        )
+        sums = ops.convert_to_numpy(self._sums).tolist()
+        skipped = int(ops.convert_to_numpy(self._num_skipped))
+        return PairSums(*sums + [skipped])
 
-    def estimate(self):
+    def estimate(self) -> NoiseEstimate:
         """Means and standard errors so far.
 
         Returns:
@@ -364,7 +374,7 @@ class GradientNoise(keras.metrics.Metric):
         )
         return estimate.corrected(self._correction(self.batch_size))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             {

@@ -1,5 +1,7 @@
 """Which examples form a sub-batch, and the bias that the drawing gives."""
 
+from typing import Literal, TypeAlias
+
 import tensorflow as tf
 
 from keras_svag import arguments
@@ -7,6 +9,9 @@ from keras_svag.noise.permutation import permuted
 
 SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
 
+Sampling: TypeAlias = Literal[
+    "with_replacement", "without_replacement", "shuffle"
+]
 
 # Every use of randomness has a stream of its own. The numbers are part of the
 # meaning of a seed: changing one changes every run that was made with it.

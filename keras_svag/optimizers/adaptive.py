@@ -1,12 +1,19 @@
 """SVAG for RMSprop and Adam: simulates their SDEs by an optimizer."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_svag import arguments
-from keras_svag.optimizers.paired import PairedOptimizer, dense
+from keras_svag.optimizers.paired import (
+    LearningRate,
+    PairedOptimizer,
+    Pairing,
+    dense,
+)
 
 
 class _Adaptive(PairedOptimizer):
@@ -112,29 +119,29 @@ class SVAGRMSprop(_Adaptive):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        rho=0.9,
-        epsilon=1e-7,
-        ell=1,
-        pairing="independent",
-        weight_decay=None,
-        name="svag_rmsprop",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.001,
+        rho: float = 0.9,
+        epsilon: float = 1e-7,
+        ell: int = 1,
+        pairing: Pairing = "independent",
+        weight_decay: float | None = None,
+        name: str = "svag_rmsprop",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate, ell, pairing, weight_decay, name, **kwargs
         )
         self.rho = _decay_rate("rho", rho)
         self.epsilon = _epsilon(epsilon)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
         (self._velocities,) = self._add_like(variables, "velocity")
 
     @property
-    def scaled_epsilon(self):
+    def scaled_epsilon(self) -> float:
         """What is added to v, which ell times the noise makes larger."""
         return self.epsilon * self.ell
 
@@ -145,7 +152,7 @@ class SVAGRMSprop(_Adaptive):
         step_size = learning_rate / math.sqrt(self.ell)
         return ops.divide(ops.multiply(mixed, step_size), root), [update]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({"rho": self.rho, "epsilon": self.epsilon})
         return config
@@ -229,16 +236,16 @@ class SVAGAdam(_Adaptive):
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        ell=1,
-        pairing="independent",
-        weight_decay=None,
-        name="svag_adam",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        ell: int = 1,
+        pairing: Pairing = "independent",
+        weight_decay: float | None = None,
+        name: str = "svag_adam",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate, ell, pairing, weight_decay, name, **kwargs
         )
@@ -246,7 +253,7 @@ class SVAGAdam(_Adaptive):
         self.beta_2 = _decay_rate("beta_2", beta_2)
         self.epsilon = _epsilon(epsilon)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -255,7 +262,7 @@ class SVAGAdam(_Adaptive):
         )
 
     @property
-    def scaled_epsilon(self):
+    def scaled_epsilon(self) -> float:
         """What is added to √v, which ell times the noise makes larger."""
         return self.epsilon * math.sqrt(self.ell)
 
@@ -282,7 +289,7 @@ class SVAGAdam(_Adaptive):
         log_rate = math.log1p(-rate) if rate < 1 else -math.inf
         return -ops.expm1(ops.cast(steps, "float64") * log_rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             {

@@ -3,6 +3,8 @@
 import contextlib
 import math
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
 
 import keras
 from keras import ops
@@ -14,8 +16,17 @@ _SPECIAL = frozenset("^$*+?[]{}()|\\")
 
 PAIRINGS = ("independent", "halves")
 
+Pairing: TypeAlias = Literal["independent", "halves"]
+LearningRate: TypeAlias = (
+    float
+    | keras.optimizers.schedules.LearningRateSchedule
+    | Callable[[], float]
+)
 
-def svag_weights(ell, pairing="independent"):
+
+def svag_weights(
+    ell: int, pairing: Pairing = "independent"
+) -> tuple[float, float]:
     """Weights that mix the gradients of two sub-batches into one SVAG step.
 
     The two weights sum to 1, so that the mean of the mixed gradient is the
@@ -65,17 +76,17 @@ class PairedOptimizer(keras.optimizers.Optimizer):
     """
 
     # What a subclass cannot honour besides, and why.
-    _refused = {}
+    _refused: dict[str, str] = {}
 
     def __init__(
         self,
-        learning_rate,
-        ell,
-        pairing,
-        weight_decay,
-        name,
-        **kwargs,
-    ):
+        learning_rate: LearningRate,
+        ell: int,
+        pairing: Pairing,
+        weight_decay: float | None,
+        name: str,
+        **kwargs: Any,
+    ) -> None:
         self._refuse_unsupported(kwargs)
         excluded = kwargs.pop("excluded_from_weight_decay", None)
         weights = svag_weights(ell, pairing)
@@ -102,7 +113,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         self._pairs_within_step = False
         self._given_mixed_gradients = False
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         if _replicated(self._iterations) != all(map(_replicated, variables)):
@@ -137,7 +148,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         ]
         return [[of_one[i] for of_one in added] for i in range(len(names))]
 
-    def pair_within_step(self):
+    def pair_within_step(self) -> None:
         """Takes gradients that are mixed already: no pending gradient is kept.
 
         Called by a wrapper that computes both gradients of a pair within one
@@ -155,7 +166,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         self._pairs_within_step = True
 
     @contextlib.contextmanager
-    def mixed_gradients(self):
+    def mixed_gradients(self) -> Iterator[None]:
         """Context in which `apply` is given gradients that are mixed."""
         self._given_mixed_gradients = True
         try:
@@ -163,14 +174,18 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         finally:
             self._given_mixed_gradients = False
 
-    def mix(self, first, second):
+    def mix(self, first: Any, second: Any) -> Any:
         """`w1 * first + w2 * second`; `second` is not read where w2 is 0."""
         w1, w2 = self.gradient_weights
         if w2 == 0:
             return first
         return ops.add(ops.multiply(first, w1), ops.multiply(second, w2))
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Iterable[Any],
+        trainable_variables: Sequence[keras.Variable] | None = None,
+    ) -> None:
         if self._pairs_within_step and not self._given_mixed_gradients:
             raise ValueError(
                 f"The optimizer {self.name!r} belongs to an SVAGModel and "
@@ -187,7 +202,9 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         if grads:
             self.continuous_time.assign_add(elapsed)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Any, variable: Any, learning_rate: Any
+    ) -> None:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         if self._pairs_within_step:
@@ -241,7 +258,11 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         # learning_rate / ell: `update_step` does it.
         pass
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self,
+        var_list: Iterable[keras.Variable] | None = None,
+        var_names: Iterable[str] | None = None,
+    ) -> None:
         """Excludes variables from weight decay; saved with the optimizer.
 
         Args:
@@ -287,11 +308,11 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         return self._excluded["mask"]
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self._get_current_learning_rate()
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: LearningRate) -> None:
         # `fset` is how a setter calls the one that it overrides.
         keras.optimizers.Optimizer.learning_rate.fset(
             self, _checked_learning_rate(learning_rate)
@@ -306,7 +327,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         return super()._get_current_learning_rate()
 
     @property
-    def effective_iterations(self):
+    def effective_iterations(self) -> float:
         return float(ops.convert_to_numpy(self._steps())) / self.ell
 
     def _steps(self):
@@ -334,7 +355,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
                     )
                 )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({"ell": self.ell, "pairing": self.pairing})
         if self._excluded["paths"] or self._excluded["names"]:

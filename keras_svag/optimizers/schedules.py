@@ -1,5 +1,8 @@
 """Learning-rate schedules that Keras lacks."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
@@ -12,15 +15,15 @@ _TRIANGLE_PEAKS = (1.0, 0.5)
 
 
 def learning_rate_schedule(
-    name,
-    learning_rate,
-    steps_per_epoch,
-    epochs,
-    milestones=(),
-    decay_factor=0.1,
-    warmup_epochs=0,
-    warmup_factor=0.1,
-):
+    name: Literal["constant", "step", "cosine", "triangle"],
+    learning_rate: float,
+    steps_per_epoch: int,
+    epochs: int,
+    milestones: tuple[float, ...] | list[float] = (),
+    decay_factor: float = 0.1,
+    warmup_epochs: float = 0,
+    warmup_factor: float = 0.1,
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """A learning rate as a function of SGD's steps.
 
     Args:
@@ -96,7 +99,7 @@ def _triangles(learning_rate, steps):
     return PiecewiseLinear([i * quarter for i in range(len(values))], values)
 
 
-def check_milestones(milestones):
+def check_milestones(milestones: tuple[float, ...] | list[float]) -> None:
     """Refuses all but increasing epochs above 0."""
     refusal = arguments.refusal("milestones", "increasing epochs", milestones)
     if not isinstance(milestones, (list, tuple)):
@@ -124,7 +127,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
             values differ, or one is no finite number >= 0.
     """
 
-    def __init__(self, steps, values):
+    def __init__(self, steps: Sequence[float], values: Sequence[float]) -> None:
         super().__init__()
         for name, numbers in (("steps", steps), ("values", values)):
             for number in numbers:
@@ -140,7 +143,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = [float(step) for step in steps]
         self.values = [float(value) for value in values]
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "float32")
         rate = self.values[0]
         for (start, low), (end, high) in zip(
@@ -153,7 +156,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         # A sum that should be 0 may round to just below it.
         return ops.clip(rate, min(self.values), max(self.values))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values}
 
 
@@ -173,7 +176,12 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
             positive integer, or `factor` no finite number > 0.
     """
 
-    def __init__(self, learning_rate, steps, factor):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        steps: int,
+        factor: float,
+    ) -> None:
         super().__init__()
         if isinstance(learning_rate, dict):
             learning_rate = keras.optimizers.schedules.deserialize(
@@ -185,7 +193,7 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = arguments.integer("steps", steps)
         self.factor = float(arguments.number("factor", factor, above=0))
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         rate = self.learning_rate
         if callable(rate):
             rate = rate(step)
@@ -193,7 +201,7 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         rate = ops.cast(rate, "float32")
         return ops.where(is_warm, rate, rate * self.factor)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         rate = self.learning_rate
         if callable(rate):
             rate = keras.optimizers.schedules.serialize(rate)

@@ -1,11 +1,15 @@
 """SVAG, the simulation of SGD's SDE by an optimizer."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_svag.optimizers.paired import (
     PAIRINGS,
+    LearningRate,
     PairedOptimizer,
+    Pairing,
     svag_weights,
 )
 
@@ -73,13 +77,13 @@ class SVAG(PairedOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.01,
-        ell=1,
-        pairing="independent",
-        weight_decay=None,
-        name="svag",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.01,
+        ell: int = 1,
+        pairing: Pairing = "independent",
+        weight_decay: float | None = None,
+        name: str = "svag",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate, ell, pairing, weight_decay, name, **kwargs
         )

@@ -1,5 +1,8 @@
 """Whether a network's outputs depend on the scale of its weights."""
 
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops, tree
 
@@ -17,7 +20,9 @@ from keras_svag.probe.measurement import check_has_call
 _FACTORS = (2.0**-3, 2.0**3)
 
 
-def is_scale_invariant(model, x, rtol=None):
+def is_scale_invariant(
+    model: keras.Model, x: Any, rtol: float | None = None
+) -> bool:
     """Measures whether scaling all trainable weights leaves the loss unchanged.
 
     The model is run in training mode, where BatchNormalization normalizes by

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.sampling import (
     SAMPLING_MODES,
+    Sampling,
     sampling_correction,
     sub_batch_indices,
 )
@@ -38,18 +40,18 @@ _FEWEST_BEFORE_STOPPING = 20
 
 
 def measure_gradient_noise(
-    model,
-    dataset,
-    batch_size,
-    num_batches,
-    loss=None,
-    rtol=None,
-    per_layer=False,
-    seed=None,
-    verbose="auto",
-    sampling="with_replacement",
-    preconditioned=False,
-):
+    model: keras.Model,
+    dataset: Any,
+    batch_size: int,
+    num_batches: int,
+    loss: Any = None,
+    rtol: float | None = None,
+    per_layer: bool = False,
+    seed: int | None = None,
+    verbose: int | Literal["auto"] = "auto",
+    sampling: Sampling = "with_replacement",
+    preconditioned: bool = False,
+) -> NoiseEstimate:
     """Measures G = |∇L|² and N = Tr Σ at the model's present weights.
 
     Draws `num_batches` mini-batches and takes the gradient of the training

@@ -20,16 +20,24 @@ References:
 """
 
 import math
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from keras_svag import arguments
 from keras_svag.scaling.rules import decay_per_step
 
+# A number gives a number, an array an array.
+FloatOrArray = TypeVar("FloatOrArray", float, NDArray[Any])
+
 
 def min_noise_to_signal(
-    closeness, learning_rate=None, weight_decay=None, ell=1
-):
+    closeness: float,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    ell: float = 1,
+) -> float:
     """Least N / G with which SGD, or SVAG, can be C-close to its SDE.
 
     `1 / (C² - 1)` for SGD ([L21], section 5), or with the learning rate and
@@ -58,14 +66,14 @@ def min_noise_to_signal(
 
 
 def max_batch_multiplier(
-    noise_to_signal,
-    closeness,
-    learning_rate=None,
-    weight_decay=None,
-    form="sharp",
-    ell=1,
-    balance=1.0,
-):
+    noise_to_signal: FloatOrArray,
+    closeness: float,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    form: Literal["sharp", "loose"] = "sharp",
+    ell: float = 1,
+    balance: float = 1.0,
+) -> FloatOrArray:
     """Largest κ that the linear scaling condition does not rule out.
 
     For SGD at (κB, κη) against the measured run at (B, η): SGD itself, or SVAG
@@ -115,13 +123,13 @@ def max_batch_multiplier(
 
 
 def min_closeness(
-    noise_to_signal,
-    kappa,
-    learning_rate=None,
-    weight_decay=None,
-    ell=1,
-    balance=1.0,
-):
+    noise_to_signal: FloatOrArray,
+    kappa: float,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    ell: float = 1,
+    balance: float = 1.0,
+) -> FloatOrArray:
     """Least C to which SGD at κB, κη can be C-close to the measured run.
 
     A lower bound on C, whatever R, G and N of the scaled run are: r or 1/r,
@@ -167,14 +175,14 @@ def forced_ratio(q, kappa, learning_rate, weight_decay, ell, balance):
 
 
 def balance(
-    process,
-    weight_sq_norm,
-    grad_sq_norm,
-    noise_trace,
-    learning_rate,
-    weight_decay,
-    ell=1,
-):
+    process: str,
+    weight_sq_norm: FloatOrArray,
+    grad_sq_norm: ArrayLike,
+    noise_trace: ArrayLike,
+    learning_rate: float,
+    weight_decay: float,
+    ell: float = 1,
+) -> FloatOrArray:
     """How far a scale-invariant run is from equilibrium: 1 is there.
 
     Left over right side of the process's identity (derived: at stationarity

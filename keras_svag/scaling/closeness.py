@@ -52,14 +52,21 @@ class Closeness:
     ratios: dict[str, tuple[float, float, float]]
 
     @classmethod
-    def from_ratios(cls, ratios):
+    def from_ratios(
+        cls, ratios: dict[str, tuple[float, float, float]]
+    ) -> "Closeness":
         """The closeness that ratios and their intervals give."""
         distances = [distance(*ratio) for ratio in ratios.values()]
         values, lows, highs = zip(*distances, strict=True)
         return cls(max(values), max(lows), max(highs), ratios)
 
 
-def c_closeness(first, second, kappa=1.0, level=0.95):
+def c_closeness(
+    first: EquilibriumStatistics,
+    second: EquilibriumStatistics,
+    kappa: float = 1.0,
+    level: float = 0.95,
+) -> Closeness:
     """The least C for which two equilibria are C-close ([L21], section 5).
 
     Args:

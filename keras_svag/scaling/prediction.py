@@ -8,13 +8,14 @@ with κ (derived, THEORY.md section 5; simulated, not in a paper).
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 from keras_svag import arguments
-from keras_svag.scaling.bounds import checked_closeness
-from keras_svag.scaling.closeness import STATISTICS
+from keras_svag.scaling.bounds import FloatOrArray, checked_closeness
+from keras_svag.scaling.closeness import STATISTICS, EquilibriumStatistics
 
 # Farther, the first order is seen to overshoot.
 FIRST_ORDER_REACHES = 2.0
@@ -38,7 +39,9 @@ class ClosenessPrediction:
     slopes: dict[str, float]
     speed: tuple[float, float, float]
 
-    def closeness(self, kappa, reference=1.0):
+    def closeness(
+        self, kappa: FloatOrArray, reference: float = 1.0
+    ) -> tuple[FloatOrArray, FloatOrArray, FloatOrArray]:
         """C of SGD at κB, κη to SGD at the reference.
 
         Args:
@@ -55,11 +58,14 @@ class ClosenessPrediction:
                 np.where(steps == 0, 1.0, np.exp(speed * steps))
                 for speed in self.speed
             )
-            return tuple(
+            like_kappa: tuple[Any, ...] = tuple(
                 float(end) if np.ndim(kappa) == 0 else end for end in ends
             )
+        return like_kappa
 
-    def max_batch_multiplier(self, closeness, reference=1.0):
+    def max_batch_multiplier(
+        self, closeness: float, reference: float = 1.0
+    ) -> tuple[float, float, float]:
         """The κ at which linear scaling leaves C.
 
         Args:
@@ -71,13 +77,16 @@ class ClosenessPrediction:
         """
         reach = math.log(checked_closeness(closeness))
         value, slow, fast = self.speed
-        return tuple(
+        most, low, high = (
             reference + (reach / speed if speed else math.inf)
             for speed in (value, fast, slow)
         )
+        return most, low, high
 
 
-def predict_closeness(statistics, level=0.95):
+def predict_closeness(
+    statistics: dict[int, EquilibriumStatistics], level: float = 0.95
+) -> ClosenessPrediction:
     """Predicts how close SGD stays along linear scaling, from SVAG runs.
 
     The slope of ln S in 1/ell, S being each of R, G and N, is that of a line

@@ -7,13 +7,31 @@ References:
 """
 
 import math
+from typing import TypedDict
 
 from keras_svag import arguments
 
 
+class Hyperparameters(TypedDict, total=False):
+    """What a scaling rule gives: of what it was given."""
+
+    learning_rate: float
+    weight_decay: float
+    beta_1: float
+    beta_2: float
+    rho: float
+    epsilon: float
+    batch_size: int
+    steps: int
+
+
 def linear_scaling_rule(
-    learning_rate, kappa, weight_decay=0.0, batch_size=None, steps=None
-):
+    learning_rate: float,
+    kappa: float,
+    weight_decay: float = 0.0,
+    batch_size: int | None = None,
+    steps: int | None = None,
+) -> Hyperparameters:
     """Hyperparameters of SGD at batch size κB by the linear scaling rule [G17].
 
     The learning rate grows with the batch; weight decay stays; the steps
@@ -46,18 +64,18 @@ def linear_scaling_rule(
 
 
 def square_root_scaling_rule(
-    learning_rate,
-    kappa,
-    beta_1=None,
-    beta_2=None,
-    rho=None,
-    epsilon=None,
-    weight_decay=None,
-    decoupled=True,
-    batch_size=None,
-    steps=None,
-    epsilon_in_root=False,
-):
+    learning_rate: float,
+    kappa: float,
+    beta_1: float | None = None,
+    beta_2: float | None = None,
+    rho: float | None = None,
+    epsilon: float | None = None,
+    weight_decay: float | None = None,
+    decoupled: bool = True,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    epsilon_in_root: bool = False,
+) -> Hyperparameters:
     """Hyperparameters of Adam or RMSprop at batch size κB [M22].
 
     η√κ, 1 - κ (1 - β), ε/√κ, and decoupled weight decay λ√κ; decay that is

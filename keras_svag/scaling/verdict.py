@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+from typing import Any, Literal
 
 from keras_svag import arguments
 from keras_svag.noise.estimate import finite_or_none
@@ -19,6 +20,7 @@ from keras_svag.scaling.conditions import (
     rest_text,
     square_root_refusal,
 )
+from keras_svag.scaling.rules import Hyperparameters
 
 
 class Verdict(str, enum.Enum):
@@ -97,40 +99,42 @@ class ScalingVerdict:
     heuristic_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refusal: str | None = None
-    rule: str = "linear"
+    rule: Literal["linear", "square_root"] = "linear"
     optimizer: str = "SGD"
-    scaled: dict[float, dict | None] = dataclasses.field(default_factory=dict)
+    scaled: dict[float, Hyperparameters | None] = dataclasses.field(
+        default_factory=dict
+    )
     rule_defined_below: float = math.inf
 
     @property
-    def heuristic(self):
+    def heuristic(self) -> bool:
         """Whether an assumption fails or is not known to hold."""
         return bool(self.heuristic_reasons)
 
     @property
-    def not_ruled_out_up_to(self):
+    def not_ruled_out_up_to(self) -> float:
         """Largest batch size that the interval does not rule out."""
         return self.max_multiplier_low * self.batch_size
 
     @property
-    def ruled_out_beyond(self):
+    def ruled_out_beyond(self) -> float:
         """Batch sizes above this are ruled out; may be infinite."""
         return self.max_multiplier_high * self.batch_size
 
     @property
-    def max_batch_size(self):
+    def max_batch_size(self) -> float | None:
         """κ_max · B at the point estimate, or None."""
         if self.max_multiplier is None:
             return None
         return self.max_multiplier * self.batch_size
 
     @property
-    def at_equilibrium(self):
+    def at_equilibrium(self) -> bool | None:
         """Whether R, G and N are at rest; None where it is not known."""
         return is_at_rest(self.balance, self.drift)
 
     @property
-    def process(self):
+    def process(self) -> str:
         """What the measured run is one of, such as `SVAG with ell 4`."""
         if self.ell > 1:
             name = self.optimizer if self.is_square_root else "SVAG"
@@ -138,17 +142,17 @@ class ScalingVerdict:
         return self.optimizer if self.is_square_root else "SGD"
 
     @property
-    def is_square_root(self):
+    def is_square_root(self) -> bool:
         """Whether the verdict is on the square-root rule."""
         return self.rule == "square_root"
 
     @property
-    def rule_name(self):
+    def rule_name(self) -> str:
         """Of the rule, as in `the square-root scaling rule`."""
         return {"linear": "linear", "square_root": "square-root"}[self.rule]
 
     @property
-    def compared(self):
+    def compared(self) -> str:
         """The two processes that the verdict compares, a phrase."""
         if self.is_square_root:
             # The optimizer that SVAG of its kind simulates.
@@ -160,7 +164,7 @@ class ScalingVerdict:
             )
         return f"SGD at (κB, κη) against this run of {self.process}"
 
-    def scaled_text(self, kappa):
+    def scaled_text(self, kappa: float) -> str:
         """The hyperparameters at κB, as arguments of the optimizer."""
         scaled = self.scaled[kappa]
         if scaled is None:
@@ -170,7 +174,7 @@ class ScalingVerdict:
         return ", ".join(f"{name}={v:.6g}" for name, v in scaled.items())
 
     @property
-    def headline(self):
+    def headline(self) -> str:
         """The verdict in one line; batch sizes to two digits."""
         head = (
             f"batch {self.batch_size:,}, learning rate "
@@ -185,7 +189,7 @@ class ScalingVerdict:
         return f"{head}; {self._range_text()}; {self._equilibrium_text()}"
 
     @property
-    def text(self):
+    def text(self) -> str:
         """The headline with the reasons and notes behind it."""
         parts = [self.headline]
         if self.heuristic and not self.refusal:
@@ -226,7 +230,7 @@ class ScalingVerdict:
             why += "; too short a window to see G and N move"
         return f"at equilibrium: {answers[self.at_equilibrium]} ({why})"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON; None for what is not finite."""
         fields = dataclasses.asdict(self)
         low, high = fields.pop("interval")

@@ -28,6 +28,7 @@ test-matrix: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 # One shell, so that a second make waits until the first one's shell has ended,
 # however it ends, and then finds the work done. An installation that was
@@ -54,5 +55,5 @@ $(INSTALLED): setup.py pyproject.toml keras_svag/version.py
 
 clean:
 	rm -rf $(BIN) $(VENV) .build build dist *.egg-info
-	rm -rf .pytest_cache .ruff_cache .hypothesis .tox
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .tox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -64,6 +64,7 @@ setup(
             # Renders reports, to see that hostile names stay text.
             "markdown-it-py",
             # `make lint`.
+            "mypy",
             "ruff",
             # The packaging test builds a wheel without a network.
             "setuptools",

@@ -49,7 +49,7 @@ def test_second_make_waits_for_the_first_ones_installation(clone):
     for process in processes:
         assert process.wait(60) == 0, process.stderr.read()
     assert log(clone)[:2] == ["venv", "install"]
-    assert sorted(log(clone)[2:]) == ["pytest", "ruff", "ruff"]
+    assert sorted(log(clone)[2:]) == ["mypy", "pytest", "ruff", "ruff"]
 
 
 def test_interrupted_installation_is_made_anew(clone):

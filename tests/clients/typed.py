@@ -1,0 +1,121 @@
+"""A user's program with hints of its own: the public API as README has it.
+
+`make lint` checks it: mypy refuses an `assert_type` where a public name says
+another type, and an argument that a hint does not allow.
+"""
+
+from typing import Any, assert_type
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+import keras_svag
+from keras_svag import applications, scaling, schedules
+
+ROWS = 64
+
+
+def data() -> tuple[NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((ROWS, 4)).astype("float32")
+    return x, rng.integers(0, 3, ROWS)
+
+
+def measured_model() -> None:
+    """The noise of a training, and the verdict on its batch size."""
+    x, y = data()
+    network = applications.ScaleInvariantMLP(
+        (4,), 3, hidden_units=[8], normalization="layer", seed=0
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = keras_svag.SVAGModel(network, num_examples=ROWS, per_layer=True)
+    model.compile(
+        optimizer=keras_svag.SVAG(0.1, ell=2, weight_decay=5e-3), loss=loss
+    )
+    check = keras_svag.ScalingRuleCheck(kappas=(2, 4), window=2, verbose=0)
+    history = model.fit(
+        x, y, batch_size=8, epochs=2, callbacks=[check], verbose=0
+    )
+    print(history.history["noise_to_signal"])
+
+    noise = model.gradient_noise.estimate()
+    assert_type(noise, keras_svag.NoiseEstimate)
+    assert_type(noise.noise_to_signal, float)
+    assert_type(noise.noise_scale, float | None)
+    assert_type(noise.interval(level=0.9), tuple[float, float])
+    assert_type(noise.per_layer, dict[str, keras_svag.NoiseEstimate] | None)
+    assert_type(noise.describe(), str)
+    assert_type(
+        keras_svag.NoiseEstimate.from_dict(noise.to_dict()),
+        keras_svag.NoiseEstimate,
+    )
+
+    report = check.report
+    assert report is not None
+    assert_type(report.estimate, keras_svag.NoiseEstimate)
+    assert_type(report.verdict.max_batch_size, float | None)
+    assert_type(report.verdict.not_ruled_out_up_to, float)
+    assert_type(report.verdict.interval, tuple[float, float])
+    assert_type(report.verdict.at_equilibrium, bool | None)
+    for kappa, verdict in report.verdict.multiplier_verdicts.items():
+        assert_type(kappa, float)
+        print(verdict.value.upper(), report.verdict.scaled[kappa])
+    assert_type(report.to_logs(), dict[str, float])
+
+    probe = keras_svag.measure_gradient_noise(
+        network, (x, y), 8, 4, loss=loss, seed=0, verbose=0
+    )
+    assert_type(probe, keras_svag.NoiseEstimate)
+    assert_type(keras_svag.is_scale_invariant(network, x), bool)
+
+
+def optimizers() -> None:
+    """SVAG and its kin, with a schedule."""
+    schedule = schedules.learning_rate_schedule(
+        "triangle", 0.1, steps_per_epoch=8, epochs=4, warmup_epochs=1
+    )
+    for optimizer in (
+        keras_svag.SVAG(schedule, ell=4, pairing="halves"),
+        keras_svag.SVAGAdam(lambda: 0.01, beta_2=0.99, ell=4),
+        keras_svag.SVAGRMSprop(1e-3, rho=0.9, weight_decay=1e-4),
+    ):
+        assert_type(optimizer.gradient_weights, tuple[float, float])
+        assert_type(optimizer.effective_iterations, float)
+        assert_type(optimizer.ell, int)
+    assert_type(keras_svag.svag_weights(4, "halves"), tuple[float, float])
+
+
+def theory() -> None:
+    """How far a run can be scaled, of a number and of an array."""
+    assert_type(scaling.min_noise_to_signal(2**0.5, 0.1, 5e-4), float)
+    assert_type(scaling.max_batch_multiplier(2.2, closeness=2**0.5), float)
+    ratios = np.array([0.5, 2.0])
+    bounds = scaling.max_batch_multiplier(ratios, 2, form="loose", ell=4)
+    assert_type(bounds, NDArray[Any])
+    assert_type(scaling.min_closeness(2, kappa=4, balance=1.1), float)
+    assert_type(scaling.balance("svag", 1.0, 2.0, 3.0, 0.1, 1e-3, 4), float)
+
+    linear = scaling.linear_scaling_rule(0.1, 2, batch_size=128)
+    assert_type(linear["learning_rate"], float)
+    assert_type(linear["batch_size"], int)
+    root = scaling.square_root_scaling_rule(1e-3, 4, beta_1=0.9, beta_2=0.99)
+    keras_svag.SVAGAdam(ell=2, **root)
+
+    sgd = scaling.EquilibriumStatistics(1.0, 2.0, 3.0, 0.1, 0.1, 0.1, count=3)
+    svag = scaling.EquilibriumStatistics(1.1, 2.1, 3.3, count=None)
+    closeness = scaling.c_closeness(sgd, svag, kappa=1, level=0.9)
+    assert_type(closeness, scaling.Closeness)
+    assert_type(closeness.ratios, dict[str, tuple[float, float, float]])
+    prediction = scaling.predict_closeness({1: sgd, 2: svag})
+    assert_type(prediction, scaling.ClosenessPrediction)
+    assert_type(prediction.closeness(4), tuple[float, float, float])
+    kappa, low, high = prediction.max_batch_multiplier(2**0.5)
+    assert_type(kappa, float)
+    assert_type(low + high, float)
+
+
+def main() -> None:
+    measured_model()
+    optimizers()
+    theory()

@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 README = ROOT / "README.md"
+# The one place that names the repository.
+REPOSITORY = "https://github.com/OWNER/keras_svag"
 
 # What train.py and experiments/ need beside the library.
 EXPERIMENTS = [
@@ -36,9 +38,41 @@ setup(
     ),
     long_description=README.read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    author="keras_svag authors",
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": f"{REPOSITORY}/tree/main/docs",
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    },
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Mathematics",
+        "Typing :: Typed",
+    ],
+    keywords=[
+        "keras",
+        "tensorflow",
+        "deep learning",
+        "stochastic gradient descent",
+        "stochastic differential equation",
+        "gradient noise scale",
+        "batch size",
+        "linear scaling rule",
+        "learning rate",
+    ],
     python_requires=">=3.10",
     packages=find_packages(include=["keras_svag", "keras_svag.*"]),
+    # It tells type checkers that the hints are to be read.
+    package_data={"keras_svag": ["py.typed"]},
     install_requires=[
         # Training runs on it. The optimizer and the model override hooks of
         # Keras that are not promised to stay, so both lower bounds are the
@@ -63,11 +97,13 @@ setup(
             "hypothesis",
             # Renders reports, to see that hostile names stay text.
             "markdown-it-py",
+            # Reads CITATION.cff.
+            "pyyaml",
             # `make lint`.
             "mypy",
             "ruff",
             # The packaging test builds a wheel without a network.
-            "setuptools",
+            "setuptools>=77.0.3",
             "wheel",
         ],
         # The tests of KerasHub's models; too heavy for `make test`, which skips

@@ -11,8 +11,10 @@ import venv
 import zipfile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
+from keras_svag.version import __version__
 from tests.helpers.paths import ROOT
 
 PACKAGING_FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -45,8 +47,45 @@ def metadata(wheel):
 
 
 def test_wheel_has_the_version_of_version_py(metadata):
-    text = (ROOT / "keras_svag" / "version.py").read_text()
-    assert metadata["Version"] == re.search(r'"(.+)"', text)[1]
+    assert metadata["Version"] == __version__
+
+
+def test_changelog_begins_with_the_version_and_its_date():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    version, date = re.search(r"^## (\S+) - (\S+)$", text, re.M).groups()
+    assert version == __version__
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == version
+    assert str(cited["date-released"]) == date
+
+
+def test_citation_names_the_authors_and_the_licence_of_the_wheel(metadata):
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["authors"] == [{"name": metadata["Author"]}]
+    assert cited["license"] == metadata["License-Expression"]
+    for work in (cited, *cited["references"]):
+        assert work["title"] and work["authors"] and work["type"]
+
+
+def test_wheel_says_its_licence_once(metadata):
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-File"] == "LICENSE"
+    assert metadata["License"] is None
+    classifiers = metadata.get_all("Classifier")
+    assert not [c for c in classifiers if c.startswith("License")]
+    assert "Typing :: Typed" in classifiers
+
+
+def test_every_address_is_in_the_one_repository_of_setup_py(metadata):
+    source = (ROOT / "setup.py").read_text()
+    (repository,) = re.findall(r"https://[^/\s]+/[^\s\"{}]+", source)
+    assert metadata["Home-page"] == repository
+    for label_and_address in metadata.get_all("Project-URL"):
+        _, address = label_and_address.split(", ")
+        assert address.startswith(f"{repository}/")
+    for name in ("README.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md"):
+        assert repository not in (ROOT / name).read_text(), name
 
 
 def test_wheel_requires_python_3_10(metadata):
@@ -126,12 +165,12 @@ print(keras_svag.__file__)
 
 
 def test_wheel_contains_every_module_of_the_package_and_nothing_else(wheel):
-    expected = {
+    modules = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "keras_svag").rglob("*.py")
     }
     packed = {n for n in wheel.namelist() if ".dist-info/" not in n}
-    assert packed == expected
+    assert packed == modules | {"keras_svag/py.typed"}
 
 
 def test_wheel_carries_the_license(wheel):

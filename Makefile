@@ -1,4 +1,4 @@
-# make demo | test | test-matrix | lint | clean: each does its own set-up.
+# make demo | test | test-matrix | lint | docs | clean: each does its set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ LOCK := import fcntl; fcntl.flock(9, fcntl.LOCK_EX)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-matrix lint clean
+.PHONY: demo test test-matrix lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/digits.py --workdir=runs/digits
@@ -29,6 +29,12 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+docs: $(INSTALLED)
+	rm -rf site
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet \
+	  --fresh-env --doctree-dir .build/doctrees docs site
+	@echo "The site begins at site/index.html"
 
 # One shell, so that a second make waits until the first one's shell has ended,
 # however it ends, and then finds the work done. An installation that was
@@ -54,6 +60,6 @@ $(INSTALLED): setup.py pyproject.toml keras_svag/version.py
 	mv $(UNFINISHED) $@
 
 clean:
-	rm -rf $(BIN) $(VENV) .build build dist *.egg-info
+	rm -rf $(BIN) $(VENV) .build build dist site *.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .tox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,18 @@ EXPERIMENTS = [
     "matplotlib",
 ]
 
+# What `make docs` needs.
+DOCS = [
+    # The site, and the reference from the docstrings.
+    "sphinx",
+    # Its look; all of its assets are local.
+    "furo",
+    # The pages are in Markdown.
+    "myst-parser",
+    # A button that copies an example.
+    "sphinx-copybutton",
+]
+
 setup(
     name="keras-svag",
     # The file is run by itself: importing the package would need TensorFlow.
@@ -90,6 +102,8 @@ setup(
         "experiments": EXPERIMENTS,
         "test": [
             *EXPERIMENTS,
+            # The site is built to look for what is missing or dead.
+            *DOCS,
             "pytest",
             # Two test files at a time.
             "pytest-xdist",
@@ -99,6 +113,8 @@ setup(
             "markdown-it-py",
             # Reads CITATION.cff.
             "pyyaml",
+            # Gives headings the anchors that links lead to.
+            "mdit-py-plugins",
             # `make lint`.
             "mypy",
             "ruff",
@@ -110,7 +126,7 @@ setup(
         # them: tensorflow-text alone takes 194 MB.
         "hub": ["keras-hub>=0.32"],
         # The pictures in docs/images are those of reports on runs.
-        "docs": EXPERIMENTS,
+        "docs": [*EXPERIMENTS, *DOCS],
     },
     # The usual build/ is the BUILD file where file names ignore case.
     options={"build": {"build_base": ".build"}},

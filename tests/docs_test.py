@@ -1,0 +1,136 @@
+"""The site: every public name, no warning, no dead link, no network."""
+
+import functools
+import html.parser
+import inspect
+import re
+import subprocess
+import sys
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from markdown_it import MarkdownIt
+from mdit_py_plugins.anchors import anchors_plugin
+
+import keras_svag
+from tests.helpers.paths import ROOT
+
+MODULES = {
+    "keras_svag": keras_svag,
+    "keras_svag.applications": keras_svag.applications,
+    "keras_svag.scaling": keras_svag.scaling,
+    "keras_svag.schedules": keras_svag.schedules,
+}
+SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE_IN_CSS = re.compile(r"url\(\s*['\"]?(?:https?:)?//|@import")
+EXAMPLE = re.compile(r"^```(?:python)?\n.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+class Page(html.parser.HTMLParser):
+    """What a page is linked by, links to, and is shown with."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.assets = set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.ids.add(attributes.get("id"))
+        if tag == "a":
+            self.links.append(attributes.get("href"))
+        else:
+            self.assets += [attributes.get("src"), attributes.get("href")]
+
+
+@functools.cache
+def page(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        # Anchors are made as a code host makes them.
+        text = (
+            MarkdownIt()
+            .enable("table")
+            .use(anchors_plugin, max_level=6)
+            .render(text)
+        )
+    return Page(text)
+
+
+def dead(path, links):
+    """Those of a page's links to this project that lead nowhere."""
+    for link in filter(None, links):
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            continue
+        target = (path.parent / unquote(parts.path)) if parts.path else path
+        if not target.is_file():
+            yield link
+        elif parts.fragment and target.suffix in (".md", ".html"):
+            if unquote(parts.fragment) not in page(target.resolve()).ids:
+                yield link
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, built as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site").resolve()
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning"]
+    command += ["--keep-going", "--quiet", "--doctree-dir"]
+    command += [folder / "doctrees", "docs", folder / "html"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+def pages_of(site):
+    return sorted(site.rglob("*.html"))
+
+
+def public_names():
+    for prefix, module in MODULES.items():
+        for name in getattr(module, "__all__", None) or defined_in(module):
+            yield f"{prefix}.{name}"
+
+
+def defined_in(module):
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.getmodule(value) is module and not name.startswith("_")
+    ]
+
+
+def test_reference_has_every_public_name(site):
+    found = {i for path in pages_of(site) for i in page(path).ids if i}
+    found = {i.removeprefix("module-") for i in found}
+    assert len(set(public_names())) > 30
+    assert set(public_names()) - found == set()
+
+
+def test_no_link_of_the_site_is_dead(site):
+    for path in pages_of(site):
+        found = page(path)
+        assert list(dead(path, found.links + found.assets)) == [], path.name
+
+
+def test_site_is_shown_without_a_network(site):
+    for path in pages_of(site):
+        for asset in filter(None, page(path).assets):
+            assert not urlsplit(asset).netloc, f"{path.name} needs {asset}"
+    for path in site.rglob("*.css"):
+        assert not ELSEWHERE_IN_CSS.search(path.read_text()), path.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_link_is_dead_on_a_code_host(path):
+    found = page(path)
+    assert list(dead(path, found.links + found.assets)) == []
+
+
+def test_start_page_has_the_example_of_the_readme():
+    readme, start = (
+        EXAMPLE.findall((ROOT / name).read_text(encoding="utf-8"))[:2]
+        for name in ("README.md", "docs/index.md")
+    )
+    assert start == readme

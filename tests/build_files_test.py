@@ -68,9 +68,11 @@ def targets():
 
             return make
 
-        def glob(patterns):
-            files = (f for p in patterns for f in (ROOT / package).glob(p))
-            names = (f.relative_to(ROOT / package).as_posix() for f in files)
+        def glob(patterns, exclude=()):
+            folder = ROOT / package
+            files = {f for p in patterns for f in folder.glob(p)}
+            files -= {f for p in exclude for f in folder.glob(p)}
+            names = (f.relative_to(folder).as_posix() for f in files)
             return sorted(
                 name
                 for name in names
@@ -79,8 +81,7 @@ def targets():
 
         def load(label, *loaded):
             if label.startswith("//"):
-                path = label.removeprefix("//").replace(":", "/")
-                module = run(path, package)
+                module = run(path_of(label), package)
                 names.update({name: module[name] for name in loaded})
 
         def ignored(*_, **__):

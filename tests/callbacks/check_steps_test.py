@@ -2,9 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -13,7 +10,6 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 from keras_svag import LinearScalingRuleCheck, SVAGModel
-from tests.helpers.paths import ROOT
 from tests.helpers.small_problems import dense_network, regression
 
 BATCH_SIZE = 8
@@ -300,39 +296,6 @@ def test_steps_of_one_call_are_read_together():
     # The last two calls: with a third it would be 12 steps.
     assert (one.report.first_step, one.report.last_step) == (17, 24)
     assert one.report.estimate.count == 8
-
-
-def test_report_within_an_epoch_is_the_same_with_two_replicas():
-    script = """
-        import tensorflow as tf
-
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0],
-            [tf.config.LogicalDeviceConfiguration()] * 2,
-        )
-        from tests.callbacks.check_steps_test import *
-
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-            model = measuring_model()
-        one, seen = check(window="10 steps"), Observations()
-        train(model, one, shuffle=False)
-        assert one.report.estimate.count == 2 * 10
-        assert one.report.first_step == 15
-        assert "the loss is not scale-invariant" in str(one.report)
-        print(one.report.weight_sq_norm)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    one = check(window="10 steps")
-    train(measuring_model(), one, shuffle=False)
-    assert float(done.stdout.split()[-1]) == pytest.approx(
-        one.report.weight_sq_norm, rel=1e-5
-    )
 
 
 @pytest.mark.parametrize(

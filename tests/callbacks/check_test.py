@@ -1,7 +1,4 @@
 import json
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -16,7 +13,6 @@ from keras_svag import (
     applications,
 )
 from keras_svag.callbacks.report import LOG_KEYS
-from tests.helpers.paths import ROOT
 from tests.helpers.small_problems import (
     dense_network,
     largest_difference,
@@ -402,39 +398,6 @@ def test_tensorboard_gets_every_epoch_and_the_report(tmp_path):
     )
     assert events.Tensors("linear_scaling_rule")[0].step == 4
     assert events.Tensors("gradient_noise_per_layer")
-
-
-def test_report_is_the_same_with_two_replicas():
-    script = """
-        import tensorflow as tf
-
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0],
-            [tf.config.LogicalDeviceConfiguration()] * 2,
-        )
-        from tests.callbacks.check_test import *
-
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-            model = measuring_model(sgd(weight_decay=0.01), dense_network())
-        one = check(window=4, num_examples=ROWS)
-        train(model, one, shuffle=False)
-        report = one.report
-        assert report.estimate.count == 2 * 4 * ROWS / BATCH_SIZE
-        print(report.weight_sq_norm, report.verdict.learning_rate)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    weight_sq_norm, rate = map(float, done.stdout.split()[-2:])
-    model = measuring_model(sgd(weight_decay=0.01), dense_network())
-    one = check(window=4, num_examples=ROWS)
-    train(model, one, shuffle=False)
-    assert weight_sq_norm == pytest.approx(one.report.weight_sq_norm, rel=1e-5)
-    assert rate == one.report.verdict.learning_rate
 
 
 def test_batch_size_other_than_the_measured_one_is_refused_early():

@@ -19,12 +19,12 @@ import sys
 import warnings
 
 from experiments.interruption import end_on_signals
+from experiments.startup import start_tensorflow
 
 if __name__ == "__main__":
     # Before the imports that take seconds.
     end_on_signals()
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    start_tensorflow()
 
 import keras
 import tensorflow as tf

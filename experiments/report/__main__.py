@@ -12,6 +12,12 @@ import argparse
 import os
 import sys
 
+from experiments.startup import start_tensorflow
+
+if __name__ == "__main__":
+    # Before the imports that do.
+    start_tensorflow()
+
 from experiments.report.writing import MOST_COMPARISONS_DRAWN, write_report
 
 

@@ -24,6 +24,8 @@ def test_train_sweeps(tmp_path):
     for optimizer in ("sgd", "ngd"):
         folder = tmp_path / f"optimizer={optimizer},batch_size=64"
         assert (folder / "results.json").exists()
+        # The runs are started as a user starts them.
+        assert ".cc:" not in (folder / "output.log").read_text()
         config = json.loads((folder / "config.json").read_text())
         assert config["optimizer"] == optimizer
         assert config["batch_size"] == 64

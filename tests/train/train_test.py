@@ -60,9 +60,12 @@ def finished(tmp_path_factory):
         "--config.learning_rate=0.5",
         "--config.model.hidden_units=(8,)",
     ]
+    environment = dict(os.environ)
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     process = subprocess.run(
         [sys.executable, "train.py", *arguments],
         cwd=ROOT,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -94,6 +97,10 @@ def test_a_run_leaves_its_configuration_history_and_model(finished):
     assert float(rows[1]["continuous_time"]) == pytest.approx(22 * 0.5)
     model = keras.saving.load_model(os.path.join(workdir, "model.keras"))
     assert model.output_shape == (None, 10)
+
+
+def test_a_run_writes_nothing_to_stderr(finished):
+    assert finished[2].stderr == ""
 
 
 def test_a_run_ends_with_its_table(finished):

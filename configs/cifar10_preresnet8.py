@@ -1,4 +1,4 @@
-"""The paper's network, PreResNet-8 with group norm, to equilibrium on two cores.
+"""The paper's PreResNet-8 with group norm, to equilibrium on two cores.
 
 Eight channels wide, on 10,000 images of CIFAR-10 without augmentation, with
 weight decay 2e-3: at learning rate 0.8 and batch size 128, R, G and N relax

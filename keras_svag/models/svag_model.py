@@ -99,8 +99,9 @@ class SVAGModel(ModelWrapper):
     gradients of k batches, each of them is measured, and the batch size that
     N is stated at is k times theirs. The pairs of `SVAG` are equal halves:
     the last row of an odd batch is left out, and so is a batch that is smaller
-    than the nominal one. With several replicas, or `jit_compile=True`, batches
-    need a static number of rows.
+    than the nominal one. With several replicas, or `compile(jit_compile=True)`,
+    batches need a static number of rows; a model that was compiled before it
+    was wrapped is compiled by XLA anew for each number of them, as unwrapped.
 
     Args:
         model: any `keras.Model` that trains by Keras's own `train_step`. Its
@@ -274,7 +275,8 @@ class SVAGModel(ModelWrapper):
             step()
         else:
             rows = tf.cast(rows, "float32")
-            tf.cond(rows >= self._largest_batch(data), step, lambda: None)
+            is_pair = (rows >= self._largest_batch(data)) & (rows > 1)
+            tf.cond(is_pair, step, lambda: None)
 
     def _gradients_of_any_batch(self, data):
         """Those of the whole batch, from two halves if it has two rows."""

@@ -233,3 +233,28 @@ def test_xla_needs_a_static_number_of_rows():
     wrapped.compile("sgd", "mse", jit_compile=True)
     with pytest.raises(ValueError, match="drop_remainder=True"):
         wrapped.fit(X, Y, batch_size=16, verbose=0)
+
+
+def test_a_model_compiled_for_xla_trains_on_batches_of_any_size():
+    models, estimates = [], []
+    for jit_compile in (False, True):
+        model = dense_network()
+        model.compile("sgd", "mse", jit_compile=jit_compile)
+        wrapped = SVAGModel(model)
+        # A batch of one row, which cannot be split, and an odd one.
+        wrapped.fit(generator((1, 16, 7)), steps_per_epoch=3, verbose=0)
+        models.append(model)
+        estimates.append(wrapped.gradient_noise.estimate())
+    assert largest_difference(*models) < 1e-6
+    for name in ("count", "batch_size", "noise_trace", "grad_sq_norm"):
+        assert getattr(estimates[1], name) == pytest.approx(
+            getattr(estimates[0], name), rel=1e-4
+        )
+    assert (estimates[0].count, estimates[0].batch_size) == (2, 16)
+
+
+def test_svag_leaves_out_a_first_batch_of_one_row():
+    wrapped = SVAGModel(dense_network())
+    wrapped.compile(SVAG(0.1, ell=4), "mse")
+    wrapped.fit(generator((1, 16, 7)), steps_per_epoch=3, verbose=0)
+    assert wrapped.gradient_noise.estimate().count == 1

@@ -54,6 +54,12 @@ def overrides(model, method):
     return getattr(type(model), method) is not getattr(keras.Model, method)
 
 
+def has_own_loss(model):
+    """Whether a model on one device has a `compute_loss` of its own."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    return replicas == 1 and overrides(model, "compute_loss")
+
+
 @tracking.no_automatic_dependency_tracking
 def share_compilation(model, wrapper):
     """Lets a compiled wrapper hold what its model is compiled with."""
@@ -166,12 +172,13 @@ def output_losses(model):
     return [] if model._compile_loss is None else model._compile_loss.metrics
 
 
-def why_no_mean_over_examples(model, y, y_pred):
+def why_no_mean_over_examples(model, x, y, y_pred):
     """Why the loss of a batch is no mean that halves are known to share.
 
     Args:
-        model: a compiled model that has computed its loss.
-        y, y_pred: of a batch, with values or without.
+        model: a compiled model that has computed its loss. What its own
+            `compute_loss` leaves behind is not taken back.
+        x, y, y_pred: of a batch, with values or without.
 
     Returns:
         A clause that names the reason; None if there is none to be seen.
@@ -188,7 +195,16 @@ def why_no_mean_over_examples(model, y, y_pred):
     )
     if (is_masked or ignores) and any(regularizers):
         return "a mask does not reach the activity regularizer"
-    if model._compile_loss is None or ignores:
+    if ignores:
+        return None
+    if has_own_loss(model) and not _averages_over_examples(
+        lambda *batch: model._compute_loss(*batch, None, training=False),
+        x,
+        y,
+        y_pred,
+    ):
+        return "`compute_loss` of random examples is no mean of theirs"
+    if model._compile_loss is None:
         return None
     for path, loss, _, name in model._compile_loss._flat_losses:
         if not _averages_over_examples(
@@ -204,26 +220,41 @@ def _at(path, nest):
     return nest
 
 
-def _averages_over_examples(loss, y_true, y_pred):
-    """Tries a loss on random examples; what it cannot take says nothing."""
+def _averages_over_examples(loss, *batch):
+    """Tries a loss on random examples; what it cannot take says nothing.
+
+    Args:
+        loss: a function of the parts of a batch.
+        *batch: the parts, of which the last one is what the model predicts.
+    """
     rng, rows = np.random.default_rng(0), 4
 
     def random_like(tensor, draw):
+        if tensor is None:
+            return None
         shape = [3 if size is None else size for size in tensor.shape[1:]]
         return tf.cast(draw((rows, *shape)), tensor.dtype)
 
     def value(part):
-        return float(loss(y_true[part], y_pred[part]))
+        parts = tree.map_structure(
+            lambda tensor: None if tensor is None else tensor[part], drawn
+        )
+        return float(loss(*parts))
 
+    draws = [lambda s: rng.integers(0, 2, s)] * (len(batch) - 1)
+    draws.append(lambda s: rng.uniform(0.1, 0.9, s))
     try:
         with tf.init_scope():
-            y_true = random_like(y_true, lambda s: rng.integers(0, 2, s))
-            y_pred = random_like(y_pred, lambda s: rng.uniform(0.1, 0.9, s))
-            whole = value(slice(None))
+            drawn = [
+                tree.map_structure(lambda t, d=draw: random_like(t, d), nest)
+                for draw, nest in zip(draws, batch, strict=True)
+            ]
+            whole, again = value(slice(None)), value(slice(None))
             parts = (value(slice(0, None, 2)) + value(slice(1, None, 2))) / 2
     except Exception:
         return True
-    return not abs(whole - parts) > 1e-3 * abs(whole)
+    # One that is itself random is not to be known by these few.
+    return whole != again or not abs(whole - parts) > 1e-3 * abs(whole)
 
 
 def follows_data(tensor, batch):

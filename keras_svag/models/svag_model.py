@@ -23,6 +23,7 @@ from keras_svag.models.internals import (
     decayed_variables,
     follows_data,
     has_batch_normalization,
+    has_own_loss,
     has_second_moments,
     inner_optimizer,
     kept_entries,
@@ -30,6 +31,7 @@ from keras_svag.models.internals import (
     why_no_mean_over_examples,
 )
 from keras_svag.models.preconditioner import preconditioned_pair
+from keras_svag.models.state import preserved_state
 from keras_svag.models.wrapper import ModelWrapper
 from keras_svag.noise.pairs import (
     GradientNoise,
@@ -90,9 +92,10 @@ class SVAGModel(ModelWrapper):
     over the examples, and train otherwise than unwrapped: several outputs that
     are masked, an activity regularizer beside a mask, a mean of one's own over
     tokens, Dice over a whole batch, in-batch negatives. A warning says so where
-    it is seen from the model, or from what the loss gives for random examples;
-    that is not so in a `compute_loss` of the model's own, or where a loss skips
-    labels that are neither 0 nor 1.
+    it is seen from the model, or from what the loss gives for random examples,
+    with one replica the model's own `compute_loss` too. That is not so where a
+    loss skips labels that are neither 0 nor 1, or a `compute_loss` draws at
+    random.
 
     N is stated at one nominal batch size, whatever rows a batch has; a batch of
     one row trains and is not measured. Where the optimizer accumulates the
@@ -381,7 +384,7 @@ class SVAGModel(ModelWrapper):
             for i, g in enumerate(gradients)
             if is_sparse(g) and not follows_data(g.indices, half)
         )
-        self._warn_of_other_means(y, y_pred)
+        self._warn_of_other_means(x, y, y_pred)
         return loss, kept_entries(self, y, y_pred), gradients
 
     def _mix(self, first, second, first_share, second_share, is_fixed):
@@ -520,12 +523,17 @@ class SVAGModel(ModelWrapper):
         super()._maybe_symbolic_build(iterator, data_batch)
         self._name_layers()
 
-    def _warn_of_other_means(self, y, y_pred):
+    def _warn_of_other_means(self, x, y, y_pred):
         """Says once what makes a whole batch's loss no mean of its halves'."""
         if self._simulates_sde or self._is_loss_tried:
             return
         self._is_loss_tried = True
-        reason = why_no_mean_over_examples(self, y, y_pred)
+        restored = contextlib.nullcontext()
+        if has_own_loss(self.model):
+            # It may count what it computes, or draw at random.
+            restored = preserved_state(self.model)
+        with tf.init_scope(), restored:
+            reason = why_no_mean_over_examples(self.model, x, y, y_pred)
         if reason:
             warnings.warn(
                 "SVAGModel trains on the mean of the losses of a batch's "

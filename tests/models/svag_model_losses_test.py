@@ -87,6 +87,74 @@ def test_a_mean_over_examples_does_not_warn(loss):
         trained_eagerly(SVAGModel(tagger(1, "sigmoid")), loss)
 
 
+class OwnLoss(keras.Sequential):
+    """A tagger whose `compute_loss` is its own, and is counted by a metric."""
+
+    def __init__(self, loss, **dense):
+        keras.utils.set_random_seed(0)
+        super().__init__(
+            [
+                keras.Input((LENGTH, 2)),
+                layers.Dense(1, activation="sigmoid", **dense),
+                layers.Dropout(0.5, seed=0),
+            ]
+        )
+        self.own_loss = loss
+        self.calls = keras.metrics.Sum(name="calls")
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        self.calls.update_state(1)
+        return self.own_loss(self, x, y, y_pred)
+
+
+def trained_by_its_own_loss(loss, run_eagerly=True, **dense):
+    model = OwnLoss(loss, **dense)
+    wrapped = SVAGModel(model)
+    wrapped.compile("sgd", run_eagerly=run_eagerly)
+    wrapped.train_on_batch(X[:8], YES[:8])
+    # Once for each half: what was tried is taken back.
+    assert int(model.calls.result()) == 2
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+@pytest.mark.parametrize("loss", [over_what_counts, against_each_other])
+def test_an_own_compute_loss_that_is_no_mean_warns(loss, run_eagerly):
+    with pytest.warns(UserWarning, match="`compute_loss` of random examples"):
+        trained_by_its_own_loss(
+            lambda _, x, y, y_pred: loss(y, y_pred), run_eagerly
+        )
+
+
+def a_consistency(model, x, y, y_pred):
+    """Compares two draws of the network's dropout."""
+    return mean_of_all(model(x, training=True), y_pred)
+
+
+def for_halves_of_four(_, x, y, y_pred):
+    """Cannot take the random examples, which are fewer."""
+    return mean_of_all(ops.reshape(y, (4, -1)), ops.reshape(y_pred, (4, -1)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda _, x, y, y_pred: mean_of_all(y, y_pred),
+        lambda _, x, y, y_pred: mean_of_all(x[..., :1], y_pred),
+        lambda model, x, y, y_pred: mean_of_all(y, y_pred) + sum(model.losses),
+        a_consistency,
+        for_halves_of_four,
+    ],
+    ids=["mean", "of inputs", "regularized", "random", "error"],
+)
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_an_own_compute_loss_is_not_falsely_accused(loss, run_eagerly):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained_by_its_own_loss(loss, run_eagerly, kernel_regularizer="l2")
+
+
 def test_pairs_of_svag_are_no_parts_of_a_batch():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -22,18 +22,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 from side_by_side import alternating_rounds, print_header, print_row
-from workloads import CIFAR, Workload, cross_entropy, seconds_per_step
+from workloads import PRE_RESNET_8, cross_entropy, seconds_per_step
 
 import keras_svag
-from keras_svag import applications
 
-WORKLOAD = Workload(
-    "PreResNet-8, GN",
-    lambda: applications.PreResNet(8, CIFAR, 10, "group", seed=0),
-    CIFAR,
-    64,
-    4,
-)
+WORKLOAD = PRE_RESNET_8
 ROWS_OF_A_REPLICA = (128, 256, 512, 1024)
 
 

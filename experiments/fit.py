@@ -1,12 +1,16 @@
 """`fit` that goes on, to the bit, where a killed process was."""
 
+import contextlib
 import dataclasses
+import io
 import math
 import re
 import signal
+import sys
 import time
 
 import keras
+from tqdm import tqdm
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
 from experiments.interruption import Interruption, exit_code
@@ -103,7 +107,9 @@ def resumable_fit(
         checkpoints: a `CheckpointFolder`.
         found: the `Checkpoint` to go on from, or None.
         callbacks: list of Keras callbacks, each of a class of its own.
-        validation_freq, verbose: as in `model.fit`.
+        validation_freq: as in `model.fit`.
+        verbose: 1 shows one bar over the whole training, for a terminal; 2
+            prints a line an epoch; 0 shows nothing.
         writes: whether this process writes the checkpoints: one of several
             workers does. They share the folder.
 
@@ -124,15 +130,18 @@ def resumable_fit(
         first_epoch, done = divmod(found.step, plan.steps_per_epoch)
         _build(model, validation_data)
     several = has_several_workers(model.distribute_strategy)
-    with Interruption(notes=not several) as interruption:
+    progress = _Progress(is_bar=verbose == 1)
+    with (
+        Interruption(notes=not several) as interruption,
+        contextlib.closing(progress),
+    ):
         callbacks = _ResumableCallbacks(
-            callbacks,
+            [*callbacks, progress] if verbose else callbacks,
             model,
             plan,
             checkpoints if writes else None,
             found,
             interruption,
-            verbose,
         )
 
         def fit(step, initial_epoch, epochs, steps):
@@ -187,14 +196,11 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         checkpoints,
         found,
         interruption,
-        verbose,
     ):
         super().__init__(
             callbacks,
             add_history=True,
-            add_progbar=verbose != 0,
             model=model,
-            verbose=verbose,
             epochs=plan.epochs,
             steps=plan.steps_per_epoch,
         )
@@ -278,6 +284,74 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
 
     def _remembering(self):
         return [c for c in self.callbacks if hasattr(c, "load_state_dict")]
+
+
+class _Progress(keras.callbacks.Callback):
+    """Says how far training is: the log in full is the history's.
+
+    Put it after the callbacks that add to the logs.
+    """
+
+    def __init__(self, is_bar):
+        super().__init__()
+        self._is_bar = is_bar
+        self._bar = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._bar is None:
+            # Without a terminal it counts, and what it draws is printed below.
+            self._bar = tqdm(
+                initial=self._step(batch),
+                total=self.params["epochs"] * self.params["steps"],
+                file=sys.stdout if self._is_bar else io.StringIO(),
+                mininterval=0.1 if self._is_bar else math.inf,
+                dynamic_ncols=True,
+                desc=self._described({}),
+                bar_format=(
+                    f"{{desc}}{'{bar}  ' * self._is_bar}{{remaining}} left"
+                ),
+            )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.set_description_str(self._described(logs), refresh=False)
+        self._bar.update(self._step(batch + 1) - self._bar.n)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._bar.set_description_str(self._described(logs), self._is_bar)
+        if not self._is_bar:
+            print(self._bar, flush=True)
+        if self._bar.n == self._bar.total:
+            # What other callbacks do at the end may take long.
+            self._bar.bar_format = "{desc}{bar}  in {elapsed}"
+            self.close()
+
+    def close(self):
+        """Leaves the bar as it is, and goes on below it."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _step(self, batch):
+        return self._epoch * self.params["steps"] + batch
+
+    def _described(self, logs):
+        epochs = str(self.params["epochs"])
+        parts = [f"epoch {self._epoch + 1:>{len(epochs)}}/{epochs}"]
+        for key, number in _NUMBERS.items():
+            if key in logs and not (self._is_bar and key == "val_accuracy"):
+                parts.append(number.format(logs[key]))
+        return "  ".join([*parts, ""])
+
+
+# These and the time fit into a line of 80 characters.
+_NUMBERS = {
+    "loss": "loss {:<6.3g}",
+    "accuracy": "accuracy {:<6.1%}",
+    "val_accuracy": "test {:<6.1%}",
+    "noise_to_signal": "N/G {:<4.3g}",
+}
 
 
 class TrainingInterrupted(Exception):

@@ -1,4 +1,7 @@
+import functools
 import os
+import re
+import shutil
 import signal
 
 import keras
@@ -34,7 +37,7 @@ class Killed(Exception):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Notes what it is told, and runs `action` after a step."""
+    """Notes what it is told, and runs `action` after a step, or after each."""
 
     def __init__(self, action=None, after=None):
         super().__init__()
@@ -55,7 +58,10 @@ class Recorder(keras.callbacks.Callback):
         self.calls.append((self._epoch, batch))
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._epoch * STEPS + batch + 1 == self._after:
+        step = self._epoch * STEPS + batch + 1
+        if self._after == "each":
+            self._action(step)
+        elif self._after == step:
             self._action()
 
 
@@ -91,6 +97,7 @@ def fit(folder, wrapped=False, every="2", recorder=None, **kwargs):
     model = make_model(wrapped)
     os.makedirs(folder, exist_ok=True)
     checkpoints = CheckpointFolder(os.path.join(folder, "checkpoints"))
+    kwargs = {"verbose": 0, **kwargs}
     resumable_fit(
         model,
         batches,
@@ -104,7 +111,6 @@ def fit(folder, wrapped=False, every="2", recorder=None, **kwargs):
             HistoryFile(os.path.join(folder, "history.csv")),
             recorder or Recorder(),
         ],
-        verbose=0,
         **kwargs,
     )
     return model
@@ -122,14 +128,35 @@ def assert_same(ours, theirs):
 
 
 @pytest.fixture(scope="module")
-def in_peace(tmp_path_factory):
+def peace(tmp_path_factory):
+    return tmp_path_factory.mktemp("peace")
+
+
+@pytest.fixture(scope="module")
+def in_peace(peace):
     states = {}
     for wrapped in (False, True):
-        folder = str(tmp_path_factory.mktemp("peace"))
-        recorder = Recorder()
+        folder = str(peace / f"{wrapped}")
+        keep = functools.partial(keep_as_killed, folder)
+        recorder = Recorder(keep, "each")
         model = fit(folder, wrapped, recorder=recorder)
         states[wrapped] = end_state(model, folder), recorder.calls
     return states
+
+
+def keep_as_killed(folder, step):
+    shutil.copytree(folder, f"{folder}-{step}")
+
+
+@pytest.fixture
+def killed(in_peace, peace, tmp_path):
+    """The folder of a training that was killed after so many steps."""
+
+    def killed(step, wrapped=False):
+        shutil.copytree(peace / f"{wrapped}-{step}", tmp_path / "killed")
+        return str(tmp_path / "killed")
+
+    return killed
 
 
 def kill():
@@ -138,22 +165,20 @@ def kill():
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize(
-    ("killed_after", "repeated_from"), [(1, 0), (4, 4), (7, 6), (11, 10)]
+    ("killed_after", "repeated_from"), [(1, 0), (4, 2), (7, 6), (11, 10)]
 )
 def test_a_killed_training_goes_on_to_the_bit(
-    tmp_path, in_peace, wrapped, killed_after, repeated_from
+    killed, in_peace, wrapped, killed_after, repeated_from
 ):
-    folder = str(tmp_path)
-    before = Recorder(kill, killed_after)
-    with pytest.raises(Killed):
-        fit(folder, wrapped, recorder=before)
+    folder = killed(killed_after, wrapped)
     # The checkpoint is written when the callbacks have seen the step.
-    step = (killed_after - 1) // 2 * 2
+    found = CheckpointFolder(f"{folder}/checkpoints").newest()
+    assert (found.step if found else 0) == repeated_from
     after = Recorder()
     model = fit(folder, wrapped, recorder=after)
     expected, calls = in_peace[wrapped]
     assert_same(end_state(model, folder), expected)
-    epoch, batch = divmod(step, STEPS)
+    epoch, batch = divmod(repeated_from, STEPS)
     first = calls.index((epoch, batch))
     if batch:
         assert after.calls == ["begin", ("epoch", epoch), *calls[first:]]
@@ -161,11 +186,10 @@ def test_a_killed_training_goes_on_to_the_bit(
         assert after.calls == ["begin", *calls[first - 1 :]]
 
 
-def test_twice_killed_in_one_epoch(tmp_path, in_peace):
-    folder = str(tmp_path)
-    for killed_after in (3, 5):
-        with pytest.raises(Killed):
-            fit(folder, recorder=Recorder(kill, killed_after))
+def test_twice_killed_in_one_epoch(killed, in_peace):
+    folder = killed(3)
+    with pytest.raises(Killed):
+        fit(folder, recorder=Recorder(kill, 5))
     assert_same(end_state(fit(folder), folder), in_peace[False][0])
 
 
@@ -204,11 +228,9 @@ def test_a_signal_in_the_last_step_lets_training_end(tmp_path, in_peace):
     assert_same(end_state(model, str(tmp_path)), in_peace[False][0])
 
 
-def test_a_damaged_checkpoint_repeats_more(tmp_path, in_peace):
-    folder = str(tmp_path)
-    with pytest.raises(Killed):
-        fit(folder, recorder=Recorder(kill, 9))
-    (tmp_path / "checkpoints" / "step-8.npz").write_bytes(b"PK")
+def test_a_damaged_checkpoint_repeats_more(killed, tmp_path, in_peace):
+    folder = killed(9)
+    (tmp_path / "killed/checkpoints/step-8.npz").write_bytes(b"PK")
     with pytest.warns(UserWarning, match="step-8.npz' is damaged"):
         model = fit(folder)
     assert_same(end_state(model, folder), in_peace[False][0])
@@ -222,10 +244,8 @@ def test_a_checkpoint_beyond_the_end_is_refused(tmp_path):
         resumable_fit(model, batches, None, plan, None, beyond, [])
 
 
-def test_a_training_that_stopped_itself_is_not_continued(tmp_path):
-    folder = str(tmp_path)
-    with pytest.raises(Killed):
-        fit(folder, recorder=Recorder(kill, 8))
+def test_a_training_that_stopped_itself_is_not_continued(killed):
+    folder = killed(8)
     recorder = Recorder()
     recorder._after = 9
     recorder._action = lambda: setattr(recorder.model, "stop_training", True)
@@ -233,9 +253,36 @@ def test_a_training_that_stopped_itself_is_not_continued(tmp_path):
     assert recorder.calls[-2:] == [(1, 3), "end"]
 
 
-def test_only_one_worker_writes(tmp_path):
+def test_only_one_worker_writes(tmp_path, capsys):
     fit(str(tmp_path), writes=False)
     assert not (tmp_path / "checkpoints").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_log_has_a_line_an_epoch(killed, capsys):
+    fit(killed(8), verbose=2)
+    number = r"\d\.?\d*(e-\d+)? +"
+    for epoch, line in enumerate(capsys.readouterr().out.splitlines(), 2):
+        assert re.fullmatch(
+            rf"epoch {epoch}/3  loss {number}\d\d:\d\d left", line
+        ), line
+    assert epoch == 3
+
+
+def test_a_terminal_has_one_bar_over_all_epochs(killed, capsys):
+    fit(killed(8), verbose=1)
+    *drawn, last = capsys.readouterr().out.split("\r")
+    assert "\n" not in "".join(drawn)
+    # It begins where the training goes on, of which no time is known yet.
+    assert re.fullmatch(r"epoch 2/3 .* \? left", drawn[1])
+    assert re.fullmatch(r"epoch 3/3  loss .*  in \d\d:\d\d *\n", last)
+
+
+def test_what_is_said_of_an_interruption_comes_below_the_bar(killed, capsys):
+    recorder = Recorder(lambda: signal.raise_signal(signal.SIGINT), 9)
+    with pytest.raises(TrainingInterrupted):
+        fit(killed(8), recorder=recorder, verbose=1)
+    assert re.search(r" left *\n$", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def small_config(**overrides):
     config.batch_size = 128
     config.learning_rate = 0.5
     config.model.hidden_units = (8,)
+    config.lsr.enabled = False
     config.update(overrides)
     return config
 
@@ -32,6 +33,21 @@ def run(tmp_path, name="run", **overrides):
     workdir = WorkDir(str(tmp_path / name), config.to_dict())
     results = train.train(config, workdir, None, tf.distribute.get_strategy())
     return workdir, results
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run that several tests look at."""
+    workdirs = {}
+
+    def trained(**overrides):
+        key = tuple(sorted(overrides.items()))
+        if key not in workdirs:
+            path = tmp_path_factory.mktemp("trained")
+            workdirs[key], _ = run(path, **overrides)
+        return workdirs[key]
+
+    return trained
 
 
 def weights(workdir):
@@ -103,6 +119,23 @@ def test_a_run_writes_nothing_to_stderr(finished):
     assert finished[2].stderr == ""
 
 
+def test_a_log_has_a_line_an_epoch(finished):
+    workdir, _, process = finished
+    with open(os.path.join(workdir, "history.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = process.stdout.splitlines()
+    for epoch, (row, line) in enumerate(zip(rows, lines, strict=False), 1):
+        assert line.startswith(f"epoch {epoch}/2  loss ") and len(line) <= 80
+        for name, key, form in (
+            ("loss", "loss", ".3g"),
+            ("accuracy", "accuracy", ".1%"),
+            ("test", "val_accuracy", ".1%"),
+            ("N/G", "noise_to_signal", ".3g"),
+        ):
+            assert f"  {name} {float(row[key]):{form}} " in line
+    assert lines[2] == ""
+
+
 def test_a_run_ends_with_its_table(finished):
     workdir, _, process = finished
     with open(os.path.join(workdir, "results.json")) as file:
@@ -151,18 +184,23 @@ def test_mirrored_run_is_that_of_one_device(finished, tmp_path):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
 
 
-def test_the_same_run_is_the_same_to_the_bit(tmp_path):
-    one, _ = run(tmp_path, "one")
-    two, _ = run(tmp_path, "two")
+SVAG_RUN = {"sampling": "shuffle", "pairing": "halves", "ell": 2}
+
+
+def test_the_same_run_is_the_same_to_the_bit(trained, tmp_path):
+    one = trained(**SVAG_RUN)
+    two, _ = run(tmp_path, **SVAG_RUN)
     np.testing.assert_array_equal(weights(one), weights(two))
     assert history(one) == history(two)
 
 
 @pytest.mark.parametrize("sampling", ["with_replacement", "shuffle"])
 @pytest.mark.parametrize("pairing", ["independent", "halves"])
-def test_plain_model_trains_as_the_measured_one(tmp_path, sampling, pairing):
+def test_plain_model_trains_as_the_measured_one(
+    trained, tmp_path, sampling, pairing
+):
     common = {"sampling": sampling, "pairing": pairing, "ell": 2}
-    measured, _ = run(tmp_path, "measured", **common)
+    measured = trained(**common)
     plain, _ = run(tmp_path, "plain", measure_noise=False, **common)
     np.testing.assert_allclose(weights(plain), weights(measured), atol=1e-6)
     for key in ("effective_step", "continuous_time"):
@@ -177,22 +215,17 @@ def test_measuring_leaves_an_ordinary_optimizer_as_it_is(tmp_path):
     np.testing.assert_allclose(weights(plain), weights(measured), atol=1e-5)
 
 
-def test_epochs_are_those_of_sgd_whatever_ell_is(tmp_path):
-    for ell in (1, 3):
-        workdir, _ = run(tmp_path, f"ell{ell}", ell=ell)
-        row = history(workdir)[0]
+def test_epochs_are_those_of_sgd_whatever_ell_is(trained):
+    # ell=1 is that of the finished run, above.
+    for overrides in (SVAG_RUN, {"ell": 3, "measure_noise": False}):
+        row = history(trained(**overrides))[0]
         assert float(row["effective_step"]) == 1437 // 128
         assert float(row["continuous_time"]) == pytest.approx(11 * 0.5)
 
 
 def test_non_finite_loss_stops_and_keeps_what_was_written(tmp_path):
     with pytest.raises(FloatingPointError, match="by training step [1-9]"):
-        run(
-            tmp_path,
-            learning_rate=1e30,
-            weight_decay=1.0,
-            lsr={"enabled": False},
-        )
+        run(tmp_path, learning_rate=1e30, weight_decay=1.0)
     assert sorted(os.listdir(tmp_path / "run"))[:2] == [
         "config.json",
         "history.csv",

@@ -47,12 +47,18 @@ def run(tmp_path, name="run", **overrides):
     return model.get_weights(), history
 
 
+@pytest.fixture(scope="module")
+def in_one_piece(tmp_path_factory):
+    """Weights and history of a run whose passes take all rows at once."""
+    return run(tmp_path_factory.mktemp("ngd"))
+
+
 def column(history, key):
     return [float(row[key]) for row in history]
 
 
-def test_a_run_is_the_ngd_model_on_the_first_examples(tmp_path):
-    actual, _ = run(tmp_path)
+def test_a_run_is_the_ngd_model_on_the_first_examples(in_one_piece):
+    actual, _ = in_one_piece
 
     data = datasets.load("digits")
     x = (data.train_images[:N] / 16 - data.mean) / data.std
@@ -77,15 +83,15 @@ def test_a_run_is_the_ngd_model_on_the_first_examples(tmp_path):
         np.testing.assert_allclose(a, e, atol=1e-5)
 
 
-def test_size_of_the_pieces_does_not_matter(tmp_path):
-    whole, _ = run(tmp_path, "whole", micro_batch_size=N)
+def test_size_of_the_pieces_does_not_matter(in_one_piece, tmp_path):
+    whole, _ = in_one_piece
     pieces, _ = run(tmp_path, "pieces", micro_batch_size=100)
     for a, e in zip(pieces, whole, strict=True):
         np.testing.assert_allclose(a, e, atol=1e-4)
 
 
-def test_its_curves_lie_over_those_of_sgd(tmp_path):
-    _, ngd = run(tmp_path, "ngd")
+def test_its_curves_lie_over_those_of_sgd(in_one_piece, tmp_path):
+    _, ngd = in_one_piece
     _, sgd = run(tmp_path, "sgd", optimizer="sgd")
     _, svag = run(tmp_path, "svag", optimizer="svag", ell=2)
     steps = [N // B * epoch for epoch in (1, 2, 3, 4)]

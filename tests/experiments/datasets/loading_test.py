@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
+import tests.helpers.processes  # noqa: F401
 from experiments.datasets.loading import load
 
 
@@ -97,7 +98,8 @@ def _load_digits_shape(data_dir):
 
 
 def test_processes_may_prepare_digits_at_the_same_time(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    # Its server was told to import TensorFlow by the helper.
+    context = multiprocessing.get_context("forkserver")
     with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
         shapes = list(pool.map(_load_digits_shape, [tmp_path] * 2))
     assert shapes == [(1437, 8, 8, 1)] * 2

@@ -1,7 +1,5 @@
 import functools
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from keras_svag.noise.sampling import (
     stream_seed,
     sub_batch_indices,
 )
+from tests.helpers.processes import Program
 
 NUM_EXAMPLES = 37
 IMAGES = np.random.default_rng(0).integers(
@@ -158,7 +157,7 @@ def test_standardization_is_its_formula_to_the_last_bit():
     np.testing.assert_array_equal(PREPROCESS(tf.constant(IMAGES)), expected)
 
 
-def test_replicas_get_whole_pairs_in_static_shapes():
+def test_replicas_get_whole_pairs_in_static_shapes(tmp_path):
     # A process of its own: the number of devices is fixed at first use.
     code = """
 import numpy as np, tensorflow as tf
@@ -185,11 +184,11 @@ seen = [v for _, y in strategy.experimental_distribute_dataset(evaluation)
         for v in strategy.experimental_local_results(y)]
 assert np.array_equal(np.concatenate(seen), labels), seen
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert "AUTO" not in run.stderr
+    (tmp_path / "replicas.py").write_text(code)
+    program = Program(str(tmp_path / "replicas.py"))
+    _, errors = program.communicate()
+    assert program.returncode == 0, errors
+    assert "AUTO" not in errors
 
 
 def test_an_epoch_of_shuffle_that_holds_no_step_is_refused():

@@ -34,6 +34,7 @@ highlight_language = "none"
 suppress_warnings = ["misc.highlighting_failure"]
 
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = f"keras_svag {release}"
 html_static_path = ["assets"]
 html_css_files = ["site.css"]

@@ -60,6 +60,6 @@ $(INSTALLED): setup.py pyproject.toml keras_svag/version.py
 	mv $(UNFINISHED) $@
 
 clean:
-	rm -rf $(BIN) $(VENV) .build build dist site *.egg-info
+	rm -rf $(BIN) $(VENV) .build build dist site jupyter_execute *.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .tox
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,8 +32,8 @@ DOCS = [
     "sphinx",
     # Its look; all of its assets are local.
     "furo",
-    # The pages are in Markdown.
-    "myst-parser",
+    # The pages are in Markdown, the tutorials are notebooks.
+    "myst-nb",
     # A button that copies an example.
     "sphinx-copybutton",
 ]

@@ -13,7 +13,7 @@ author = "keras_svag authors"
 release = runpy.run_path(str(ROOT / "keras_svag" / "version.py"))["__version__"]
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
@@ -21,6 +21,9 @@ extensions = [
 # Anchors of headings are those of a code host.
 myst_heading_anchors = 4
 myst_enable_extensions = ["html_image"]
+# Notebooks are shown with the outputs that they were committed with.
+nb_execution_mode = "off"
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -109,6 +109,10 @@ setup(
             "pytest-xdist",
             # Properties tested over generated arguments.
             "hypothesis",
+            # Execute docs/tutorials; 44 MB with what they require.
+            "ipykernel",
+            "nbclient",
+            "nbformat",
             # Renders reports, to see that hostile names stay text.
             "markdown-it-py",
             # Reads CITATION.cff.

@@ -20,6 +20,8 @@ EXPERIMENTS = [
     "absl-py",
     # Training configurations.
     "ml-collections",
+    # The progress bar.
+    "tqdm",
     # Ships the optical digits, the data set that needs no network.
     "scikit-learn",
     # Figures of reports on finished runs.

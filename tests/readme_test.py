@@ -1,4 +1,4 @@
-"""README's first example prints what README shows, to other machines' digits."""
+"""README's first example prints what is shown, to other machines' digits."""
 
 import re
 

@@ -5,6 +5,9 @@ import runpy
 import textwrap
 from pathlib import Path
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+
 ROOT = Path(__file__).parents[1]
 
 project = "keras_svag"
@@ -20,7 +23,7 @@ extensions = [
 ]
 # Anchors of headings are those of a code host.
 myst_heading_anchors = 4
-myst_enable_extensions = ["html_image"]
+myst_enable_extensions = ["dollarmath", "html_image"]
 # Notebooks are shown with the outputs that they were committed with.
 nb_execution_mode = "off"
 nb_merge_streams = True
@@ -37,6 +40,8 @@ highlight_language = "none"
 suppress_warnings = ["misc.highlighting_failure"]
 
 html_theme = "furo"
+# Formulas are MathML, which browsers show without a script.
+html_math_renderer = "mathml"
 pygments_dark_style = "monokai"
 html_title = f"keras_svag {release}"
 html_static_path = ["assets"]
@@ -89,6 +94,19 @@ def read_markdown(app, what, name, obj, options, lines):
     lines[:] = as_restructured_text("\n".join(lines)).splitlines()
 
 
+def inline_formula(writer, node):
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def formula(writer, node):
+    writer.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer(
+        "mathml", (inline_formula, None), (formula, None)
+    )
     # Before napoleon, which has 500.
     app.connect("autodoc-process-docstring", read_markdown, priority=400)

@@ -4,11 +4,12 @@
 another type, and an argument that a hint does not allow.
 """
 
-from typing import Any, assert_type
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import assert_type
 
 import keras_svag
 from keras_svag import applications, scaling, schedules

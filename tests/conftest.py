@@ -22,6 +22,7 @@ hypothesis.settings.load_profile("quick")
 
 # What takes longest begins first: begun last, it would leave a worker idle.
 _LONGEST_FILES = (
+    "tests/tutorials_test.py",
     "clients/scripts_test.py",
     "train/multi_worker_test.py",
     "models/multi_worker_test.py",

@@ -13,6 +13,8 @@ SCHEDULES = ("constant", "step", "cosine", "triangle")
 # [L21] lets the learning rate rise and fall twice, to these parts of it.
 _TRIANGLE_PEAKS = (1.0, 0.5)
 
+__all__ = ["PiecewiseLinear", "Warmup", "learning_rate_schedule"]
+
 
 def learning_rate_schedule(
     name: Literal["constant", "step", "cosine", "triangle"],

@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from packaging.version import Version
 
 import keras_svag  # noqa: F401, for it registers what the files hold.
 from experiments.report.runs import find_runs
@@ -14,6 +15,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.processes import Program
 
 SAVED = ROOT / "tests" / "saved"
+SAVED_BY = Version("3.15")
 # Another processor rounds otherwise.
 TOLERANCE = 1e-4
 FLAGS = (
@@ -29,6 +31,10 @@ FLAGS = (
 )
 
 
+@pytest.mark.skipif(
+    Version(keras.__version__) < SAVED_BY,
+    reason="Keras does not read all that a newer one saves",
+)
 @pytest.mark.parametrize(
     ("name", "batch_size"),
     [("svag_model", 8), ("plain_model", 8), ("ngd_model", 24)],

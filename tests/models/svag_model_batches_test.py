@@ -235,11 +235,18 @@ def test_xla_needs_a_static_number_of_rows():
         wrapped.fit(X, Y, batch_size=16, verbose=0)
 
 
-def test_a_model_compiled_for_xla_trains_on_batches_of_any_size():
+@pytest.mark.parametrize(
+    ("optimizer", "count", "size"),
+    [(lambda: "sgd", 2, 16), (lambda: SVAG(0.1, ell=4), 1, 8)],
+    ids=["sgd", "svag"],
+)
+def test_a_model_compiled_for_xla_trains_on_batches_of_any_size(
+    optimizer, count, size
+):
     models, estimates = [], []
     for jit_compile in (False, True):
         model = dense_network()
-        model.compile("sgd", "mse", jit_compile=jit_compile)
+        model.compile(optimizer(), "mse", jit_compile=jit_compile)
         wrapped = SVAGModel(model)
         # A batch of one row, which cannot be split, and an odd one.
         wrapped.fit(generator((1, 16, 7)), steps_per_epoch=3, verbose=0)
@@ -250,11 +257,4 @@ def test_a_model_compiled_for_xla_trains_on_batches_of_any_size():
         assert getattr(estimates[1], name) == pytest.approx(
             getattr(estimates[0], name), rel=1e-4
         )
-    assert (estimates[0].count, estimates[0].batch_size) == (2, 16)
-
-
-def test_svag_leaves_out_a_first_batch_of_one_row():
-    wrapped = SVAGModel(dense_network())
-    wrapped.compile(SVAG(0.1, ell=4), "mse")
-    wrapped.fit(generator((1, 16, 7)), steps_per_epoch=3, verbose=0)
-    assert wrapped.gradient_noise.estimate().count == 1
+    assert (estimates[0].count, estimates[0].batch_size) == (count, size)

@@ -258,3 +258,10 @@ def test_a_model_compiled_for_xla_trains_on_batches_of_any_size(
             getattr(estimates[0], name), rel=1e-4
         )
     assert (estimates[0].count, estimates[0].batch_size) == (count, size)
+
+
+def test_svag_leaves_out_a_first_batch_of_one_row():
+    wrapped = SVAGModel(dense_network())
+    wrapped.compile(SVAG(0.1, ell=4), "mse")
+    wrapped.fit(generator((1, 16, 7)), steps_per_epoch=3, verbose=0)
+    assert wrapped.gradient_noise.estimate().count == 1

@@ -20,15 +20,15 @@ def estimate_of(g, n, **fields):
 
 
 def test_errors_of_windows_are_those_between_them():
-    windows = [observations(i, 30, (1.0 + i % 3, 5.0)) for i in range(12)]
+    windows = [observations(i, 30, (1.0 + i % 3, 5.0)) for i in range(24)]
     actual = pooled(estimate_of(*w, batch_size=8) for w in windows)
     means = np.mean(windows, axis=2)
-    assert actual.count == 360
+    assert actual.count == 720
     np.testing.assert_allclose(
         [actual.grad_sq_norm, actual.noise_trace], means.mean(0)
     )
     np.testing.assert_allclose(
-        actual.covariance_matrix, np.cov(means.T) / 12, rtol=1e-9
+        actual.covariance_matrix, np.cov(means.T) / 24, rtol=1e-9
     )
 
 
@@ -61,8 +61,40 @@ def test_blocks_are_longer_than_the_correlation():
         pooled([with_blocks(g, n, 15)]) for g, n in zip(*series, strict=True)
     ]
     variance = np.mean([e.covariance_matrix[0, 0] for e in merged])
-    assert variance == pytest.approx(19 / count, rel=0.25)
+    # What correlation is left between few blocks is taken to be large.
+    assert 19 / count < variance < 1.75 * 19 / count
     assert np.median([len(e.blocks) for e in merged]) <= 32
+
+
+def probes(g, n):
+    return pooled(estimate_of([a], [b]) for a, b in zip(g, n, strict=True))
+
+
+def test_sets_hold_the_mean_of_few_correlated_probes():
+    # Too few to be merged, and their own spread is too small a measure.
+    series = 10 + np.moveaxis(ar1(0, 10, 1000, correlation=0.45), 1, 0)
+    wrong = 0
+    for g, n in series:
+        low, high = probes(g, n).interval()
+        wrong += not low <= 1 <= high
+    # Nominal 5% is 50, with a standard deviation of 7; alone it is 97.
+    assert wrong <= 50 + 3 * 7
+
+
+def test_correlation_of_few_probes_is_that_of_a_long_series():
+    count, correlation = 12, 0.3
+    series = ar1(0, count, 1000, correlation)[0]
+    growth = np.array(
+        [
+            probes(g, g).covariance_matrix[0, 0] / (np.var(g, ddof=1) / count)
+            for g in series
+        ]
+    )
+    assert growth.min() == pytest.approx(1)
+    assert growth.max() == pytest.approx(1.6 / 0.4)
+    # Uncorrected it would be 0.3 - (1 + 4 * 0.3) / 12 = 0.12.
+    found = np.median((growth - 1) / (growth + 1))
+    assert found == pytest.approx(correlation, abs=0.06)
 
 
 def test_sets_hold_the_mean_of_probes_that_move():
@@ -127,12 +159,12 @@ def test_a_single_probe_keeps_its_own_errors():
 
 
 def test_pooled_windows_of_one_observation_show_their_spread():
-    g, n = observations(0, 12)
-    actual = pooled(estimate_of(g[i], n[i]) for i in range(12))
-    assert actual.count == 12
+    g, n = observations(0, 24)
+    actual = probes(g, n)
+    assert actual.count == 24
     np.testing.assert_allclose(
         [actual.grad_sq_norm_se, actual.noise_trace_se],
-        np.std([g, n], axis=1, ddof=1) / math.sqrt(12),
+        np.std([g, n], axis=1, ddof=1) / math.sqrt(24),
     )
 
 

@@ -3,7 +3,7 @@
     python benchmarks/record_pairs.py sgd.npz
     python benchmarks/record_pairs.py svag4.npz --ell=4
 
-The network and batch size of configs/digits.py with weight decay 5e-3, drawn
+Images, network and batch size of configs/digits.py with weight decay 5e-3, drawn
 with replacement: SGD by halves of a batch, or SVAG by independent pairs. The
 file has arrays `g` and `n`, Ĝ and N̂ at batch size 16 of each step after those
 in which the weights come to rest.
@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 
 import keras_svag
 
+_TRAINING = 1437  # images
 _BATCH_SIZE = 16
 _SETTLING = {"halves": 4000, "independent": 8000}  # steps
 
@@ -57,7 +58,8 @@ def record(ell, count, seed=0):
     keras.utils.set_random_seed(seed)
     pairing = "halves" if ell == 1 else "independent"
     x, y = load_digits(return_X_y=True)
-    x = (x / 16).reshape(-1, 8, 8, 1).astype("float32")
+    x, y = x[:_TRAINING].reshape(-1, 8, 8, 1), y[:_TRAINING]
+    x = ((x - x.mean()) / x.std()).astype("float32")
     network = keras_svag.applications.ScaleInvariantMLP(
         (8, 8, 1), 10, hidden_units=(64, 64)
     )

@@ -7,8 +7,8 @@ them those of single observations, or of the probes by their number. The truth
 is N / G's average at equilibrium. "Too high" is the error of "not ruled out",
 "too low" that of "ruled out"; nominal for each is 2.5%.
 
-Sources: recorded pairs of a real run (`--observations`, arrays `g` and `n` of
-an .npz in the order of time), resampled in stretches of 200; pairs and probes
+Sources: pairs of a real run (`--observations`, files of record_pairs.py),
+resampled in stretches of 200; pairs and probes
 of simulated scale-invariant SGD; Gaussian pairs; heavy tails, independent.
 """
 

@@ -3,10 +3,10 @@
     python benchmarks/record_pairs.py sgd.npz
     python benchmarks/record_pairs.py svag4.npz --ell=4
 
-Images, network and batch size of configs/digits.py with weight decay 5e-3, drawn
-with replacement: SGD by halves of a batch, or SVAG by independent pairs. The
-file has arrays `g` and `n`, Ĝ and N̂ at batch size 16 of each step after those
-in which the weights come to rest.
+Images, network and batch size of configs/digits.py with weight decay 5e-3,
+drawn with replacement: SGD by halves of a batch, or SVAG by independent pairs.
+The file has arrays `g` and `n`, Ĝ and N̂ at batch size 16 of each step after
+those in which the weights come to rest.
 """
 
 import argparse

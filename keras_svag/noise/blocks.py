@@ -23,7 +23,8 @@ def between_blocks(blocks):
     blocks remain. Where they are too few to go on, the covariance grows by
     (1 + ρ) / (1 - ρ), as for an autoregressive sequence, with ρ the larger
     correlation of neighbours of G and N, corrected for its bias of
-    -(1 + 4ρ) / M over M blocks and held between 0 and 0.6.
+    -(1 + 4ρ) / M over M blocks and held between 0 and 0.6 (which it is for two
+    blocks).
 
     Student's degrees of freedom are fewer than blocks - 1 where the blocks are
     skewed: a sample without its rarest bursts has both too low a mean and too
@@ -89,10 +90,11 @@ def _neighbours_correlation(blocks):
 
 def _growth_by_correlation(blocks):
     num_blocks = len(blocks)
-    unbiased = (num_blocks * _neighbours_correlation(blocks) + 1) / max(
-        num_blocks - 4, 1
-    )
-    correlation = min(max(unbiased, 0.0), _MOST_CORRELATION)
+    correlation = _MOST_CORRELATION  # as two blocks do not tell
+    if num_blocks > 2:
+        found = num_blocks * _neighbours_correlation(blocks) + 1
+        found /= max(num_blocks - 4, 1)
+        correlation = min(max(found, 0.0), _MOST_CORRELATION)
     return (1 + correlation) / (1 - correlation)
 
 

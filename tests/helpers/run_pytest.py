@@ -1,8 +1,11 @@
 """The main program of every Bazel test: runs pytest on the named files."""
 
+import os
 import sys
 
 import pytest
 
 if __name__ == "__main__":
+    # A sandbox has no home: each process would make a folder, and say so.
+    os.environ.setdefault("MPLCONFIGDIR", os.environ.get("TEST_TMPDIR", ""))
     sys.exit(pytest.main(["-p", "no:cacheprovider", *sys.argv[1:]]))

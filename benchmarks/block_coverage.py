@@ -8,8 +8,8 @@ is N / G's average at equilibrium. "Too high" is the error of "not ruled out",
 "too low" that of "ruled out"; nominal for each is 2.5%.
 
 Sources: pairs of a real run (`--observations`, files of record_pairs.py),
-resampled in stretches of 200; pairs and probes
-of simulated scale-invariant SGD; Gaussian pairs; heavy tails, independent.
+resampled in stretches of 200; pairs and probes of simulated scale-invariant SGD
+on a problem that the seed draws; Gaussian pairs; heavy tails, independent.
 """
 
 import argparse

@@ -81,6 +81,12 @@ def test_sets_hold_the_mean_of_few_correlated_probes():
     assert wrong <= 25 + 3 * 5
 
 
+def test_two_probes_do_not_tell_their_correlation():
+    g = np.array([1.0, 2.0])
+    variance = probes(g, 5 * g).covariance_matrix[0, 0]
+    assert variance == pytest.approx(1.6 / 0.4 * np.var(g, ddof=1) / 2)
+
+
 def test_correlation_of_few_probes_is_that_of_a_long_series():
     count, correlation = 12, 0.3
     series = ar1(0, count, 400, correlation)[0]

@@ -5,7 +5,7 @@
 Every number of the configuration can be overridden, `--config.ell=8`. The
 working directory gets config.json, history.csv, TensorBoard's events, the
 trained model.keras and results.json. `--config.lsr.*` are the settings of the
-check of the linear scaling rule, `--config.lsr.enabled=False` turns it off.
+check of the scaling rule, `--config.lsr.enabled=False` turns it off.
 `--config.scale=0.1` scales depth, width, epochs and examples down.
 
     python train.py --workdir=runs/sweep --sweep ell=1,2,4 --sweep seed=0,1,2
@@ -36,7 +36,7 @@ from experiments.build import (
     compile_model,
     evaluation_data,
     load_data,
-    make_check,
+    make_monitor,
     make_plan,
     training_data,
 )
@@ -46,7 +46,6 @@ from experiments.fit import (
     CheckpointInterval,
     FitPlan,
     TrainingInterrupted,
-    fit_calls_to,
     resumable_fit,
 )
 from experiments.run_folder import (
@@ -65,11 +64,7 @@ from experiments.strategies import (
     make_strategy,
 )
 from experiments.sweep.command import run_sweep
-from keras_svag.models.internals import (
-    has_several_workers,
-    is_chief,
-    is_deterministic,
-)
+from keras_svag import backend
 
 # The exit code that says "try again" in sysexits.h.
 LOST_WORKER = 75
@@ -161,7 +156,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         interval = CheckpointInterval.parse(
             checkpoint_every, plan.steps_per_sgd_step
         )
-        if interval.seconds is not None and has_several_workers(strategy):
+        if interval.seconds is not None and backend.has_several_workers(strategy):
             raise ValueError(
                 "`checkpoint_every` must be a number of SGD steps with "
                 "--strategy=multi_worker, whose workers save together, got "
@@ -175,7 +170,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         lambda prepared: {
             **fingerprint.settings(config),
             "--checkpoint_every": checkpoint_every,
-            "--deterministic": is_deterministic(),
+            "--deterministic": backend.is_deterministic(),
             **fingerprint.data(prepared[0]),
             **fingerprint.versions(),
             **fingerprint.source_files(),
@@ -185,8 +180,10 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     evaluation = evaluation_data(dataset)
     with strategy.scope():
         model = compile_model(config, dataset, plan)
-    check = make_check(config, dataset, make_batches(), workdir.path)
-    writes = is_chief(strategy)
+    monitor = make_monitor(
+        config, dataset, plan, make_batches(), workdir.path
+    )
+    writes = backend.is_chief(strategy)
     found = begin_together(strategy, workdir)
     streams = StreamsVersion(config.sampling)
     if found is not None:
@@ -196,13 +193,15 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
     callbacks = [TrainingClock(), stop_at_non_finite_loss, streams]
     if writes:
+        callbacks.append(FolderCheck(workdir))
+    if monitor:
+        callbacks.append(monitor)
+    if writes:
+        # They write what the others add to the logs.
         callbacks += [
-            FolderCheck(workdir),
             HistoryFile(workdir.file("history.csv")),
             keras.callbacks.TensorBoard(workdir.path, write_graph=False),
         ]
-    if check:
-        callbacks.append(check)
     resumable_fit(
         model,
         make_batches,
@@ -227,10 +226,8 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
             "--config.learning_rate."
         )
     results = model.evaluate(evaluation, verbose=0, return_dict=True)
-    if config.measure_noise and config.optimizer != "ngd":
-        results["gradient_noise"] = model.gradient_noise.estimate().to_dict()
-    if check:
-        results["linear_scaling"] = check.report.to_dict()
+    if monitor:
+        results |= _measured(monitor)
     if writes:
         getattr(model, "model", model).save(workdir.file("model.keras"))
         workdir.results = results
@@ -240,8 +237,6 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
 
 def _note_surroundings(checkpoints, found, model, says):
     """Says if what the last bits depend on has changed, and keeps it."""
-    if found is not None:
-        fit_calls_to(model, found.step)
     now = fingerprint.surroundings(model)
     if found is not None and says:
         changes = fingerprint.changes(found.about.get("surroundings"), now)
@@ -251,6 +246,15 @@ def _note_surroundings(checkpoints, found, model, says):
                 stacklevel=2,
             )
     checkpoints.about["surroundings"] = now
+
+
+def _measured(monitor):
+    """The noise in the end, and the verdict if there is one."""
+    results = {"gradient_noise": monitor.estimate().to_dict()}
+    report = getattr(monitor, "report", None)
+    if report:
+        results["linear_scaling"] = report.to_dict()
+    return results
 
 
 def run_alone(config):
@@ -279,7 +283,7 @@ def run_alone(config):
             strategy,
             _CHECKPOINT_EVERY.value,
         )
-        if not is_chief(strategy):
+        if not backend.is_chief(strategy):
             return 0
     print(f"\n{results_table(results)}")
     print(f"\ntensorboard --logdir={workdir.path}")

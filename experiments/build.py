@@ -1,4 +1,4 @@
-"""The data, the model and the check of a run, from its configuration."""
+"""The data, the model and the monitor of a run, from its configuration."""
 
 import dataclasses
 import functools
@@ -9,20 +9,19 @@ import keras
 from experiments import datasets
 from experiments.config import NETWORKS, check_complete, check_values
 from experiments.epoch_plan import EpochPlan
+from experiments.ngd_model import NGDModel
 from experiments.optimizers import (
     SVAG_OPTIMIZERS,
     is_svag,
     optimizer_class,
     optimizer_options,
 )
-from keras_svag import arguments
-from keras_svag.callbacks.check import LinearScalingRuleCheck, ScalingRuleCheck
-from keras_svag.models.internals import layers_of
-from keras_svag.models.ngd_model import NGDModel
+from experiments.probed_noise import ProbedNoise
+from experiments.schedules import learning_rate_schedule
+from keras_svag import arguments, backend
+from keras_svag.callbacks.check import ScalingRuleCheck
+from keras_svag.callbacks.monitor import GradientNoiseMonitor
 from keras_svag.models.svag_model import SVAGModel
-from keras_svag.models.wrapper import ModelWrapper
-from keras_svag.optimizers.schedules import learning_rate_schedule
-from keras_svag.scaling.conditions import rule_of
 
 
 def make_plan(config, num_examples):
@@ -68,8 +67,9 @@ def compile_model(config, dataset, plan):
         plan: the `EpochPlan` of its training.
 
     Returns:
-        A `keras.Model`: an `SVAGModel`, an `NGDModel` or a plain one, which
-        is wrapped to train alike where several replicas share a batch.
+        A `keras.Model`: the network itself; or one that holds it as `model`
+        and trains it by SVAG's pairs, by noisy gradient descent, or by Keras's
+        own step over several replicas.
 
     Raises:
         ValueError: if a key of the configuration is out of its range.
@@ -88,15 +88,10 @@ def compile_model(config, dataset, plan):
             plan.num_examples,
             model.distribute_strategy.num_replicas_in_sync,
         )
-    elif config.measure_noise:
-        model = SVAGModel(
-            model,
-            num_examples=plan.num_examples,
-            sampling=config.sampling,
-            per_layer=config.lsr.per_layer,
-        )
+    elif is_svag(config.optimizer) and config.measure_noise:
+        model = SVAGModel(model)
     elif model.distribute_strategy.num_replicas_in_sync > 1:
-        model = ModelWrapper(model)
+        model = _ReplicatedModel(model)
     model.compile(
         optimizer=_make_optimizer(config, plan.sgd_steps_per_epoch),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -107,6 +102,19 @@ def compile_model(config, dataset, plan):
         network, rows, plan.steps_per_epoch
     )
     return model
+
+
+class _ReplicatedModel(backend.MultiWorkerModel):
+    """Trains a model over several replicas where Keras's own `fit` fails."""
+
+    # Of the mended class no functional model is made: Keras would change the
+    # class for all that derives from it.
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def call(self, inputs, training=None):
+        return self.model(inputs, training=training)
 
 
 def _make_network(config, dataset, plan):
@@ -214,13 +222,6 @@ def evaluation_data(dataset):
     )
 
 
-def probe_data(dataset):
-    """The training images once, one by one, as a probe takes them."""
-    return datasets.single_examples(
-        dataset.train_images, dataset.train_labels, _standardization(dataset)
-    )
-
-
 def _standardization(dataset):
     return datasets.standardization(
         dataset.mean, dataset.std, dataset.max_value
@@ -236,38 +237,53 @@ def _augmentation(config):
     )
 
 
-def make_check(config, dataset, training, log_dir):
-    """The `ScalingRuleCheck` of a run, or None if nothing is measured.
+# Checkpoints hold all of them.
+_MOST_OBSERVATIONS = 50_000
+
+
+def make_monitor(config, dataset, plan, training, log_dir):
+    """The callback that measures the noise of a run, or None.
 
     Args:
         config: a `ConfigDict`.
         dataset: the `Dataset` of the run.
+        plan: the `EpochPlan` of its training.
         training: its training batches, one of which serves to see whether the
             loss is scale-invariant.
         log_dir: directory for TensorBoard.
+
+    Returns:
+        A `ScalingRuleCheck`, or a `GradientNoiseMonitor` if nothing is to be
+        judged, or a `ProbedNoise` for noisy gradient descent, whose full
+        passes have no mini-batches to measure.
     """
-    if not (config.measure_noise and config.lsr.enabled):
+    if not config.measure_noise:
         return None
+    judged = {
+        "closeness": config.lsr.closeness,
+        "kappas": config.lsr.kappas,
+        "window": config.lsr.window,
+    }
+    images, labels = dataset.train_images, dataset.train_labels
     if config.optimizer == "ngd":
-        # A full pass has no mini-batches to measure: a probe draws some.
-        images = None
-        probe = probe_data(dataset)
-    else:
-        images, _ = next(iter(training))
-        probe = None
-    # Runs of SGD have this name in checkpoints.
-    is_linear = rule_of(config.optimizer.replace("_", "")) == "linear"
-    kind = LinearScalingRuleCheck if is_linear else ScalingRuleCheck
-    return kind(
-        config.batch_size,
-        closeness=config.lsr.closeness,
-        kappas=config.lsr.kappas,
-        window=config.lsr.window,
-        probe=probe,
-        per_layer=config.lsr.per_layer and probe is not None,
-        log_dir=log_dir,
-        scale_invariant=images,
-        verbose=0,
+        return ProbedNoise(
+            _standardization(dataset)(images).numpy(),
+            labels,
+            config.batch_size,
+            judged if config.lsr.enabled else None,
+        )
+    steps = config.epochs * plan.steps_per_epoch
+    settings = {
+        "every": math.ceil(steps / _MOST_OBSERVATIONS),
+        "num_examples": len(images) if config.sampling == "shuffle" else None,
+        "per_layer": config.lsr.per_layer,
+        "log_dir": log_dir,
+    }
+    if not config.lsr.enabled:
+        return GradientNoiseMonitor(**settings)
+    inputs, _ = next(iter(training))
+    return ScalingRuleCheck(
+        scale_invariant=inputs, verbose=0, **judged, **settings
     )
 
 
@@ -314,7 +330,7 @@ def multiply_adds(model):
     exact for dense layers and convolutions.
     """
     total = 0
-    for layer in layers_of(model):
+    for layer in backend.layers_of(model):
         kernel = getattr(layer, "kernel", None)
         if kernel is not None:
             total += math.prod(kernel.shape) * math.prod(

@@ -12,9 +12,9 @@ import zipfile
 import keras
 import numpy as np
 from keras import ops
+from keras_svag import backend
 
 from experiments.datasets import STREAMS_VERSIONS
-from keras_svag.models.state import assign_replica_values, replica_values
 
 _PARTIAL = ".partial"
 _NAME = re.compile(r"step-(\d+)\.npz")
@@ -30,8 +30,7 @@ class Checkpoint:
         step: that number.
         arrays: list of arrays.
         state: a value of JSON.
-        about: dict of JSON values, of what run it is; empty in those that an
-            earlier version wrote.
+        about: dict of JSON values, of what run it is.
     """
 
     step: int
@@ -236,21 +235,14 @@ def _read(path, step):
             for name in archive.namelist()
         }
     state = json.loads(arrays.pop(_STATE).tobytes())
-    about = {}
-    if _ABOUT in arrays:
-        about = json.loads(arrays.pop(_ABOUT).tobytes())
-        if (about["step"], about["num_arrays"]) != (step, len(arrays)):
-            raise ValueError(
-                f"it holds {len(arrays)} of {about['num_arrays']} arrays of "
-                f"step {about['step']}"
-            )
+    about = json.loads(arrays.pop(_ABOUT).tobytes())
+    if (about["step"], about["num_arrays"]) != (step, len(arrays)):
+        raise ValueError(
+            f"it holds {len(arrays)} of {about['num_arrays']} arrays of step "
+            f"{about['step']}"
+        )
     arrays = [arrays[str(index)] for index in range(len(arrays))]
     return Checkpoint(step, arrays, state, about)
-
-
-# Variables of metrics that older checkpoints lack. They go on from zero: the
-# blocks of that epoch are then of its rest only.
-_NEWER = ("blocks", "blocks_filled", "block_doublings")
 
 
 def training_arrays(model):
@@ -269,7 +261,7 @@ def training_arrays(model):
     arrays = [ops.convert_to_numpy(v) for v in common]
     if strategy.num_replicas_in_sync == 1:
         return arrays + [ops.convert_to_numpy(v) for v in own]
-    return arrays + replica_values(strategy, own)
+    return arrays + backend.replica_values(strategy, own)
 
 
 def restore_training_arrays(model, checkpoint, with_metrics):
@@ -286,8 +278,6 @@ def restore_training_arrays(model, checkpoint, with_metrics):
     """
     common, own = _variables(model)
     arrays = checkpoint.arrays
-    if len(arrays) < len(common) + len(own):
-        own = [variable for variable in own if variable.name not in _NEWER]
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     rows = () if replicas == 1 else (replicas,)
@@ -313,7 +303,7 @@ def restore_training_arrays(model, checkpoint, with_metrics):
     for variable, array in restored[:count]:
         variable.assign(array)
     if restored[count:]:
-        assign_replica_values(strategy, *zip(*restored[count:], strict=True))
+        backend.assign_replica_values(strategy, *zip(*restored[count:], strict=True))
 
 
 def _variables(model):
@@ -348,8 +338,7 @@ class StreamsVersion(keras.callbacks.Callback):
 
     def check(self, checkpoint):
         """Raises a `ValueError` if the checkpoint's run drew other batches."""
-        # The first version was not saved.
-        saved = checkpoint.states.get(type(self).__name__, 1)
+        saved = checkpoint.states.get(type(self).__name__)
         if saved != self._version:
             raise ValueError(
                 f"The checkpoint of step {checkpoint.step} is of a version of "

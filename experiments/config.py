@@ -13,11 +13,11 @@ import traceback
 from ml_collections import ConfigDict
 
 from experiments.datasets import DATASETS
+from experiments.datasets.sampling import SAMPLING_MODES
+from experiments.schedules import check_milestones
 from keras_svag import arguments
 from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
 from keras_svag.applications.vgg import CONVOLUTIONS_PER_STAGE
-from keras_svag.noise.sampling import SAMPLING_MODES
-from keras_svag.optimizers.schedules import check_milestones
 
 
 def _scaled_residual_depth(depth, scale):

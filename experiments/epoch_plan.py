@@ -16,9 +16,9 @@ class EpochPlan:
         ell: SVAG's amplification; 1 for any other optimizer.
         pairing: SVAG's `"independent"` or `"halves"`, or that of its kin for
             Adam and RMSprop; `None` for any other optimizer, which takes a
-            batch of B a step.
-        pairs_within_step: whether a training step takes a whole pair, as in
-            an `SVAGModel`, or one of its batches, as a plain model does.
+            batch of B a step, of two halves that are drawn apart.
+        pairs_within_step: whether a training step of SVAG takes a whole pair,
+            as in an `SVAGModel`, or one of its batches, as a plain model does.
 
     Raises:
         TypeError: if something else than a number is given for one.
@@ -92,7 +92,7 @@ class EpochPlan:
     @property
     def _updates_per_pair(self):
         if self.pairing is None:
-            return 2 if self.pairs_within_step else 1
+            return 1
         _, second_weight = svag_weights(self.ell, self.pairing)
         # Measured at most, the second pass of an SVAGModel leaves no trace.
         return 1 if second_weight == 0 and self.pairs_within_step else 2

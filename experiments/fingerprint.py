@@ -9,8 +9,8 @@ import zlib
 
 import keras
 import tensorflow as tf
+from keras_svag import backend
 
-from keras_svag.models.internals import is_deterministic
 from keras_svag.version import __version__
 
 _ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "NVIDIA_TF32_OVERRIDE", "XLA_FLAGS")
@@ -41,7 +41,7 @@ def surroundings(model):
         "devices": _devices(),
         "replicas": strategy.num_replicas_in_sync,
         "training steps in a call": model.steps_per_execution,
-        "--deterministic": is_deterministic(),
+        "--deterministic": backend.is_deterministic(),
         **{name: os.environ.get(name, "not set") for name in _ENVIRONMENT},
     }
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
 from experiments.interruption import Interruption, exit_code
+from keras_svag import backend
 from keras_svag.arguments import refusal
-from keras_svag.models.internals import has_several_workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def resumable_fit(
             )
         first_epoch, done = divmod(found.step, plan.steps_per_epoch)
         _build(model, validation_data)
-    several = has_several_workers(model.distribute_strategy)
+    several = backend.has_several_workers(model.distribute_strategy)
     progress = _Progress(is_bar=verbose == 1)
     with (
         Interruption(notes=not several) as interruption,
@@ -165,19 +165,6 @@ def resumable_fit(
         if first_epoch < plan.epochs and not model.stop_training:
             step = first_epoch * plan.steps_per_epoch
             fit(step, first_epoch, plan.epochs, plan.steps_per_epoch)
-
-
-def fit_calls_to(model, step):
-    """Lets the calls of training begin at a step that was saved.
-
-    Where several training steps are taken in a call, checkpoints come between
-    calls; but an earlier version may have saved one in the middle of a call.
-
-    Args:
-        model: a compiled model that was not trained yet.
-        step: number of training steps done.
-    """
-    model.steps_per_execution = math.gcd(model.steps_per_execution, step)
 
 
 def _build(model, data):

@@ -6,6 +6,7 @@ import keras
 
 from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
 from keras_svag.optimizers.svag import SVAG
+from keras_svag.scaling.optimizers import kind_of
 from keras_svag.scaling.rules import square_root_scaling_rule
 
 # For which `ell` and `pairing` are.
@@ -17,15 +18,6 @@ SVAG_OPTIMIZERS = {
 
 # What only some optimizers take: 0 or None leaves it to the optimizer.
 OPTIONS = ("momentum", "beta_1", "beta_2", "rho", "epsilon")
-
-# Those for which the square-root rule is derived, [M22].
-SQUARE_ROOT_OPTIMIZERS = (
-    "adam",
-    "adamw",
-    "rmsprop",
-    "svag_adam",
-    "svag_rmsprop",
-)
 
 
 def is_svag(name):
@@ -55,6 +47,15 @@ def optimizer_class(name):
             f"`optimizer` must be one of {ours} or the name of a Keras "
             f"optimizer, such as 'sgd' or 'adam', got {name!r}."
         ) from None
+
+
+def optimizer_kind(name):
+    """The `OptimizerKind` of the optimizer with a name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return kind_of(optimizer_class(name))
 
 
 def optimizer_options(config):
@@ -122,11 +123,11 @@ def square_root_scaled(config, kappa):
         for Adaptive Gradient Algorithms", 2022, arXiv 2205.10287.
     """
     name = config["optimizer"]
-    if str(name).lower() not in SQUARE_ROOT_OPTIMIZERS:
+    kind = optimizer_kind(name)
+    if kind.rule != "square_root" or not kind.is_derived:
         raise ValueError(
-            "`optimizer` must be one of "
-            f"{', '.join(map(repr, SQUARE_ROOT_OPTIMIZERS))} with "
-            f"scale_lr='square_root', got {name!r}; for SGD take "
+            "`optimizer` must be Adam, AdamW, RMSprop or SVAG's kin of them "
+            f"with scale_lr='square_root', got {name!r}; for SGD take "
             "scale_lr='linear'."
         )
     if config.get("momentum"):
@@ -140,6 +141,6 @@ def square_root_scaled(config, kappa):
         config["learning_rate"],
         kappa,
         weight_decay=config.get("weight_decay") or 0.0,
-        epsilon_in_root="rho" in baseline,
+        epsilon_in_root=kind.root == "epsilon inside",
         **baseline,
     )

@@ -15,8 +15,7 @@ import keras
 from keras import ops
 
 from experiments.checkpoint import CheckpointFolder
-from keras_svag import arguments
-from keras_svag.models.internals import inner_optimizer
+from keras_svag import arguments, backend
 from keras_svag.version import __version__
 
 try:
@@ -38,16 +37,14 @@ class WorkDir:
 
     A run has an identity, a random number that is written into `config.json`
     and into every checkpoint, so that what another run left or writes there
-    is told from its own. A run that was begun before there were identities
-    goes on without one.
+    is told from its own.
 
     Args:
         path: the directory.
         config: dict of JSON values, the run's configuration.
 
     Attributes:
-        run_id: the identity, a string; None for a run that has none, and
-            before `begin` or `join`.
+        run_id: the identity, a string; None before `begin` or `join`.
         checkpoints: the `CheckpointFolder` of the run.
 
     Raises:
@@ -87,9 +84,7 @@ class WorkDir:
             # Another process may have begun, and ended, in the meantime.
             config = self._read_config()
             self._identify(config)
-            config = dict(self._config)
-            if self.run_id is not None:
-                config[_RUN_ID] = self.run_id
+            config = {**self._config, _RUN_ID: self.run_id}
             _write_json(self.file("config.json"), config)
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -111,7 +106,7 @@ class WorkDir:
                 return None
             # A network's file system may show a new file late.
             time.sleep(0.5)
-        self.run_id = config.get(_RUN_ID)
+        self.run_id = config[_RUN_ID]
         return self._newest()
 
     def check_ours(self):
@@ -162,10 +157,10 @@ class WorkDir:
         config = read_json(path)
         if config is not None:
             self._refuse_other(config)
-            if not isinstance(config.get(_RUN_ID, ""), str):
+            if not isinstance(config.get(_RUN_ID), str):
                 raise ValueError(
                     f"{path} must hold a text as {_RUN_ID}, got "
-                    f"{config[_RUN_ID]!r:.100}; remove it."
+                    f"{config.get(_RUN_ID)!r:.100}; remove it."
                 )
         return config
 
@@ -188,17 +183,15 @@ class WorkDir:
     def _identify(self, config):
         """Finds or makes the identity, from what `config.json` holds."""
         if config is not None:
-            self.run_id = config.get(_RUN_ID)
+            self.run_id = config[_RUN_ID]
             return
         found = self.checkpoints.newest()
         if found is None:
             self.run_id = secrets.token_hex(8)
             return
         config = found.about.get("config")
-        run_id = found.about.get(_RUN_ID, 0)
-        if not isinstance(config, dict) or not (
-            run_id is None or isinstance(run_id, str)
-        ):
+        run_id = found.about.get(_RUN_ID)
+        if not (isinstance(config, dict) and isinstance(run_id, str)):
             raise ValueError(
                 f"The working directory {self.path!r} holds checkpoints, but "
                 "no config.json that says of which run; give another "
@@ -212,8 +205,7 @@ class WorkDir:
         return self.checkpoints.newest(self._is_ours)
 
     def _is_ours(self, about):
-        # Without an identity there is still the configuration.
-        config = about.get("config", self._config)
+        config = about.get("config")
         return (
             about.get(_RUN_ID) == self.run_id
             and isinstance(config, dict)
@@ -371,7 +363,7 @@ class TrainingClock(keras.callbacks.Callback):
 
     @property
     def _optimizer(self):
-        return inner_optimizer(self.model.optimizer)
+        return backend.inner_optimizer(self.model.optimizer)
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):

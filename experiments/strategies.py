@@ -6,8 +6,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
-
-from keras_svag.models.internals import has_several_workers, is_chief
+from keras_svag import backend
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 _EXAMPLE = (
@@ -95,7 +94,7 @@ def agree(strategy, action, facts=lambda value: {}):
         ValueError: if the facts differ, or `action` failed on another worker.
         Exception: what `action` raised.
     """
-    if not has_several_workers(strategy):
+    if not backend.has_several_workers(strategy):
         return action()
     value, found, failure = None, {}, None
     try:
@@ -140,7 +139,7 @@ def begin_together(strategy, workdir):
     Raises:
         ValueError: if the folder is in use, or the workers see another one.
     """
-    writes = is_chief(strategy)
+    writes = backend.is_chief(strategy)
     found = agree(strategy, lambda: workdir.begin() if writes else None)
     # The others read what the first one has settled.
     return agree(

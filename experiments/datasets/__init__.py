@@ -6,7 +6,6 @@ from experiments.datasets.pipeline import (
     STREAMS_VERSIONS,
     evaluation_batches,
     full_batches,
-    single_examples,
     standardization,
     training_batches,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "evaluation_batches",
     "full_batches",
     "load",
-    "single_examples",
     "standardization",
     "training_batches",
 ]

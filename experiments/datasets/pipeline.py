@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.noise.sampling import stream_seed, sub_batch_indices
+from experiments.datasets.sampling import stream_seed, sub_batch_indices
 
 # Raise one when its sampling draws other batches from a seed: checkpoints hold
 # it, since a run has to end with the batches that it began with. Version 1 of
@@ -160,28 +160,6 @@ def full_batches(images, labels, preprocess):
     batch = tf.data.Dataset.from_tensors((images, np.asarray(labels, np.int32)))
     batch = batch.map(lambda x, y: (tf.cast(preprocess(x), tf.float32), y))
     return _without_file_sharding(batch.cache().repeat())
-
-
-def single_examples(images, labels, preprocess):
-    """All examples once, in order, one by one: the data of a probe.
-
-    Args:
-        images: array of shape `(n, height, width, channels)`.
-        labels: integer array of shape `(n,)`.
-        preprocess: as in `training_batches`, of a single image.
-
-    Returns:
-        A finite `tf.data.Dataset` of `(x, y)`: a float32 image and an int32
-        label.
-    """
-    examples = tf.data.Dataset.from_tensor_slices(
-        (images, np.asarray(labels, np.int32))
-    )
-    return examples.map(
-        lambda x, y: (tf.cast(preprocess(x), tf.float32), y),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
 
 
 def standardization(mean, std, max_value):

@@ -14,7 +14,8 @@ from experiments.run_folder import read_json
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.closeness import EquilibriumStatistics
-from keras_svag.scaling.conditions import is_balanced
+from keras_svag.scaling.conditions import RunConditions
+from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
 
 # Training gives no larger numbers, and their squares are finite.
@@ -37,15 +38,22 @@ _ESTIMATE_CHECKS = {
     "batch_size": _optional_integer,
     "num_skipped": functools.partial(arguments.integer, least=0),
     "num_examples": _optional_integer,
-    "num_examples_used": _optional_integer,
     "degrees_of_freedom": functools.partial(
         arguments.number, above=0, optional=True
     ),
+    "loss_difference": functools.partial(arguments.number, optional=True),
     "grad_sq_norm_se": _optional_number,
-    "noise_trace_se": _optional_number,
+    "example_noise_se": _optional_number,
     "grad_sq_norm": functools.partial(arguments.number, optional=True),
-    "noise_trace": functools.partial(arguments.number, optional=True),
+    "example_noise": functools.partial(arguments.number, optional=True),
     "covariance": functools.partial(arguments.number, optional=True),
+}
+_CONDITIONS_CHECKS = {
+    "learning_rate": functools.partial(arguments.number, least=0),
+    "weight_decay": functools.partial(arguments.number, least=0),
+    "momentum": functools.partial(arguments.number, least=0),
+    "ell": arguments.integer,
+    "balance": functools.partial(arguments.number, optional=True),
 }
 # More of a history at a time does not fit the caches.
 _CHARACTERS_AT_ONCE = 2**17
@@ -60,8 +68,8 @@ class Window:
         weight_sq_norm: R, mean over the window; NaN if not measured.
         learning_rate: η in the window.
         first_epoch, last_epoch: The window, counted from 1.
-        heuristic_reasons: Assumptions of the theory that fail or are not
-            known to hold, a phrase each.
+        reasons: Assumptions of the theory that fail or are not known to hold,
+            a `Reason` each.
         balance: Left over right side of the equilibrium identity, or None.
         at_equilibrium: Whether R, G and N are at rest; None if not known.
     """
@@ -71,7 +79,7 @@ class Window:
     learning_rate: float
     first_epoch: int
     last_epoch: int
-    heuristic_reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     balance: float | None = None
     at_equilibrium: bool | None = None
 
@@ -125,29 +133,29 @@ class Run:
     def final_window(self):
         """`Window` of the end of the run; None if no noise was measured."""
         report = self.results.get("linear_scaling")
-        if report and not _is_preconditioned(report):
-            return _window_of_report(report)
         noise = self.results.get("gradient_noise")
+        if report:
+            # The noise of the report may be in the norm of the optimizer.
+            return _window_of_report({**report, "gradient_noise": noise})
         if not noise:
             return None
-        # The report's N and G are in the norm of the optimizer.
         last = int(self.epochs[-1])
-        first = report["first_epoch"] if report else last
-        arguments.integer("first_epoch", first, most=last)
-        epochs = slice(-(last - first + 1), None)
-        means = {
-            name: float(np.mean(self.curve(name)[epochs]))
-            for name in ("grad_sq_norm", "noise_trace")
-            if first < last
-        }
         return Window(
-            dataclasses.replace(_estimate(noise), **means),
-            float(np.mean(self.curve("weight_sq_norm")[epochs])),
+            _estimate(noise),
+            float(self.curve("weight_sq_norm")[-1]),
             float(self.curve("learning_rate")[-1]),
-            first,
             last,
-            heuristic_reasons=("equilibrium was not checked",),
+            last,
+            (Reason("equilibrium_unknown"),),
         )
+
+    @property
+    def preconditioned_noise(self):
+        """`NoiseEstimate` in the norm of an adaptive optimizer, or None."""
+        report = self.results.get("linear_scaling")
+        if not report or not _is_preconditioned(report):
+            return None
+        return _estimate(report["gradient_noise"])
 
     @property
     def window_before_decay(self):
@@ -164,7 +172,11 @@ class Run:
 
 
 def _is_preconditioned(report):
-    return report.get("rule") == "square_root"
+    """Whether the noise of a report is that in the norm of the optimizer."""
+    conditions = report["conditions"]
+    return bool(
+        conditions["adaptive"] and conditions["optimizer"]["second_moments"]
+    )
 
 
 def find_runs(folder):
@@ -247,7 +259,7 @@ def _read_run(path, name):
     try:
         _refuse_huge_numbers(results)
         # Nothing is read before it is asked for.
-        _ = run.final_window, run.window_before_decay
+        _ = run.final_window, run.window_before_decay, run.preconditioned_noise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{results_file} lacks what a report needs ({_clause(error)}): "
@@ -450,30 +462,27 @@ def _number(text, name, line):
 
 
 def _window_of_report(report):
-    number = functools.partial(arguments.number, optional=True)
-    norm = number("weight_sq_norm", report["weight_sq_norm"])
-    reasons = report["heuristic_reasons"]
-    if not isinstance(reasons, list) or not all(
-        isinstance(reason, str) for reason in reasons
-    ):
-        raise TypeError(
-            arguments.refusal("heuristic_reasons", "a list of texts", reasons)
-        )
-    # In files of before, the balance alone tells.
-    balance = number("balance", report["balance"])
-    at_equilibrium = report.get("at_equilibrium", is_balanced(balance))
+    saved = report["conditions"]
+    for name, check in _CONDITIONS_CHECKS.items():
+        check(name, saved[name])
+    at_equilibrium = saved["rest"]
     if at_equilibrium not in (True, False, None):
-        raise TypeError(
-            arguments.refusal("at_equilibrium", "a boolean", at_equilibrium)
-        )
+        raise TypeError(arguments.refusal("rest", "a boolean", at_equilibrium))
+    estimate = _estimate(report["gradient_noise"])
+    reasons = RunConditions.from_dict(saved).reasons(estimate)
+    # A phrase that cannot be made is noticed here.
+    _ = [*map(str, reasons)]
+    norm = arguments.number(
+        "weight_sq_norm", report["weight_sq_norm"], optional=True
+    )
     return Window(
-        _estimate(report["gradient_noise"]),
+        estimate,
         math.nan if norm is None else norm,
-        arguments.number("learning_rate", report["learning_rate"], least=0),
+        saved["learning_rate"],
         arguments.integer("first_epoch", report["first_epoch"]),
         arguments.integer("last_epoch", report["last_epoch"]),
-        tuple(reasons),
-        balance,
+        reasons,
+        saved["balance"],
         at_equilibrium,
     )
 

@@ -4,6 +4,13 @@ import dataclasses
 import math
 
 import numpy as np
+from keras_svag.reporting.markdown import (
+    interval,
+    number,
+    percent_with_error,
+    table,
+    with_error,
+)
 from matplotlib.ticker import NullLocator
 
 from experiments.report import sections, seeds
@@ -22,13 +29,6 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.svag import svag_comparisons
-from keras_svag.callbacks.markdown import (
-    interval,
-    number,
-    percent_with_error,
-    table,
-    with_error,
-)
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.bounds import min_noise_to_signal
 from keras_svag.scaling.closeness import Closeness

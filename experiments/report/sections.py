@@ -3,15 +3,16 @@
 import dataclasses
 from collections.abc import Callable
 
-from experiments.report.runs import equilibrium_counts
-from experiments.report.seeds import SYMBOLS
-from keras_svag.callbacks.markdown import (
+from keras_svag.reporting.markdown import (
     escaped,
     interval,
     number,
     percent_with_error,
     with_error,
 )
+
+from experiments.report.runs import equilibrium_counts
+from experiments.report.seeds import SYMBOLS
 
 _ONE_SEED = (
     "There is one seed only for some values: bands and standard errors over "

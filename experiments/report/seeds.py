@@ -5,10 +5,10 @@ import functools
 import math
 
 import numpy as np
+from keras_svag.noise.pooling import pooled
 
 from experiments.optimizers import is_svag
-from keras_svag.noise.intervals import fieller_interval, student_t_quantile
-from keras_svag.noise.pooling import pooled
+from keras_svag.noise.ratio import fieller_interval, student_t_quantile
 from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.prediction import predict_closeness

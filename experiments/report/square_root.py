@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+from keras_svag.reporting.markdown import interval, number, table
 from matplotlib.ticker import NullLocator
 
 from experiments.optimizers import square_root_scaled
@@ -24,7 +25,6 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.scaling import scaling_comparisons
-from keras_svag.callbacks.markdown import interval, number, table
 from keras_svag.scaling.bounds import (
     max_batch_multiplier,
     min_noise_to_signal,

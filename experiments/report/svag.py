@@ -3,7 +3,9 @@
 import dataclasses
 import math
 
-from experiments.optimizers import is_svag
+from keras_svag.reporting.markdown import interval, number, table, with_error
+
+from experiments.optimizers import is_svag, optimizer_kind
 from experiments.report import sections, seeds
 from experiments.report.comparison import Comparison, comparisons, has_numbers
 from experiments.report.figures import (
@@ -15,19 +17,12 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.runs import equilibrium_counts
-from keras_svag.callbacks.markdown import interval, number, table, with_error
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.prediction import (
     FIRST_ORDER_REACHES,
     ClosenessPrediction,
 )
 from keras_svag.scaling.verdict import ScalingVerdict, Verdict
-
-_SIMULATED = {
-    "svag": "SGD",
-    "svag_adam": "Adam",
-    "svag_rmsprop": "RMSprop",
-}
 
 
 def svag_comparisons(runs):
@@ -76,7 +71,8 @@ class SVAGStudy:
     @property
     def simulated(self):
         """The optimizer whose SDE it is."""
-        return _SIMULATED[self.comparison.runs[0].config["optimizer"]]
+        name = self.comparison.runs[0].config["optimizer"]
+        return optimizer_kind(name).simulates
 
     @property
     def largest_ell(self):
@@ -122,7 +118,7 @@ def svag_study(comparison):
     if num_seeds > 1:
         limit_closeness = _limit_closeness(final, limit, closeness)
     condition = prediction = None
-    if config["optimizer"] == "svag":
+    if optimizer_kind(config["optimizer"]).rule == "linear":
         # The theory of equilibria is that of SGD.
         condition = seeds.noise_verdict(windows.get(1), config, target)
         prediction = seeds.closeness_prediction(

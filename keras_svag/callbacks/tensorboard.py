@@ -1,25 +1,32 @@
-"""What TensorBoard shows of the gradient noise and the linear scaling rule."""
+"""What TensorBoard shows of the gradient noise and the scaling rule."""
 
 import math
 import os
+import time
 
-import tensorflow as tf
-from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.custom_scalar import summary as custom_scalar
-
-from keras_svag.callbacks.markdown import (
-    escaped,
-    interval,
-    number,
-    table,
-)
+from keras_svag.noise.ratio import student_t_quantile
+from keras_svag.reporting.markdown import escaped, interval, number, table
 
 _G = "gradient_noise/grad_sq_norm"
 _N = "gradient_noise/noise_trace"
-_RATIO = "noise_to_signal/ratio"
-_THRESHOLD = "noise_to_signal/threshold"
-_KAPPA = "max_batch_multiplier/kappa_max"
-_BALANCE = "equilibrium/balance"
+_RATIO = "gradient_noise/noise_to_signal"
+_NEEDED = "gradient_noise/min_noise_to_signal"
+_MAX_BATCH_SIZE = "scaling_rule/max_batch_size"
+_BALANCE = "scaling_rule/balance"
+
+# TensorBoard shows the last one first.
+_CHARTS = (
+    ("Balance: 1 at equilibrium", (_BALANCE,)),
+    (
+        "Largest batch size: those above the band are ruled out",
+        (_MAX_BATCH_SIZE,),
+    ),
+    (
+        "N/G, and the least with which the run follows its SDE",
+        (_RATIO, _NEEDED),
+    ),
+    ("Squared norm of the gradient, G, and its noise, N", (_G, _N)),
+)
 
 # Characters of the longest bar: a longer one breaks the lines of the table.
 _BAR = 12
@@ -34,149 +41,138 @@ class NoiseSummaries:
     A quantity with error bars is three scalars, `tag`, `tag_low` and
     `tag_high`, which the layout of the Custom Scalars tab draws as a line with
     its band. Where an interval has no upper end nothing is written: a band
-    needs both.
+    needs both. The layout has a chart for each quantity that has been written.
 
     Args:
-        log_dir: directory of the run; events go to its subdirectory
-            `linear_scaling`.
+        log_dir: Directory of the run; events go to its subdirectory
+            `gradient_noise`.
     """
 
     def __init__(self, log_dir):
-        self._writer = tf.summary.create_file_writer(
-            os.path.join(log_dir, "linear_scaling")
+        from tensorboard.summary.writer.event_file_writer import (
+            EventFileWriter,
         )
-        with self._writer.as_default(step=0):
-            tf.summary.experimental.write_raw_pb(
-                custom_scalar.pb(_layout()).SerializeToString()
-            )
+
+        self._writer = EventFileWriter(os.path.join(log_dir, "gradient_noise"))
+        self._tags = set()
+
+    def write_estimate(self, estimate, step, level=0.95):
+        """Writes G, N and N / G with their bands at an epoch or step."""
+        self._write_scalars(_bands(estimate, level), step)
 
     def write_scalars(self, report, step):
         """Writes what is known at an epoch or step: a report on the run."""
-        verdict, estimate = report.verdict, report.estimate
-        with self._writer.as_default(step=step):
-            errors = estimate.student_t(verdict.level)
-            for tag, value, error in (
-                (_G, estimate.grad_sq_norm, estimate.grad_sq_norm_se),
-                (_N, estimate.noise_trace, estimate.noise_trace_se),
-            ):
-                reach = errors * error
-                _band(tag, value - reach, value, value + reach)
-            low, high = verdict.interval
-            _band(_RATIO, low, verdict.noise_to_signal, high)
-            _scalar(_THRESHOLD, verdict.min_noise_to_signal)
-            if math.isfinite(high):
-                # Weight decay alone bounds κ_max far above what is measured.
-                _band(
-                    _KAPPA,
-                    verdict.max_multiplier_low,
-                    verdict.max_multiplier,
-                    verdict.max_multiplier_high,
-                )
-            _scalar(_BALANCE, verdict.balance)
-        self._writer.flush()
+        verdict = report.verdict
+        values = _bands(report.estimate, verdict.level) | {
+            _NEEDED: verdict.min_noise_to_signal,
+            _BALANCE: verdict.balance,
+        }
+        if not verdict.refusal and math.isfinite(verdict.interval[1]):
+            # Weight decay alone bounds the batch far above what is measured.
+            values |= _band(
+                _MAX_BATCH_SIZE,
+                verdict.not_ruled_out_up_to,
+                verdict.max_batch_size,
+                verdict.ruled_out_beyond,
+            )
+        self._write_scalars(values, step)
 
     def write_report(self, report, step):
         """Writes the text cards, at the end of training."""
-        with self._writer.as_default(step=step):
-            tf.summary.text(
-                f"{report.verdict.rule}_scaling_rule", report_markdown(report)
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
+        cards = {
+            f"{report.verdict.rule}_scaling_rule": report._repr_markdown_()
+        }
+        if report.estimate.per_layer:
+            cards["gradient_noise_per_layer"] = layers_markdown(
+                report.estimate.per_layer
             )
-            if report.estimate.per_layer:
-                tf.summary.text(
-                    "gradient_noise_per_layer",
-                    layers_markdown(report.estimate.per_layer),
-                )
+        for tag, text in cards.items():
+            self._write(text_pb(tag, text), step)
+        self._writer.flush()
 
     def close(self):
         """Closes the file of events."""
         self._writer.close()
 
+    def _write_scalars(self, values, step):
+        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-def _scalar(tag, value):
-    if value is not None and math.isfinite(value):
-        tf.summary.scalar(tag, value)
+        values = {
+            tag: value
+            for tag, value in values.items()
+            if value is not None and math.isfinite(value)
+        }
+        for tag, value in values.items():
+            self._write(scalar_pb(tag, value), step)
+        if not self._tags.issuperset(values):
+            self._tags |= values.keys()
+            self._write(_layout(self._tags), step)
+        self._writer.flush()
+
+    def _write(self, summary, step):
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.add_event(
+            Event(wall_time=time.time(), step=step, summary=summary)
+        )
+
+
+def _bands(estimate, level):
+    """The scalars of an estimate, `{tag: value}`."""
+    quantile = student_t_quantile(level, estimate.degrees_of_freedom or 1)
+    low, high = estimate.interval(level)
+    values = _band(_RATIO, low, estimate.noise_to_signal, high)
+    for tag, value, error in (
+        (_G, estimate.grad_sq_norm, estimate.grad_sq_norm_se),
+        (_N, estimate.noise_trace, estimate.noise_trace_se),
+    ):
+        reach = quantile * error
+        values |= _band(tag, value - reach, value, value + reach)
+    return values
 
 
 def _band(tag, low, value, high):
-    ends = (low, value, high)
-    if any(end is None or not math.isfinite(end) for end in ends):
-        return
-    for suffix, end in zip(("_low", "", "_high"), ends, strict=True):
-        tf.summary.scalar(tag + suffix, end)
+    ends = {f"{tag}_low": low, tag: value, f"{tag}_high": high}
+    if any(end is None or not math.isfinite(end) for end in ends.values()):
+        return {}
+    return ends
 
 
-def _layout():
-    def band(tag):
-        return layout_pb2.MarginChartContent.Series(
-            value=tag, lower=f"{tag}_low", upper=f"{tag}_high"
-        )
+def _layout(tags):
+    """The charts of what is written, as a summary."""
+    import numpy as np
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+    from tensorboard.util import tensor_util
 
-    def line(tag):
-        return layout_pb2.MarginChartContent.Series(
-            value=tag, lower=tag, upper=tag
-        )
-
-    def chart(title, *series):
+    def series(tag):
         # Charts of plain lines would be smoothed, and lines leave their bands.
-        content = layout_pb2.MarginChartContent(series=series)
-        return layout_pb2.Chart(title=title, margin=content)
-
-    return layout_pb2.Layout(
-        category=[
-            layout_pb2.Category(
-                title="Gradient noise and the scaling rule",
-                # TensorBoard shows the last one first.
-                chart=[
-                    chart("Balance: 1 at equilibrium", line(_BALANCE)),
-                    chart(
-                        "κ_max: factors on the batch above the band are "
-                        "ruled out",
-                        band(_KAPPA),
-                    ),
-                    chart(
-                        "N/G with its 95% band, and what the run needs to "
-                        "follow its SDE",
-                        band(_RATIO),
-                        line(_THRESHOLD),
-                    ),
-                    chart(
-                        "G = |∇L|² and N = Tr Σ, with 95% bands",
-                        band(_G),
-                        band(_N),
-                    ),
-                ],
-            )
-        ]
-    )
-
-
-def report_markdown(report):
-    """A `ScalingReport` as Markdown."""
-    verdict = report.verdict
-    name = verdict.rule_name.capitalize()
-    sections = [f"### {name} scaling rule", verdict.headline]
-    if not verdict.refusal:
-        rows = [
-            [
-                f"{kappa * verdict.batch_size:,.0f}",
-                escaped(verdict.scaled_text(kappa)),
-                str(answer),
-                escaped(report.min_closeness_text(kappa)),
-            ]
-            for kappa, answer in verdict.multiplier_verdicts.items()
-        ]
-        sections.append(f"{verdict.compared}:")
-        sections.append(
-            table(["batch", report.scaled_name, "verdict", "closeness"], rows)
+        ends = [f"{tag}_low", f"{tag}_high"]
+        low, high = ends if tags.issuperset(ends) else (tag, tag)
+        return layout_pb2.MarginChartContent.Series(
+            value=tag, lower=low, upper=high
         )
-        sections.append(report.sde_line)
-    sections.append(report.window_line)
-    sections += [note.rstrip(".") for note in verdict.notes]
-    sections += [f"Before, {earlier.summary}" for earlier in report.earlier]
-    if verdict.heuristic and not verdict.refusal:
-        reasons = [f"- {escaped(r)}" for r in verdict.heuristic_reasons]
-        sections += ["**Only a heuristic**, because", "\n".join(reasons)]
-    return "\n\n".join(sections)
+
+    charts = []
+    for title, drawn in _CHARTS:
+        lines = [series(tag) for tag in drawn if tag in tags]
+        if lines:
+            margin = layout_pb2.MarginChartContent(series=lines)
+            charts.append(layout_pb2.Chart(title=title, margin=margin))
+    category = layout_pb2.Category(
+        title="Gradient noise and the scaling rule", chart=charts
+    )
+    layout = layout_pb2.Layout(category=[category])
+    value = Summary.Value(
+        tag=metadata.CONFIG_SUMMARY_TAG,
+        metadata=metadata.create_summary_metadata(),
+        tensor=tensor_util.make_tensor_proto(
+            layout.SerializeToString(), dtype=np.object_
+        ),
+    )
+    return Summary(value=[value])
 
 
 def layers_markdown(per_layer):

@@ -2,240 +2,246 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from keras_svag.noise.intervals import fieller_interval, student_t_quantile
+from keras_svag import arguments
+from keras_svag.noise.ratio import (
+    Interval,
+    RunRatio,
+    block_means,
+    covariance_of_mean,
+    probe_interval,
+    student_t_quantile,
+)
+
+SAMPLING = ("independent", "shuffle")
 
 # Below 0.06 n both readings of shuffled data, as they are and corrected, cover
 # in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
 _SMALL_NOISE_SCALE = 0.05
 
-# Student's t is then above 3, half as much again as of many.
-_FEW_DEGREES_OF_FREEDOM = 3.5
-
-
-@dataclasses.dataclass(frozen=True)
-class PairSums:
-    """Sums of observations (G_hat, N_hat) over steps and replicas, in float64.
-
-    Sums of several windows, epochs or replicas add up (`a + b`), and survive a
-    restart through `to_dict` and `PairSums(**saved)`.
-    """
-
-    count: int = 0
-    sum_g: float = 0.0
-    sum_n: float = 0.0
-    sum_gg: float = 0.0
-    sum_gn: float = 0.0
-    sum_nn: float = 0.0
-    num_skipped: int = 0
-
-    @classmethod
-    def of(cls, grad_sq_norm: ArrayLike, noise_trace: ArrayLike) -> "PairSums":
-        """Sums over arrays of observations; non-finite ones are counted apart.
-
-        Args:
-            grad_sq_norm: The G_hat of each observation, any shape.
-            noise_trace: The N_hat of each, same shape.
-        """
-        g = np.ravel(np.asarray(grad_sq_norm, np.float64))
-        n = np.ravel(np.asarray(noise_trace, np.float64))
-        finite = np.isfinite(g) & np.isfinite(n)
-        g, n = g[finite], n[finite]
-        return cls(
-            int(g.size),
-            float(g.sum()),
-            float(n.sum()),
-            float(g @ g),
-            float(g @ n),
-            float(n @ n),
-            int(np.sum(~finite)),
-        )
-
-    def __add__(self, other: "PairSums") -> "PairSums":
-        if not isinstance(other, PairSums):
-            return NotImplemented
-        ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
-        return PairSums(*(a + b for a, b in zip(ours, theirs, strict=True)))
-
-    def __sub__(self, other: "PairSums") -> "PairSums":
-        """Sums of the observations that came after those of `other`."""
-        if not isinstance(other, PairSums):
-            return NotImplemented
-        ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
-        return PairSums(*(a - b for a, b in zip(ours, theirs, strict=True)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON; `PairSums(**dict)` is the way back."""
-        return dataclasses.asdict(self)
-
-
-def mean_and_covariance(sums):
-    """Means of the observations, and the covariance matrix of these means.
-
-    Args:
-        sums: `PairSums` with a count of at least 1.
-
-    Returns:
-        `(means, covariance)` of shapes (2,) and (2, 2), in the order (G, N).
-        With one observation the covariance is NaN. Variances that rounding
-        made negative are 0.
-    """
-    count = sums.count
-    means = np.array([sums.sum_g, sums.sum_n], np.float64) / count
-    if count < 2:
-        return means, np.full((2, 2), math.nan)
-    seconds = np.array(
-        [[sums.sum_gg, sums.sum_gn], [sums.sum_gn, sums.sum_nn]], np.float64
-    )
-    covariance = (seconds / count - np.outer(means, means)) / (count - 1)
-    return means, _positive_semidefinite(covariance)
-
-
-def _positive_semidefinite(covariance):
-    g, n = np.maximum(np.diag(covariance), 0.0)
-    bound = math.sqrt(g * n)
-    cross = min(max(covariance[0, 1], -bound), bound)
-    return np.array([[g, cross], [cross, n]])
+_MOST_BLOCKS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseEstimate:
-    """Squared gradient norm G and noise trace N, with standard errors.
+    """Squared gradient norm G and noise of one example S, with errors.
 
-    G = |∇L|² (weight decay excluded) and N = Tr Σ at `batch_size` are averaged
-    apart and then divided: never clamped, and no ratios are averaged, because
-    a single step's estimate of G is often negative.
-
-    The errors of an estimate from sums take different observations as
-    uncorrelated, and their sums as Gaussian. Along a run neither holds: the
-    errors of an estimate that was pooled are those between blocks of time.
+    G = |∇L|² (weight decay excluded) and S = Tr Σ¹ are averaged apart and then
+    divided: never clamped, and no ratios are averaged, because a single
+    step's estimate of G is often negative. A batch of B examples has the noise
+    N = S / B. All are in squared gradient units.
 
     Attributes:
-        grad_sq_norm: G, squared gradient units.
-        noise_trace: N at `batch_size`, squared gradient units.
-        grad_sq_norm_se, noise_trace_se: Standard errors of the two means, NaN
-            for fewer than 2 observations.
+        grad_sq_norm, example_noise: G and S, corrected for sampling where that
+            is possible.
+        grad_sq_norm_se, example_noise_se: Standard errors of the two means;
+            NaN for fewer than 2 observations.
         covariance: Covariance of the two means.
-        count: Number of observations behind the means.
-        batch_size: Batch size B at which N is stated.
-        num_skipped: Non-finite observations, left out of everything else.
-        per_layer: The same by variable name, or None.
-        sampling: How batches were drawn, one of `SAMPLING_MODES`, or None.
-        num_examples: Size n of the data set, or None.
-        corrected_for_sampling: Whether the bias of `sampling` is removed.
-        num_examples_used: Examples that a probe drew, or None.
+        count: Number of observations; of batches, for a probe.
+        batch_size: Batch size B at which N is stated, or None.
+        num_skipped: Observations that were not finite, left out of all else.
         degrees_of_freedom: Student's, of the errors; count - 1 if None.
-        blocks: `(count, sum of G, sum of N)` of equally long blocks of the
-            observations, in the order of time; empty if they were not kept.
+        blocks: Means `(G, S)` of at most 32 equal blocks of the observations,
+            in the order of time; empty if there is no such order.
+        probe: Of a probe at fixed weights the estimates of V = ∇Lᵀ Σ ∇L and
+            T = Tr Σ², with Σ the covariance of one of its batches; else None.
+        num_examples: Size n of the data set, or None if not known.
+        sampling: `"independent"` batches, `"shuffle"` for those of an epoch's
+            permutation, or None if not known.
+        assumptions: Codes of what is assumed and may not hold:
+            `"coupled_loss"`, `"masked_loss"`, `"batch_normalization"`.
+        loss_difference: Relative difference of a whole batch's loss to the
+            mean of its halves', or None.
+        per_layer: The same by variable path, or None.
+        probe_batch_size: Examples of a batch of the probe; `batch_size` if
+            None.
     """
 
     grad_sq_norm: float
-    noise_trace: float
+    example_noise: float
     grad_sq_norm_se: float
-    noise_trace_se: float
+    example_noise_se: float
     covariance: float
     count: int
     batch_size: int | None = None
     num_skipped: int = 0
-    per_layer: "dict[str, NoiseEstimate] | None" = None
-    sampling: str | None = None
-    num_examples: int | None = None
-    corrected_for_sampling: bool = False
-    num_examples_used: int | None = None
     degrees_of_freedom: float | None = None
-    blocks: tuple[tuple[float, float, float], ...] = dataclasses.field(
+    blocks: tuple[tuple[float, float], ...] = dataclasses.field(
         default=(), repr=False
     )
+    probe: tuple[float, float] | None = None
+    num_examples: int | None = None
+    sampling: str | None = None
+    assumptions: tuple[str, ...] = ()
+    loss_difference: float | None = None
+    per_layer: "dict[str, NoiseEstimate] | None" = None
+    probe_batch_size: float | None = None
 
     @classmethod
-    def from_sums(
+    def from_observations(
         cls,
-        count: float,
-        sum_g: float,
-        sum_n: float,
-        sum_gg: float,
-        sum_gn: float,
-        sum_nn: float,
-        num_skipped: float = 0,
+        grad_sq_norm: ArrayLike,
+        example_noise: ArrayLike,
         **fields: Any,
     ) -> "NoiseEstimate":
-        """Builds the estimate from float64 sums over steps and replicas.
+        """The estimate that a series of observations gives.
 
-        Nothing is corrected for sampling yet: `corrected` does that.
-        `from_sums(**sums.to_dict(), ...)` takes a `PairSums`.
+        Observations may be correlated: the errors are those of the long-run
+        covariance, and the interval is that of `keras_svag.noise.ratio`. Means
+        of shuffled data of n examples are corrected: G + S / n and
+        S (n - 1) / n (derived; exact at fixed weights).
 
         Args:
-            count: Number of (finite) observations.
-            sum_g, sum_n, sum_gg, sum_gn, sum_nn: Sums of G_hat, N_hat (at
-                `batch_size`) and of their products.
-            num_skipped: Non-finite observations.
-            **fields: `batch_size`, `sampling`, `num_examples`, `per_layer`.
+            grad_sq_norm, example_noise: The estimates of G and S of each pair,
+                in the order of time. Pairs that are not finite are left out.
+            **fields: Other attributes, such as `batch_size`.
         """
-        if count:
-            sums = PairSums(int(count), sum_g, sum_n, sum_gg, sum_gn, sum_nn)
-            moments = mean_and_covariance(sums)
-        else:
-            moments = np.full(2, math.nan), np.full((2, 2), math.nan)
+        sampling, n = fields.get("sampling"), fields.get("num_examples")
+        arguments.choice("sampling", sampling, SAMPLING, optional=True)
+        arguments.integer("num_examples", n, least=2, optional=True)
+        z = np.stack(
+            [np.ravel(grad_sq_norm), np.ravel(example_noise)], axis=1
+        ).astype(np.float64)
+        finite = np.isfinite(z).all(axis=1)
+        z = z[finite]
+        if sampling == "shuffle" and n is not None:
+            z = z @ [[1.0, 0.0], [1.0 / n, (n - 1.0) / n]]
+        means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
+        dof, blocks = None, np.empty((0, 2))
+        # Squares of the largest numbers overflow; there are no errors then.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if len(z):
+                means = z.mean(axis=0)
+            if len(z) > 1:
+                covariance, dof = covariance_of_mean(z)
+                blocks = block_means(z, _MOST_BLOCKS)
         return cls(
-            **moment_fields(*moments),
-            count=int(count),
-            num_skipped=int(num_skipped),
+            **_moment_fields(means, covariance),
+            count=len(z),
+            num_skipped=int(np.sum(~finite)),
+            degrees_of_freedom=dof,
+            blocks=_tuples(blocks),
             **fields,
         )
 
-    def corrected(self, matrix: ArrayLike) -> "NoiseEstimate":
-        """The estimate after a linear map of (G, N), layers included.
+    @classmethod
+    def mean_of(cls, estimates: "Iterable[NoiseEstimate]") -> "NoiseEstimate":
+        """The mean of several estimates, each of them one observation.
 
-        Layers that are corrected already are left as they are.
+        The errors are those between the estimates, which may be correlated:
+        probes at several weights of a run, in the order of time.
 
-        Args:
-            matrix: What `sampling_correction` returns.
+        Raises:
+            ValueError: If their batch sizes differ.
         """
-        matrix = np.asarray(matrix, np.float64)
-        means = matrix @ [self.grad_sq_norm, self.noise_trace]
-        covariance = matrix @ self.covariance_matrix @ matrix.T
-        # A shuffled data set of unknown size cannot be corrected.
-        sizes_known = None not in (
-            self.sampling,
-            self.num_examples,
-            self.batch_size,
+        estimates = list(estimates)
+        mean = cls.from_observations(
+            [estimate.grad_sq_norm for estimate in estimates],
+            [estimate.example_noise for estimate in estimates],
+            per_layer=_by_layer(cls.mean_of, estimates),
         )
+        # They are corrected already.
+        return dataclasses.replace(mean, **_common_fields(estimates))
+
+    @classmethod
+    def over_runs(cls, estimates: "Iterable[NoiseEstimate]") -> "NoiseEstimate":
+        """The estimate that independent runs, such as seeds, give together.
+
+        A run weighs as much as it has observations. The errors are those of
+        the weighted mean, from each run's own covariance; what differs from
+        run to run beyond them is not in them. Degrees of freedom are Welch's
+        and Satterthwaite's, for S - q G at the estimate q. All blocks together
+        are as many as those of one run, and a run has as many of them as it
+        weighs.
+
+        Raises:
+            ValueError: If their batch sizes differ.
+        """
+        estimates = list(estimates)
+        runs = [estimate for estimate in estimates if estimate.count]
+        means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
+        dof, blocks = None, np.empty((0, 2))
+        if runs:
+            counts = np.array([run.count for run in runs])
+            weights = counts / counts.sum()
+            means = weights @ [(r.grad_sq_norm, r.example_noise) for r in runs]
+            parts = np.array(
+                [
+                    weight**2 * run.covariance_matrix
+                    for weight, run in zip(weights, runs, strict=True)
+                ]
+            )
+            covariance = parts.sum(axis=0)
+            direction = np.array([-means[1], means[0]])
+            dof = _satterthwaite(
+                direction @ parts @ direction, [r._dof for r in runs]
+            )
+            if all(run.blocks for run in runs):
+                blocks = np.concatenate(
+                    [
+                        block_means(run.blocks, max(round(share), 1))
+                        for share, run in zip(
+                            _MOST_BLOCKS * weights, runs, strict=True
+                        )
+                    ]
+                )
+        return cls(
+            **_moment_fields(means, covariance),
+            **_common_fields(estimates),
+            count=sum(run.count for run in runs),
+            degrees_of_freedom=dof,
+            blocks=_tuples(blocks),
+            per_layer=_by_layer(cls.over_runs, estimates),
+        )
+
+    def at(self, batch_size: int) -> "NoiseEstimate":
+        """The same estimate, with N stated at another batch size."""
+        arguments.integer("batch_size", batch_size)
         return dataclasses.replace(
             self,
-            **moment_fields(means, covariance),
-            blocks=tuple(
-                (count, *map(float, matrix @ sums))  # type: ignore[misc]
-                for count, *sums in self.blocks
-            ),
+            batch_size=batch_size,
+            probe_batch_size=self.probe
+            and (self.probe_batch_size or self.batch_size),
             per_layer=self.per_layer
-            and {
-                name: layer
-                if layer.corrected_for_sampling
-                else layer.corrected(matrix)
-                for name, layer in self.per_layer.items()
-            },
-            corrected_for_sampling=sizes_known
-            or self.sampling == "with_replacement",
+            and {k: e.at(batch_size) for k, e in self.per_layer.items()},
         )
 
     @property
     def covariance_matrix(self) -> NDArray[np.float64]:
-        """That of the two means, of shape (2, 2), in the order (G, N)."""
-        g, n = self.grad_sq_norm_se, self.noise_trace_se
+        """That of the two means, of shape (2, 2), in the order (G, S)."""
+        g, s = self.grad_sq_norm_se, self.example_noise_se
         # Unlike a power, a product overflows without an error.
-        return np.array([[g * g, self.covariance], [self.covariance, n * n]])
+        return np.array([[g * g, self.covariance], [self.covariance, s * s]])
+
+    @property
+    def noise_trace(self) -> float:
+        """N = S / B; NaN without a batch size."""
+        return self.example_noise / (self.batch_size or math.nan)
+
+    @property
+    def noise_trace_se(self) -> float:
+        """Standard error of N."""
+        return self.example_noise_se / (self.batch_size or math.nan)
+
+    @property
+    def noise_scale(self) -> float:
+        """Gradient noise scale S / G in examples [McC18].
+
+        Negative if G is, NaN if both are 0.
+        """
+        if self.grad_sq_norm:
+            return self.example_noise / self.grad_sq_norm
+        return math.inf if self.example_noise > 0 else math.nan
 
     @property
     def noise_to_signal(self) -> float:
-        """N / G, a ratio of averages; negative if G is, NaN if both are 0."""
-        if self.grad_sq_norm:
-            return self.noise_trace / self.grad_sq_norm
-        return math.inf if self.noise_trace > 0 else math.nan
+        """N / G at the batch size; NaN without one."""
+        return self.noise_scale / (self.batch_size or math.nan)
 
     @property
     def noise_to_signal_se(self) -> float:
@@ -246,49 +252,49 @@ class NoiseEstimate:
         """
         if not (self.grad_sq_norm > 0 and self._has_errors):
             return math.nan
-        gradient = np.array([-self.noise_to_signal, 1.0]) / self.grad_sq_norm
+        gradient = np.array([-self.noise_scale, 1.0]) / self.grad_sq_norm
         variance = gradient @ self.covariance_matrix @ gradient
-        return math.sqrt(max(float(variance), 0.0))
+        root = math.sqrt(max(float(variance), 0.0))
+        return root / (self.batch_size or math.nan)
 
     @property
-    def noise_scale(self) -> float | None:
-        """Gradient noise scale B N / G in examples [McC18]; None without B."""
-        if self.batch_size is None:
-            return None
-        return self.batch_size * self.noise_to_signal
+    def corrected_for_sampling(self) -> bool:
+        """Whether the way in which batches were drawn leaves no bias."""
+        return self.sampling == "independent" or (
+            self.sampling == "shuffle" and self.num_examples is not None
+        )
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Confidence set for N / G by Fieller's method with Student's t.
+    def interval(self, level: float = 0.95) -> Interval:
+        """Confidence set for N / G: that of a run, or that of a probe.
 
         Args:
             level: Two-sided level; each side errs with half of the rest.
 
         Returns:
-            `(low, high)`. `high` is infinite where G is not told apart from
-            0; `(0, inf)`, which says nothing, where N is not either, where G
-            is significantly negative, or with fewer than 2 observations (3
-            batches of a probe).
+            `Interval(low, high)`. `high` is infinite where G is not told apart
+            from 0; `(0, inf)`, which says nothing, where N is not either,
+            where G is significantly negative, with fewer than 2 observations
+            (4 batches of a probe), or without a batch size.
 
         Raises:
             TypeError: If `level` is no number.
             ValueError: If it is not strictly between 0 and 1.
         """
-        quantile = self.student_t(level)
-        if not self._has_errors:
-            return 0.0, math.inf
-        return fieller_interval(
-            self.noise_trace,
-            self.grad_sq_norm,
-            self.noise_trace_se**2,
-            self.covariance,
-            self.grad_sq_norm_se**2,
-            quantile,
-        )
-
-    def student_t(self, level: float = 0.95) -> float:
-        """How many standard errors reach to each side at a two-sided level."""
-        dof = self.degrees_of_freedom or max(self.count - 1, 1)
-        return student_t_quantile(level, dof)
+        quantile = student_t_quantile(level, self._dof)
+        if not (self._has_errors and self.batch_size):
+            return Interval(0.0, math.inf)
+        if self.probe:
+            ends = probe_interval(
+                self._means,
+                self.covariance_matrix,
+                self.probe,
+                self.count,
+                self.probe_batch_size or self.batch_size,
+                quantile,
+            )
+        else:
+            ends = self._ratio.interval(quantile)
+        return Interval(*(end / self.batch_size for end in ends))
 
     def grad_sq_norm_sign(
         self, level: float = 0.95
@@ -300,38 +306,45 @@ class NoiseEstimate:
             true G is: the batches were not drawn independently), or
             `"unknown"` with too few observations.
         """
-        quantile = self.student_t(level)
+        quantile = student_t_quantile(level, self._dof)
         if not self._has_errors:
             return "unknown"
-        if abs(self.grad_sq_norm) <= quantile * self.grad_sq_norm_se:
-            return "not told apart from 0"
-        return "positive" if self.grad_sq_norm > 0 else "negative"
+        below, above = self._ratio.quantiles(quantile)
+        if self.grad_sq_norm > above * self.grad_sq_norm_se:
+            return "positive"
+        if -self.grad_sq_norm > below * self.grad_sq_norm_se:
+            return "negative"
+        return "not told apart from 0"
 
     @property
-    def has_few_effective_observations(self) -> bool:
-        """Whether a handful of blocks, or of bursts in them, carries the sums.
+    def _means(self):
+        return self.grad_sq_norm, self.example_noise
 
-        The interval is then wide, for what was not seen may matter more.
-        """
-        return (
-            bool(self.blocks)
-            and self.degrees_of_freedom is not None
-            and (self.degrees_of_freedom < _FEW_DEGREES_OF_FREEDOM)
-        )
+    @property
+    def _dof(self):
+        return self.degrees_of_freedom or max(self.count - 1, 1)
+
+    @property
+    def _ratio(self):
+        return RunRatio(self._means, self.covariance_matrix, self.blocks)
 
     @property
     def _has_errors(self):
-        # Squares of the largest observations overflow.
         return self.count > 1 and np.isfinite(self.covariance_matrix).all()
 
     def describe(self, level: float = 0.95) -> str:
-        """N / G with its interval in words, such as `N/G = 41 [33, 55]`."""
+        """N / G with its interval in words, such as `N/G = 41 [33, 55]`.
+
+        Without a batch size it is S / G, the noise scale.
+        """
+        if self.batch_size is None:
+            return self.at(1).describe(level).replace("N/G", "S/G")
         if self.count == 0:
             text = "N/G is not measured: there were no observations"
             if self.num_skipped:
                 text += f" ({self.num_skipped:,} were not finite and left out)"
             return text
-        if self.grad_sq_norm == 0 and self.noise_trace == 0:
+        if self.grad_sq_norm == 0 and self.example_noise == 0:
             return "N/G is undefined: every gradient was exactly zero"
         if math.isnan(self.noise_to_signal):
             return (
@@ -365,9 +378,7 @@ class NoiseEstimate:
         set of unknown size, give no warning.
         """
         n, scale = self.num_examples, self.noise_scale
-        if self.sampling in ("with_replacement", "without_replacement"):
-            return None
-        if n is None or scale is None or math.isnan(scale):
+        if self.sampling == "independent" or n is None or math.isnan(scale):
             return None
         if 0 <= scale <= _SMALL_NOISE_SCALE * n:
             return None
@@ -386,10 +397,52 @@ class NoiseEstimate:
             "replacement, or measure with measure_gradient_noise."
         )
 
+    def summary(self, level: float = 0.95) -> list[tuple[str, str]]:
+        """What is known, as rows of `(name, text)`."""
+        count = f"{self.count:,}"
+        if self.num_skipped:
+            count += f", {self.num_skipped:,} not finite and left out"
+        rows = [
+            ("Noise-to-signal ratio", self.describe(level)),
+            ("Gradient noise scale", f"{self.noise_scale:,.0f} examples"),
+            ("Squared gradient norm G", _pm(*self._with_error("grad_sq_norm"))),
+            ("Noise of one example S", _pm(*self._with_error("example_noise"))),
+        ]
+        if self.batch_size is not None:
+            name = f"Noise N at batch size {self.batch_size:,}"
+            rows.append((name, _pm(*self._with_error("noise_trace"))))
+        rows.append(("Observations", count))
+        if self.assumptions:
+            rows.append(("Assumptions", ", ".join(self.assumptions)))
+        if self.loss_difference is not None:
+            difference = f"{self.loss_difference:.2%}"
+            rows.append(("Loss of a batch against its halves'", difference))
+        if self.noise_scale_warning:
+            rows.append(("Warning", self.noise_scale_warning))
+        return rows
+
+    def _with_error(self, name):
+        return getattr(self, name), getattr(self, f"{name}_se")
+
+    def to_frame(self, level: float = 0.95) -> Any:
+        """A pandas frame with a row for the sum, `"all"`, and each layer."""
+        import pandas
+
+        estimates = {"all": self} | (self.per_layer or {})
+        rows = []
+        for estimate in estimates.values():
+            low, high = estimate.interval(level)
+            columns = (*_MOMENTS, "noise_trace", "noise_to_signal")
+            row = {name: getattr(estimate, name) for name in columns}
+            row |= {"noise_to_signal_low": low, "noise_to_signal_high": high}
+            row |= {name: getattr(estimate, name) for name in _COUNTS}
+            rows.append(row)
+        return pandas.DataFrame(rows, index=list(estimates))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for strict JSON.
 
-        The fields, and what follows from them: the ratio with its 95%
+        The fields, and what follows from them: N, the ratio with its 95%
         interval, the noise scale, the warning. Numbers that are not finite
         become None: `noise_to_signal_high` is None where the interval is
         unbounded. `from_dict` is the way back.
@@ -397,22 +450,19 @@ class NoiseEstimate:
         low, high = self.interval()
         values = {name: getattr(self, name) for name in _FIELDS}
         values |= {
+            "noise_trace": self.noise_trace,
             "noise_to_signal": self.noise_to_signal,
-            "noise_to_signal_se": self.noise_to_signal_se,
             "noise_to_signal_low": low,
             "noise_to_signal_high": high,
             "noise_scale": self.noise_scale,
             "grad_sq_norm_sign": self.grad_sq_norm_sign(),
+            "corrected_for_sampling": self.corrected_for_sampling,
             "warning": self.noise_scale_warning,
-            "blocks": [
-                [finite_or_none(total) for total in block]
-                for block in self.blocks
-            ],
-            "per_layer": {
-                name: e.to_dict() for name, e in self.per_layer.items()
-            }
-            if self.per_layer
-            else self.per_layer,
+            "blocks": [list(block) for block in self.blocks],
+            "probe": self.probe and list(self.probe),
+            "assumptions": list(self.assumptions),
+            "per_layer": self.per_layer
+            and {name: e.to_dict() for name, e in self.per_layer.items()},
         }
         return {name: finite_or_none(value) for name, value in values.items()}
 
@@ -424,45 +474,31 @@ class NoiseEstimate:
             AttributeError, LookupError, TypeError, ValueError: If `values`
                 are not of that form.
         """
-        fields = {name: values[name] for name in _FIELDS if name in values}
-        for name in MOMENTS:
-            fields[name] = _number_or_nan(fields[name])
-        layers = values.get("per_layer")
-        fields["per_layer"] = layers and {
-            name: cls.from_dict(layer) for name, layer in layers.items()
+        fields = {name: values[name] for name in _FIELDS}
+        for name in _MOMENTS:
+            value = fields[name]
+            fields[name] = math.nan if value is None else float(value)
+        layers, probe = fields["per_layer"], fields["probe"]
+        fields |= {
+            "count": int(fields["count"]),
+            "blocks": _tuples(fields["blocks"]),
+            "probe": probe and tuple(map(float, probe)),
+            "assumptions": tuple(fields["assumptions"]),
+            "per_layer": layers
+            and {name: cls.from_dict(layer) for name, layer in layers.items()},
         }
-        # States of older versions have no blocks.
-        fields["blocks"] = tuple(
-            tuple(map(_number_or_nan, block))
-            for block in fields.get("blocks", ())
-        )
-        return cls(**fields | {"count": int(fields["count"])})
+        return cls(**fields)
 
 
-MOMENTS = (
+_MOMENTS = (
     "grad_sq_norm",
-    "noise_trace",
+    "example_noise",
     "grad_sq_norm_se",
-    "noise_trace_se",
+    "example_noise_se",
     "covariance",
 )
 _FIELDS = tuple(field.name for field in dataclasses.fields(NoiseEstimate))
-
-
-def moment_fields(means, covariance):
-    # A linear map can round a variance of 0 to just below it; NaN stays NaN.
-    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    return {
-        "grad_sq_norm": float(means[0]),
-        "noise_trace": float(means[1]),
-        "grad_sq_norm_se": float(errors[0]),
-        "noise_trace_se": float(errors[1]),
-        "covariance": float(covariance[0, 1]),
-    }
-
-
-def _number_or_nan(value):
-    return math.nan if value is None else float(value)
+_COUNTS = ("noise_scale", "batch_size", "count", "num_skipped")
 
 
 def finite_or_none(value):
@@ -470,6 +506,70 @@ def finite_or_none(value):
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _moment_fields(means, covariance):
+    values = (*means, *np.sqrt(np.diag(covariance)), covariance[0, 1])
+    # One NaN for all: two of them are equal only if they are the same.
+    values = (float(v) if math.isfinite(v) else math.nan for v in values)
+    return dict(zip(_MOMENTS, values, strict=True))
+
+
+def _tuples(rows):
+    return tuple((float(g), float(s)) for g, s in rows)
+
+
+def _satterthwaite(variances, degrees_of_freedom):
+    variances, dof = np.asarray(variances), np.asarray(degrees_of_freedom)
+    largest = variances.max()
+    if not largest > 0:
+        return float(dof.min())
+    shares = variances / largest
+    return float(shares.sum() ** 2 / np.sum(shares**2 / dof))
+
+
+def _common_fields(estimates):
+    """What several estimates have in common, and what adds up."""
+
+    def common(name):
+        values = {getattr(estimate, name) for estimate in estimates}
+        return values.pop() if len(values) == 1 else None
+
+    sizes = {estimate.batch_size for estimate in estimates}
+    if len(sizes) > 1:
+        raise ValueError(
+            arguments.refusal(
+                "estimates", "of one batch size", sorted(sizes, key=str)
+            )
+        )
+    codes = (code for estimate in estimates for code in estimate.assumptions)
+    differences = [
+        estimate.loss_difference
+        for estimate in estimates
+        if estimate.loss_difference is not None
+    ]
+    return {
+        "batch_size": common("batch_size"),
+        "num_examples": common("num_examples"),
+        "sampling": common("sampling"),
+        "num_skipped": sum(estimate.num_skipped for estimate in estimates),
+        "assumptions": tuple(dict.fromkeys(codes)),
+        "loss_difference": max(differences, key=abs, default=None),
+    }
+
+
+def _by_layer(pool, estimates):
+    layers = [estimate.per_layer for estimate in estimates]
+    if not layers or not layers[0]:
+        return None
+    if any(not other or other.keys() != layers[0].keys() for other in layers):
+        return None
+    return {name: pool([of[name] for of in layers]) for name in layers[0]}
+
+
+def _pm(value, error):
+    text = f"{value:.4g}"
+    return text if math.isnan(error) else f"{text} ± {error:.2g}"
 
 
 def _ratio_text(value):

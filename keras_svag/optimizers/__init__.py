@@ -1,1 +1,1 @@
-"""Optimizers that simulate SDEs, and learning-rate schedules."""
+"""Optimizers that simulate SDEs."""

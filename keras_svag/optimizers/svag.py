@@ -78,6 +78,7 @@ class SVAG(PairedOptimizer):
     def __init__(
         self,
         learning_rate: LearningRate = 0.01,
+        *,
         ell: int = 1,
         pairing: Pairing = "independent",
         weight_decay: float | None = None,

@@ -6,14 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_svag import arguments
-from keras_svag.models.batches import arrays_of, map_arrays
-from keras_svag.models.internals import (
-    build_layers,
-    call_in_training_mode,
-    check_model,
-)
-from keras_svag.models.state import preserved_state
+from keras_svag import arguments, backend
 from keras_svag.probe.measurement import check_has_call
 
 # Powers of two, by which products in floating point scale without rounding.
@@ -56,17 +49,17 @@ def is_scale_invariant(
         Stochastic Differential Equations (SDEs)", NeurIPS 2021, section 5,
         whose conditions suppose a scale-invariant loss.
     """
-    check_model(model)
+    backend.check_model(model)
     check_has_call(model)
     arguments.number("rtol", rtol, above=0, optional=True)
-    inputs = map_arrays(ops.convert_to_tensor, x)
-    shapes = [tuple(array.shape) for array in arrays_of(inputs)]
+    inputs = backend.map_arrays(ops.convert_to_tensor, x)
+    shapes = [tuple(array.shape) for array in backend.arrays_of(inputs)]
     if not all(shape and shape[0] for shape in shapes):
         raise ValueError(
             "`x` must be a batch of at least one example, got arrays of "
             f"shapes {', '.join(map(str, shapes))}."
         )
-    build_layers(model, inputs)
+    backend.build_layers(model, inputs)
     if not model.trainable_weights:
         raise ValueError(
             "`model` has no trainable weights, so there is nothing to scale; "
@@ -92,7 +85,7 @@ def is_scale_invariant(
 
 def _outputs(model, x, factor):
     rng = np.random.default_rng(0)
-    with preserved_state(model):
+    with backend.preserved_state(model):
         for variable in model.trainable_weights:
             value = ops.convert_to_numpy(variable).astype(np.float64)
             size = np.sqrt(np.mean(value**2)) or 1.0
@@ -102,7 +95,7 @@ def _outputs(model, x, factor):
                 ops.cast(value, variable.dtype)
                 * ops.cast(factor, variable.dtype)
             )
-        outputs = tree.flatten(call_in_training_mode(model, x))
+        outputs = tree.flatten(backend.call_in_training_mode(model, x))
         outputs += model.losses
         return [
             ops.convert_to_numpy(ops.cast(output, "float64"))

@@ -1,4 +1,4 @@
-"""G, N and their covariance from gradients that were seen once, in a row.
+"""G, N and their errors from gradients that were seen once, in a row.
 
 Nothing here needs two gradients at a time: each batch leaves three numbers.
 """
@@ -22,7 +22,7 @@ def probe_degrees_of_freedom(count):
 
 
 def sequential_moments(mean_dots, deviations, alternating_dots):
-    """Unbiased G and N, and the covariance matrix of these two estimates.
+    """Unbiased G and N, their covariance, and what it is made of.
 
     For independent gradients g_1 … g_K at fixed weights, let m_i and d_i be
     the mean and the alternating sum g_1 - g_2 + g_3 … of the first i of them.
@@ -47,9 +47,10 @@ def sequential_moments(mean_dots, deviations, alternating_dots):
         alternating_dots: <g_{i+1}, d_i>, same shape.
 
     Returns:
-        `(means, covariance)` of shapes (2,) and (2, 2) in the order (G, N), N
-        at the batch size of the gradients. The covariance is NaN for fewer
-        than `FEWEST_FOR_ERRORS` batches.
+        `(means, covariance, parts)`: of shapes (2,) and (2, 2) in the order
+        (G, N), N at the batch size of the gradients, and the estimates of
+        (V, T), neither of them negative. Covariance and parts are NaN for
+        fewer than `FEWEST_FOR_ERRORS` batches.
     """
     x, n, y = (
         np.asarray(values, np.float64)
@@ -60,7 +61,7 @@ def sequential_moments(mean_dots, deviations, alternating_dots):
     g_hat = i @ x / i.sum()
     means = np.array([g_hat, n.mean()])
     if k < FEWEST_FOR_ERRORS:
-        return means, np.full((2, 2), math.nan)
+        return means, np.full((2, 2), math.nan), (math.nan, math.nan)
 
     # Where noise dominates, x_i has a variance near T / i: these weights are
     # then the inverse variances of the squares.
@@ -75,7 +76,8 @@ def sequential_moments(mean_dots, deviations, alternating_dots):
     covariance = 2 * skewness / k - 2 * t / (k * (k - 1))
     bound = math.sqrt(g_variance * n_variance)
     covariance = min(max(covariance, -bound), bound)
-    return means, np.array([[g_variance, covariance], [covariance, n_variance]])
+    errors = np.array([[g_variance, covariance], [covariance, n_variance]])
+    return means, errors, (v, t)
 
 
 def _parts_of_variance(x, y, i, k, weights):
@@ -88,8 +90,8 @@ def _parts_of_variance(x, y, i, k, weights):
         ]
     )
     squares = np.array([weights @ x**2, np.mean(y[1:] ** 2 / i[1:])])
-    v = max(np.linalg.solve(equations, squares)[0], 0.0)
-    return v, max(squares[1] - equations[1, 0] * v, 0.0)
+    v = max(float(np.linalg.solve(equations, squares)[0]), 0.0)
+    return v, max(float(squares[1] - equations[1, 0] * v), 0.0)
 
 
 def _deviation_variance(n, t, i, k):

@@ -8,11 +8,13 @@ be: the ratios of their equilibrium R (squared weight norm), G and N all within
 never in.
 
 The other run is always SGD at κB and κη, in equilibrium. The measured one may
-be off: its balance b is left over right side of its identity (`balance`).
-Putting both identities together (derived, THEORY.md section 5), the runs are
-C-close only if
+be off: its balance b is left over right side of its identity
+(`equilibrium_balance`). Putting both identities together (derived, THEORY.md
+section 5), the runs are C-close only if
 
-    κ + q <= C² b ρ (q + 1/ell)  with  ρ = (2 - κu) / (2 - u/ell)
+    1/C² <= (κ + q) / (b ρ (q + 1/ell)) <= C²  with  ρ = (2 - κu) / (2 - u/ell)
+
+The right side bounds κ from above, and the left side from below.
 
 References:
 - [L21] Li, Malladi, Arora, On the Validity of Modeling SGD with Stochastic
@@ -112,14 +114,61 @@ def max_batch_multiplier(
     if arguments.choice("form", form, ("sharp", "loose")) == "loose":
         with np.errstate(over="ignore"):
             return _like(noise_to_signal, square * (1 / ell + q))
+    bound = _solved(q, square, decay, ell, balance)
+    # Rounding must not rule out the run itself.
+    least = 1.0 if ell == 1 and balance * square >= 1 else 0.0
+    return _like(noise_to_signal, np.maximum(bound, least))
+
+
+def min_batch_multiplier(
+    noise_to_signal: FloatOrArray,
+    closeness: float,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    ell: float = 1,
+    balance: float = 1.0,
+) -> FloatOrArray:
+    """Smallest κ that the linear scaling condition does not rule out.
+
+    Fewer examples a batch: the measured run is then the large one (derived).
+    `(2a - q) / (1 + a u)` as in `max_batch_multiplier`, with
+    `a = b (q + 1/ell) / (C² (2 - u/ell))`; for SGD without weight decay
+    `(1 - (C² - 1) q) / C²`, and 0 from q = 1 / (C² - 1) on: where a run may be
+    C-close to its SDE it may be C-close to any smaller batch.
+
+    Args:
+        noise_to_signal: q, at least 0, a number or array; NaN stays NaN.
+        closeness: C, above 1.
+        learning_rate, weight_decay: η and λ of the measured run, or None.
+        ell: SVAG's amplification in the measured run; 1 is SGD.
+        balance: b, above 0; 1 takes the measured run as at equilibrium.
+
+    Returns:
+        κ_min, at least 0, and at most 1 for SGD at equilibrium: a float, or an
+        array like `noise_to_signal`.
+
+    Raises:
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range.
+    """
+    q = _checked_noise_to_signal(noise_to_signal)
+    square = checked_closeness(closeness) ** 2
+    decay = decay_per_step(learning_rate, weight_decay)
+    arguments.number("ell", ell, least=1)
+    arguments.number("balance", balance, above=0)
+    bound = _solved(q, 1 / square, decay, ell, balance)
+    # Rounding must not rule out the run itself.
+    most = 1.0 if ell == 1 and balance <= square else math.inf
+    return _like(noise_to_signal, np.clip(bound, 0.0, most))
+
+
+def _solved(q, square, decay, ell, balance):
+    """The κ at which κ + q = square b ρ (q + 1/ell)."""
     # Over q + 1/ell, so that q = inf is no special case.
     a = square * balance / (2 - decay / ell)
     inverse = 1 / (q + 1 / ell)
     with np.errstate(divide="ignore", over="ignore"):
-        bound = (2 * a - 1 + inverse / ell) / (inverse + a * decay)
-    # Rounding must not rule out the run itself.
-    least = 1.0 if ell == 1 and balance >= 1 else 0.0
-    return _like(noise_to_signal, np.maximum(bound, least))
+        return (2 * a - 1 + inverse / ell) / (inverse + a * decay)
 
 
 def min_closeness(
@@ -174,7 +223,7 @@ def forced_ratio(q, kappa, learning_rate, weight_decay, ell, balance):
     return _like(noise_to_signal, np.sqrt(square))
 
 
-def balance(
+def equilibrium_balance(
     process: str,
     weight_sq_norm: FloatOrArray,
     grad_sq_norm: ArrayLike,

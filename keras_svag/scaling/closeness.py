@@ -5,7 +5,7 @@ import math
 import statistics
 
 from keras_svag import arguments
-from keras_svag.noise.intervals import fieller_interval, student_t_quantile
+from keras_svag.noise.ratio import fieller_interval, student_t_quantile
 
 STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
 

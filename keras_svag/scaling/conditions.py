@@ -2,43 +2,77 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from keras_svag.noise.intervals import fieller_interval
-from keras_svag.scaling.rules import square_root_scaling_rule
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
 
-# How far from 1 the balance may be at what counts as equilibrium.
-BALANCE_TOLERANCE = 0.1
-
-_ADAPTIVE = (
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamw",
-    "ftrl",
-    "lamb",
-    "lion",
-    "muon",
-    "nadam",
-    "rmsprop",
-    "svagadam",
-    "svagrmsprop",
+from keras_svag import arguments
+from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.ratio import Interval, halves
+from keras_svag.scaling.bounds import checked_closeness, equilibrium_balance
+from keras_svag.scaling.optimizers import (
+    OptimizerKind,
+    Rule,
+    kind_of,
+    rule_refusal,
+    without_loss_scale,
 )
-# Those that keep a second moment of each entry, and that they step by.
-_ELEMENTWISE = (
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamw",
-    "nadam",
-    "rmsprop",
-    "svagadam",
-    "svagrmsprop",
-)
-_DERIVED_FOR = ("adam", "adamw", "rmsprop", "svagadam", "svagrmsprop")
+from keras_svag.scaling.reasons import Reason, equilibrium_text
+from keras_svag.scaling.rules import Hyperparameters, square_root_scaling_rule
+
+_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 # Of the mean of v / (√v + ε)², which is 1 without ε.
 _SMALL_EPSILON = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveConditions:
+    """What the condition for the square-root rule asks of a run besides.
+
+    It rests on the effective learning rates of the coordinates, where the
+    second moment v follows the squared gradients (derived, THEORY.md section
+    7): neither scale invariance nor equilibrium is needed.
+
+    Attributes:
+        hyperparameters: `beta_1`, `beta_2`, `rho`, `epsilon` of the optimizer,
+            those that it has.
+        second_moment_steps: Steps that v had had when the measuring began, or
+            None if that is not known.
+        epsilon_ratio: Mean of v / (√v + ε)² over the entries; None: not known.
+    """
+
+    hyperparameters: dict[str, float]
+    second_moment_steps: int | None = None
+    epsilon_ratio: float | None = None
+
+    @property
+    def averaging_rates(self) -> list[float]:
+        """1 - β of all that the optimizer averages."""
+        return [
+            1 - beta
+            for name, beta in self.hyperparameters.items()
+            if name != "epsilon" and beta < 1
+        ]
+
+    def reasons(self, kind: OptimizerKind, ell: int) -> Iterator[Reason]:
+        """Assumptions that fail or are not known to hold."""
+        if not kind.is_derived:
+            yield Reason("not_adam", (kind.name,))
+        beta = self.hyperparameters.get("beta_2")
+        beta = self.hyperparameters.get("rho", beta)
+        if beta is None:
+            yield Reason("second_moment_does_not_follow", (kind.name,))
+        elif self.second_moment_steps is None:
+            yield Reason("second_moment_steps_unknown")
+        elif self.second_moment_steps * (1 - beta) < ell:
+            steps = self.second_moment_steps, ell / (1 - beta)
+            yield Reason("second_moment_is_young", steps)
+        ratio = self.epsilon_ratio
+        if ratio is not None and ratio < _SMALL_EPSILON:
+            yield Reason("large_epsilon", (ratio,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,47 +80,48 @@ class RunConditions:
     """How a run was trained, as far as the theory asks.
 
     Attributes:
-        optimizer: Name of the optimizer's class.
+        optimizer: The `OptimizerKind` of the run's optimizer.
         learning_rate: η of the run; a report sets that of its window.
         weight_decay: λ of the optimizer.
         momentum: The optimizer's.
         ell: The amplification of SVAG or of its kin, 1 for any other.
         all_weights_decayed: Whether λ acts on every trainable weight.
         scale_invariant: Whether the loss is; None if not known.
-        batch_norm_halves: Whether halves of a batch were normalized apart.
         constant_rate: Whether η was the same in all the steps.
         balance: Left over right side of the equilibrium identity, or None
             where none is defined. Of an SGD run it tests R alone: over a
             window it differs from 1 by what R has changed.
-        drift: What else says whether the run is at rest: phrases on those of
-            G and N that move within the window, empty if none is seen to;
-            None if it was not looked at.
-        other_reasons: Phrases why the theorem does not apply.
+        rest: Whether R, G and N are at rest; None where it is not known.
+        drift: `{"G": (low, high), "N": (low, high)}`, intervals of the factors
+            by which G and N change from one half of the window to the other;
+            None if they were not looked at.
+        other_reasons: Codes of `Reason`s, without values, why the theory does
+            not apply, such as `"regularizer"`.
         adaptive: `AdaptiveConditions` where the rule is the square-root rule;
             None where it is the linear one.
     """
 
-    optimizer: str = "SGD"
+    optimizer: OptimizerKind = kind_of(keras.optimizers.SGD)
     learning_rate: float = 0.0
     weight_decay: float = 0.0
     momentum: float = 0.0
     ell: int = 1
     all_weights_decayed: bool = True
     scale_invariant: bool | None = None
-    batch_norm_halves: bool = False
     constant_rate: bool = True
     balance: float | None = None
-    drift: tuple[str, ...] | None = None
+    rest: bool | None = None
+    drift: dict[str, Interval] | None = None
     other_reasons: tuple[str, ...] = ()
-    adaptive: "AdaptiveConditions | None" = None
+    adaptive: AdaptiveConditions | None = None
 
     @property
-    def rule(self):
+    def rule(self) -> Rule:
         """`"linear"` or `"square_root"`."""
         return "linear" if self.adaptive is None else "square_root"
 
     @property
-    def effective_learning_rate(self):
+    def effective_learning_rate(self) -> float:
         """η / (1 - β): for small η as SGD without momentum β behaves.
 
         References:
@@ -95,22 +130,24 @@ class RunConditions:
         return self.learning_rate / (1 - min(self.momentum, 1 - 1e-9))
 
     @property
-    def decay_per_step(self):
+    def decay_per_step(self) -> float:
         """u = ηλ as far as the rule's bound asks for it."""
         if self.adaptive is not None:
             return 0.0
         return self.effective_learning_rate * self.weight_decay
 
     @property
-    def diverges(self):
+    def diverges(self) -> bool:
         """Whether decay alone drives the weights to infinity."""
         return self.decay_per_step >= 2
 
     @property
-    def balance_is_defined(self):
+    def balance_is_defined(self) -> bool:
         """Whether an equilibrium identity holds for the run."""
         return (
-            self.optimizer in ("SGD", "SVAG")
+            self.rule == "linear"
+            and self.optimizer.rule == "linear"
+            and self.optimizer.is_derived
             and bool(self.scale_invariant)
             and self.learning_rate > 0
             and self.weight_decay > 0
@@ -122,260 +159,275 @@ class RunConditions:
         )
 
     @property
-    def at_equilibrium(self):
-        """Whether R, G and N are at rest; None where it is not known."""
-        return is_at_rest(self.balance, self.drift)
+    def refusal(self) -> Reason | None:
+        """Why no verdict can be given on the rule; None where one can."""
+        if self.diverges:
+            return Reason("diverges", (self.decay_per_step,))
+        return rule_refusal(self.optimizer, self.rule)
 
-    def heuristic_reasons(self, estimate):
-        """Assumptions that fail or are not known to hold, a phrase each.
+    @property
+    def rule_defined_below(self) -> float:
+        """The κ from which κ (1 - β) is not below 1, and the rule has no β."""
+        if self.adaptive is None:
+            return math.inf
+        rates = self.adaptive.averaging_rates
+        return min((1 / rate for rate in rates), default=math.inf)
+
+    def scaled(self, kappa: float) -> Hyperparameters | None:
+        """What the rule makes of the hyperparameters; None if it has none."""
+        if self.adaptive is None:
+            return {"learning_rate": kappa * self.learning_rate}
+        # As the rule itself asks: 1 / (1 - β) is rounded.
+        if any(kappa * rate >= 1 for rate in self.adaptive.averaging_rates):
+            return None
+        return square_root_scaling_rule(
+            self.learning_rate,
+            kappa,
+            weight_decay=self.weight_decay or None,
+            epsilon_in_root=self.optimizer.root == "epsilon inside",
+            **self.adaptive.hyperparameters,
+        )
+
+    def observed(
+        self,
+        weight_sq_norm: float,
+        grad_sq_norms: ArrayLike,
+        noise_traces: ArrayLike,
+        closeness: float,
+    ) -> "RunConditions":
+        """The conditions with the equilibrium of a window of the run.
+
+        As they are where no identity of equilibrium is defined.
+
+        Args:
+            weight_sq_norm: R, mean over the window.
+            grad_sq_norms, noise_traces: G, and N at the batch size of the run,
+                observed in the window, in the order of time, as they are: not
+                corrected for sampling.
+            closeness: C.
+        """
+        if not self.balance_is_defined:
+            return self
+        moments = np.array([grad_sq_norms, noise_traces], np.float64)
+        moments = moments[:, np.isfinite(moments).all(axis=0)]
+        balance = None
+        if moments.size:
+            # SVAG with ell 1 is SGD.
+            balance = equilibrium_balance(
+                "svag",
+                float(weight_sq_norm),
+                *moments.mean(axis=1),
+                self.learning_rate,
+                self.weight_decay,
+                self.ell,
+            )
+        rest, drift = at_rest(balance, *moments, closeness)
+        return dataclasses.replace(
+            self, balance=balance, rest=rest, drift=drift
+        )
+
+    def reasons(self, estimate: NoiseEstimate) -> tuple[Reason, ...]:
+        """Assumptions that fail or are not known to hold.
 
         Args:
             estimate: The run's `NoiseEstimate`.
         """
-        reasons = (
-            self._reasons_of_the_run()
+        of_the_rule = (
+            self._reasons_of_sgd()
             if self.adaptive is None
             else self.adaptive.reasons(self.optimizer, self.ell)
         )
-        if estimate.grad_sq_norm_sign() == "negative":
-            reasons = ("G is significantly below 0", *reasons)
         return (
-            *reasons,
+            *_reasons_of_signal(estimate),
+            *of_the_rule,
             *_reasons_of_sampling(estimate),
+            *_reasons_of_loss(estimate),
             *self._reasons_of_the_script(),
         )
 
-    def _reasons_of_the_run(self):
-        if self.optimizer.lower() not in ("sgd", "svag"):
-            yield f"the theory is about SGD, not {self.optimizer}"
+    def _reasons_of_sgd(self):
+        if not (self.optimizer.rule == "linear" and self.optimizer.is_derived):
+            yield Reason("not_sgd", (self.optimizer.name,))
         if self.scale_invariant is None:
-            yield "the loss is not known to be scale-invariant"
+            yield Reason("scale_invariance_unknown")
         elif not self.scale_invariant:
-            yield "the loss is not scale-invariant"
+            yield Reason("not_scale_invariant")
         if not self.weight_decay:
-            yield "there is no weight decay, hence no equilibrium"
-        elif self.at_equilibrium is None:
-            yield "the run is not known to be at equilibrium"
-        elif not self.at_equilibrium:
-            why = rest_text(self.balance, self.drift)
-            yield f"the run is not at equilibrium ({why})"
+            yield Reason("no_weight_decay")
+        elif self.rest is False:
+            measured = equilibrium_text(self.balance, self.drift)
+            yield Reason("not_at_equilibrium", (measured,))
+        elif self.rest is None and self.balance is None:
+            yield Reason("equilibrium_unknown")
         if self.momentum:
-            yield (
-                f"momentum is {self.momentum:g}: the bound is that of SGD at "
-                f"the effective rate {self.effective_learning_rate:g}, which "
-                "it is like for small learning rates only (arXiv 2307.15196)"
-            )
+            rates = self.momentum, self.effective_learning_rate
+            yield Reason("momentum", rates)
 
     def _reasons_of_the_script(self):
-        if self.batch_norm_halves:
-            yield "batch normalization saw halves of a batch apart"
-        yield from self.other_reasons
+        yield from map(Reason, self.other_reasons)
         if not self.constant_rate:
-            yield "the learning rate changes within the window"
+            yield Reason("rate_changes")
         if self.adaptive is not None:
-            return
-        if self.weight_decay and not self.all_weights_decayed:
-            yield "some trainable weights are not decayed"
+            if self.momentum:
+                yield Reason("adaptive_momentum", (self.momentum,))
+        elif self.weight_decay and not self.all_weights_decayed:
+            yield Reason("not_all_decayed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for strict JSON; `from_dict` is the way back."""
+        fields = dataclasses.asdict(self)
+        fields["drift"] = self.drift and {
+            name: [finite_or_none(end) for end in ends]
+            for name, ends in self.drift.items()
+        }
+        if self.adaptive is not None:
+            ratio = finite_or_none(self.adaptive.epsilon_ratio)
+            fields["adaptive"]["epsilon_ratio"] = ratio
+        return {name: finite_or_none(value) for name, value in fields.items()}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "RunConditions":
+        """The conditions of which `to_dict` is the dictionary."""
+        drift, adaptive = saved["drift"], saved["adaptive"]
+        return cls(
+            **dict(saved)
+            | {
+                "optimizer": OptimizerKind(**saved["optimizer"]),
+                "drift": drift
+                and {
+                    name: Interval(low, math.inf if high is None else high)
+                    for name, (low, high) in drift.items()
+                },
+                "other_reasons": tuple(saved["other_reasons"]),
+                "adaptive": adaptive and AdaptiveConditions(**adaptive),
+            }
+        )
+
+
+def conditions_of(optimizer: Any, rule: str = "auto") -> RunConditions:
+    """The conditions of a run, as far as its optimizer tells them.
+
+    Args:
+        optimizer: A Keras optimizer, with a loss scale around it or without.
+        rule: `"linear"`, `"square_root"`, or `"auto"`: that of the optimizer.
+
+    Returns:
+        `RunConditions`, whose learning rate is that of the moment.
+
+    Raises:
+        ValueError: If `rule` is unknown.
+    """
+    arguments.choice("rule", rule, ("auto", "linear", "square_root"))
+    optimizer = without_loss_scale(optimizer)
+    kind = kind_of(optimizer)
+    is_square_root = (kind.rule if rule == "auto" else rule) == "square_root"
+    rate = optimizer.learning_rate
+    return RunConditions(
+        optimizer=kind,
+        learning_rate=float(keras.ops.convert_to_numpy(rate)),
+        weight_decay=float(optimizer.weight_decay or 0),
+        momentum=_momentum(optimizer),
+        ell=getattr(optimizer, "ell", 1),
+        # A schedule or a function gives a value, which is no variable.
+        constant_rate=isinstance(rate, keras.Variable),
+        other_reasons=tuple(_hyperparameter_reasons(optimizer, is_square_root)),
+        adaptive=_adaptive_conditions(optimizer, kind)
+        if is_square_root
+        else None,
+    )
+
+
+def _adaptive_conditions(optimizer, kind):
+    if kind.second_moments is None:
+        return AdaptiveConditions({})
+    hyperparameters = {
+        name: float(getattr(optimizer, name))
+        for name in ("beta_1", "beta_2", "rho", "epsilon")
+        if hasattr(optimizer, name)
+    }
+    if not hyperparameters.get("beta_1", 1.0):
+        # Nothing is averaged, and nothing is to be at κB.
+        del hyperparameters["beta_1"]
+    return AdaptiveConditions(hyperparameters)
+
+
+def _momentum(optimizer):
+    momentum = getattr(optimizer, "momentum", 0.0)
+    return float(momentum) if isinstance(momentum, (int, float)) else 0.0
+
+
+def _hyperparameter_reasons(optimizer, is_square_root):
+    if any(getattr(optimizer, name, None) for name in _CLIPPING):
+        yield "clipped"
+    if is_square_root:
+        for name in ("amsgrad", "centered"):
+            if getattr(optimizer, name, False):
+                yield name
+
+
+def _reasons_of_signal(estimate):
+    if estimate.grad_sq_norm_sign() == "negative":
+        yield Reason("negative_signal")
 
 
 def _reasons_of_sampling(estimate):
     if estimate.sampling is None:
-        yield "how the batches were drawn is not known"
+        yield Reason("sampling_unknown")
     elif estimate.sampling == "shuffle":
         if not estimate.corrected_for_sampling:
-            yield "the data are shuffled and their number is not known"
+            yield Reason("num_examples_unknown")
         elif estimate.noise_scale_warning:
-            yield "the noise scale is not small against the shuffled data"
-    elif (
-        estimate.sampling == "without_replacement"
-        and not estimate.corrected_for_sampling
-    ):
-        yield "drawing without replacement is not corrected for"
+            yield Reason("large_noise_scale")
 
 
-def is_balanced(balance):
-    """Whether a balance is near 1; None where it is not known."""
-    if balance is None or not math.isfinite(balance):
-        return None
-    return abs(balance - 1) <= BALANCE_TOLERANCE
+def _reasons_of_loss(estimate):
+    difference = estimate.loss_difference
+    percent = math.nan if difference is None else 100 * abs(difference)
+    for code in estimate.assumptions:
+        yield Reason(code, (percent,) if code == "coupled_loss" else ())
 
 
-def is_at_rest(balance, drift):
-    """Whether R, by its balance, and G and N, by their drift, are at rest.
+def at_rest(
+    balance: float | None,
+    grad_sq_norms: ArrayLike,
+    noise_traces: ArrayLike,
+    closeness: float,
+    level: float = 0.95,
+) -> tuple[bool | None, dict[str, Interval]]:
+    """Whether R, by its balance, and G and N are at rest within a window.
+
+    "No change was seen" is not "at rest", so there are three answers (THEORY.md
+    section 5).
 
     Args:
-        balance, drift: As in `RunConditions`.
+        balance: Left over right side of the equilibrium identity, or None
+            where none is defined.
+        grad_sq_norms, noise_traces: G and N of the window, in the order of
+            time.
+        closeness: C, above 1: what lies within [1/C, C] counts as unchanged.
+        level: Level of "yes" and of "no".
 
     Returns:
-        A bool, or None where it is not known.
+        `(rest, drift)`: True if the balance lies within [1/C, C] and so do,
+        shown by tests, the factors by which G and N change from one half of
+        the window to the other; False if the balance or, shown by a test, one
+        of the factors lies outside; None if neither. And the intervals of the
+        factors, `{"G": Interval, "N": Interval}`.
     """
-    balanced = is_balanced(balance)
-    if balanced and drift:
-        return False
-    return None if balanced and drift is None else balanced
-
-
-def rest_text(balance, drift):
-    """What is known of a run's rest, such as `balance 1.02; G moves ...`."""
-    return "; ".join((f"balance {balance:.2f}", *(drift or ())))
-
-
-def drift_within(first, second, level=0.95):
-    """Which of G and N move from one half of a window to the other.
-
-    One moves if the interval of the ratio of its two means lies outside the
-    tolerance of the balance.
-
-    Args:
-        first, second: `NoiseEstimate`s of the two halves.
-        level: Level at which both intervals hold together.
-
-    Returns:
-        A phrase for each that moves.
-    """
-    halves = first, second
-    moves = []
-    for letter, name in (("G", "grad_sq_norm"), ("N", "noise_trace")):
-        earlier, later = (getattr(half, name) for half in halves)
-        # Unlike powers, products overflow without an error.
-        variances = [
-            getattr(half, f"{name}_se") * getattr(half, f"{name}_se")
-            for half in halves
-        ]
-        values = earlier, later, *variances
-        if not earlier or not all(map(math.isfinite, values)):
-            continue
-        quantile = max(half.student_t((1 + level) / 2) for half in halves)
-        low, high = fieller_interval(
-            later, earlier, variances[1], 0.0, variances[0], quantile
-        )
-        if low > 1 + BALANCE_TOLERANCE or high < 1 / (1 + BALANCE_TOLERANCE):
-            moves.append(
-                f"{letter} moves by the factor {later / earlier:.2f} from "
-                "the first half of the window to the second"
-            )
-    return tuple(moves)
-
-
-@dataclasses.dataclass(frozen=True)
-class AdaptiveConditions:
-    """What the condition for the square-root rule asks of a run.
-
-    It rests on the effective learning rates of the coordinates, where the
-    second moment v follows the squared gradients (derived, THEORY.md section
-    7): neither scale invariance nor equilibrium is needed.
-
-    Attributes:
-        hyperparameters: `beta_1`, `beta_2`, `rho`, `epsilon` of the optimizer,
-            those that it has.
-        weight_decay: Its decoupled λ, or None.
-        epsilon_in_root: Whether it divides by √(v + ε), not by √v + ε.
-        second_moment_steps: Steps that v had had when the measuring began, or
-            None if that is not known.
-        epsilon_ratio: Mean of v / (√v + ε)² over the entries; None: not known.
-        other_reasons: Phrases on what else the derivation does not have.
-    """
-
-    hyperparameters: dict[str, float]
-    weight_decay: float | None = None
-    epsilon_in_root: bool = False
-    second_moment_steps: int | None = None
-    epsilon_ratio: float | None = None
-    other_reasons: tuple[str, ...] = ()
-
-    def reasons(self, optimizer, ell=1):
-        """Assumptions that fail or are not known to hold, a phrase each."""
-        if optimizer.lower() not in _DERIVED_FOR:
-            yield f"the rule is derived for Adam and RMSprop, not {optimizer}"
-        beta = self.hyperparameters.get("beta_2")
-        beta = self.hyperparameters.get("rho", beta)
-        if beta is None:
-            yield f"the second moment of {optimizer} does not follow"
-        elif self.second_moment_steps is None:
-            yield "how many steps the second moment has had is not known"
-        elif self.second_moment_steps * (1 - beta) < ell:
-            yield (
-                "the second moment had had "
-                f"{self.second_moment_steps:,} steps when the measuring began, "
-                f"and follows over {ell / (1 - beta):,.0f}"
-            )
-        ratio = self.epsilon_ratio
-        if ratio is not None and ratio < _SMALL_EPSILON:
-            yield (
-                "epsilon is not small against √v (v/(√v + ε)² is "
-                f"{ratio:.2g} in the mean)"
-            )
-        yield from self.other_reasons
-
-    @property
-    def defined_below(self):
-        """The κ from which κ (1 - β) is not below 1, and the rule has no β."""
-        return min((1 / rest for rest in self._rests), default=math.inf)
-
-    @property
-    def _rests(self):
-        """1 - β of all that are averaged."""
-        return [
-            1 - beta
-            for name, beta in self.hyperparameters.items()
-            if name != "epsilon" and beta < 1
-        ]
-
-    def scaled(self, learning_rate, kappa):
-        """What the square-root rule makes of the run's hyperparameters.
-
-        Returns:
-            A dict of arguments of the optimizer; None where the rule has none.
-        """
-        # As the rule itself asks: 1 / (1 - β) is rounded.
-        if any(kappa * rest >= 1 for rest in self._rests):
-            return None
-        return square_root_scaling_rule(
-            learning_rate,
-            kappa,
-            weight_decay=self.weight_decay,
-            epsilon_in_root=self.epsilon_in_root,
-            **self.hyperparameters,
-        )
-
-
-def rule_of(optimizer):
-    """The scaling rule for an optimizer, by the name of its class."""
-    is_adaptive = str(optimizer).lower() in _ADAPTIVE
-    return "square_root" if is_adaptive else "linear"
-
-
-def square_root_refusal(optimizer):
-    """Why there is no verdict on the square-root rule; None where there is.
-
-    Args:
-        optimizer: Name of its class, such as `"Lion"`.
-    """
-    name = str(optimizer).lower()
-    if name in _ELEMENTWISE:
-        return None
-    if name in _ADAPTIVE:
-        return (
-            f"{optimizer} keeps no second moment of each entry by which it "
-            "steps, so the noise is not measured in its norm."
-        )
-    return (
-        "The square-root scaling rule is a rule for Adam and its kin, not for "
-        f"{optimizer}; rule='linear' is that for SGD."
+    checked_closeness(closeness)
+    answers, intervals = zip(
+        *(
+            halves(x, closeness, level, num_series=2)
+            for x in (grad_sq_norms, noise_traces)
+        ),
+        strict=True,
     )
-
-
-def linear_scaling_refusal(optimizer):
-    """Why there is no verdict for an optimizer, by name; None for others.
-
-    Args:
-        optimizer: Name of its class, such as `"Adam"`.
-    """
-    if str(optimizer).lower() not in _ADAPTIVE:
-        return None
-    return (
-        f"The linear scaling rule is a rule for SGD, not for {optimizer}: for "
-        "adaptive optimizers use the square-root scaling rule "
-        "(keras_svag.scaling.square_root_scaling_rule), which is derived for "
-        "Adam and RMSprop; keras_svag.ScalingRuleCheck judges it."
-    )
+    drift = dict(zip("GN", intervals, strict=True))
+    is_balanced, is_off = True, False
+    if balance is not None:
+        # Neither, if it is NaN.
+        is_balanced = 1 / closeness <= balance <= closeness
+        is_off = balance < 1 / closeness or balance > closeness
+    if is_off or "no" in answers:
+        return False, drift
+    return is_balanced and answers == ("yes", "yes") or None, drift

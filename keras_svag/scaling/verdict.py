@@ -3,23 +3,23 @@
 import dataclasses
 import enum
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 from keras_svag import arguments
-from keras_svag.noise.estimate import finite_or_none
+from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.ratio import Interval
+from keras_svag.scaling import sentences
 from keras_svag.scaling.bounds import (
     forced_ratio,
     max_batch_multiplier,
+    min_batch_multiplier,
     min_noise_to_signal,
 )
 from keras_svag.scaling.closeness import distance
-from keras_svag.scaling.conditions import (
-    is_at_rest,
-    is_balanced,
-    linear_scaling_refusal,
-    rest_text,
-    square_root_refusal,
-)
+from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.optimizers import Rule
+from keras_svag.scaling.reasons import Reason
 from keras_svag.scaling.rules import Hyperparameters
 
 
@@ -40,53 +40,36 @@ class ScalingVerdict:
 
     It compares SGD at (κB, κη) with the measured run at (B, η), which is one
     of SGD, or of SVAG with `ell`, and its N / G that of the measured one; by
-    the square-root rule in the same way Adam or its kin. The
-    conditions are necessary: "not ruled out" promises nothing. Each
-    one-sided verdict errs with at most half of `1 - level`.
+    the square-root rule in the same way Adam or its kin. The conditions are
+    necessary: "not ruled out" promises nothing. Each one-sided verdict errs
+    with at most half of `1 - level`.
 
     Attributes:
-        batch_size: B of the baseline.
-        learning_rate, weight_decay: η and λ of the baseline.
-        ell: SVAG's amplification in the baseline; 1 is SGD.
+        estimate: `NoiseEstimate` of the baseline, at its batch size B.
+        conditions: `RunConditions` of the baseline.
         closeness: C.
         level: Level of the interval.
-        noise_to_signal: N / G, None if G is not positive.
-        interval: `(low, high)` of N / G.
-        noise_to_signal_text: N / G in words, with what is wrong with it.
         max_multiplier_low, max_multiplier, max_multiplier_high: κ_max at the
-            low end, the point estimate (or None) and the high end. At
-            equilibrium the point has the measured balance in it, and the ends
-            hold with it and without.
+            low end, the point estimate (or None) and the high end. Unless the
+            run is seen not to be at equilibrium, the point has the measured
+            balance in it, and the ends hold with it and without.
         multiplier_verdicts: `{κ: Verdict}`.
         min_closeness: `{κ: (low, value, high)}`, the least C to which the two
             runs can be close, in the same way.
         sde_verdict: Whether the measured run may be C-close to its SDE.
         min_noise_to_signal: The least N / G with which it may.
-        balance: Left over right side of the equilibrium identity, or None.
-        drift: Phrases on those of G and N that move within the window; None
-            if that was not looked at.
-        heuristic_reasons: Assumptions of the theorem that fail or are not
-            known to hold, a phrase each; if there are any, the numbers are
-            only a heuristic.
-        notes: Other things to know, a sentence each.
-        refusal: Why there is no verdict at all, or None.
-        rule: `"linear"` or `"square_root"`; N / G of the latter is that of the
-            gradients as the optimizer scales them.
-        optimizer: Name of the class of the optimizer.
+        reasons: Assumptions of the theorem that fail or are not known to hold,
+            a `Reason` each; if there are any, the numbers are only a
+            heuristic.
+        refusal: `Reason` why there is no verdict at all, or None.
         scaled: `{κ: dict}`, the hyperparameters at κ by the rule; None where
             it has none.
-        rule_defined_below: The least κ at which the rule has none.
     """
 
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    ell: int
+    estimate: NoiseEstimate
+    conditions: RunConditions
     closeness: float
     level: float
-    noise_to_signal: float | None
-    interval: tuple[float, float]
-    noise_to_signal_text: str
     max_multiplier_low: float
     max_multiplier: float | None
     max_multiplier_high: float
@@ -94,22 +77,83 @@ class ScalingVerdict:
     min_closeness: dict[float, tuple[float, float | None, float]]
     sde_verdict: Verdict
     min_noise_to_signal: float
-    balance: float | None = None
-    drift: tuple[str, ...] | None = None
-    heuristic_reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    refusal: str | None = None
-    rule: Literal["linear", "square_root"] = "linear"
-    optimizer: str = "SGD"
+    reasons: tuple[Reason, ...] = ()
+    refusal: Reason | None = None
     scaled: dict[float, Hyperparameters | None] = dataclasses.field(
         default_factory=dict
     )
-    rule_defined_below: float = math.inf
+
+    @property
+    def batch_size(self) -> int:
+        """B of the baseline."""
+        return self.estimate.batch_size
+
+    @property
+    def learning_rate(self) -> float:
+        """η of the baseline."""
+        return self.conditions.learning_rate
+
+    @property
+    def weight_decay(self) -> float:
+        """λ of the baseline."""
+        return self.conditions.weight_decay
+
+    @property
+    def ell(self) -> int:
+        """SVAG's amplification in the baseline; 1 is SGD."""
+        return self.conditions.ell
+
+    @property
+    def rule(self) -> Rule:
+        """`"linear"` or `"square_root"`, which has N / G in another norm."""
+        return self.conditions.rule
+
+    @property
+    def is_square_root(self) -> bool:
+        """Whether the verdict is on the square-root rule."""
+        return self.rule == "square_root"
+
+    @property
+    def optimizer(self) -> str:
+        """Name of the class of the optimizer."""
+        return self.conditions.optimizer.name
+
+    @property
+    def interval(self) -> Interval:
+        """`(low, high)` of N / G."""
+        return self.estimate.interval(self.level)
+
+    @property
+    def noise_to_signal(self) -> float | None:
+        """N / G, None if G is not positive."""
+        if not self.estimate.grad_sq_norm > 0:
+            return None
+        return self.estimate.noise_to_signal
+
+    @property
+    def balance(self) -> float | None:
+        """Left over right side of the equilibrium identity, or None."""
+        return self.conditions.balance
+
+    @property
+    def drift(self) -> dict[str, Interval] | None:
+        """Factors by which G and N change within the window, or None."""
+        return self.conditions.drift
+
+    @property
+    def at_equilibrium(self) -> bool | None:
+        """Whether R, G and N are at rest; None where it is not known."""
+        return self.conditions.rest
+
+    @property
+    def rule_defined_below(self) -> float:
+        """The least κ at which the rule has no hyperparameters."""
+        return self.conditions.rule_defined_below
 
     @property
     def heuristic(self) -> bool:
         """Whether an assumption fails or is not known to hold."""
-        return bool(self.heuristic_reasons)
+        return bool(self.reasons)
 
     @property
     def not_ruled_out_up_to(self) -> float:
@@ -129,172 +173,138 @@ class ScalingVerdict:
         return self.max_multiplier * self.batch_size
 
     @property
-    def at_equilibrium(self) -> bool | None:
-        """Whether R, G and N are at rest; None where it is not known."""
-        return is_at_rest(self.balance, self.drift)
+    def heuristic_reasons(self) -> tuple[str, ...]:
+        """The reasons, a phrase each."""
+        return tuple(map(str, self.reasons))
 
     @property
-    def process(self) -> str:
-        """What the measured run is one of, such as `SVAG with ell 4`."""
-        if self.ell > 1:
-            name = self.optimizer if self.is_square_root else "SVAG"
-            return f"{name} with ell {self.ell}"
-        return self.optimizer if self.is_square_root else "SGD"
-
-    @property
-    def is_square_root(self) -> bool:
-        """Whether the verdict is on the square-root rule."""
-        return self.rule == "square_root"
-
-    @property
-    def rule_name(self) -> str:
-        """Of the rule, as in `the square-root scaling rule`."""
-        return {"linear": "linear", "square_root": "square-root"}[self.rule]
+    def notes(self) -> tuple[str, ...]:
+        """Other things to know, a sentence each."""
+        return tuple(sentences.notes(self))
 
     @property
     def compared(self) -> str:
         """The two processes that the verdict compares, a phrase."""
-        if self.is_square_root:
-            # The optimizer that SVAG of its kind simulates.
-            simulated = self.optimizer.removeprefix("SVAG")
-            return (
-                f"{simulated} at κB by the square-root rule against this run "
-                f"of {self.process}, by a condition derived here, not in a "
-                "paper"
-            )
-        return f"SGD at (κB, κη) against this run of {self.process}"
+        return sentences.compared(self)
+
+    @property
+    def process(self) -> str:
+        """What the measured run is one of, such as `SVAG with ell 4`."""
+        return sentences.process(self)
 
     def scaled_text(self, kappa: float) -> str:
         """The hyperparameters at κB, as arguments of the optimizer."""
-        scaled = self.scaled[kappa]
-        if scaled is None:
-            return "no such run, for κ (1 - β) is not below 1"
-        if not self.is_square_root:
-            return f"{scaled['learning_rate']:g}"
-        return ", ".join(f"{name}={v:.6g}" for name, v in scaled.items())
+        return sentences.scaled(self, kappa)
 
     @property
     def headline(self) -> str:
         """The verdict in one line; batch sizes to two digits."""
-        head = (
-            f"batch {self.batch_size:,}, learning rate "
-            f"{self.learning_rate:g}: {self.noise_to_signal_text}"
-        )
-        if self.refusal:
-            return f"{head}; no verdict. {self.refusal}"
-        if self.is_square_root:
-            return (
-                f"{head}, in the norm of {self.process}; {self._range_text()}"
-            )
-        return f"{head}; {self._range_text()}; {self._equilibrium_text()}"
+        return sentences.headline(self)
 
     @property
     def text(self) -> str:
         """The headline with the reasons and notes behind it."""
-        parts = [self.headline]
-        if self.heuristic and not self.refusal:
-            reasons = "; ".join(self.heuristic_reasons)
-            parts.append(f"Only a heuristic: {reasons}")
-        if not self.refusal:
-            parts += [note.rstrip(".") for note in self.notes]
-        return ". ".join(parts)
+        return sentences.text(self)
 
     def __str__(self):
         return self.text
 
-    def _range_text(self):
-        text = (
-            f"the {self.rule_name} scaling rule is not ruled out up to batch "
-            f"{_batch(self.not_ruled_out_up_to)}, "
+    def at(self, batch_size: int) -> "ScalingVerdict":
+        """The verdict on the same run if its batch size were another one."""
+        return scaling_verdict(
+            self.estimate,
+            self.conditions,
+            batch_size=batch_size,
+            closeness=self.closeness,
+            kappas=tuple(self.multiplier_verdicts),
+            level=self.level,
         )
-        if self.ell > 1 and not self.is_square_root:
-            text = f"{self.compared}: {text}"
-        if math.isfinite(self.ruled_out_beyond):
-            text += f"ruled out beyond {_batch(self.ruled_out_beyond)}"
-        else:
-            text += "and no larger batch is ruled out"
-        if self.max_batch_size is not None:
-            text += f" (point estimate {_batch(self.max_batch_size)})"
-        end = self.rule_defined_below * self.batch_size
-        if end < self.ruled_out_beyond:
-            # Below the end by less than the batch is a whole number.
-            text += f"; the rule itself ends below batch {end:,.6g}"
-        return text
-
-    def _equilibrium_text(self):
-        if is_balanced(self.balance) is None:
-            return "at equilibrium: not known"
-        answers = {True: "yes", False: "no", None: "not known"}
-        why = rest_text(self.balance, self.drift)
-        if self.at_equilibrium is None:
-            why += "; too short a window to see G and N move"
-        return f"at equilibrium: {answers[self.at_equilibrium]} ({why})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON; None for what is not finite."""
-        fields = dataclasses.asdict(self)
-        low, high = fields.pop("interval")
-        verdicts = fields.pop("multiplier_verdicts")
-        closeness = fields.pop("min_closeness")
-        scaled = fields.pop("scaled")
-        fields |= {
+        low, high = self.interval
+        numbers = {
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "ell": self.ell,
+            "closeness": self.closeness,
+            "level": self.level,
+            "noise_to_signal": self.noise_to_signal,
             "noise_to_signal_low": low,
             "noise_to_signal_high": high,
+            "max_multiplier_low": self.max_multiplier_low,
+            "max_multiplier": self.max_multiplier,
+            "max_multiplier_high": self.max_multiplier_high,
             "not_ruled_out_up_to": self.not_ruled_out_up_to,
             "ruled_out_beyond": self.ruled_out_beyond,
             "max_batch_size": self.max_batch_size,
-            "at_equilibrium": self.at_equilibrium,
-            "compared": self.compared,
-            "heuristic": self.heuristic,
-            "text": self.text,
+            "min_noise_to_signal": self.min_noise_to_signal,
+            "balance": self.balance,
+            "rule_defined_below": self.rule_defined_below,
         }
-        fields = {name: finite_or_none(value) for name, value in fields.items()}
-        return fields | {
-            "sde_verdict": str(self.sde_verdict),
+        return {
+            **{name: finite_or_none(value) for name, value in numbers.items()},
+            "rule": self.rule,
+            "optimizer": self.optimizer,
+            "at_equilibrium": self.at_equilibrium,
+            "heuristic": self.heuristic,
+            "reasons": [reason.code for reason in self.reasons],
             "heuristic_reasons": list(self.heuristic_reasons),
+            "refusal": None if self.refusal is None else str(self.refusal),
             "notes": list(self.notes),
-            "drift": None if self.drift is None else list(self.drift),
-            "min_closeness": {
-                f"{kappa:g}": [finite_or_none(value) for value in ends]
-                for kappa, ends in closeness.items()
-            },
-            "scaled": {
-                f"{kappa:g}": values
-                and {k: finite_or_none(v) for k, v in values.items()}
-                for kappa, values in scaled.items()
-            },
+            "compared": self.compared,
+            "text": self.text,
+            "sde_verdict": str(self.sde_verdict),
             "multiplier_verdicts": {
                 f"{kappa:g}": str(verdict)
-                for kappa, verdict in verdicts.items()
+                for kappa, verdict in self.multiplier_verdicts.items()
             },
+            "min_closeness": {
+                f"{kappa:g}": [finite_or_none(value) for value in ends]
+                for kappa, ends in self.min_closeness.items()
+            },
+            "scaled": {
+                f"{kappa:g}": values for kappa, values in self.scaled.items()
+            },
+            "kappas": list(self.multiplier_verdicts),
+            "gradient_noise": self.estimate.to_dict(),
+            "conditions": self.conditions.to_dict(),
         }
 
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "ScalingVerdict":
+        """The verdict of which `to_dict` is the dictionary.
 
-def _batch(size):
-    """A batch size to two digits, or as a whole number below 1,000."""
-    if size < 1000:
-        return f"{math.floor(size)}"
-    return f"{float(f'{size:.2g}'):,.0f}"
+        It is made anew from the estimate and the conditions in there.
+        """
+        return scaling_verdict(
+            NoiseEstimate.from_dict(saved["gradient_noise"]),
+            RunConditions.from_dict(saved["conditions"]),
+            closeness=saved["closeness"],
+            kappas=saved["kappas"],
+            level=saved["level"],
+        )
 
 
 def scaling_verdict(
-    estimate,
-    conditions,
+    estimate: NoiseEstimate,
+    conditions: Any,
     *,
-    batch_size=None,
-    closeness=2**0.5,
-    kappas=(2, 4, 8, 16),
-    level=0.95,
-):
+    batch_size: int | None = None,
+    closeness: float = 2**0.5,
+    kappas: tuple[float, ...] | list[float] = (0.25, 0.5, 2, 4, 8, 16),
+    level: float = 0.95,
+) -> ScalingVerdict:
     """Judges a scaling rule from a measured N / G.
 
     The rule is the square-root rule if `conditions.adaptive` are given, else
     the linear one. Both have the same condition, in which the N / G of the
     square-root rule is that in the optimizer's norm, and no decay is asked for.
 
-    A κ above κ_max at the high end of the interval is ruled out, one at or
-    below κ_max at the low end is not ruled out, between them it is
-    undetermined.
+    A κ is ruled out if it is above κ_max or below κ_min whatever N / G the
+    interval holds, it is not ruled out if it is between them whatever N / G
+    the interval holds, and else it is undetermined.
 
     The balance of a run at equilibrium is not exactly 1. Whether R or G + N is
     off is not known: with the balance in the bound R is taken as measured,
@@ -302,34 +312,42 @@ def scaling_verdict(
 
     Args:
         estimate: `NoiseEstimate` of the baseline.
-        conditions: `RunConditions` of the baseline. For an optimizer that the
-            rule is not for there is no verdict, and none where the weights
-            diverge: `refusal` says why.
+        conditions: `RunConditions` of the baseline, or its optimizer, from
+            whose hyperparameters they are made. For an optimizer that the rule
+            is not for there is no verdict, and none where the weights diverge:
+            `refusal` says why.
         batch_size: B of the baseline; that of `estimate` if None.
         closeness: C, above 1.
-        kappas: Factors on the batch size to judge, each at least 1.
+        kappas: Factors on the batch size to judge, each above 0.
         level: Level of the two-sided interval for N / G.
 
     Returns:
         A `ScalingVerdict`.
 
     Raises:
-        TypeError: If an argument is no number.
-        ValueError: If one is out of range, no batch size is known, or
-            `batch_size` is not that of `estimate`.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If one is out of range, or no batch size is known.
     """
-    batch_size = _checked_batch_size(batch_size, estimate.batch_size)
-    rate, decay = conditions.learning_rate, conditions.weight_decay
+    if not isinstance(conditions, RunConditions):
+        conditions = conditions_of(conditions)
+    batch_size = estimate.batch_size if batch_size is None else batch_size
+    arguments.integer(
+        "batch_size",
+        batch_size,
+        remedy="give the batch size of the baseline run",
+    )
+    estimate = estimate.at(batch_size)
+    kappas = checked_kappas(kappas)
     # Where the weights diverge no bound is defined: there is no verdict.
     per_step = 0.0 if conditions.diverges else conditions.decay_per_step
-    hyperparameters = (1.0, per_step)
-    ell = conditions.ell
-    threshold = min_noise_to_signal(closeness, *hyperparameters, ell)
+    # η and λ count by their product alone.
+    run = {"learning_rate": 1.0, "weight_decay": per_step}
+    run["ell"] = conditions.ell
+    threshold = min_noise_to_signal(closeness, **run)
     low, high = estimate.interval(level)
     # Above 0 N / G has a point estimate; a negative one is not clamped.
     point = estimate.noise_to_signal if estimate.grad_sq_norm > 0 else None
-    # On the way to equilibrium the balance says nothing about where it is.
-    balance = conditions.balance if conditions.at_equilibrium else 1.0
+    balance = _balance_in_bound(conditions, closeness)
 
     def ends_and_point(bound):
         """A bound at the ends, with the balance or without, and the point."""
@@ -338,14 +356,17 @@ def scaling_verdict(
         return min(at_ends), best, max(at_ends)
 
     smallest, best, largest = ends_and_point(
-        lambda q, b: max_batch_multiplier(
-            q, closeness, *hyperparameters, ell=ell, balance=b
-        )
+        lambda q, b: max_batch_multiplier(q, closeness, **run, balance=b)
     )
-    kappas = checked_kappas(kappas)
-    refusal = _refusal(estimate, conditions)
-
-    scaled = {kappa: _scaled(conditions, kappa) for kappa in kappas}
+    lowest, _, highest = ends_and_point(
+        lambda q, b: min_batch_multiplier(q, closeness, **run, balance=b)
+    )
+    refusal = conditions.refusal
+    if refusal is None and not (
+        estimate.grad_sq_norm or estimate.example_noise
+    ):
+        refusal = Reason("zero_gradients")
+    scaled = {kappa: conditions.scaled(kappa) for kappa in kappas}
 
     def judge(surely_holds, surely_fails):
         if refusal or not (surely_holds or surely_fails):
@@ -353,29 +374,26 @@ def scaling_verdict(
         return Verdict.RULED_OUT if surely_fails else Verdict.NOT_RULED_OUT
 
     return ScalingVerdict(
-        batch_size=batch_size,
-        learning_rate=rate,
-        weight_decay=decay,
-        ell=ell,
+        estimate=estimate,
+        conditions=conditions,
         closeness=closeness,
         level=level,
-        noise_to_signal=point,
-        interval=(low, high),
-        noise_to_signal_text=estimate.describe(level),
         max_multiplier_low=smallest,
         max_multiplier=best,
         max_multiplier_high=largest,
         multiplier_verdicts={
             kappa: Verdict.UNDETERMINED
             if scaled[kappa] is None
-            else judge(kappa <= smallest, kappa > largest)
+            else judge(
+                highest <= kappa <= smallest, kappa > largest or kappa < lowest
+            )
             for kappa in kappas
         },
         min_closeness={
             kappa: _distance_of(
                 *ends_and_point(
                     lambda q, b, kappa=kappa: forced_ratio(
-                        q, kappa, *hyperparameters, ell, b
+                        q, kappa, **run, balance=b
                     )
                 )
             )
@@ -383,24 +401,19 @@ def scaling_verdict(
         },
         sde_verdict=judge(low >= threshold, high < threshold),
         min_noise_to_signal=threshold,
-        balance=conditions.balance,
-        drift=conditions.drift,
-        heuristic_reasons=conditions.heuristic_reasons(estimate),
-        notes=tuple(_notes(estimate, conditions)),
+        reasons=conditions.reasons(estimate),
         refusal=refusal,
-        rule=conditions.rule,
-        optimizer=conditions.optimizer,
         scaled=scaled,
-        rule_defined_below=math.inf
-        if conditions.adaptive is None
-        else conditions.adaptive.defined_below,
     )
 
 
-def _scaled(conditions, kappa):
-    if conditions.adaptive is not None:
-        return conditions.adaptive.scaled(conditions.learning_rate, kappa)
-    return {"learning_rate": kappa * conditions.learning_rate}
+def _balance_in_bound(conditions, closeness):
+    """The balance of a run that may be at equilibrium, 1 for any other."""
+    balance = conditions.balance
+    # On the way to equilibrium the balance says nothing about where it is.
+    if conditions.rest is False or balance is None:
+        return 1.0
+    return balance if 1 / closeness <= balance <= closeness else 1.0
 
 
 def _distance_of(low, ratio, high):
@@ -412,67 +425,13 @@ def _distance_of(low, ratio, high):
 
 
 def checked_kappas(kappas):
-    """Factors on the batch size as a tuple, if each is at least 1."""
-    remedy = "factors by which the batch grows are a tuple, such as (2, 4)"
+    """Factors on the batch size as a tuple, if each is above 0."""
+    remedy = "factors by which the batch grows are a tuple, such as (0.5, 2, 4)"
     if not isinstance(kappas, (tuple, list)):
         raise TypeError(
             arguments.refusal("kappas", "a tuple of numbers", kappas, remedy)
         )
     return tuple(
-        arguments.number("kappas", kappa, least=1, remedy=remedy)
+        arguments.number("kappas", kappa, above=0, remedy=remedy)
         for kappa in kappas
     )
-
-
-def _checked_batch_size(batch_size, measured):
-    if batch_size is None:
-        batch_size = measured
-    arguments.integer(
-        "batch_size",
-        batch_size,
-        remedy="give the batch size of the baseline run",
-    )
-    if measured is not None and measured != batch_size:
-        raise ValueError(
-            arguments.refusal(
-                "batch_size",
-                f"that of the estimate, {measured}",
-                batch_size,
-                "N is stated at one batch size",
-            )
-        )
-    return batch_size
-
-
-def _refusal(estimate, conditions):
-    if conditions.diverges:
-        product = conditions.decay_per_step
-        return (
-            "The weights diverge: learning rate times weight decay is "
-            f"{product:.3g}, not below 2."
-        )
-    refused = (
-        linear_scaling_refusal
-        if conditions.adaptive is None
-        else square_root_refusal
-    )
-    refusal = refused(conditions.optimizer)
-    if refusal is None and not (estimate.grad_sq_norm or estimate.noise_trace):
-        return "Gradients that are exactly zero have no noise to measure."
-    return refusal
-
-
-def _notes(estimate, conditions):
-    if estimate.num_skipped:
-        yield (
-            f"{estimate.num_skipped:,} observations were not finite and left "
-            "out"
-        )
-    if estimate.noise_scale_warning:
-        yield estimate.noise_scale_warning
-    product = conditions.decay_per_step
-    if conditions.at_equilibrium is False and product:
-        yield (
-            "The squared weight norm settles over some multiples of 1/(2ηλ) = "
-            f"{1 / (2 * product):,.0f} SGD steps"
-        )

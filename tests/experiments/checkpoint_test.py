@@ -186,18 +186,6 @@ def test_damaged_ones_do_not_push_out_those_that_are_whole(folder):
     assert files(folder) == ["step-1.npz"]
 
 
-def test_those_of_an_earlier_version_are_read(folder):
-    os.makedirs(folder.path)
-    np.savez(
-        os.path.join(folder.path, "step-3.npz"),
-        state=np.frombuffer(b'{"a": 1}', np.uint8),
-        **{str(index): array for index, array in enumerate(ARRAYS)},
-    )
-    found = folder.newest()
-    assert (found.step, found.state, found.about) == (3, {"a": 1}, {})
-    assert [a.tobytes() for a in found.arrays] == [a.tobytes() for a in ARRAYS]
-
-
 def test_what_a_killed_process_left_half_written_is_no_checkpoint(folder):
     folder.save(1, ARRAYS, None)
     with open(os.path.join(folder.path, "step-2.npz.partial"), "wb") as file:
@@ -279,14 +267,8 @@ def test_a_checkpoint_of_other_batches_is_refused(folder, sampling):
     streams = StreamsVersion(sampling)
     folder.save(7, ARRAYS, {"StreamsVersion": streams.state_dict()})
     streams.check(folder.newest())
-    # As it was before versions were saved.
-    folder.save(8, ARRAYS, {})
+    folder.save(8, ARRAYS, {"StreamsVersion": 1})
     with pytest.raises(
         ValueError, match="step 8 .* batches .*streams 1, here 2"
     ):
         streams.check(folder.newest())
-
-
-def test_runs_with_replacement_go_on_from_checkpoints_without_a_version(folder):
-    folder.save(7, ARRAYS, {})
-    StreamsVersion("with_replacement").check(folder.newest())

@@ -16,6 +16,7 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from keras_svag.callbacks.report import NoiseEpoch
 
 from experiments import fingerprint, run_folder
 from experiments.checkpoint import (
@@ -34,7 +35,6 @@ from experiments.run_folder import (
 )
 from experiments.sweep import command
 from keras_svag import SVAG, LinearScalingRuleCheck, SVAGModel
-from keras_svag.callbacks.report import NoiseEpoch
 from keras_svag.noise.estimate import PairSums
 from tests.helpers.small_problems import dense_network
 from tests.helpers.synthetic_runs import CONFIG, estimate, window, write_run

@@ -143,27 +143,9 @@ def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
     assert (again.run_id, found.step) == (first_id, 3)
 
 
-def as_an_earlier_version_left_it(path):
-    (path / "checkpoints").mkdir()
-    (path / "config.json").write_text(json.dumps(CONFIG))
-    state = np.frombuffer(b'"old"', np.uint8)
-    np.savez(path / "checkpoints/step-7.npz", state=state)
-
-
-def test_a_run_begun_before_there_were_identities_goes_on(tmp_path):
-    as_an_earlier_version_left_it(tmp_path)
-    for step in (7, 9):
-        workdir, found = begun(tmp_path)
-        assert (found.step, workdir.run_id) == (step, None)
-        workdir.checkpoints.save(9, [], "newer")
-        del workdir
-    assert "run_id" not in json.loads((tmp_path / "config.json").read_text())
-
-
-def test_old_checkpoints_of_an_unknown_run_are_one_sentence(tmp_path):
-    as_an_earlier_version_left_it(tmp_path)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match="no config.json that says of which"):
+def test_a_configuration_without_an_identity_is_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(ValueError, match="text as run_id, got None; remove"):
         begun(tmp_path)
 
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import tensorflow as tf
+from keras_svag import backend
 
 from experiments.strategies import (
     STRATEGIES,
@@ -12,7 +13,6 @@ from experiments.strategies import (
     lost_worker,
     make_strategy,
 )
-from keras_svag.models.internals import is_chief
 
 CLUSTER = {"worker": ["host0:2222", "host1:2222"]}
 TASK = {"type": "worker", "index": 1}
@@ -118,7 +118,7 @@ def test_tf_config_goes_before_slurm(environment):
 
 
 def test_one_process_is_the_chief():
-    assert is_chief(make_strategy("none"))
+    assert backend.is_chief(make_strategy("none"))
     assert "multi_worker" in STRATEGIES
 
 

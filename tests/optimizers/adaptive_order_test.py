@@ -92,9 +92,9 @@ def weak_error(kind, ell):
     """Relative error of E x² against the SDE's, and its standard error."""
     x = keras.Variable(tf.fill([NUM_COORDINATES], START))
     if kind == "adam":
-        optimizer = SVAGAdam(RATE, BETA_1, BETA_2, EPSILON, ell)
+        optimizer = SVAGAdam(RATE, BETA_1, BETA_2, EPSILON, ell=ell)
     else:
-        optimizer = SVAGRMSprop(RATE, BETA_2, EPSILON, ell)
+        optimizer = SVAGRMSprop(RATE, BETA_2, EPSILON, ell=ell)
     optimizer.build([x])
     # So late that no bias is left to be corrected.
     optimizer.iterations.assign(20_000 * ell)

@@ -97,7 +97,7 @@ def test_twenty_steps_agree_with_a_numpy_loop(mode, pairing, within_step):
     )
     trained = SVAGModel(model) if within_step else model
     trained.compile(
-        SVAG(Decaying(), ell, pairing, weight_decay=decay),
+        SVAG(Decaying(), ell=ell, pairing=pairing, weight_decay=decay),
         "mse",
         run_eagerly=mode == "eager",
         jit_compile=mode == "xla",

@@ -11,7 +11,7 @@ from experiments.datasets.pipeline import (
     standardization,
     training_batches,
 )
-from keras_svag.noise.sampling import (
+from experiments.datasets.sampling import (
     SAMPLING_MODES,
     stream_seed,
     sub_batch_indices,

@@ -1,0 +1,106 @@
+"""Which examples form a sub-batch."""
+
+import tensorflow as tf
+
+from experiments.datasets.permutation import permuted
+from keras_svag import arguments
+
+SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
+
+# Every use of randomness has a stream of its own. The numbers are part of the
+# meaning of a seed: changing one changes every run that was made with it.
+_STREAMS = {
+    "with_replacement": 0,
+    "without_replacement": 1,
+    "shuffle": 2,
+    "augmentation": 3,
+}
+
+
+def stream_seed(seed, stream, index):
+    """Returns the stateless seed of one use of randomness.
+
+    Seeds of different `(seed, stream, index)` are unrelated: in particular
+    seed 1 at index 0 shares nothing with seed 0 at index 1.
+
+    Args:
+        seed: integer, the seed of the run.
+        stream: one of the sampling modes, or `"augmentation"`.
+        index: integer or scalar integer tensor: a sub-batch or an epoch.
+
+    Returns:
+        int64 tensor of shape `(2,)` for TensorFlow's stateless operations.
+    """
+    key = tf.constant([seed, 0], tf.int64)
+    key = tf.random.fold_in(key, tf.constant(_STREAMS[stream], tf.int64))
+    return tf.random.fold_in(key, tf.cast(index, tf.int64))
+
+
+def sub_batch_indices(
+    sampling,
+    seed,
+    index,
+    num_examples,
+    sub_batch_size,
+    sub_batches_per_epoch=None,
+):
+    """Draws the examples of sub-batch number `index`.
+
+    - `"with_replacement"`: independent uniform draws;
+    - `"without_replacement"`: distinct examples within a sub-batch, drawn
+      independently of all other sub-batches;
+    - `"shuffle"`: every epoch has a random permutation of its own, of which
+      its sub-batches are consecutive pieces, so that they are disjoint. What
+      does not fill a sub-batch is dropped for that epoch.
+
+    A sub-batch costs the same whichever were drawn before it, and however
+    many examples there are. It works eagerly and inside `tf.function` and
+    `tf.data`, and leaves TensorFlow's global random state alone.
+
+    Args:
+        sampling: one of `SAMPLING_MODES`.
+        seed: integer, the seed of the run.
+        index: integer or scalar integer tensor >= 0, counts sub-batches from
+            the start of the run.
+        num_examples: integer, the size of the data set.
+        sub_batch_size: integer, at most `num_examples`.
+        sub_batches_per_epoch: integer, for `"shuffle"` only: how many
+            sub-batches an epoch has. Default: as many as fit. Sub-batches
+            that are consumed in pairs need an even number.
+
+    Returns:
+        int64 tensor of shape `(sub_batch_size,)`.
+
+    Raises:
+        ValueError: if an argument is out of range or the mode is unknown.
+    """
+    arguments.choice("sampling", sampling, SAMPLING_MODES)
+    arguments.integer("sub_batch_size", sub_batch_size, most=num_examples)
+    if sampling == "with_replacement":
+        return tf.random.stateless_uniform(
+            (sub_batch_size,),
+            stream_seed(seed, sampling, index),
+            minval=0,
+            maxval=num_examples,
+            dtype=tf.int64,
+        )
+    if sampling == "without_replacement":
+        return permuted(
+            tf.range(sub_batch_size, dtype=tf.int64),
+            num_examples,
+            stream_seed(seed, sampling, index),
+        )
+    fitting = num_examples // sub_batch_size
+    if sub_batches_per_epoch is None:
+        sub_batches_per_epoch = fitting
+    arguments.integer(
+        "sub_batches_per_epoch", sub_batches_per_epoch, most=fitting
+    )
+    index = tf.cast(index, tf.int64)
+    epoch = index // sub_batches_per_epoch
+    start = (index % sub_batches_per_epoch) * sub_batch_size
+    return permuted(
+        start + tf.range(sub_batch_size, dtype=tf.int64),
+        num_examples,
+        stream_seed(seed, sampling, epoch),
+    )

@@ -1,0 +1,183 @@
+"""A model that trains by noisy gradient descent."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_svag import arguments, backend
+
+
+@keras.saving.register_keras_serializable(package="keras_svag_experiments")
+class NGDModel(backend.MultiWorkerModel):
+    """Trains a model by noisy gradient descent with SGD's noise covariance.
+
+    One step takes the whole training set as its batch and moves along the
+    full gradient plus Gaussian noise that has the covariance of a mini-batch
+    gradient at `batch_size`, drawn with replacement:
+
+    ```python
+    z = normal(n)
+    delta = 1 + sqrt(n / batch_size) * (z - mean(z))
+    gradient = ∇ mean(delta * losses)     # = ∇L + Σ^(1/2) noise
+    ```
+
+    where `losses` are those of the n examples. `z` is drawn once a step, for
+    all micro-batches (and replicas) of the pass: centring it within each
+    micro-batch would take away the noise between them.
+
+    ```python
+    ngd = NGDModel(model, batch_size=128, micro_batch_size=500, seed=0)
+    ngd.compile(keras.optimizers.SGD(0.8, weight_decay=5e-4), loss=...)
+    ngd.fit(x, y, batch_size=len(x), epochs=1000)
+    ```
+
+    The pass runs in micro-batches of `micro_batch_size` inside the graph, so
+    that memory grows with the data alone. BatchNormalization, whose gradients
+    do not split into the examples', and random augmentation have no place in
+    it.
+
+    Args:
+        model: the `keras.Model` to train, of one input and one output.
+        batch_size: B, that of the SGD whose noise is imitated.
+        micro_batch_size: examples of one piece of the pass, over all replicas;
+            the last piece may be smaller.
+        seed: integer seed of z, which depends on it and on the step alone.
+        **kwargs: as for any `keras.Model`.
+
+    Raises:
+        TypeError: if a size or the seed is no number.
+        ValueError: if a size is no positive integer, or if `model` has
+            BatchNormalization; while tracing, if the number of examples is
+            not static.
+
+    References:
+        Gaussian noise with SGD's covariance from one weight per example:
+        derived, from E (z - mean(z))(z - mean(z))ᵀ = I - 11ᵀ/n. The comparison
+        of SGD with it: [Li, Malladi, Arora, 2021](
+        https://arxiv.org/abs/2102.12470).
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if backend.has_batch_normalization(model):
+            raise ValueError(
+                "`model` must have no BatchNormalization under NGDModel: the "
+                "gradient of an example would depend on the others; use group "
+                "normalization."
+            )
+        self.model = model
+        self.batch_size = arguments.integer("batch_size", batch_size)
+        self.micro_batch_size = arguments.integer(
+            "micro_batch_size", micro_batch_size
+        )
+        self.seed = arguments.integer("seed", seed, least=0)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.model(inputs, training=training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, y = data
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        rows = x.shape[0]
+        if rows is None:
+            raise ValueError(
+                "NGDModel takes the whole training set as one batch of static "
+                "size, got an unknown number of rows; call fit(x, y, "
+                "batch_size=len(x)) with a length that is a multiple of "
+                f"{replicas} (replicas)."
+            )
+        size = min(rows, max(1, self.micro_batch_size // replicas))
+        delta = self._example_weights(rows, replicas)
+
+        def gradients_of(start, length):
+            piece = (_rows(part, start, length) for part in (x, y, delta))
+            return [g * (length / rows) for g in self._gradients(*piece)]
+
+        def add_piece(index, total):
+            piece = gradients_of(index * size, size)
+            return index + 1, _sums(total, piece)
+
+        # The first piece builds what is not built, which no loop can.
+        total = gradients_of(0, size)
+        pieces, rest = divmod(rows, size)
+        if pieces > 1:
+            _, total = tf.while_loop(
+                lambda index, total: index < pieces,
+                add_piece,
+                (tf.constant(1), total),
+                maximum_iterations=pieces - 1,
+                parallel_iterations=1,
+            )
+        if rest:
+            total = _sums(total, gradients_of(pieces * size, rest))
+        self.optimizer.apply_gradients(
+            zip(total, self.trainable_weights, strict=True)
+        )
+        return self.get_metrics_result()
+
+    def _example_weights(self, rows, replicas):
+        """This replica's part of delta, drawn alike on every replica."""
+        # A function of the step, a run that is resumed draws what it would
+        # have drawn.
+        step = tf.cast(self.optimizer.iterations, tf.int64)
+        examples = rows * replicas
+        z = tf.random.stateless_normal([examples], [self.seed, step])
+        delta = 1 + math.sqrt(examples / self.batch_size) * (
+            z - tf.reduce_mean(z)
+        )
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return _rows(delta, replica * rows, rows)
+
+    def _gradients(self, x, y, delta):
+        """Gradients of a piece's noisy loss; counts the loss without noise."""
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            noisy_loss = backend.training_loss(self, x, y, y_pred, delta)
+            noisy_loss = self.optimizer.scale_loss(noisy_loss)
+        gradients = tape.gradient(noisy_loss, self.trainable_weights)
+        loss = backend.training_loss(self, x, y, y_pred, None)
+        # Keras divides a loss by the number of replicas.
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        self._loss_tracker.update_state(loss * replicas, len(x))
+        self.compute_metrics(x, y, y_pred)
+        return gradients
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.update(
+            {
+                "model": keras.saving.serialize_keras_object(self.model),
+                "batch_size": self.batch_size,
+                "micro_batch_size": self.micro_batch_size,
+                "seed": self.seed,
+            }
+        )
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "NGDModel":
+        model = keras.saving.deserialize_keras_object(
+            config["model"], custom_objects
+        )
+        return cls(**{**config, "model": model})
+
+
+def _rows(tensor, start, length):
+    rows = tensor[start : start + length]
+    rows.set_shape([length, *tensor.shape[1:]])
+    return rows
+
+
+def _sums(total, gradients):
+    return [t + g for t, g in zip(total, gradients, strict=True)]

@@ -1,0 +1,94 @@
+"""Batches of whatever `fit` takes: drawn from arrays, or as they come."""
+
+import collections.abc
+import itertools
+
+import keras
+import tensorflow as tf
+from keras import ops, tree
+from keras.src.trainers.data_adapters import (
+    array_slicing,
+    data_adapter_utils,
+)
+
+from keras_svag.backend.batches import arrays_of, map_arrays
+
+
+class ArrayRows:
+    """Rows of arrays, as `fit` takes them from arrays.
+
+    Args:
+        arrays: An array or a dict of arrays x, or a tuple `(x, y)` or `(x, y,
+            sample_weight)` of (nests of) these: of NumPy, pandas, SciPy, or
+            tensors, ragged and sparse ones too. See `are_arrays`.
+
+    Attributes:
+        num_rows: The number of examples.
+
+    Raises:
+        ValueError: If the arrays differ in their number of rows or have none.
+    """
+
+    def __init__(self, arrays):
+        shapes = [tuple(array.shape) for array in arrays_of(arrays)]
+        rows = {shape[0] if shape else 0 for shape in shapes}
+        if len(rows) != 1 or 0 in rows:
+            raise ValueError(
+                "The arrays of `data` must have one and the same number of "
+                "rows, at least 1, got shapes "
+                f"{', '.join(map(str, shapes)) or 'of no array'}."
+            )
+        (self.num_rows,) = rows
+        self._arrays = array_slicing.convert_to_sliceable(arrays)
+
+    def take(self, rows):
+        """A batch of tensors.
+
+        Args:
+            rows: NumPy vector of the indices of its rows.
+        """
+        return map_arrays(
+            lambda array: _tensor(
+                array.convert_to_tf_dataset_compatible(array[rows])
+            ),
+            self._arrays,
+        )
+
+
+def are_arrays(data):
+    """Whether data are arrays, not batches: see `ArrayRows`."""
+    is_nest = isinstance(data, (dict, tuple))
+    return (is_nest or not tree.is_nested(data)) and all(
+        map(array_slicing.can_slice_array, tree.flatten(data))
+    )
+
+
+def batches_of(data):
+    """Yields the batches of data that are no arrays, as tensors.
+
+    Args:
+        data: A `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or
+            another iterable of batches.
+
+    Raises:
+        TypeError: If `data` is none of these.
+    """
+    is_distributed = isinstance(data, tf.distribute.DistributedDataset)
+    if is_distributed or not isinstance(data, collections.abc.Iterable):
+        raise TypeError(
+            "`data` must be arrays x, a tuple (x, y) or (x, y, sample_weight) "
+            "of arrays, or batches of them: a tf.data.Dataset that is not "
+            "distributed, a PyDataset, a generator or another iterable, got "
+            f"{type(data).__name__}."
+        )
+    if isinstance(data, keras.utils.PyDataset):
+        size = data.num_batches
+        indices = itertools.count() if size is None else range(size)
+        data = (data[index] for index in indices)
+    return (map_arrays(_tensor, batch) for batch in data)
+
+
+def _tensor(array):
+    if data_adapter_utils.is_scipy_sparse(array):
+        return data_adapter_utils.scipy_sparse_to_tf_sparse(array)
+    return ops.convert_to_tensor(array)

@@ -1,0 +1,132 @@
+"""The gradients of whole batches at weights that stand still, on TensorFlow."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_svag.backend.model import (
+    call_in_training_mode,
+    global_seed,
+    gradient_weights,
+    inverse_root_second_moments,
+    layers_of,
+    training_loss,
+)
+from keras_svag.backend.state import replicas
+from keras_svag.backend.tensorflow import (
+    _GivenLoss,
+    _NewVariables,
+    _State,
+    loss_scale,
+)
+
+
+class Gradients:
+    """Takes the gradient of the training loss on one batch after another.
+
+    The model is called in training mode, and its regularizers and `add_loss`
+    are part of the loss. Every batch finds the model in the same state, even
+    if a layer assigns its own weights as spectral normalization does; only the
+    random seeds go on, so that dropout draws anew. A model of a
+    `tf.distribute` strategy computes the whole batch on one device.
+
+    Args:
+        model: A built `keras.Model`.
+        loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
+            does not.
+        preconditioned: Whether each gradient is divided by √v + ε, as the
+            model's optimizer does it with its present second moments.
+
+    Attributes:
+        variables: The trainable variables with a gradient.
+
+    Raises:
+        ValueError: If `preconditioned` and the optimizer has made no step.
+    """
+
+    def __init__(self, model, loss=None, preconditioned=False):
+        self.variables = gradient_weights(model)
+        self._model = model
+        self._objective = model
+        if loss is not None:
+            self._objective = _GivenLoss(model)
+            self._objective.compile(optimizer="sgd", loss=loss)
+        self._scaled = model if model.compiled else self._objective
+        self._weights = [replicas(v)[0] for v in self.variables]
+        self._handles = [
+            part.handle for v in model.variables for part in replicas(v)
+        ]
+        self._scales = None
+        if preconditioned:
+            self._scales = _inverse_roots(model.optimizer, self.variables)
+
+    def of(self, batch):
+        """The gradient of each variable on a batch, float32 and dense."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        seeds = self._seeds()
+        with _State([], self._handles).kept():
+            with tf.GradientTape() as tape:
+                y_pred = call_in_training_mode(self._model, x)
+                loss = training_loss(
+                    self._objective, x, y, y_pred, sample_weight
+                )
+                scale = loss_scale(self._scaled)
+                loss *= tf.cast(scale, loss.dtype)
+            gradients = tape.gradient(
+                loss, self._weights, unconnected_gradients="zero"
+            )
+            drawn = [tf.identity(seed) for seed in seeds]
+        for seed, value in zip(seeds, drawn, strict=True):
+            seed.assign(value)
+        # In a strategy's scope Keras divides losses by the replicas, although
+        # one of them computes the whole batch here.
+        scale /= tf.distribute.get_strategy().num_replicas_in_sync
+        gradients = [
+            tf.cast(tf.convert_to_tensor(g), "float32") / scale
+            for g in gradients
+        ]
+        if self._scales is None:
+            return gradients
+        return [g * s for g, s in zip(gradients, self._scales, strict=True)]
+
+    def compiled(self, function):
+        """A function that calls `of`, as one program unless Keras runs eagerly.
+
+        Args:
+            function: Function of tensors and nests of them.
+        """
+        if self._model.run_eagerly:
+            return function
+        program = tf.function(function, autograph=False, reduce_retracing=True)
+
+        def run(*args):
+            try:
+                return program(*args)
+            except _NewVariables:
+                return program(*args)
+
+        return run
+
+    def _seeds(self):
+        generators = [
+            generator
+            for layer in layers_of(self._model)
+            for generator in layer._seed_generators
+        ]
+        if global_seed() is not None:
+            generators.append(global_seed())
+        states = {id(g.state): g.state for g in generators}.values()
+        return [part for state in states for part in replicas(state)]
+
+
+def _inverse_roots(optimizer, variables):
+    scales = []
+    if optimizer.built:
+        scales = [inverse_root_second_moments(optimizer, v) for v in variables]
+    if not any(np.any(ops.convert_to_numpy(scale)) for scale in scales):
+        raise ValueError(
+            "`preconditioned` needs the optimizer's second moments, and it has "
+            "made no step; train first."
+        )
+    return scales

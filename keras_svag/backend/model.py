@@ -1,0 +1,257 @@
+"""What Keras does not show in public of a model and of its optimizer."""
+
+import sys
+from typing import NamedTuple
+
+import keras
+from keras import ops, tree
+from keras.src.backend.common import global_state
+from keras.src.trainers.epoch_iterator import EpochIterator
+
+from keras_svag import arguments
+from keras_svag.scaling.optimizers import without_loss_scale, kind_of
+
+_GLOBAL_SEED = "global_seed_generator"
+
+
+def check_model(model):
+    """Raises a `TypeError` for what is no `keras.Model`."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(arguments.refusal("model", "a keras.Model", model))
+
+
+def layers_of(model):
+    """The model and all layers in it, those within other layers too."""
+    return model._flatten_layers()
+
+
+def overrides(model, method):
+    """Whether the class of `model` has a method of its own for Keras's."""
+    return getattr(type(model), method) is not getattr(keras.Model, method)
+
+
+def has_batch_normalization(model):
+    """Whether a layer normalizes by the statistics of a training batch."""
+    return any(
+        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for layer in layers_of(model)
+    )
+
+
+def has_regularizer(model):
+    """Whether the loss holds a penalty on a trainable weight."""
+    return any(getattr(v, "regularizer", None) for v in model.trainable_weights)
+
+
+def has_fixed_batch_size(model):
+    """Whether a model takes batches of one size only."""
+    return any(
+        isinstance(layer, keras.layers.RNN) and layer.stateful
+        for layer in layers_of(model)
+    ) or any(
+        x.shape and x.shape[0] is not None
+        for x in tree.flatten(getattr(model, "inputs", None))
+    )
+
+
+def build_layers(model, x):
+    """Builds what is not built of a model, by calling it on inputs."""
+    if not all(layer.built for layer in layers_of(model)):
+        model(x)
+
+
+def build_training(model, batch):
+    """Builds a compiled model, with its losses and metrics, from a batch."""
+    # Does nothing without a strategy: losses are then built when traced.
+    model._maybe_symbolic_build(data_batch=batch)
+    build_layers(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
+
+
+def call(model, x, training):
+    """The outputs of a model, in training mode or in that of inference."""
+    if model._call_has_training_arg:
+        return model(x, training=training)
+    return model(x)
+
+
+def call_in_training_mode(model, x):
+    """The outputs of a model as in training: with dropout, for example."""
+    return call(model, x, training=True)
+
+
+def training_loss(model, x, y, y_pred, sample_weight, training=True):
+    """The loss that training minimizes, with those that layers add."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=training)
+
+
+def is_masked(model, y_pred):
+    """Whether Keras divides a loss by the entries that a batch keeps.
+
+    They are those of a mask, or those whose class is not ignored.
+    """
+    outputs, losses = tree.flatten(y_pred), tree.flatten(model.loss)
+    return any(
+        getattr(output, "_keras_mask", None) is not None for output in outputs
+    ) or any(
+        getattr(loss, "ignore_class", None) is not None for loss in losses
+    )
+
+
+def gradient_weights(model):
+    """The trainable weights that the optimizer moves along a gradient.
+
+    Keras overwrites the others, the scales of float8, with what it calls
+    their gradients.
+    """
+    return [
+        v
+        for v in model.trainable_weights
+        if not getattr(v, "overwrite_with_gradient", False)
+    ]
+
+
+def accumulated_batches(optimizer):
+    """The number of batches whose mean gradient makes one update."""
+    optimizer = without_loss_scale(optimizer)
+    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+
+def learning_rate_schedule(optimizer):
+    """The schedule of an optimizer's learning rate, or None."""
+    rate = optimizer._learning_rate
+    is_schedule = isinstance(
+        rate, keras.optimizers.schedules.LearningRateSchedule
+    )
+    return rate if is_schedule else None
+
+
+def decayed_variables(model):
+    """Trainable variables of a model that its optimizer's decay shrinks."""
+    optimizer = without_loss_scale(getattr(model, "optimizer", None))
+    if optimizer is None or not optimizer.weight_decay:
+        return []
+    return [
+        v for v in model.trainable_variables if optimizer._use_weight_decay(v)
+    ]
+
+
+def has_second_moments(optimizer):
+    """Whether an optimizer divides by the root of elementwise moments."""
+    return optimizer is not None and bool(kind_of(optimizer).second_moments)
+
+
+def inverse_root_second_moments(optimizer, variable, rows=None, epsilon=None):
+    """What an optimizer multiplies the gradient of a variable by.
+
+    Args:
+        optimizer: A built optimizer that `has_second_moments`.
+        variable: One that it trains.
+        rows: Indices of the rows that are wanted, or None for all.
+        epsilon: In place of the optimizer's, if it is not None.
+
+    Returns:
+        1 / (√v + ε), or 1 / √(v + ε) where the optimizer has it so; 0 where v
+        is.
+    """
+    optimizer = without_loss_scale(optimizer)
+    kind = kind_of(optimizer)
+    if epsilon is None:
+        # Of SVAG it is scaled, as the second moment is.
+        epsilon = getattr(optimizer, "scaled_epsilon", optimizer.epsilon)
+    index = optimizer._get_variable_index(variable)
+
+    def moment(name):
+        value = ops.convert_to_tensor(getattr(optimizer, name)[index])
+        return value if rows is None else ops.take(value, rows, axis=0)
+
+    amsgrad = getattr(optimizer, "amsgrad", False)
+    v = moment("_velocity_hats" if amsgrad else kind.second_moments)
+    norm = v if kind.root == "is root" else ops.sqrt(v)
+    root = norm + epsilon
+    if kind.root == "epsilon inside":
+        if getattr(optimizer, "centered", False):
+            v -= ops.square(moment("_average_gradients"))
+        root = ops.sqrt(v + epsilon)
+    known = norm > 0
+    return ops.where(known, 1.0 / ops.where(known, root, 1.0), 0.0)
+
+
+def epsilon_ratio(variables, optimizer):
+    """Mean of v / (√v + ε)² over the entries: 1 if ε is negligible.
+
+    Entries without a second moment yet do not count; NaN if there are no
+    others.
+    """
+    total, count = 0.0, 0
+    for variable in variables:
+        scale, without = (
+            ops.convert_to_numpy(
+                inverse_root_second_moments(optimizer, variable, epsilon=e)
+            )
+            for e in (None, 0.0)
+        )
+        known = without > 0
+        total += float(((scale[known] / without[known]) ** 2).sum())
+        count += int(known.sum())
+    return total / count if count else float("nan")
+
+
+class FitData(NamedTuple):
+    """What is known of the data that a `fit` runs through once an epoch.
+
+    Attributes:
+        examples: Their exact number, or None.
+        batches: The number of batches in which they come, or None.
+        batch_size: Rows of a batch, or None.
+    """
+
+    examples: int | None = None
+    batches: int | None = None
+    batch_size: int | None = None
+
+
+def data_of_fit():
+    """The `FitData` of the calling `fit`.
+
+    Only `fit` itself knows its data: it is looked for among the functions that
+    are running.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        data = frame.f_locals.get("epoch_iterator")
+        if isinstance(data, EpochIterator):
+            return examples_of(data)
+        frame = frame.f_back
+    return FitData()
+
+
+def examples_of(data):
+    """The `FitData` of Keras's iterator over the epochs of a `fit`."""
+    adapter = data.data_adapter
+    batches, size = adapter.num_batches, adapter.batch_size
+    if data.steps_per_epoch is not None or batches is None:
+        return FitData(batch_size=size)
+    if not size:
+        return FitData(batches=batches)
+    last = size
+    if adapter.has_partial_batch:
+        last = adapter.partial_batch_size
+    return FitData((batches - 1) * size + last, batches, size)
+
+
+def global_seed():
+    """Keras's own seed generator, from which layers without a seed draw."""
+    return global_state.get_global_attribute(_GLOBAL_SEED)
+
+
+def set_global_seed(generator):
+    """Puts back what `global_seed` returned."""
+    global_state.set_global_attribute(_GLOBAL_SEED, generator)
+
+
+def iterations(optimizer):
+    """The number of steps that an optimizer has done; 0 without one."""
+    optimizer = without_loss_scale(optimizer)
+    if optimizer is None:
+        return 0
+    return int(ops.convert_to_numpy(optimizer.iterations))

@@ -1,0 +1,126 @@
+"""The state of a model, put back to the bit, on every replica."""
+
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_svag.backend.model import global_seed, layers_of, set_global_seed
+
+
+@contextlib.contextmanager
+def preserved_state(model):
+    """Context after which a model's state is what it was before, to the bit.
+
+    State is every variable of the model on every replica (weights, moving
+    statistics, random seeds), Keras's global seed, metrics, and the losses
+    that layers added in their last call. Metrics that were not built before
+    are reset. The optimizer is not looked after. It is restored when the body
+    raises, too.
+
+    Args:
+        model: a `keras.Model`, built.
+    """
+    losses = [
+        (layer, list(layer._losses), set(layer._loss_ids))
+        for layer in layers_of(model)
+    ]
+    seed = global_seed()
+    variables = list(model.variables)
+    for metric in _all_metrics(model):
+        variables += metric.variables
+    if seed is not None:
+        variables.append(seed.state)
+    known = {id(variable): variable for variable in variables}
+    values = [
+        (part, tf.identity(part))
+        for variable in known.values()
+        for part in replicas(variable)
+    ]
+    try:
+        yield
+    finally:
+        for part, value in values:
+            part.assign(value)
+        set_global_seed(seed)
+        for metric in _all_metrics(model):
+            if not all(id(v) in known for v in metric.variables):
+                metric.reset_state()
+        for layer, own, ids in losses:
+            layer._losses[:] = own
+            layer._loss_ids.clear()
+            layer._loss_ids.update(ids)
+
+
+def _all_metrics(model):
+    return [metric for layer in layers_of(model) for metric in layer.metrics]
+
+
+def replicas(variable):
+    """The TensorFlow variable of each local replica, or the only one."""
+    value = variable.value
+    strategy = getattr(value, "distribute_strategy", None)
+    if strategy is None:
+        strategy = tf.distribute.get_strategy()
+    return strategy.experimental_local_results(value)
+
+
+def replica_values(strategy, variables):
+    """Every replica's own value of each variable.
+
+    Metrics add up on each replica apart, and running averages of
+    BatchNormalization are each replica's own: reading such a variable gives
+    a sum, or one replica's value, from which training would go on otherwise.
+
+    All workers have to call this at the same step, for they exchange values.
+
+    Args:
+        strategy: the `tf.distribute.Strategy` of the variables.
+        variables: list of built `keras.Variable`s of numbers that float64
+            holds exactly.
+
+    Returns:
+        A list of arrays, one of each variable, of shape `(num_replicas,
+        *variable.shape)`: the same on all the workers.
+    """
+    parts = [replicas(variable) for variable in variables]
+    own = {
+        replica: np.concatenate(
+            [np.zeros(0), *(np.ravel(p[index].numpy()) for p in parts)]
+        )
+        for index, replica in enumerate(_replica_ids(strategy))
+    }
+    rows = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(own[context.replica_id_in_sync_group][None])
+    )
+    gathered = strategy.gather(rows, axis=0).numpy()
+    ends = np.cumsum([int(np.prod(v.shape)) for v in variables])
+    return [
+        values.reshape(-1, *variable.shape).astype(part[0].dtype.name)
+        for values, variable, part in zip(
+            np.split(gathered, ends[:-1], axis=1), variables, parts, strict=True
+        )
+    ]
+
+
+def assign_replica_values(strategy, variables, values):
+    """Gives every replica its own value back.
+
+    Args:
+        strategy: the `tf.distribute.Strategy` of the variables.
+        variables: list of built `keras.Variable`s.
+        values: what `replica_values` returned, under a strategy of the same
+            number of replicas.
+    """
+    ids = _replica_ids(strategy)
+    for variable, value in zip(variables, values, strict=True):
+        for part, replica in zip(replicas(variable), ids, strict=True):
+            part.assign(value[replica])
+
+
+def _replica_ids(strategy):
+    """Numbers of this process's replicas among those of all the workers."""
+    ids = strategy.run(
+        lambda: tf.distribute.get_replica_context().replica_id_in_sync_group
+    )
+    return [int(index) for index in strategy.experimental_local_results(ids)]

@@ -1,0 +1,606 @@
+"""A callback that measures the gradient noise beside training."""
+
+import collections
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_svag import arguments, backend
+from keras_svag.callbacks.tensorboard import NoiseSummaries
+from keras_svag.models.svag_model import SVAGModel
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.series import NoiseSeries
+from keras_svag.optimizers.paired import PairedOptimizer
+
+# An epoch's logs are the estimate over at least so many observations.
+_LOGGED = 100
+# Observations that may wait on the device until they are surely there.
+_WAITING = 32
+# Where `every` is None: in blocks of 4 steps for 2,000 steps, then of a 500th
+# of the steps done, until a hundredth of the steps is measured.
+_FIRST_BLOCK, _BLOCKS_IN_RUN, _LONGEST_BLOCK = 4, 500, 100
+
+
+class GradientNoiseMonitor(keras.callbacks.Callback):
+    """Measures the gradient noise of the training that it is a callback of.
+
+    ```python
+    monitor = keras_svag.GradientNoiseMonitor()
+    model.fit(x, y, batch_size=128, epochs=10, callbacks=[monitor])
+    print(monitor.estimate().describe())  # N/G = 41 [33, 55]
+    ```
+
+    The model trains as without it: the same weights, random draws and logs,
+    to the bit. Of each block of `every` training steps one is drawn at random.
+    Before it, the gradients of its batch's rows 0, 2, 4, … and 1, 3, 5, … are
+    computed at the present weights, whatever that changes is put back, and the
+    batch is handed to the model's own training step. The two gradients give an
+    observation of G = |∇L|² and of S = Tr Σ¹, the noise of one example; that
+    of a batch of B is N = S/B. A model trained by SVAG in an `SVAGModel` has a
+    pair in every step: they are taken as they are, at no cost.
+
+    At the end of every epoch the logs have, for `History` and all callbacks
+    that come later in the list, the averages over the epoch, or over the last
+    100 observations if it has fewer; NaN where there is none yet:
+
+    | key | |
+    |---|---|
+    | `grad_sq_norm` | G, squared gradient units |
+    | `noise_trace` | N at the batch size trained with |
+    | `noise_to_signal` | N/G |
+    | `noise_scale` | B N/G in examples, the gradient noise scale |
+    | `weight_sq_norm` | R, the squared norm of the decayed weights (of all \
+trainable ones if none is decayed) |
+    | `preconditioned_noise_to_signal` | N/G in the norm of Adam, RMSprop and \
+their kin |
+
+    What is measured is the noise of a half batch's loss. Where the loss of a
+    batch is no mean over its examples (a sum, BatchNormalization, in-batch
+    negatives, masks), that is another loss: `estimate().assumptions` says so.
+
+    Limits. Variables and the global generators of Keras, NumPy and Python are
+    put back. Attributes of Python objects that `call` changes in eager mode
+    are not, and layers that draw from TensorFlow's own generator
+    (`tf.random.normal`) do not draw the same numbers.
+
+    The place in the block, the steps done and the observations go on over
+    several calls of `fit` with one model; another model starts anew. An epoch
+    that is trained anew replaces its observations.
+
+    Args:
+        every: Steps of a block, of which one is measured. None: 4 in the
+            first 2,000 steps, then a 500th of the steps done, at most 100; 1
+            in an `SVAGModel`.
+        num_examples: Size n of the training set, whose epochs are
+            permutations of it, to correct for what is drawn without
+            replacement. `"auto"`: what `fit` shows of its data; where it does
+            not, the size is not known. None: batches are independent draws.
+        per_layer: Whether to measure each trainable variable apart too.
+        loss: Replaces the compiled loss, as in `keras.Model.compile`: for a
+            `train_step` of the model's own that computes its loss by itself.
+        log_dir: Directory for TensorBoard; events go to its subdirectory
+            `gradient_noise`.
+        update_freq: `"epoch"` writes them at the ends of epochs, an integer
+            every so many steps.
+        seed: Seed of the steps that are measured; None is a fixed one.
+
+    Attributes:
+        series: The `NoiseSeries` of all observations.
+
+    Raises:
+        TypeError: If an argument is no number where one is wanted.
+        ValueError: If one is out of range; at the start of training, if
+            batches of the model cannot be halved, if there is nothing to
+            measure, or if `num_examples` is not that of the data.
+    """
+
+    series: NoiseSeries
+
+    def __init__(
+        self,
+        every: int | None = None,
+        *,
+        num_examples: int | Literal["auto"] | None = "auto",
+        per_layer: bool = False,
+        loss: Any = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        update_freq: int | Literal["epoch"] = "epoch",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.every = arguments.integer("every", every, optional=True)
+        if num_examples != "auto":
+            arguments.integer("num_examples", num_examples, 2, optional=True)
+        self.num_examples = num_examples
+        self.per_layer = per_layer
+        self.loss = loss
+        self.log_dir = log_dir
+        if update_freq != "epoch":
+            arguments.integer("update_freq", update_freq)
+        self.update_freq = update_freq
+        self.seed = arguments.integer("seed", seed, least=0, optional=True)
+        self._forget_model()
+        self._start_anew()
+
+    def _start_anew(self):
+        self.series = NoiseSeries()
+        self._random = np.random.default_rng(self.seed or 0)
+        # Steps done before this epoch, and before the call that begins.
+        self._steps_before_epoch = self._steps = 0
+        self._epoch = self._epochs_of_earlier_fits = 0
+        # The first step after the block, and the one to measure, from 0.
+        self._block_end = self._due = 0
+
+    def _forget_model(self):
+        self._model_seen = self._program = self._observations = None
+        self._function_seen = self._optimizer_seen = None
+        # The number of the last step whose own observation was taken.
+        self._last_own = -1.0
+        self._waiting: collections.deque = collections.deque()
+        self._data = backend.FitData()
+        self._is_first_epoch_of_fit = False
+        self._looks_due = False
+        self._summaries = None
+        self._step_written = 0
+
+    # Keras and the script may copy a callback in the middle of a fit.
+    def __getstate__(self):
+        self._fetch()
+        state = self.__dict__.copy()
+        for name in ("_model", "_program", "_observations", "_summaries"):
+            state[name] = None
+        for name in ("_model_seen", "_function_seen", "_optimizer_seen"):
+            state[name] = None
+        return state
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        if self._model_seen is not None and model is not self._model_seen:
+            self._fetch()
+            self._forget_model()
+            self._start_anew()
+        # Keras's own property writes the state back on some backends.
+        self._model_seen = model
+        if isinstance(model, SVAGModel) and model.compiled:
+            # Before `fit` makes the training step.
+            self._observations = model.observe(self.per_layer)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._data = backend.data_of_fit()
+        self._check_model()
+        self._settle_num_examples()
+        self._is_first_epoch_of_fit = True
+        self._looks_due = True
+
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self._drop_what_is_trained_anew()
+        number = self._epochs_of_earlier_fits + epoch + 1
+        if self._is_first_epoch_of_fit and number <= self._epoch:
+            self._epochs_of_earlier_fits += self._epoch + 1 - number
+            number = self._epoch + 1
+        self._is_first_epoch_of_fit = False
+        self._epoch = number
+        self._looks_due |= self._window_begins(epoch)
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        # Not at a batch's end: Keras would then wait for the logs of each.
+        self._begin_call(self._steps_before_epoch + batch)
+
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self._fetch()
+        self._settle_num_examples()
+        steps = self.params.get("steps")
+        if steps is None or self._model_seen.stop_training:
+            steps = self._steps - self._steps_before_epoch
+            steps += self._model_seen.steps_per_execution
+        self._steps_before_epoch += steps
+        self._steps = self._steps_before_epoch
+        if logs is not None:
+            logs.update(self._logs())
+        self._write(is_epoch=True)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._fetch()
+        self._write_end()
+        if self._summaries is not None:
+            self._summaries.close()
+            self._summaries = None
+
+    @contextlib.contextmanager
+    def watch(self, model: keras.Model) -> Iterator["GradientNoiseMonitor"]:
+        """Context in which `model.train_on_batch` is measured as `fit` is.
+
+        ```python
+        with monitor.watch(model):
+            for x, y in batches:
+                model.train_on_batch(x, y)
+        ```
+
+        Args:
+            model: A compiled `keras.Model`.
+        """
+        self.set_params({})
+        self.set_model(model)
+        self.on_train_begin()
+        self._epoch = max(self._epoch, 1)
+        model.make_train_function()
+        hers = model.train_function
+
+        def watched(*args):
+            model.train_function = hers
+            try:
+                self._begin_call(self._steps)
+                return model.train_function(*args)
+            finally:
+                self._steps += 1
+                if model.train_function is hers:
+                    model.train_function = watched
+
+        model.train_function = watched
+        try:
+            yield self
+        finally:
+            if model.train_function is watched:
+                model.train_function = hers
+            self._steps_before_epoch = self._steps
+            self.on_train_end()
+
+    @property
+    def batch_size(self) -> int | None:
+        """B: the examples of one update of SGD, or of the optimizer that SVAG
+        simulates; None before the first observation."""
+        rows = self.series["rows"]
+        if not len(rows):
+            return None
+        return max(round(self._updates_per_batch * float(np.max(rows))), 1)
+
+    @property
+    def _updates_per_batch(self):
+        """B over the rows of a batch as it is fed."""
+        model = self._model_seen
+        optimizer = backend.without_loss_scale(getattr(model, "optimizer", None))
+        if not isinstance(optimizer, PairedOptimizer):
+            return backend.accumulated_batches(optimizer)
+        factor = 1 if optimizer.pairing == "independent" else 2
+        return factor / 2 if isinstance(model, SVAGModel) else factor
+
+    @property
+    def _has_norm(self):
+        """Whether the noise is measured in the norm of the optimizer too."""
+        return backend.has_second_moments(
+            getattr(self._model_seen, "optimizer", None)
+        )
+
+    def estimate(self) -> NoiseEstimate:
+        """`NoiseEstimate` of the last epoch, as the epoch's logs have it.
+
+        It is over the epoch's observations, or over the last 100 if it has
+        fewer; `series.window(...).estimate(...)` is that of another window.
+        """
+        return self._last().estimate(self.batch_size)
+
+    def _last(self):
+        self._fetch()
+        last = self.series.window(epochs=1)
+        return last if len(last) >= _LOGGED else self.series.tail(_LOGGED)
+
+    def _logs(self):
+        last = self._last()
+        estimate = last.estimate(self.batch_size)
+        norms = last["weight_sq_norm"]
+        logs = {
+            "grad_sq_norm": estimate.grad_sq_norm,
+            "noise_trace": estimate.noise_trace,
+            "noise_to_signal": estimate.noise_to_signal,
+            "noise_scale": estimate.noise_scale,
+            "weight_sq_norm": float(np.mean(norms)) if len(norms) else None,
+        }
+        if self._has_norm:
+            logs["preconditioned_noise_to_signal"] = last.estimate(
+                self.batch_size, preconditioned=True
+            ).noise_to_signal
+        return {k: math.nan if v is None else v for k, v in logs.items()}
+
+    def _check_model(self):
+        """Refuses, before the first step, what cannot be measured."""
+        model, is_own = self._model_seen, self._observations is not None
+        remedy = (
+            "keras_svag.measure_gradient_noise(model, data) measures it by "
+            "whole batches."
+        )
+        if model.built and not model.trainable_variables:
+            raise ValueError(
+                f"The model {model.name!r} has no trainable weights, so there "
+                "is no gradient whose noise could be measured; make a layer "
+                "trainable."
+            )
+        if is_own:
+            return
+        if not backend.overrides(model, "call"):
+            raise ValueError(
+                f"{type(self).__name__} computes the loss from `model(x)`, and "
+                f"{type(model).__name__} has no `call`; give it one, and its "
+                "loss as `loss`."
+            )
+        if (
+            self.loss is None
+            and backend.overrides(model, "train_step")
+            and not backend.overrides(model, "compute_loss")
+            and model.loss is None
+        ):
+            raise ValueError(
+                f"{type(self).__name__} does not know the loss of "
+                f"{type(model).__name__}, whose own `train_step` computes it; "
+                "give it as `loss`, a function of (y, y_pred)."
+            )
+        if backend.has_fixed_batch_size(model):
+            raise ValueError(
+                f"{type(self).__name__} halves every batch, and the model "
+                f"{model.name!r} takes batches of one size only: {remedy}"
+            )
+        if self._data.batch_size == 1:
+            raise ValueError(
+                f"{type(self).__name__} halves every batch, and those of this "
+                f"fit have one row: {remedy}"
+            )
+
+    def _settle_num_examples(self):
+        """Notes how the batches are drawn, as far as it is known by now."""
+        given, data = self.num_examples, self._data
+        known = data.examples
+        if given is None:
+            self.series.sampling = "independent"
+            return
+        if given != "auto":
+            if known not in (None, given):
+                raise ValueError(
+                    arguments.refusal(
+                        "num_examples",
+                        f"{known:,}, the examples that fit runs through",
+                        given,
+                        "leave it out",
+                    )
+                )
+            known = given
+        elif known is None and data.batches is not None and len(self.series):
+            # All but the last batch are sure to have as many rows.
+            known = data.batches * int(np.max(self.series["rows"]))
+        self.series.sampling = "shuffle" if known else None
+        self.series.num_examples = known
+
+    def _drop_what_is_trained_anew(self):
+        """Drops observations of steps after those that the model has done."""
+        optimizer = getattr(self._model_seen, "optimizer", None)
+        self._last_own = -1.0
+        if self._optimizer_seen in (None, optimizer) and len(self.series):
+            done = backend.iterations(optimizer)
+            kept = self.series.before(done)
+            if len(kept) < len(self.series):
+                self.series = kept
+                steps = kept["step"]
+                self._steps_before_epoch = int(steps[-1]) if len(kept) else 0
+                self._steps = self._steps_before_epoch
+                self._block_end = self._steps
+                self._epoch = 0
+        self._optimizer_seen = optimizer
+
+    def _window_begins(self, epoch):
+        """Whether the window of a verdict begins with an epoch of this fit."""
+        epochs = self.params.get("epochs") or 0
+        return epoch == epochs - max(1, epochs // 4)
+
+    def _begin_call(self, step):
+        """Has the call that begins measured, if that is its turn."""
+        model, self._steps = self._model_seen, step
+        steps = model.steps_per_execution
+        if self.update_freq != "epoch":
+            self._write()
+        if step + steps > self._block_end:
+            # Whole calls, so that an epoch may end within one.
+            length = max(self._steps_of_block(step) // steps, 1) * steps
+            self._block_end = step + length
+            self._due = step + int(self._random.integers(length))
+        is_due = step <= self._due < step + steps
+        function = backend.innermost(model.train_function)
+        is_new, self._function_seen = (
+            function is not self._function_seen,
+            function,
+        )
+        if self._observations is not None:
+            if is_due and not is_new:
+                self._look_at_own_batch()
+            if is_due:
+                backend.Within(model, self._take_own)
+        elif is_new:
+            # It gets its trace from `fit`, and not from a batch of ours.
+            backend.FirstCall(model)
+            self._due = max(self._due, step + steps)
+        elif is_due:
+            backend.Beside(model, self._choose, self._observe)
+
+    def _steps_of_block(self, done):
+        if self.every is not None:
+            return self.every
+        if self._observations is not None:
+            return 1
+        return min(max(_FIRST_BLOCK, done // _BLOCKS_IN_RUN), _LONGEST_BLOCK)
+
+    def _choose(self, count):
+        return int(self._random.integers(count)) if count > 1 else 0
+
+    def _observe(self, batch, place):
+        """Measures a batch that is about to be trained on."""
+        if backend.fewest_rows(batch) < 2:
+            return
+        if self._program is None:
+            self._program = backend.PairProgram(
+                self._model_seen, self.loss, self.per_layer
+            )
+        if self._looks_due:
+            self._look_at_batch(batch)
+        values = self._program.moments(batch)
+        self._wait(self._steps + place + 1, values)
+
+    def _look_at_own_batch(self):
+        """Has a batch of an `SVAGModel` looked at before it trains on it."""
+        if self._looks_due:
+            backend.Beside(
+                self._model_seen,
+                self._choose,
+                lambda batch, _: self._look_at_batch(batch),
+            )
+
+    def _look_at_batch(self, batch):
+        """Compares the loss of a batch with the mean of its halves'."""
+        self._looks_due = False
+        if self._pairs_are_batches:
+            return
+        if self._program is None:
+            self._program = backend.PairProgram(self._model_seen)
+        losses = self._program.losses(batch)
+        self._waiting.append((self._steps, self._epoch, losses, None))
+
+    @property
+    def _pairs_are_batches(self):
+        """Whether the halves are batches of the SGD that is simulated."""
+        if self._observations is None:
+            return False
+        optimizer = self._model_seen.optimizer
+        return backend.without_loss_scale(optimizer).pairing == "independent"
+
+    def _take_own(self):
+        """Takes the observations that a call has made itself."""
+        self._wait(self._steps, self._observations.last())
+
+    def _wait(self, step, values):
+        self._waiting.append((step, self._epoch, values, self._observations))
+        self._fetch(keep=_WAITING)
+
+    def _fetch(self, keep=0):
+        """Appends to the series what has waited on the device."""
+        while len(self._waiting) > keep:
+            step, epoch, values, own = self._waiting.popleft()
+            values = backend.fetched(values)
+            if own is not None:
+                self._append_own(step, epoch, values, own)
+            elif "whole" in values:
+                whole, mean = float(values["whole"]), float(values["mean"])
+                size = max(abs(whole), abs(mean)) or 1.0
+                self.series.couplings.append((step, abs(whole - mean) / size))
+            else:
+                self._append(step, epoch, values)
+
+    def _append_own(self, step, epoch, rows, own):
+        newest = rows[-1][0]
+        rows = [row for row in rows if self._last_own < row[0] <= newest]
+        self._last_own = newest
+        if self.every not in (None, 1) and rows:
+            rows = [rows[self._choose(len(rows))]]
+        for place, row in enumerate(rows, start=1):
+            self._append(step + place, epoch, own.unpacked(row))
+
+    def _append(self, step, epoch, values):
+        if not len(self.series):
+            self._name_layers()
+        if self._program is not None and self._program.is_masked:
+            self.series.codes.add("masked_loss")
+        layers = values.pop("layers", None)
+        self.series.append(
+            step=step,
+            epoch=epoch,
+            layer_moments=layers if self.per_layer else None,
+            **{name: float(value) for name, value in values.items()},
+        )
+
+    def _name_layers(self):
+        model = self._model_seen
+        if backend.has_batch_normalization(model):
+            if not self._pairs_are_batches:
+                self.series.codes.add("batch_normalization")
+        if self.per_layer:
+            weights = backend.gradient_weights(model)
+            self.series.layers = tuple(v.path for v in weights)
+
+    def _write(self, is_epoch=False):
+        """Writes a point for TensorBoard, if it is time for one."""
+        if self.log_dir is None or not backend.is_chief(
+            self._model_seen.distribute_strategy
+        ):
+            return
+        if self.update_freq == "epoch":
+            if is_epoch:
+                self._write_point(self._epoch)
+        elif is_epoch or self._steps - self._step_written >= self.update_freq:
+            self._step_written = self._steps
+            self._fetch()
+            if len(self.series):
+                self._write_point(self._steps)
+
+    def _write_point(self, place):
+        self._summaries_of_run().write_estimate(self.estimate(), place)
+
+    def _summaries_of_run(self):
+        if self._summaries is None:
+            self._summaries = NoiseSummaries(self.log_dir)
+        return self._summaries
+
+    def _write_end(self):
+        """Writes what there is to say at the end of training."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the callback has seen, as plain values for strict JSON."""
+        self._fetch()
+        return {
+            "series": self.series.to_dict(),
+            "steps": self._steps,
+            "steps_before_epoch": self._steps_before_epoch,
+            "epoch": self._epoch,
+            "epochs_of_earlier_fits": self._epochs_of_earlier_fits,
+            "block": [self._block_end, self._due],
+            "generator": self._random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` returned.
+
+        Raises:
+            ValueError: If `state` is damaged.
+        """
+        try:
+            series = NoiseSeries.from_dict(state["series"])
+            generator = np.random.default_rng()
+            generator.bit_generator.state = state["generator"]
+            numbers = {
+                name: arguments.integer(name, state[name], least=0)
+                for name in (
+                    "steps",
+                    "steps_before_epoch",
+                    "epoch",
+                    "epochs_of_earlier_fits",
+                )
+            }
+            block_end, due = (
+                arguments.integer("block", number, least=0)
+                for number in state["block"]
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                "`state` must be what `state_dict` returned, got "
+                f"{state!r:.200}."
+            ) from error
+        self.series, self._random = series, generator
+        self._block_end, self._due = block_end, due
+        for name, number in numbers.items():
+            setattr(self, f"_{name}", number)
+        self._optimizer_seen = None

@@ -1,0 +1,109 @@
+"""The two moments of a pair of gradients, on any backend of Keras."""
+
+from keras import backend, ops
+
+
+def pair_moments(g1, g2, rows1, rows2):
+    """Unbiased estimates of G and S from two gradients at the same weights.
+
+    With `g1` and `g2` the mean gradients of two independent batches of r1 and
+    r2 examples, `E <g1, g2> = |∇L|²` is G, and
+    `E |g1 - g2|² / (1 / r1 + 1 / r2) = Tr Σ¹` is S, the noise of one example:
+    that of a batch of B examples is S / B. The estimate of G may be negative:
+    average many of both, then divide.
+
+    Args:
+        g1, g2: Lists of gradients, one for each variable: tensors, sparse ones
+            such as `tf.IndexedSlices`, or None for a gradient of zeros.
+        rows1, rows2: Examples of the two batches, numbers or scalar tensors.
+
+    Returns:
+        `(grad_sq_norm, example_noise)`: float32 scalars, squared gradient
+        units.
+
+    References:
+        The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
+        appendix A), written for two batches of any sizes: derived, THEORY.md
+        §4.
+    """
+    moments = ops.sum(layer_moments(g1, g2, rows1, rows2), axis=0)
+    return moments[0], moments[1]
+
+
+def layer_moments(g1, g2, rows1, rows2):
+    """The shares of every variable in the two moments of `pair_moments`.
+
+    Returns:
+        float32 tensor of shape `(len(g1), 2)` with a row (G, S) for each
+        variable.
+    """
+    rows1, rows2 = ops.cast(rows1, "float32"), ops.cast(rows2, "float32")
+    of_one_example = rows1 * rows2 / (rows1 + rows2)
+    moments = []
+    for a, b in zip(g1, g2, strict=True):
+        if a is None:
+            a, b = b, a
+        if a is None:
+            moments.append(ops.zeros(2, "float32"))
+            continue
+        is_alone = b is None
+        if is_sparse(a):
+            a, b, _ = common_rows(a, a if is_alone else b)
+        a = _at_least_float32(a)
+        b = ops.zeros_like(a) if is_alone else _at_least_float32(b)
+        product = ops.cast(ops.sum(a * b), "float32")
+        distance = ops.cast(ops.sum(ops.square(a - b)), "float32")
+        moments.append(ops.stack([product, distance * of_one_example]))
+    return ops.stack(moments)
+
+
+def common_rows(g1, g2):
+    """The rows that two sparse gradients of one variable touch, each once.
+
+    No tensor is as large as the variable, and shapes are static where those
+    of the gradients are: there are as many rows as both have slices, and the
+    rows left over are zeros at index 0.
+
+    Args:
+        g1, g2: Sparse gradients, with `indices` and `values`.
+
+    Returns:
+        `(values1, values2, indices)`: the sums of the slices of each gradient,
+        of shape `(slices, ...)`, 0 where it does not touch the row; and the
+        rows' indices in the variable, of shape `(slices,)`.
+    """
+    indices = ops.concatenate([g1.indices, g2.indices])
+    num_slices = ops.shape(indices)[0]
+    order = ops.argsort(indices)
+    ordered = ops.take(indices, order)
+    is_first = ops.concatenate(
+        [ops.ones_like(ordered[:1]), ops.sign(ordered[1:] - ordered[:-1])]
+    )
+    places = ops.cast(ops.cumsum(is_first), "int32") - 1
+    indices = ops.segment_sum(ordered * is_first, places, num_slices)
+    # Back to the order in which the slices came.
+    places = ops.take(places, ops.argsort(order))
+    split = ops.shape(g1.indices)[0]
+    values = (
+        ops.segment_sum(_at_least_float32(g.values), own_places, num_slices)
+        for g, own_places in ((g1, places[:split]), (g2, places[split:]))
+    )
+    return *values, indices
+
+
+def is_sparse(gradient):
+    """Whether a gradient holds slices of its variable only."""
+    return hasattr(gradient, "dense_shape")
+
+
+def squared_norm(variables):
+    """Sum of squares over all `variables`, a float32 scalar."""
+    return sum(
+        (ops.sum(ops.square(ops.cast(v, "float32"))) for v in variables),
+        start=ops.zeros((), "float32"),
+    )
+
+
+def _at_least_float32(tensor):
+    # Squares of float16 overflow from 256 on.
+    return ops.cast(tensor, backend.result_type(tensor.dtype, "float32"))

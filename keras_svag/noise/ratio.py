@@ -1,0 +1,322 @@
+"""Confidence sets for the ratio of two correlated means, S / G.
+
+Everything is a test of one mean, that of `S - q G`, which is 0 at the true q.
+Means, covariances and blocks are in the order (G, S). The rules were composed
+from published parts and measured: THEORY.md §4.
+
+References:
+    E. C. Fieller, JRSS B 16 (1954): the set of a ratio.
+    U. K. Müller, J. Econometrics 141 (2007), and E. Lazarus, D. Lewis,
+    J. Stock, M. Watson, J. Bus. Econ. Stat. 36 (2018): cosines.
+    N. J. Johnson, JASA 73 (1978), P. Hall, JRSS B 54 (1992), X.-H. Zhou and
+    P. Dinh, Biostatistics 6 (2005): the skewness of Student's t.
+    I. J. Good, Biometrika 40 (1953): what was seen once may come again.
+    D. J. Schuirmann, J. Pharmacokin. Biopharm. 15 (1987): equivalence.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from keras_svag import arguments
+
+_MOST_COSINES = 16
+_MOST_BLOCKS = 32
+_NOTHING_KNOWN = (0.0, math.inf)
+
+
+class Interval(NamedTuple):
+    """A confidence set: everything from `low` to `high`."""
+
+    low: float
+    high: float
+
+
+def student_t_quantile(level, dof):
+    """The t with P(|T| <= t) = level for Student's T.
+
+    Args:
+        level: Two-sided probability, strictly between 0 and 1.
+        dof: Degrees of freedom, above 0.
+
+    Returns:
+        A float.
+
+    Raises:
+        TypeError: If `level` is no number.
+        ValueError: If it is out of range.
+    """
+    arguments.number(
+        "level", level, above=0, below=1, remedy="use 0.95 for a 95% interval"
+    )
+    return float(special.stdtrit(dof, (1 + level) / 2))
+
+
+def fieller_interval(
+    numerator,
+    denominator,
+    numerator_variance,
+    covariance,
+    denominator_variance,
+    quantile,
+):
+    """Fieller's confidence set for a ratio that cannot be negative.
+
+    The set of all q >= 0 with
+    `(numerator - q denominator)^2 <= quantile^2 Var(numerator - q
+    denominator)`, the variances being those of the means. Unlike the delta
+    method it keeps its level when the denominator is near 0.
+
+    Args:
+        numerator, denominator: The two means.
+        numerator_variance, covariance, denominator_variance: Squared standard
+            errors and covariance *of the means*.
+        quantile: Student's or the normal quantile of the level asked for;
+            infinite where no ratio is to be rejected.
+
+    Returns:
+        `(low, high)`:
+        - denominator significantly positive: both finite;
+        - not told apart from 0: `high` is infinite;
+        - numerator not told apart from 0 either, or one of the two
+          significantly negative: `(0, inf)`, which says nothing.
+    """
+    if math.isinf(quantile):
+        return _NOTHING_KNOWN
+    # Powers of two, by which nothing is rounded, keep the squares in range.
+    numerator_scale = _power_of_two(numerator, numerator_variance)
+    denominator_scale = _power_of_two(denominator, denominator_variance)
+    numerator, denominator = (
+        numerator / numerator_scale,
+        denominator / denominator_scale,
+    )
+    # Divided twice, since a square of a scale can itself be out of range.
+    numerator_variance = numerator_variance / numerator_scale / numerator_scale
+    denominator_variance = (
+        denominator_variance / denominator_scale / denominator_scale
+    )
+    covariance = covariance / numerator_scale / denominator_scale
+    square = quantile**2
+    a = denominator**2 - square * denominator_variance
+    b = numerator * denominator - square * covariance
+    c = numerator**2 - square * numerator_variance
+    if a > 0 and denominator < 0:
+        return _NOTHING_KNOWN
+    # Rounding can push the discriminant of equal roots below 0.
+    outer = b + math.sqrt(max(b**2 - a * c, 0.0))
+    if c > 0 and outer <= 0:
+        # No finite ratio; an infinite one if the denominator is exactly 0.
+        return (math.inf if numerator > 0 == denominator else 0.0), math.inf
+    high = outer / a if a > 0 else math.inf
+    # c / outer is the root (b - sqrt) / a without its cancellation; with
+    # a = 0 it is the solution of the linear inequality. Equal roots may round
+    # to the wrong order.
+    low = min(c / outer, high) if c > 0 else 0.0
+    high = max(high, 0.0)
+    return tuple(
+        float(end * numerator_scale / denominator_scale) for end in (low, high)
+    )
+
+
+def _power_of_two(mean, variance):
+    size = max(abs(mean), math.sqrt(variance))
+    return math.ldexp(0.5, math.frexp(size)[1]) if size else 1.0
+
+
+def covariance_of_mean(observations, cosines=_MOST_COSINES):
+    """Long-run covariance of the mean of correlated observations.
+
+    Args:
+        observations: Array of shape (T, k), T >= 2, in the order of time.
+        cosines: How many at most; a third of T is never exceeded.
+
+    Returns:
+        `(covariance, degrees_of_freedom)`: of shape (k, k), and the number of
+        cosines, to which Student's t is referred.
+    """
+    length = len(observations)
+    count = max(min(cosines, length // 3), 1)
+    middles = (np.arange(length) + 0.5) / length
+    waves = np.cos(np.pi * np.outer(np.arange(1, count + 1), middles))
+    weights = math.sqrt(2) / length * waves @ observations
+    return weights.T @ weights / count, count
+
+
+def block_means(observations, most=_MOST_BLOCKS):
+    """Means of at most so many equal blocks, in the order of time."""
+    parts = np.array_split(observations, min(most, len(observations)))
+    return np.array([part.mean(axis=0) for part in parts])
+
+
+def skewness_of_mean(blocks, twice=None):
+    """The skewness of the mean of independent blocks.
+
+    Args:
+        blocks: Their means.
+        twice: Index of a block that counts twice in the third moment.
+    """
+    deviations = blocks - blocks.mean()
+    size = np.max(np.abs(deviations))
+    if not size > 0:
+        return 0.0
+    deviations /= size
+    cubes = np.sum(deviations**3)
+    if twice is not None:
+        cubes += deviations[twice] ** 3
+    return float(cubes / np.sum(deviations**2) ** 1.5)
+
+
+def skewed_quantile(quantile, skewness):
+    """The t at which a mean of this skewness has Student's `quantile`.
+
+    It is the inverse of `(exp(a t) - 1) / a + skewness / 6`, a = 2/3 skewness,
+    and infinite where that does not reach the quantile.
+    """
+    a = 2 / 3 * skewness
+    if abs(a) < 1e-9:
+        return quantile
+    x = a * (quantile - skewness / 6)
+    return math.log1p(x) / a if x > -1 else math.copysign(math.inf, quantile)
+
+
+class RunRatio:
+    """The confidence set for S / G along a run, each end by itself.
+
+    1. The covariance is the long-run one, see `covariance_of_mean`.
+    2. Student's quantiles are corrected for the skewness of D = S - q G, which
+       the blocks show, at the point estimate; of -G where G is not above 0.
+    3. At the low end, the dangerous one, the block with the smallest D counts
+       twice, in the mean and in the third moment: a burst that was seen once
+       could as well have come twice. There the skewness is the lower one of
+       this and of -G's.
+
+    Args:
+        means: (G, S).
+        covariance: Of the two means, of shape (2, 2).
+        blocks: Means (G, S) of equal blocks; none: nothing is corrected.
+    """
+
+    def __init__(self, means, covariance, blocks):
+        self.means = self.threatened = np.asarray(means, float)
+        self.covariance = covariance
+        self.skewness = self.threat = 0.0
+        blocks = np.asarray(blocks, float).reshape(-1, 2)
+        if not len(blocks):
+            return
+        # Skewness has no unit: of S and G any may serve.
+        units = np.max(np.abs(blocks), axis=0)
+        units = np.where(units > 0, units, 1.0)
+        (g, s), scaled = self.means / units, blocks / units
+        minus_g = d = -scaled[:, 0]
+        if g > 0:
+            d = g * scaled[:, 1] - max(s, 0.0) * scaled[:, 0]
+        worst = d.argmin()
+        self.skewness = skewness_of_mean(d)
+        self.threat = min(
+            skewness_of_mean(d, twice=worst), skewness_of_mean(minus_g)
+        )
+        step = (blocks[worst] - self.means) / (len(blocks) + 1)
+        self.threatened = self.means + step
+
+    def quantiles(self, quantile):
+        """Student's quantile for the low and for the high end."""
+        low = skewed_quantile(quantile, self.threat)
+        high = -skewed_quantile(-quantile, self.skewness)
+        return max(low, 0.0), max(high, 0.0)
+
+    def interval(self, quantile):
+        """`Interval` of S / G at Student's quantile."""
+        for_low, for_high = self.quantiles(quantile)
+        low = _fieller(self.threatened, self.covariance, for_low)[0]
+        high = _fieller(self.means, self.covariance, for_high)[1]
+        g, s = self.means
+        if g > 0:
+            low = min(low, max(s, 0.0) / g)
+        return Interval(float(low), high)
+
+
+def probe_interval(means, covariance, spread, count, batch_size, quantile):
+    """The confidence set for S / G of one probe at fixed weights.
+
+    The estimate of Var Ĝ = 4 V / K + 2 T / (K (K - 1)) falls together with Ĝ.
+    Under a hypothesised q it is 4 ρ S / (q K) + 2 T / (K (K - 1)), with ρ the
+    variance of the gradients along their mean, so that the set stays that of
+    a quadratic. The low end is the lower one of this and of the estimate's
+    own, the high end the estimate's own.
+
+    Args:
+        means: (G, S).
+        covariance: Of the two means, of shape (2, 2).
+        spread: Estimates of V = ∇Lᵀ Σ ∇L and of T = Tr Σ², with Σ that of a
+            batch.
+        count: K, the number of batches.
+        batch_size: Examples of a batch.
+        quantile: Student's.
+    """
+    (g, s), (v, t) = means, spread
+    # At least the average eigenvalue of Σ, at most the root of Tr Σ².
+    rho = math.sqrt(max(t, 0.0))
+    if g > 0 and s > 0:
+        rho = min(max(v / g, t / (s / batch_size)), rho)
+    under = np.array(covariance, float)
+    under[0, 0] = 2 * t / (count * (count - 1))
+    under[0, 1] = under[1, 0] = covariance[0, 1] - 2 * rho * s / count
+    low, high = _fieller(means, covariance, quantile)
+    return Interval(min(low, _fieller(means, under, quantile)[0]), high)
+
+
+def _fieller(means, covariance, quantile):
+    return fieller_interval(
+        means[1],
+        means[0],
+        covariance[1, 1],
+        covariance[0, 1],
+        covariance[0, 0],
+        quantile,
+    )
+
+
+def halves(x, margin, level=0.95, cosines=8, num_series=1):
+    """Whether the mean of a series is the same in both of its halves.
+
+    Args:
+        x: Observations in the order of time; those that are not finite are
+            left out.
+        margin: C > 1; means whose ratio is within [1 / C, C] count as equal.
+        level: Of each one-sided test for "yes", and of the answer "no".
+        cosines: Of the long-run variance of each half, at most.
+        num_series: How many series are judged together: "no" holds of all of
+            them at `level` (Bonferroni). "yes" of each is "yes" of all.
+
+    Returns:
+        `(answer, interval)`: "yes" if the two one-sided tests show the ratio
+        to be within the margin, "no" if it is shown to be outside, None if
+        neither; and the `Interval` of second half / first half of the two
+        one-sided tests.
+    """
+    x = np.asarray(x, np.float64)
+    x = x[np.isfinite(x)]
+    half = len(x) // 2
+    if half < 2:
+        return None, Interval(*_NOTHING_KNOWN)
+    parts = x[:half, None], x[half : 2 * half, None]
+    variances, counts = zip(
+        *(covariance_of_mean(part, cosines) for part in parts), strict=True
+    )
+    means = [part.mean() for part in parts]
+    covariance = np.eye(2) * np.mean(variances)
+
+    def ratio(two_sided_level):
+        quantile = student_t_quantile(two_sided_level, sum(counts))
+        return Interval(*_fieller(means, covariance, quantile))
+
+    interval = ratio(2 * level - 1)
+    outer = ratio(1 - (1 - level) / num_series)
+    answer: Literal["yes", "no"] | None = None
+    if 1 / margin < interval.low and interval.high < margin:
+        answer = "yes"
+    elif outer.low > margin or outer.high < 1 / margin:
+        answer = "no"
+    return answer, interval

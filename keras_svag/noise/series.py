@@ -1,0 +1,290 @@
+"""`NoiseSeries`: the observations of a run, in the order of time."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_svag import arguments
+from keras_svag.noise.estimate import NoiseEstimate
+
+# Relative difference of learning rates, and of losses.
+_SAME_RATE = 1e-6
+_COUPLED = 0.01
+
+
+class NoiseSeries:
+    """Rows of observations of the gradient noise, float64, on the host.
+
+    `series["grad_sq_norm"]` is a column, `series[a:b]` a slice. What is not
+    known, or is not finite, is NaN. Slices and windows share `couplings` and
+    `codes` with the series that they are of.
+
+    Attributes:
+        num_examples: Size of the data set, or None if not known.
+        sampling: `"independent"`, `"shuffle"`, or None if not known.
+        layers: Names of the variables that are kept apart, or None.
+        couplings: `(step, relative difference)` of a whole batch's loss to the
+            mean of its halves', wherever that was looked at.
+        codes: What an estimate has to assume, see `NoiseEstimate.assumptions`.
+
+    Args:
+        num_examples, sampling, layers: The attributes.
+    """
+
+    COLUMNS = (
+        "step",
+        "epoch",
+        "iteration",
+        "learning_rate",
+        "rows",
+        "weight_sq_norm",
+        "grad_sq_norm",
+        "example_noise",
+        "preconditioned_grad_sq_norm",
+        "preconditioned_example_noise",
+    )
+
+    def __init__(
+        self,
+        num_examples: int | None = None,
+        sampling: str | None = None,
+        layers: Sequence[str] | None = None,
+    ):
+        self.num_examples = num_examples
+        self.sampling = sampling
+        self.layers = None if layers is None else tuple(layers)
+        self.couplings: list[tuple[int, float]] = []
+        self.codes: set[str] = set()
+        # There is room for more than there are rows, which grows by halves.
+        self._length = 0
+        self._values = np.empty((0, len(self.COLUMNS)))
+        self._layer_values = np.empty((0, len(self.layers or ()), 2))
+
+    def append(
+        self, layer_moments: ArrayLike | None = None, **values: float
+    ) -> None:
+        """Adds one observation.
+
+        Args:
+            layer_moments: (G, S) of each layer, of shape `(len(layers), 2)`.
+            **values: Any of `COLUMNS`, by name.
+        """
+        row = np.full(len(self.COLUMNS), math.nan)
+        for name, value in values.items():
+            row[self._column(name)] = value
+        if self._length == len(self._values):
+            self._values = _with_room(self._values)
+            self._layer_values = _with_room(self._layer_values)
+        moments = math.nan if layer_moments is None else layer_moments
+        self._values[self._length] = _finite(row)
+        self._layer_values[self._length] = _finite(moments)
+        self._length += 1
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: str | slice) -> Any:
+        if isinstance(key, str):
+            return self._rows[:, self._column(key)]
+        if not isinstance(key, slice):
+            raise TypeError(
+                arguments.refusal("key", "the name of a column or a slice", key)
+            )
+        return self._select(key)
+
+    def layer(self, name: str) -> NDArray[np.float64]:
+        """(G, S) of one layer in every row, of shape `(len(self), 2)`."""
+        index = (self.layers or ()).index(name)
+        return self._layer_values[: self._length, index]
+
+    @property
+    def _rows(self):
+        return self._values[: self._length]
+
+    def _column(self, name):
+        try:
+            return self.COLUMNS.index(name)
+        except ValueError:
+            raise KeyError(name) from None
+
+    def _select(self, rows):
+        part = copy.copy(self)
+        part._values = self._rows[rows]
+        part._layer_values = self._layer_values[: self._length][rows]
+        part._length = len(part._values)
+        return part
+
+    def window(
+        self, epochs: int | None = None, steps: int | None = None
+    ) -> "NoiseSeries":
+        """The observations of the last epochs or training steps.
+
+        Args:
+            epochs, steps: How many, the last row's included; None for all.
+        """
+        kept = np.ones(len(self), bool)
+        for name, size in (("epoch", epochs), ("step", steps)):
+            if size is not None and len(self):
+                kept &= self[name] > self[name][-1] - size
+        return self._select(kept)
+
+    def tail(self, count: int) -> "NoiseSeries":
+        """The last `count` rows."""
+        return self[max(len(self) - count, 0) :]
+
+    def before(self, iteration: int) -> "NoiseSeries":
+        """The rows whose iteration is below the given one."""
+        return self._select(self["iteration"] < iteration)
+
+    def stretches(self) -> "list[NoiseSeries]":
+        """Neighbouring rows of one learning rate, in the order of time.
+
+        Neighbouring stretches of one row each are one stretch: there the rate
+        moves at every step.
+        """
+        starts = [0, *self._rate_changes(), len(self)]
+        parts: list[NoiseSeries] = []
+        is_single = False
+        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+            was_single, is_single = is_single, stop - start == 1
+            if was_single and is_single:
+                start -= len(parts.pop())
+            if stop > start:
+                parts.append(self[start:stop])
+        return parts
+
+    @property
+    def has_constant_rate(self) -> bool:
+        """Whether the learning rate is the same in all rows."""
+        return not self._rate_changes()
+
+    def _rate_changes(self):
+        rates = self["learning_rate"].tolist()
+        changes, current = [], rates[0] if rates else math.nan
+        for index, rate in enumerate(rates):
+            if not _is_same_rate(rate, current):
+                changes.append(index)
+                current = rate
+        return changes
+
+    def estimate(
+        self, batch_size: int | None = None, preconditioned: bool = False
+    ) -> NoiseEstimate:
+        """The estimate that all rows give.
+
+        Args:
+            batch_size: B at which N is stated; None for the largest `rows`.
+            preconditioned: Whether G and S are those in the norm of an
+                adaptive optimizer. They have no layers.
+        """
+        rows = self["rows"]
+        if batch_size is None and np.isfinite(rows).any():
+            batch_size = int(np.nanmax(rows))
+        common: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_examples": self.num_examples,
+            "sampling": self.sampling,
+        }
+        per_layer = None
+        if self.layers is not None and not preconditioned:
+            per_layer = {
+                name: NoiseEstimate.from_observations(
+                    *self.layer(name).T, **common
+                )
+                for name in self.layers
+            }
+        prefix = "preconditioned_" if preconditioned else ""
+        return NoiseEstimate.from_observations(
+            self[f"{prefix}grad_sq_norm"],
+            self[f"{prefix}example_noise"],
+            per_layer=per_layer,
+            assumptions=self._assumptions(),
+            loss_difference=self.couplings[-1][1] if self.couplings else None,
+            **common,
+        )
+
+    def _assumptions(self):
+        codes = set(self.codes)
+        is_coupled = self.couplings and abs(self.couplings[-1][1]) > _COUPLED
+        if is_coupled and "masked_loss" not in codes:
+            codes.add("coupled_loss")
+        return tuple(sorted(codes))
+
+    def to_frame(self) -> Any:
+        """A pandas frame of the columns, and of those of the layers."""
+        import pandas
+
+        frame = pandas.DataFrame(self._rows, columns=list(self.COLUMNS))
+        for layer in self.layers or ():
+            for index, name in enumerate(("grad_sq_norm", "example_noise")):
+                frame[f"{layer}: {name}"] = self.layer(layer)[:, index]
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for strict JSON; NaN becomes None."""
+        return {
+            "num_examples": self.num_examples,
+            "sampling": self.sampling,
+            "layers": self.layers and list(self.layers),
+            "couplings": [list(coupling) for coupling in self.couplings],
+            "codes": sorted(self.codes),
+            "columns": {name: _plain(self[name]) for name in self.COLUMNS},
+            "layer_moments": [
+                _plain(self.layer(name).ravel()) for name in self.layers or ()
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "NoiseSeries":
+        """The series that `to_dict` was called on.
+
+        Raises:
+            AttributeError, LookupError, TypeError, ValueError: If `values`
+                are not of that form.
+        """
+        series = cls(*map(values.get, ("num_examples", "sampling", "layers")))
+        series.couplings = [
+            (step, difference) for step, difference in values["couplings"]
+        ]
+        series.codes = set(values["codes"])
+        columns = [values["columns"][name] for name in cls.COLUMNS]
+        series._values = np.array(columns, np.float64).T.copy()
+        series._length = len(series._values)
+        series._layer_values = (
+            np.array(values["layer_moments"], np.float64)
+            .reshape(len(series.layers or ()), series._length, 2)
+            .swapaxes(0, 1)
+        )
+        return series
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NoiseSeries):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _is_same_rate(one, other):
+    both_unknown = math.isnan(one) and math.isnan(other)
+    return both_unknown or math.isclose(one, other, rel_tol=_SAME_RATE)
+
+
+def _with_room(values):
+    shape = (max(16, len(values) + len(values) // 2), *values.shape[1:])
+    grown = np.full(shape, math.nan)
+    grown[: len(values)] = values
+    return grown
+
+
+def _finite(values):
+    values = np.asarray(values, np.float64)
+    return np.where(np.isfinite(values), values, math.nan)
+
+
+def _plain(values):
+    return [None if math.isnan(value) else value for value in values.tolist()]

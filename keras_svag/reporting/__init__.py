@@ -1,0 +1,1 @@
+"""What a run's verdict looks like: as text, HTML and Markdown."""

@@ -1,0 +1,102 @@
+"""The table of optimizers: the rule of each, and the moments that it keeps."""
+
+import dataclasses
+from typing import Any, Literal
+
+import keras
+
+from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
+from keras_svag.optimizers.svag import SVAG
+from keras_svag.scaling.reasons import Reason
+
+Rule = Literal["linear", "square_root"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerKind:
+    """What the theory asks of an optimizer.
+
+    Attributes:
+        rule: `"linear"` or `"square_root"`, the scaling rule for it.
+        second_moments: Name of the attribute with the second moment v of every
+            entry by whose root the optimizer divides; None if it keeps none.
+        root: How it divides: `"epsilon outside"` by √v + ε, `"epsilon inside"`
+            by √(v + ε), `"is root"` by v + ε, for v is a root already.
+        is_derived: Whether the condition of the rule is derived for it.
+        simulates: Name of the optimizer whose SDE it simulates, or None.
+        name: Name of its class. Sentences have it; nothing is decided by it.
+    """
+
+    rule: Rule = "linear"
+    second_moments: str | None = None
+    root: Literal["epsilon outside", "epsilon inside", "is root"] | None = None
+    is_derived: bool = False
+    simulates: str | None = None
+    name: str = ""
+
+
+_NO_MOMENTS = OptimizerKind("square_root")
+_ADAM = OptimizerKind("square_root", "_velocities", "epsilon outside", True)
+_RMSPROP = OptimizerKind("square_root", "_velocities", "epsilon inside", True)
+
+# Those of Keras by their names there, for not every release has all of them.
+_KERAS_KINDS = {
+    "SGD": OptimizerKind("linear", is_derived=True),
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
+    "Nadam": dataclasses.replace(_ADAM, is_derived=False),
+    "Adamax": OptimizerKind("square_root", "_u", "is root"),
+    "RMSprop": _RMSPROP,
+    "Adagrad": OptimizerKind("square_root", "_accumulators", "epsilon inside"),
+    "Adadelta": _NO_MOMENTS,
+    "Adafactor": _NO_MOMENTS,
+    "Ftrl": _NO_MOMENTS,
+    "Lamb": _NO_MOMENTS,
+    "Lion": _NO_MOMENTS,
+    "Muon": _NO_MOMENTS,
+}
+_KINDS = {
+    getattr(keras.optimizers, name): kind
+    for name, kind in _KERAS_KINDS.items()
+    if hasattr(keras.optimizers, name)
+} | {
+    SVAG: OptimizerKind("linear", is_derived=True, simulates="SGD"),
+    SVAGAdam: dataclasses.replace(_ADAM, simulates="Adam"),
+    SVAGRMSprop: dataclasses.replace(_RMSPROP, simulates="RMSprop"),
+}
+
+
+def without_loss_scale(optimizer: Any) -> Any:
+    """The optimizer itself, not the loss scale around it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def kind_of(optimizer: Any) -> OptimizerKind:
+    """The kind of an optimizer, which is that of its nearest known base.
+
+    Args:
+        optimizer: An optimizer, with a loss scale around it or without, or a
+            class of optimizers.
+
+    Returns:
+        An `OptimizerKind`. One that the table does not have is taken for a
+        relative of SGD, for which nothing is derived.
+    """
+    cls = optimizer
+    if not isinstance(optimizer, type):
+        cls = type(without_loss_scale(optimizer))
+    known = (_KINDS[base] for base in cls.__mro__ if base in _KINDS)
+    return dataclasses.replace(next(known, OptimizerKind()), name=cls.__name__)
+
+
+def rule_refusal(kind: OptimizerKind, rule: Rule) -> Reason | None:
+    """Why a rule cannot be judged for an optimizer; None where it can."""
+    if rule == "linear":
+        if kind.rule == "linear":
+            return None
+        return Reason("linear_rule_for_adaptive", (kind.name,))
+    if kind.rule == "linear":
+        return Reason("square_root_rule_for_sgd", (kind.name,))
+    if kind.second_moments is None:
+        return Reason("no_second_moments", (kind.name,))
+    return None

@@ -1,0 +1,160 @@
+"""An optimizer at another batch size, by the scaling rule for it."""
+
+import math
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from keras_svag import arguments
+from keras_svag.scaling.conditions import conditions_of
+from keras_svag.scaling.optimizers import rule_refusal, without_loss_scale
+from keras_svag.scaling.rules import (
+    linear_scaling_rule,
+    square_root_scaling_rule,
+)
+
+
+def scale_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+    kappa: float,
+    rule: Literal["auto", "linear", "square_root"] = "auto",
+) -> keras.optimizers.Optimizer:
+    """A new optimizer for batches κ times as large, by a scaling rule.
+
+    ```python
+    adam = keras.optimizers.Adam(1e-3)  # at batch size 64
+    model.compile(keras_svag.scaling.scale_optimizer(adam, 4), loss)  # at 256
+    ```
+
+    The linear rule changes the learning rate alone, momentum stays; the
+    square-root rule also β, ε and decoupled weight decay. A schedule is kept,
+    with its rates scaled and its steps shortened by κ. Train for as many
+    epochs as before.
+
+    Args:
+        optimizer: A Keras optimizer, or SVAG or its kin, built or not. A loss
+            scale around it is left out: Keras adds one where a dtype policy
+            asks for it. Keras's optimizers do not hand on what
+            `exclude_from_weight_decay` was told: exclude it again.
+        kappa: κ, above 0.
+        rule: `"linear"`, `"square_root"`, or `"auto"`: that of the optimizer.
+
+    Returns:
+        An optimizer of the same class, not built.
+
+    Raises:
+        TypeError: If `optimizer` is no optimizer, or `kappa` is no number.
+        ValueError: If the rule is not for the optimizer or has no such
+            hyperparameters, or the learning rate is a function.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            arguments.refusal("optimizer", "a Keras optimizer", optimizer)
+        )
+    arguments.number("kappa", kappa, above=0)
+    optimizer = without_loss_scale(optimizer)
+    conditions = conditions_of(optimizer, rule)
+    refused = rule_refusal(conditions.optimizer, conditions.rule)
+    if refused is not None:
+        raise ValueError(
+            arguments.refusal(
+                "optimizer",
+                "one that the rule is for",
+                conditions.optimizer.name,
+                str(refused).rstrip("."),
+            )
+        )
+    config = optimizer.get_config()
+    scaled = _scaled(conditions, config, kappa)
+    config |= {
+        name: value
+        for name, value in scaled.items()
+        if config.get(name) is not None
+    }
+    return type(optimizer).from_config(config)
+
+
+def _scaled(conditions, config, kappa):
+    schedule, rate = None, config["learning_rate"]
+    if isinstance(rate, dict):
+        schedule, rate = _schedule(rate), 0.0
+    if conditions.adaptive is None:
+        factor = kappa
+        scaled = linear_scaling_rule(rate, kappa, conditions.weight_decay)
+    else:
+        if conditions.momentum:
+            raise ValueError(
+                arguments.refusal(
+                    "optimizer",
+                    "one without momentum",
+                    f"momentum={conditions.momentum:g}",
+                    "the square-root rule has no factor for it",
+                )
+            )
+        factor = math.sqrt(kappa)
+        scaled = square_root_scaling_rule(
+            rate,
+            kappa,
+            weight_decay=conditions.weight_decay,
+            epsilon_in_root=conditions.optimizer.root == "epsilon inside",
+            **conditions.adaptive.hyperparameters,
+        )
+    if schedule is not None:
+        scaled["learning_rate"] = ScaledSchedule(schedule, factor, kappa)
+    return scaled
+
+
+def _schedule(saved):
+    # Of these Keras would not make a function again.
+    if saved.get("class_name") in ("function", "__lambda__"):
+        raise ValueError(
+            arguments.refusal(
+                "optimizer",
+                "one whose learning rate is a number or a schedule",
+                "a function",
+                "scale what it returns",
+            )
+        )
+    return keras.saving.deserialize_keras_object(saved)
+
+
+@keras.saving.register_keras_serializable(package="keras_svag")
+class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule for larger batches: its rates times a factor, fewer steps.
+
+    Step k has `factor` times the rate that the schedule has at step κ k, after
+    as many examples.
+
+    Args:
+        schedule: A `keras.optimizers.schedules.LearningRateSchedule`.
+        factor: Of the rates.
+        kappa: κ, by which the steps are shortened.
+    """
+
+    def __init__(
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        factor: float,
+        kappa: float,
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.factor = factor
+        self.kappa = kappa
+
+    def __call__(self, step: Any) -> Any:
+        rate = self.schedule(ops.multiply(step, self.kappa))
+        return ops.multiply(rate, self.factor)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "factor": self.factor,
+            "kappa": self.kappa,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ScaledSchedule":
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**config | {"schedule": schedule})

@@ -1,0 +1,192 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from experiments.datasets.sampling import (
+    SAMPLING_MODES,
+    stream_seed,
+    sub_batch_indices,
+)
+
+
+def _sub_batches(sampling, seed, count, num_examples, size, per_epoch=None):
+    """All sub-batches 0 … count - 1, shape (count, size)."""
+    indices = tf.data.Dataset.range(count).map(
+        lambda j: sub_batch_indices(
+            sampling, seed, j, num_examples, size, per_epoch
+        )
+    )
+    return next(iter(indices.batch(count))).numpy()
+
+
+def _p_value_of_uniformity(counts):
+    return stats.chisquare(np.ravel(counts)).pvalue
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+def test_a_sub_batch_is_a_function_of_seed_and_index(sampling):
+    graph = _sub_batches(sampling, 3, 7, 37, 4)
+    compiled = tf.function(lambda j: sub_batch_indices(sampling, 3, j, 37, 4))
+    assert compiled(tf.constant(0)).shape == (4,)
+    for j in (6, 0, 3):
+        eager = sub_batch_indices(sampling, 3, j, 37, 4)
+        assert eager.dtype == tf.int64
+        np.testing.assert_array_equal(eager, graph[j])
+        np.testing.assert_array_equal(compiled(tf.constant(j)), graph[j])
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+def test_sampling_leaves_the_global_random_state_alone(sampling):
+    tf.random.set_seed(1)
+    expected = tf.random.uniform((3,))
+    tf.random.set_seed(1)
+    sub_batch_indices(sampling, 0, 5, 37, 4)
+    np.testing.assert_array_equal(tf.random.uniform((3,)), expected)
+
+
+def test_streams_of_different_seed_mode_and_index_do_not_meet():
+    seeds = {
+        tuple(stream_seed(seed, stream, index).numpy().tolist())
+        for seed, stream, index in itertools.product(
+            range(-2, 6), (*SAMPLING_MODES, "augmentation"), range(6)
+        )
+    }
+    assert len(seeds) == 8 * 4 * 6
+    # With key `seed + index` these two would be the same sub-batch.
+    one_zero = sub_batch_indices("with_replacement", 1, 0, 1000, 20)
+    zero_one = sub_batch_indices("with_replacement", 0, 1, 1000, 20)
+    assert not np.array_equal(one_zero, zero_one)
+
+
+def test_draws_with_replacement_are_what_they_were_in_the_first_version():
+    key = tf.constant([3, 0], tf.int64)
+    for number in (0, 5):
+        key = tf.random.fold_in(key, tf.constant(number, tf.int64))
+    expected = tf.random.stateless_uniform((4,), key, 0, 10**7, tf.int64)
+    indices = sub_batch_indices("with_replacement", 3, 5, 10**7, 4)
+    np.testing.assert_array_equal(indices, expected)
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+@pytest.mark.parametrize("num_examples", [10, 37])
+def test_examples_and_their_pairs_are_uniform(sampling, num_examples):
+    # One sub-batch an epoch: a permutation's pieces are tested where they
+    # are independent.
+    draws = _sub_batches(sampling, 5, 8000, num_examples, 4, 1)
+    distinct = sampling != "with_replacement"
+    p_values = []
+    for column in draws.T:
+        counts = np.bincount(column, minlength=num_examples)
+        p_values.append(_p_value_of_uniformity(counts))
+    for first, second in itertools.combinations(draws.T, 2):
+        pairs = np.zeros((num_examples, num_examples))
+        np.add.at(pairs, (first, second), 1)
+        off_diagonal = ~np.eye(num_examples, dtype=bool)
+        if distinct:
+            assert not pairs[~off_diagonal].any()
+            pairs = pairs[off_diagonal]
+        p_values.append(_p_value_of_uniformity(pairs))
+    # Bonferroni over the 10 tests, at the level of 3.3 standard errors.
+    assert min(p_values) > 1e-3 / len(p_values)
+
+
+def test_all_positions_of_an_epochs_permutation_are_uniform():
+    draws = _sub_batches("shuffle", 2, 3 * 4000, 10, 3)
+    epochs = draws.reshape(4000, 9)
+    p_values = [
+        _p_value_of_uniformity(np.bincount(column, minlength=10))
+        for column in epochs.T
+    ]
+    pairs = np.zeros((10, 10))
+    np.add.at(pairs, (epochs[:, 0], epochs[:, -1]), 1)
+    p_values.append(_p_value_of_uniformity(pairs[~np.eye(10, dtype=bool)]))
+    assert min(p_values) > 1e-3 / len(p_values)
+
+
+@pytest.mark.parametrize("sampling", SAMPLING_MODES)
+def test_consecutive_indices_and_seeds_are_independent(sampling):
+    count = 8000
+    draws = _sub_batches(sampling, 0, count, 10, 4, 1)
+    others = _sub_batches(sampling, 1, count, 10, 4, 1)
+    for first, second in (
+        (draws[:-1], draws[1:]),
+        (draws, others),
+        (draws[1:], others[:-1]),
+    ):
+        pairs = np.zeros((10, 10))
+        np.add.at(pairs, (first[:, 0], second[:, 0]), 1)
+        assert _p_value_of_uniformity(pairs) > 1e-3 / 9
+
+
+def test_many_examples_are_shuffled_and_drawn_by_the_same_laws():
+    epoch = _sub_batches("shuffle", 4, 10, 1437, 143).ravel()
+    assert len(set(epoch)) == 1430
+    drawn = sub_batch_indices("without_replacement", 4, 0, 1437, 1437)
+    np.testing.assert_array_equal(np.sort(drawn), np.arange(1437))
+    whole = sub_batch_indices("shuffle", 4, 0, 1437, 1437)
+    np.testing.assert_array_equal(whole[:1430], epoch)
+
+
+def test_an_epoch_of_shuffle_holds_no_example_twice():
+    draws = _sub_batches("shuffle", 4, 3 * 9, 37, 4)
+    epochs = draws.reshape(3, 36)
+    for epoch in epochs:
+        assert len(set(epoch)) == 36
+    assert not np.array_equal(epochs[0], epochs[1])
+    # The one example that is dropped changes from epoch to epoch.
+    assert len({37 * 18 - epoch.sum() for epoch in epochs}) > 1
+
+
+def test_an_epoch_can_be_cut_to_whole_steps_of_two_sub_batches():
+    draws = _sub_batches("shuffle", 4, 2 * 8, 37, 4, per_epoch=8)
+    uncut = _sub_batches("shuffle", 4, 2 * 9, 37, 4)
+    np.testing.assert_array_equal(draws[:8], uncut[:8])
+    np.testing.assert_array_equal(draws[8:], uncut[9:17])
+
+
+def test_without_replacement_holds_no_example_twice():
+    draws = np.sort(_sub_batches("without_replacement", 4, 500, 37, 30))
+    assert np.all(np.diff(draws) > 0)
+    everything = sub_batch_indices("without_replacement", 0, 0, 37, 37)
+    assert sorted(everything.numpy()) == list(range(37))
+
+
+@pytest.mark.parametrize(
+    "sampling, factor",
+    [
+        ("with_replacement", 1.0),
+        ("without_replacement", (37 - 12) / (37 - 1)),
+        ("shuffle", (37 - 12) / (37 - 1)),
+    ],
+)
+def test_variance_of_a_sub_batch_mean(sampling, factor):
+    count, size, num_examples = 4000, 12, 37
+    values = np.random.default_rng(0).exponential(size=num_examples)
+    draws = _sub_batches(sampling, 8, count, num_examples, size, 1)
+    means = values[draws].mean(axis=1)
+    variance = factor * values.var() / size
+
+    error = (means - values.mean()) ** 2
+    standard_error = error.std(ddof=1) / np.sqrt(count)
+    assert abs(error.mean() - variance) < 3 * standard_error
+    assert abs(means.mean() - values.mean()) < 3 * np.sqrt(variance / count)
+
+
+def test_covariance_of_a_pair_of_sub_batches():
+    # Disjoint pieces of one permutation: Cov = -Var1 / (n - 1); independent
+    # draws: 0.
+    count, size, num_examples = 4000, 4, 10
+    values = np.random.default_rng(0).exponential(size=num_examples)
+    for sampling, covariance in (
+        ("shuffle", -values.var() / (num_examples - 1)),
+        ("without_replacement", 0.0),
+        ("with_replacement", 0.0),
+    ):
+        draws = _sub_batches(sampling, 8, 2 * count, num_examples, size, 2)
+        means = values[draws].mean(axis=1) - values.mean()
+        products = means[0::2] * means[1::2]
+        standard_error = products.std(ddof=1) / np.sqrt(count)
+        assert abs(products.mean() - covariance) < 3 * standard_error

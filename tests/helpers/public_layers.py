@@ -1,0 +1,123 @@
+"""Layers in the ways of public scripts: with state, losses and couplings."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+class Codebook(layers.Layer):
+    """Vector quantization; moving averages of the inputs are the codes."""
+
+    def __init__(self, codes=4, **kwargs):
+        super().__init__(**kwargs)
+        self.codes = codes
+
+    def build(self, shape):
+        def weight(shape, initializer):
+            return self.add_weight(
+                shape=shape, initializer=initializer, trainable=False
+            )
+
+        self.table = weight((self.codes, shape[-1]), "random_normal")
+        self.sums = weight((self.codes, shape[-1]), "ones")
+        self.counts = weight((self.codes,), "ones")
+
+    def call(self, x, training=False):
+        distances = ops.sum((x[:, None] - self.table) ** 2, -1)
+        nearest = ops.one_hot(ops.argmin(distances, 1), self.codes)
+        quantized = ops.matmul(nearest, self.table)
+        if training:
+            sums = ops.matmul(ops.transpose(nearest), x)
+            self.sums.assign(0.9 * self.sums + 0.1 * sums)
+            counts = ops.sum(nearest, 0)
+            self.counts.assign(0.9 * self.counts + 0.1 * counts)
+            self.table.assign(self.sums / (self.counts[:, None] + 1e-3))
+        self.add_loss(0.25 * ops.mean((ops.stop_gradient(quantized) - x) ** 2))
+        return x + ops.stop_gradient(quantized - x)
+
+
+class MixtureOfExperts(layers.Layer):
+    """Experts and a gate, with a loss that is least if all work alike."""
+
+    def __init__(self, experts=3, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.gate = layers.Dense(experts, "softmax")
+        self.experts = [layers.Dense(units, "relu") for _ in range(experts)]
+
+    def call(self, x):
+        gate = self.gate(x)
+        outputs = ops.stack([expert(x) for expert in self.experts], 1)
+        load = ops.mean(gate, 0)
+        self.add_loss(0.1 * len(self.experts) * ops.sum(load**2))
+        return ops.sum(gate[..., None] * outputs, 1)
+
+
+class SummedActivity(layers.Layer):
+    """Adds a loss that is a sum over the examples of the batch."""
+
+    def call(self, x):
+        self.add_loss(1e-2 * ops.sum(x**2))
+        return x
+
+
+class MinibatchDeviation(layers.Layer):
+    """The standard deviation over the batch as one more feature (StyleGAN)."""
+
+    def call(self, x):
+        deviation = ops.mean(ops.std(x, 0))
+        return ops.concatenate([x, 0 * x[:, :1] + deviation], -1)
+
+
+class AttentionAcrossExamples(layers.Layer):
+    """Every example of a batch attends to the others."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(2, 3)
+
+    def call(self, x):
+        return x + self.attention(x[None], x[None])[0]
+
+
+class Warmup(layers.Layer):
+    """Counts its calls in training, and lets more through each time."""
+
+    def build(self, shape):
+        self.count = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+
+    def call(self, x, training=False):
+        if training:
+            self.count.assign_add(1)
+        return x * (1 - 0.9 ** (1 + ops.cast(self.count, x.dtype)))
+
+
+class UnseededNoise(layers.Layer):
+    """Draws from Keras's global generator."""
+
+    def call(self, x, training=False):
+        if training:
+            x += 0.1 * keras.random.normal(ops.shape(x))
+        return x
+
+
+class NumPyNoise(layers.Layer):
+    """Draws from NumPy's global generator at each eager call."""
+
+    def call(self, x, training=False):
+        if training:
+            x += np.random.normal(0, 0.1, x.shape[-1]).astype("float32")
+        return x
+
+
+class Sampling(layers.Layer):
+    """Draws a code from its mean and the logarithm of its variance (VAE)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator(3)
+
+    def call(self, mean, log_variance):
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        return mean + ops.exp(log_variance / 2) * noise

@@ -1,0 +1,557 @@
+"""Small models in the ways of public scripts, each compiled and with data.
+
+Each is a function that returns a `Script`; its arguments go to
+`model.compile`. 43 rows in batches of 8 are 6 steps an epoch, the last of 3
+rows.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from tests.helpers import public_layers
+from tests.helpers.public_layers import Sampling
+
+ROWS = 43
+BATCH_SIZE = 8
+
+
+class Script(NamedTuple):
+    """What a script makes before it calls `fit`.
+
+    Args:
+        model: a compiled `keras.Model`.
+        x, y, sample_weight: arrays, or nests of arrays.
+        fit: further arguments of `fit`.
+        monitor: what `GradientNoiseMonitor` needs for this model.
+    """
+
+    model: keras.Model
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
+    fit: dict = {}
+    monitor: dict = {}
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def labels(classes=3):
+    return np.random.default_rng(1).integers(0, classes, ROWS)
+
+
+def tokens(length=5, words=12):
+    return np.random.default_rng(2).integers(0, words, (ROWS, length))
+
+
+def _regression(*inner, optimizer="sgd", loss="mse", **compilation):
+    """Layers between 6 inputs and a dense output."""
+    model = keras.Sequential([keras.Input((6,)), *inner, layers.Dense(2)])
+    model.compile(optimizer, loss, metrics=["mae"], **compilation)
+    return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
+
+
+def _hidden(**arguments):
+    return layers.Dense(5, "tanh", **arguments)
+
+
+def perceptron(**compilation):
+    return _regression(_hidden(), **compilation)
+
+
+# Images
+
+
+def _images(*inner, optimizer="adam", **compilation):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            *inner,
+            layers.Flatten(),
+            layers.Dropout(0.3),
+            layers.Dense(3),
+        ]
+    )
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **compilation,
+    )
+    return Script(model, numbers(ROWS, 6, 6, 2), labels())
+
+
+def convolutions(**compilation):
+    """BatchNormalization and dropout, trained by Adam."""
+    return _images(
+        layers.Conv2D(3, 3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        **compilation,
+    )
+
+
+def frozen_batch_normalization(**compilation):
+    """Transfer learning: the backbone with its statistics is frozen."""
+    backbone = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(3, 3),
+            layers.BatchNormalization(),
+        ]
+    )
+    backbone.trainable = False
+    return _images(backbone, layers.ReLU(), **compilation)
+
+
+def augmented_images(**compilation):
+    return _images(
+        layers.RandomFlip("horizontal"),
+        layers.RandomTranslation(0.2, 0.2),
+        layers.Conv2D(3, 3),
+        **compilation,
+    )
+
+
+def half_precision(**compilation):
+    """mixed_float16: Keras scales the loss by itself."""
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return _images(layers.Conv2D(3, 3), **compilation)
+    finally:
+        keras.config.set_dtype_policy(usual)
+
+
+# Layers with state or randomness of their own
+
+
+def spectral_normalization(**compilation):
+    return _regression(layers.SpectralNormalization(_hidden()), **compilation)
+
+
+def vector_quantization(**compilation):
+    return _regression(_hidden(), public_layers.Codebook(), **compilation)
+
+
+def counted_calls(**compilation):
+    return _regression(_hidden(), public_layers.Warmup(), **compilation)
+
+
+def noise_without_a_seed(**compilation):
+    return _regression(public_layers.UnseededNoise(), **compilation)
+
+
+def numpy_noise(**compilation):
+    """Eager, so that each step draws anew."""
+    return _regression(
+        public_layers.NumPyNoise(), **{**compilation, "run_eagerly": True}
+    )
+
+
+# Losses that are no mean over examples
+
+
+def mixture_of_experts(**compilation):
+    return _regression(public_layers.MixtureOfExperts(), **compilation)
+
+
+def summed_add_loss(**compilation):
+    return _regression(_hidden(), public_layers.SummedActivity(), **compilation)
+
+
+def minibatch_deviation(**compilation):
+    return _regression(
+        _hidden(), public_layers.MinibatchDeviation(), **compilation
+    )
+
+
+def attention_across_examples(**compilation):
+    return _regression(public_layers.AttentionAcrossExamples(), **compilation)
+
+
+def regularizers(**compilation):
+    return _regression(
+        _hidden(kernel_regularizer="l2", activity_regularizer="l1"),
+        **compilation,
+    )
+
+
+def dice_loss(**compilation):
+    """One overlap of a whole batch of masks."""
+
+    def dice(y_true, y_pred):
+        y_pred = ops.sigmoid(y_pred)
+        union = ops.sum(y_true) + ops.sum(y_pred)
+        return 1 - (2 * ops.sum(y_true * y_pred) + 1) / (union + 1)
+
+    script = _regression(_hidden(), loss=dice, **compilation)
+    return script._replace(y=(script.y > 0).astype("float32"))
+
+
+def in_batch_negatives(**compilation):
+    """Two towers: the others of a batch are an example's negatives."""
+    inputs = [keras.Input((6,), name=name) for name in ("query", "document")]
+    outputs = layers.Concatenate()([layers.Dense(4)(x) for x in inputs])
+
+    def loss(y_true, y_pred):
+        queries, documents = ops.split(y_pred, 2, -1)
+        scores = ops.matmul(queries, ops.transpose(documents))
+        return keras.losses.sparse_categorical_crossentropy(
+            ops.arange(ops.shape(scores)[0]), scores, from_logits=True
+        )
+
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", loss, **compilation)
+    x = {"query": numbers(ROWS, 6), "document": numbers(ROWS, 6, seed=1)}
+    return Script(model, x, np.zeros(ROWS))
+
+
+# Inputs, targets and weights
+
+
+def named_targets(**compilation):
+    """A list of outputs, of which one has a target by name, one no loss."""
+    x = keras.Input((6,))
+    hidden = _hidden()(x)
+    outputs = [
+        layers.Dense(1, name="score")(hidden),
+        layers.Dense(3, name="embedding")(hidden),
+    ]
+    model = keras.Model(x, outputs)
+    model.compile("sgd", ["mse", None], **compilation)
+    return Script(model, numbers(ROWS, 6), {"score": numbers(ROWS, 1, seed=1)})
+
+
+def masked_lstm(**compilation):
+    """Sentences of several lengths, a tag for each word."""
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.Embedding(12, 3, mask_zero=True),
+            layers.LSTM(4, return_sequences=True),
+            layers.Dense(3, "softmax"),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.5),
+        "sparse_categorical_crossentropy",
+        weighted_metrics=["accuracy"],
+        **compilation,
+    )
+    x = np.where(np.arange(5) < 2 + labels()[:, None], tokens(), 0)
+    return Script(model, x, tokens() % 3)
+
+
+def class_weights(**compilation):
+    script = _images(layers.ReLU(), **compilation)
+    return script._replace(fit={"class_weight": {0: 0.5, 1: 1.0, 2: 4.0}})
+
+
+def sample_weights(**compilation):
+    weights = np.maximum(numbers(ROWS) + 1, 0)
+    script = perceptron(weighted_metrics=["mse"], **compilation)
+    return script._replace(sample_weight=weights)
+
+
+def embeddings(**compilation):
+    """A recommender: dict inputs, gradients of few rows."""
+    inputs = {
+        name: keras.Input((), name=name, dtype="int32")
+        for name in ("user", "movie")
+    }
+    vectors = [layers.Embedding(20, 3)(x) for x in inputs.values()]
+    model = keras.Model(inputs, layers.Dot(axes=1)(vectors))
+    model.compile(
+        keras.optimizers.Adagrad(0.1), "mse", metrics=["mae"], **compilation
+    )
+    user, movie = tokens(2, 20).T
+    return Script(model, {"user": user, "movie": movie}, numbers(ROWS, 1))
+
+
+def sparse_input(**compilation):
+    """A bag of words as a `tf.SparseTensor`."""
+    model = keras.Sequential([keras.Input((20,), sparse=True), layers.Dense(2)])
+    model.compile("sgd", "mse", **compilation)
+    words = np.maximum(numbers(ROWS, 20) - 0.5, 0)
+    return Script(model, tf.sparse.from_dense(words), numbers(ROWS, 2))
+
+
+def ragged_input(**compilation):
+    """Sentences as a `tf.RaggedTensor`."""
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int64", ragged=True),
+            layers.Embedding(12, 3),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(2),
+        ]
+    )
+    model.compile("sgd", "mse", **compilation)
+    x = tf.RaggedTensor.from_tensor(tokens(), lengths=2 + labels())
+    return Script(model, x, numbers(ROWS, 2))
+
+
+# Models with methods of their own
+
+
+class Network(keras.Model):
+    """A subclass as in the guides; it builds itself at its first call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = layers.Dense(5, "tanh")
+        self.dropout = layers.Dropout(0.2)
+        self.out = layers.Dense(2)
+
+    def call(self, inputs, training=None):
+        return self.out(self.dropout(self.hidden(inputs), training=training))
+
+
+def _network(network, *loss, **compilation):
+    model = network()
+    model.compile("adam", *loss, **compilation)
+    return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
+
+
+def subclass(**compilation):
+    return _network(Network, "mse", **compilation)
+
+
+class OwnTrainStep(Network):
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(y=y, y_pred=y_pred)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        gradients = [0.5 * gradient for gradient in gradients]
+        self.optimizer.apply(gradients, self.trainable_variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+            else:
+                metric.update_state(y, y_pred)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+def own_train_step(**compilation):
+    return _network(OwnTrainStep, "mse", metrics=["mae"], **compilation)
+
+
+class OwnComputeLoss(Network):
+    def __init__(self):
+        super().__init__()
+        self.error = keras.metrics.MeanAbsoluteError(name="error")
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        self.error.update_state(y, y_pred)
+        return ops.mean(ops.square(y - y_pred)) + 1e-3 * ops.mean(x**2)
+
+
+def own_compute_loss(**compilation):
+    return _network(OwnComputeLoss, **compilation)
+
+
+class OwnComputeMetrics(Network):
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {**logs, "bias": ops.mean(y_pred - y)}
+
+
+def own_compute_metrics(**compilation):
+    return _network(OwnComputeMetrics, "mse", **compilation)
+
+
+class Autoencoder(keras.Model):
+    """A VAE as in Keras's examples, which computes its losses by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = layers.Dense(4)
+        self.sampling = Sampling()
+        self.decoder = layers.Dense(6)
+        self.trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("reconstruction", "divergence")
+        }
+
+    @property
+    def metrics(self):
+        return list(self.trackers.values())
+
+    def encode(self, x):
+        mean, log_variance = ops.split(self.encoder(x), 2, -1)
+        return mean, log_variance, self.sampling(mean, log_variance)
+
+    def call(self, x):
+        return self.decoder(self.encode(x)[-1])
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            mean, log_variance, code = self.encode(x)
+            losses = {
+                "reconstruction": ops.mean((self.decoder(code) - y) ** 2),
+                "divergence": ops.mean(
+                    mean**2 + ops.exp(log_variance) - 1 - log_variance
+                ),
+            }
+            loss = sum(losses.values())
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        for name, value in losses.items():
+            self.trackers[name].update_state(value)
+        return {name: t.result() for name, t in self.trackers.items()}
+
+
+def variational_autoencoder(**compilation):
+    """Compiled without a loss: the monitor is given one."""
+    model = Autoencoder()
+    model.compile("adam", **compilation)
+    x = numbers(ROWS, 6)
+    return Script(model, x, x, monitor={"loss": "mse"})
+
+
+class Adversaries(keras.Model):
+    """A GAN as in Keras's examples: no `call`, two optimizers."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.Sequential([keras.Input((2,)), layers.Dense(6)])
+        self.discriminator = keras.Sequential(
+            [keras.Input((6,)), layers.Dense(1)]
+        )
+        self.seed_generator = keras.random.SeedGenerator(3)
+        self.error = keras.metrics.Mean(name="error")
+
+    def compile(self, generator_optimizer, optimizer, **kwargs):
+        super().compile(optimizer=optimizer, **kwargs)
+        self.generator_optimizer = generator_optimizer
+
+    def train_step(self, x):
+        code = keras.random.normal(
+            (ops.shape(x)[0], 2), seed=self.seed_generator
+        )
+        for part, optimizer, sign in (
+            (self.discriminator, self.optimizer, 1),
+            (self.generator, self.generator_optimizer, -1),
+        ):
+            with tf.GradientTape() as tape:
+                real = self.discriminator(x)
+                made = self.discriminator(self.generator(code))
+                loss = sign * (
+                    ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(made))
+                )
+            weights = part.trainable_weights
+            optimizer.apply(tape.gradient(loss, weights), weights)
+        self.error.update_state(loss)
+        return {"error": self.error.result()}
+
+
+def adversaries(**compilation):
+    model = Adversaries()
+    model.compile(
+        keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3), **compilation
+    )
+    return Script(model, numbers(ROWS, 6))
+
+
+def stateful_lstm(**compilation):
+    model = keras.Sequential(
+        [
+            keras.Input((5, 2), batch_size=BATCH_SIZE),
+            layers.LSTM(3, stateful=True),
+            layers.Dense(1),
+        ]
+    )
+    model.compile("sgd", "mse", **compilation)
+    rows = 3 * BATCH_SIZE
+    return Script(model, numbers(rows, 5, 2), numbers(rows, 1))
+
+
+# Fine-tuning and quantization
+
+
+def low_rank_adaptation(**compilation):
+    script = perceptron(**compilation)
+    script.model.layers[0].enable_lora(2)
+    script.model.compile("adam", "mse", **compilation)
+    return script
+
+
+def _quantized(mode, compilation):
+    model = perceptron().model
+    model.quantize(mode)
+    if mode == "int8":
+        model.layers[0].enable_lora(2)
+    model.compile("adam", "mse", **compilation)
+    return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
+
+
+def int8(**compilation):
+    """Integers are frozen; low-rank matrices beside them train."""
+    return _quantized("int8", compilation)
+
+
+def float8(**compilation):
+    """Scales are trainable variables that their gradients overwrite."""
+    return _quantized("float8", compilation)
+
+
+# Optimizers
+
+
+def _trained_by(optimizer, compilation):
+    return perceptron(optimizer=optimizer, **compilation)
+
+
+def moving_average_of_weights(**compilation):
+    optimizer = keras.optimizers.SGD(
+        0.1, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4
+    )
+    return _trained_by(optimizer, compilation)
+
+
+def clipped_norms(**compilation):
+    return _trained_by(keras.optimizers.Adam(clipnorm=0.1), compilation)
+
+
+def clipped_global_norm(**compilation):
+    return _trained_by(
+        keras.optimizers.SGD(0.1, global_clipnorm=0.1), compilation
+    )
+
+
+def weight_decay(**compilation):
+    return _trained_by(
+        keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.1), compilation
+    )
+
+
+def accumulated_gradients(**compilation):
+    return _trained_by(
+        keras.optimizers.Adam(gradient_accumulation_steps=4), compilation
+    )
+
+
+def adamw(**compilation):
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 12)
+    return _trained_by(keras.optimizers.AdamW(schedule), compilation)
+
+
+def adafactor(**compilation):
+    return _trained_by(keras.optimizers.Adafactor(), compilation)
+
+
+def lion(**compilation):
+    return _trained_by(keras.optimizers.Lion(), compilation)
+
+
+def rmsprop(**compilation):
+    return _trained_by(keras.optimizers.RMSprop(centered=True), compilation)

@@ -156,7 +156,9 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         interval = CheckpointInterval.parse(
             checkpoint_every, plan.steps_per_sgd_step
         )
-        if interval.seconds is not None and backend.has_several_workers(strategy):
+        if interval.seconds is not None and backend.has_several_workers(
+            strategy
+        ):
             raise ValueError(
                 "`checkpoint_every` must be a number of SGD steps with "
                 "--strategy=multi_worker, whose workers save together, got "
@@ -180,9 +182,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     evaluation = evaluation_data(dataset)
     with strategy.scope():
         model = compile_model(config, dataset, plan)
-    monitor = make_monitor(
-        config, dataset, plan, make_batches(), workdir.path
-    )
+    monitor = make_monitor(config, dataset, plan, make_batches(), workdir.path)
     writes = backend.is_chief(strategy)
     found = begin_together(strategy, workdir)
     streams = StreamsVersion(config.sampling)
@@ -249,12 +249,17 @@ def _note_surroundings(checkpoints, found, model, says):
 
 
 def _measured(monitor):
-    """The noise in the end, and the verdict if there is one."""
-    results = {"gradient_noise": monitor.estimate().to_dict()}
+    """The noise of a run's last epochs, and the verdict if there is one."""
     report = getattr(monitor, "report", None)
-    if report:
-        results["linear_scaling"] = report.to_dict()
-    return results
+    if report is None:
+        return {"gradient_noise": monitor.estimate().to_dict()}
+    # The report's own noise may be that in the norm of the optimizer.
+    epochs = report.last_epoch - report.first_epoch + 1
+    noise = monitor.series.window(epochs).estimate(monitor.batch_size)
+    return {
+        "gradient_noise": noise.to_dict(),
+        "linear_scaling": report.to_dict(),
+    }
 
 
 def run_alone(config):

@@ -9,6 +9,8 @@ def get_config():
     config.augmentation = False
     # None: all of them.
     config.num_examples = ml_collections.config_dict.placeholder(int)
+    # "without_replacement" draws each sub-batch of b examples apart from all
+    # others: N then reads low by the factor (n - b) / (n - 1), uncorrected.
     config.sampling = "with_replacement"
     config.batch_size = 32
     config.epochs = 10
@@ -38,13 +40,14 @@ def get_config():
     config.warmup_factor = 0.1
     config.micro_batch_size = 500
 
+    # By the pairs of an SVAGModel, or beside the training of any other model.
     config.measure_noise = True
     config.validate_every = 1
 
     config.lsr = ml_collections.ConfigDict()
     config.lsr.enabled = True
     config.lsr.closeness = 2**0.5
-    config.lsr.kappas = (2, 4, 8, 16)
+    config.lsr.kappas = (0.25, 0.5, 2, 4, 8, 16)
     config.lsr.window = ml_collections.config_dict.placeholder(int)
     config.lsr.per_layer = False
     return config

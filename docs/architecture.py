@@ -13,12 +13,14 @@ PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 
 # In this order a package imports only from those before it.
 LIBRARY = {
-    "keras_svag.noise": "moments of a pair, GradientNoise, NoiseEstimate",
-    "keras_svag.optimizers": "SVAG's update and weights, schedules",
-    "keras_svag.models": "SVAGModel, NGDModel; all that is private of Keras",
+    "keras_svag.noise": "moments of a pair, NoiseSeries, NoiseEstimate",
+    "keras_svag.optimizers": "SVAG's update and weights",
     "keras_svag.scaling": "the theory: bounds, rules, closeness, verdict",
+    "keras_svag.backend": "what TensorFlow does, and Keras's private names",
+    "keras_svag.models": "SVAGModel",
     "keras_svag.probe": "a model measured, not trained",
-    "keras_svag.callbacks": "the check, its report, TensorBoard",
+    "keras_svag.reporting": "the report as text, HTML and Markdown",
+    "keras_svag.callbacks": "the monitor, the check, TensorBoard",
     "keras_svag.applications": "the paper's networks",
 }
 EXPERIMENTS = {

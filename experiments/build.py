@@ -76,6 +76,7 @@ def compile_model(config, dataset, plan):
     """
     network = model = _make_network(config, dataset, plan)
     rows = plan.sub_batch_size * plan.sub_batches_per_step
+    is_measured_beside = False
     if config.optimizer == "ngd":
         rows = plan.num_examples
         model = NGDModel(
@@ -90,17 +91,21 @@ def compile_model(config, dataset, plan):
         )
     elif is_svag(config.optimizer) and config.measure_noise:
         model = SVAGModel(model)
-    elif model.distribute_strategy.num_replicas_in_sync > 1:
-        model = _ReplicatedModel(model)
+    else:
+        is_measured_beside = config.measure_noise
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            model = _ReplicatedModel(model)
     model.compile(
         optimizer=_make_optimizer(config, plan.sgd_steps_per_epoch),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    # Not an argument of `compile`, which is saved with the model.
-    model.steps_per_execution = steps_per_call(
-        network, rows, plan.steps_per_epoch
-    )
+    # A monitor beside training would observe one step of a call alone.
+    if not is_measured_beside:
+        # Not an argument of `compile`, which is saved with the model.
+        model.steps_per_execution = steps_per_call(
+            network, rows, plan.steps_per_epoch
+        )
     return model
 
 

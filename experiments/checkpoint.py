@@ -12,9 +12,9 @@ import zipfile
 import keras
 import numpy as np
 from keras import ops
-from keras_svag import backend
 
 from experiments.datasets import STREAMS_VERSIONS
+from keras_svag import backend
 
 _PARTIAL = ".partial"
 _NAME = re.compile(r"step-(\d+)\.npz")
@@ -303,7 +303,9 @@ def restore_training_arrays(model, checkpoint, with_metrics):
     for variable, array in restored[:count]:
         variable.assign(array)
     if restored[count:]:
-        backend.assign_replica_values(strategy, *zip(*restored[count:], strict=True))
+        backend.assign_replica_values(
+            strategy, *zip(*restored[count:], strict=True)
+        )
 
 
 def _variables(model):

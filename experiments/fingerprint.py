@@ -9,8 +9,8 @@ import zlib
 
 import keras
 import tensorflow as tf
-from keras_svag import backend
 
+from keras_svag import backend
 from keras_svag.version import __version__
 
 _ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "NVIDIA_TF32_OVERRIDE", "XLA_FLAGS")

@@ -16,6 +16,7 @@ from experiments.checkpoint import restore_training_arrays, training_arrays
 from experiments.interruption import Interruption, exit_code
 from keras_svag import backend
 from keras_svag.arguments import refusal
+from keras_svag.callbacks.monitor import GradientNoiseMonitor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,7 @@ def resumable_fit(
             )
         first_epoch, done = divmod(found.step, plan.steps_per_epoch)
         _build(model, validation_data)
+        _trace(model, make_batches(found.step), callbacks)
     several = backend.has_several_workers(model.distribute_strategy)
     progress = _Progress(is_bar=verbose == 1)
     with (
@@ -172,6 +174,22 @@ def _build(model, data):
     with model.distribute_strategy.scope():
         model.optimizer.build(model.trainable_variables)
     model.evaluate(data, steps=1, verbose=0)
+
+
+def _trace(model, batches, callbacks):
+    """Traces a step of training, by none, under the monitors of the noise.
+
+    They observe no step that is being traced: here, it would be one that they
+    observe where the training is not interrupted.
+    """
+    strategy = model.distribute_strategy
+    monitors = [c for c in callbacks if isinstance(c, GradientNoiseMonitor)]
+    if not monitors or backend.has_several_workers(strategy):
+        return
+    none = strategy.experimental_distribute_dataset(batches.take(0))
+    for monitor in monitors:
+        with monitor.watch(model), contextlib.suppress(StopIteration):
+            model.train_function(iter(none))
 
 
 class _ResumableCallbacks(keras.callbacks.CallbackList):

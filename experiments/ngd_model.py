@@ -85,7 +85,7 @@ class NGDModel(backend.MultiWorkerModel):
         return self.model(inputs, training=training)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, y = data
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         replicas = self.distribute_strategy.num_replicas_in_sync
         rows = x.shape[0]
         if rows is None:
@@ -147,7 +147,7 @@ class NGDModel(backend.MultiWorkerModel):
         loss = backend.training_loss(self, x, y, y_pred, None)
         # Keras divides a loss by the number of replicas.
         replicas = self.distribute_strategy.num_replicas_in_sync
-        self._loss_tracker.update_state(loss * replicas, len(x))
+        self._loss_tracker.update_state(loss * replicas, x.shape[0])
         self.compute_metrics(x, y, y_pred)
         return gradients
 

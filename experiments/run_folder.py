@@ -15,7 +15,9 @@ import keras
 from keras import ops
 
 from experiments.checkpoint import CheckpointFolder
-from keras_svag import arguments, backend
+from keras_svag import arguments
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.scaling.optimizers import without_loss_scale
 from keras_svag.version import __version__
 
 try:
@@ -90,7 +92,7 @@ class WorkDir:
             raise unwritable(self.path, error) from error
         found = self._newest()
         if found is None:
-            for name in ("train", "validation", "linear_scaling"):
+            for name in ("train", "validation", "gradient_noise"):
                 shutil.rmtree(self.file(name), ignore_errors=True)
         return found
 
@@ -363,7 +365,7 @@ class TrainingClock(keras.callbacks.Callback):
 
     @property
     def _optimizer(self):
-        return backend.inner_optimizer(self.model.optimizer)
+        return without_loss_scale(self.model.optimizer)
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):
@@ -398,22 +400,26 @@ def results_table(results):
     """
     try:
         rows = [("test accuracy", f"{results['accuracy']:.2%}")]
-        noise = results.get("gradient_noise")
+        noise, report = map(results.get, ("gradient_noise", "linear_scaling"))
         if noise:
-            n_label = f"N = Tr Σ at batch size {noise['batch_size']}"
+            estimate = NoiseEstimate.from_dict(noise)
+            n_label = f"N = Tr Σ at batch size {estimate.batch_size}"
             for name, key in (
                 ("G = |∇L|²", "grad_sq_norm"),
                 (n_label, "noise_trace"),
                 ("N/G", "noise_to_signal"),
             ):
-                value = _with_error(noise[key], noise[f"{key}_se"])
-                rows.append((name, value))
+                value = getattr(estimate, key), getattr(estimate, f"{key}_se")
+                rows.append((name, _with_error(*value)))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value}" for name, value in rows]
         if noise:
-            lines.append("(noise over the last epoch, ± one standard error)")
-        if "linear_scaling" in results:
-            lines += ["", results["linear_scaling"]["text"]]
+            epochs = "the last epoch"
+            if report and report["first_epoch"] < report["last_epoch"]:
+                epochs = "epochs {first_epoch} to {last_epoch}".format(**report)
+            lines.append(f"(noise over {epochs}, ± one standard error)")
+        if report:
+            lines += ["", report["text"]]
         return "\n".join(lines)
     except (
         ArithmeticError,
@@ -429,9 +435,9 @@ def results_table(results):
 
 
 def _with_error(value, error):
-    if value is None:
+    if math.isnan(value):
         return "not measured"
-    return f"{value:.4g} ± {'unknown' if error is None else f'{error:.2g}'}"
+    return f"{value:.4g} ± {'unknown' if math.isnan(error) else f'{error:.2g}'}"
 
 
 def unwritable(path, error):

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+
 from keras_svag import backend
 
 STRATEGIES = ("none", "mirrored", "multi_worker")

@@ -3,12 +3,11 @@
 import dataclasses
 import math
 
-from keras_svag.reporting.markdown import escaped, table
-
 from experiments.report import sections, seeds
 from experiments.report.comparison import Comparison, comparisons
 from experiments.report.figures import save_curves
 from keras_svag.noise.ratio import student_t_quantile
+from keras_svag.reporting.markdown import escaped, table
 from keras_svag.scaling.closeness import Closeness
 
 NGD, SGD = "NGD", "SGD"

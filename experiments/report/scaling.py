@@ -4,15 +4,9 @@ import dataclasses
 import math
 
 import numpy as np
-from keras_svag.reporting.markdown import (
-    interval,
-    number,
-    percent_with_error,
-    table,
-    with_error,
-)
 from matplotlib.ticker import NullLocator
 
+from experiments.optimizers import optimizer_kind
 from experiments.report import sections, seeds
 from experiments.report.comparison import (
     Comparison,
@@ -30,10 +24,18 @@ from experiments.report.figures import (
 )
 from experiments.report.svag import svag_comparisons
 from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.reporting.markdown import (
+    interval,
+    number,
+    percent_with_error,
+    table,
+    with_error,
+)
 from keras_svag.scaling.bounds import min_noise_to_signal
 from keras_svag.scaling.closeness import Closeness
-from keras_svag.scaling.conditions import linear_scaling_refusal
+from keras_svag.scaling.optimizers import rule_refusal
 from keras_svag.scaling.prediction import FIRST_ORDER_REACHES
+from keras_svag.scaling.reasons import Reason
 
 # The test error that is observed beside the theorem, over the best.
 GROWN_ERROR = 1.2
@@ -108,7 +110,7 @@ class BatchSize:
         test_error: `SeedMean`; a run that diverged counts as 1.
         num_diverged: Runs that stopped at a loss that was not finite.
         estimate: `NoiseEstimate` pooled over the seeds, or None.
-        heuristic_reasons: Why the theorem may not apply, a phrase each.
+        reasons: Why the theorem may not apply, a `Reason` each.
         means: `equilibrium_means` of R, G and N.
         bound: `(low, point, high)` of κ_max·B, seen from this batch size: its
             95% interval, and None for a point without N/G; or None.
@@ -127,7 +129,7 @@ class BatchSize:
     test_error: seeds.SeedMean
     num_diverged: int
     estimate: NoiseEstimate | None
-    heuristic_reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     means: dict[str, seeds.SeedMean]
     bound: tuple[float, float | None, float] | None
     closeness: Closeness | None = None
@@ -258,7 +260,7 @@ def _batch_size(runs, target):
         ),
         sum(run.diverged for run in runs),
         estimate,
-        seeds.heuristic_reasons(windows),
+        seeds.reasons_of(windows),
         seeds.equilibrium_means(windows),
         bound,
     )
@@ -278,9 +280,7 @@ def _verdict(runs, target, kappas=()):
         window
         and dataclasses.replace(
             window,
-            estimate=window.estimate.corrected(np.diag([1 / ell, 1]))
-            if ell > 1
-            else window.estimate,
+            estimate=_with_signal_over(window.estimate, ell),
             learning_rate=window.learning_rate / ell,
         )
         for window in _windows(runs)
@@ -288,10 +288,22 @@ def _verdict(runs, target, kappas=()):
     return seeds.noise_verdict(windows, config | {"ell": 1}, target, kappas)
 
 
+def _with_signal_over(estimate, ell):
+    """The estimate with G / ell in place of G."""
+    return dataclasses.replace(
+        estimate,
+        grad_sq_norm=estimate.grad_sq_norm / ell,
+        grad_sq_norm_se=estimate.grad_sq_norm_se / ell,
+        covariance=estimate.covariance / ell,
+        blocks=tuple((g / ell, s) for g, s in estimate.blocks),
+    )
+
+
 def _refusal(config):
-    """Why the rule is not one for the optimizer, or for that of its SVAG."""
-    name = str(config.get("optimizer"))
-    return linear_scaling_refusal(name.removeprefix("svag_"))
+    """A sentence why the rule is not one for the optimizer, or None."""
+    kind = optimizer_kind(config.get("optimizer"))
+    refusal = rule_refusal(kind, "linear")
+    return refusal and str(refusal)
 
 
 def _windows(runs):
@@ -339,7 +351,7 @@ def _outcome(batch, batches, target):
 def scaling_section(study):
     """`Section` of a `ScalingStudy`."""
     reasons = sections.reasons_text(
-        reason for b in study.batches for reason in b.heuristic_reasons
+        reason for b in study.batches for reason in b.reasons
     )
     target = number(study.target)
     paragraphs = [

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+from experiments.report.runs import equilibrium_counts
+from experiments.report.seeds import SYMBOLS
 from keras_svag.reporting.markdown import (
     escaped,
     interval,
@@ -10,9 +12,6 @@ from keras_svag.reporting.markdown import (
     percent_with_error,
     with_error,
 )
-
-from experiments.report.runs import equilibrium_counts
-from experiments.report.seeds import SYMBOLS
 
 _ONE_SEED = (
     "There is one seed only for some values: bands and standard errors over "
@@ -105,14 +104,13 @@ def ratios_text(study, second, first):
 
 
 def reasons_text(reasons):
-    """Reasons of several runs; those that differ in a number alone are one."""
-    merged = {}
+    """`Reason`s of several runs; of those with one code the first is given."""
+    by_code = {}
     for reason in reasons:
-        phrase, _, number_of_a_run = reason.partition(" (")
-        merged.setdefault(phrase, set()).add(number_of_a_run and reason)
+        by_code.setdefault(reason.code, {})[str(reason)] = reason
     return "; ".join(
-        escaped(phrase if len(full) > 1 else min(full) or phrase)
-        for phrase, full in merged.items()
+        escaped(phrase) + ", in other runs with other numbers" * bool(others)
+        for phrase, *others in by_code.values()
     )
 
 

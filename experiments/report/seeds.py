@@ -5,10 +5,9 @@ import functools
 import math
 
 import numpy as np
-from keras_svag.noise.pooling import pooled
 
 from experiments.optimizers import is_svag
-from keras_svag.noise.ratio import fieller_interval, student_t_quantile
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.prediction import predict_closeness
@@ -111,17 +110,14 @@ def pooled_noise(windows):
     """`NoiseEstimate` of all seeds together; None if one measured none."""
     if not windows or None in windows:
         return None
-    return pooled([window.estimate for window in windows])
+    return NoiseEstimate.over_runs([window.estimate for window in windows])
 
 
-def heuristic_reasons(windows):
-    """Why the theory may not apply to some of the runs, a phrase each."""
+def reasons_of(windows):
+    """Why the theory may not apply to some of the runs, a `Reason` each."""
     return tuple(
         dict.fromkeys(
-            reason
-            for window in windows
-            if window
-            for reason in window.heuristic_reasons
+            reason for window in windows if window for reason in window.reasons
         )
     )
 
@@ -214,10 +210,6 @@ def _with_errors_between_epochs(means, run, window):
 def preconditioned_noise_to_signal(runs):
     """q_P = N_P / G_P of runs of an adaptive optimizer, with its 95% interval.
 
-    N_P and G_P are means over the last quarter of the epochs and over the
-    seeds; the interval is Fieller's from the seeds' spread, so that one seed
-    has [0, ∞).
-
     Args:
         runs: `Run`s that differ in their seeds; those that diverged are left
             out.
@@ -226,36 +218,14 @@ def preconditioned_noise_to_signal(runs):
         `(low, point, high)`, the point NaN where the mean of G_P is not above
         0; None if a run has not measured them.
     """
-    means = np.array(
-        [
-            [_mean_of_last_quarter(run.curve(f"preconditioned_{name}"))]
-            for run in runs
-            if not run.diverged
-            for name in ("noise_trace", "grad_sq_norm")
-        ]
-    ).reshape(-1, 2)
-    if not len(means) or not np.isfinite(means).all():
+    noises = [run.preconditioned_noise for run in runs if not run.diverged]
+    if not noises or None in noises:
         return None
-    noise, signal = means.mean(axis=0)
-    point = max(noise, 0.0) / signal if signal > 0 else math.nan
-    if len(means) == 1:
-        return 0.0, point, math.inf
-    variances = np.cov(means.T) / len(means)
-    low, high = fieller_interval(
-        noise,
-        signal,
-        variances[0, 0],
-        variances[0, 1],
-        variances[1, 1],
-        student_t_quantile(0.95, len(means) - 1),
-    )
+    noise = NoiseEstimate.over_runs(noises)
+    is_positive = noise.grad_sq_norm > 0
+    point = max(noise.noise_to_signal, 0.0) if is_positive else math.nan
+    low, high = noise.interval()
     return low, point, high
-
-
-def _mean_of_last_quarter(values):
-    last = values[-math.ceil(len(values) / 4) :]
-    last = last[np.isfinite(last)]
-    return np.mean(last) if len(last) else math.nan
 
 
 def ell_of(config):
@@ -279,20 +249,19 @@ def noise_verdict(windows, config, closeness, kappas=()):
     estimate = pooled_noise(windows)
     if estimate is None:
         return None
-    are_at_rest = all(window.at_equilibrium for window in windows)
+    is_off = any(window.at_equilibrium is False for window in windows)
+    balances = [window.balance for window in windows]
     conditions = RunConditions(
         learning_rate=windows[0].learning_rate,
         weight_decay=config.get("weight_decay") or 0.0,
         ell=ell_of(config),
-        balance=float(np.mean([window.balance for window in windows]))
-        if are_at_rest
-        else None,
-        drift=(),
+        balance=None
+        if is_off or None in balances
+        else float(np.mean(balances)),
     )
     if conditions.diverges:
         return None
     verdict = scaling_verdict(
         estimate, conditions, closeness=closeness, kappas=kappas
     )
-    reasons = heuristic_reasons(windows)
-    return dataclasses.replace(verdict, heuristic_reasons=reasons)
+    return dataclasses.replace(verdict, reasons=reasons_of(windows))

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import numpy as np
-from keras_svag.reporting.markdown import interval, number, table
 from matplotlib.ticker import NullLocator
 
 from experiments.optimizers import square_root_scaled
@@ -25,6 +24,7 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.scaling import scaling_comparisons
+from keras_svag.reporting.markdown import interval, number, table
 from keras_svag.scaling.bounds import (
     max_batch_multiplier,
     min_noise_to_signal,
@@ -245,16 +245,14 @@ def square_root_section(study):
         ),
         _batch_table(study),
         "q_P = N_P/G_P is the noise-to-signal ratio in the optimizer's own "
-        "norm: means over the last quarter of the epochs and over the seeds, "
-        "with Fieller's 95% interval from the spread over the seeds. One seed "
-        "has none; then only κ ≤ C², which no q_P rules out, is not ruled "
-        "out. B\\* = B (C² + (C² − 1) q_P), seen from B. Beyond it some "
-        "coordinate's effective learning rate, its drift in an epoch over its "
-        f"mean gradient, has changed by more than a factor {target}. The "
-        "condition is derived for this project and is not in the paper of the "
-        "rule (Malladi et al. 2022). It is necessary only, and needs v to "
-        "follow (many more steps than 1/(1 − β₂) or 1/(1 − ρ)) and ε to be "
-        "small against √v.",
+        "norm, in the last epochs of all seeds together; its 95% interval is "
+        "from how N_P and G_P vary within each run. B\\* = B (C² + (C² − 1) "
+        "q_P), seen from B. Beyond it some coordinate's effective learning "
+        "rate, its drift in an epoch over its mean gradient, has changed by "
+        f"more than a factor {target}. The condition is derived for this "
+        "project and is not in the paper of the rule (Malladi et al. 2022). It "
+        "is necessary only, and needs v to follow (many more steps than "
+        "1/(1 − β₂) or 1/(1 − ρ)) and ε to be small against √v.",
         "Where q_P is below 1/(C² − 1) = "
         f"{number(min_noise_to_signal(study.target))}, some coordinate's "
         "effective learning rate is not that of the SDE to this factor.",

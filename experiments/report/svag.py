@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-from keras_svag.reporting.markdown import interval, number, table, with_error
-
 from experiments.optimizers import is_svag, optimizer_kind
 from experiments.report import sections, seeds
 from experiments.report.comparison import Comparison, comparisons, has_numbers
@@ -17,6 +15,7 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.runs import equilibrium_counts
+from keras_svag.reporting.markdown import interval, number, table, with_error
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.prediction import (
     FIRST_ORDER_REACHES,
@@ -181,7 +180,7 @@ def _limit_closeness(final, limit, closeness):
 def _verdict(closeness, limit_closeness, condition, target, windows, num_seeds):
     """`(verdict, reason)`; see `svag_study` for what decides."""
     is_ruled_out = condition and condition.sde_verdict == Verdict.RULED_OUT
-    if is_ruled_out and not condition.heuristic_reasons:
+    if is_ruled_out and not condition.heuristic:
         return "contradicted", "SGD's N/G is too small for its SDE"
     if 1 not in windows:
         return "undetermined", "there is no finished run with ell 1"
@@ -300,12 +299,12 @@ def _condition(study):
     threshold = number(condition.min_noise_to_signal)
     text = (
         f"The necessary condition N/G ≥ {threshold} is "
-        f"**{condition.sde_verdict}**: {condition.noise_to_signal_text}."
+        f"**{condition.sde_verdict}**: {condition.estimate.describe()}."
     )
     if condition.sde_verdict == Verdict.NOT_RULED_OUT:
         text = text.replace("is **not", "is met, so that the SDE is **not")
-    if condition.heuristic_reasons:
-        reasons = sections.reasons_text(condition.heuristic_reasons)
+    if condition.heuristic:
+        reasons = sections.reasons_text(condition.reasons)
         text += f" It is only a heuristic here: {reasons}."
     return text
 

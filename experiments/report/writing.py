@@ -7,7 +7,6 @@ import os
 import tempfile
 
 import tensorflow as tf
-from keras_svag.reporting.markdown import escaped, table
 
 from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import NGD_AND_SGD
@@ -15,6 +14,7 @@ from experiments.report.runs import find_runs
 from experiments.report.scaling import LINEAR_SCALING
 from experiments.report.square_root import SQUARE_ROOT_SCALING
 from experiments.report.svag import SVAG_AND_SGD
+from keras_svag.reporting.markdown import escaped, table
 
 # Drawing takes a second for each, and a page of more is not looked through.
 MOST_COMPARISONS_DRAWN = 20

@@ -84,11 +84,13 @@ def batches_of(data):
     if isinstance(data, keras.utils.PyDataset):
         size = data.num_batches
         indices = itertools.count() if size is None else range(size)
-        data = (data[index] for index in indices)
+        data = map(data.__getitem__, indices)
     return (map_arrays(_tensor, batch) for batch in data)
 
 
 def _tensor(array):
+    if isinstance(array, array_slicing.TensorflowSparseWrapper):
+        return array.sparse
     if data_adapter_utils.is_scipy_sparse(array):
         return data_adapter_utils.scipy_sparse_to_tf_sparse(array)
     return ops.convert_to_tensor(array)

@@ -7,19 +7,13 @@ from keras import ops
 
 from keras_svag.backend.model import (
     call_in_training_mode,
-    global_seed,
     gradient_weights,
     inverse_root_second_moments,
     layers_of,
     training_loss,
 )
 from keras_svag.backend.state import replicas
-from keras_svag.backend.tensorflow import (
-    _GivenLoss,
-    _NewVariables,
-    _State,
-    loss_scale,
-)
+from keras_svag.backend.tensorflow import _GivenLoss, loss_scale
 
 
 class Gradients:
@@ -54,9 +48,7 @@ class Gradients:
             self._objective.compile(optimizer="sgd", loss=loss)
         self._scaled = model if model.compiled else self._objective
         self._weights = [replicas(v)[0] for v in self.variables]
-        self._handles = [
-            part.handle for v in model.variables for part in replicas(v)
-        ]
+        self._state = _all_but_seeds(model)
         self._scales = None
         if preconditioned:
             self._scales = _inverse_roots(model.optimizer, self.variables)
@@ -64,21 +56,18 @@ class Gradients:
     def of(self, batch):
         """The gradient of each variable on a batch, float32 and dense."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        seeds = self._seeds()
-        with _State([], self._handles).kept():
-            with tf.GradientTape() as tape:
-                y_pred = call_in_training_mode(self._model, x)
-                loss = training_loss(
-                    self._objective, x, y, y_pred, sample_weight
-                )
-                scale = loss_scale(self._scaled)
-                loss *= tf.cast(scale, loss.dtype)
-            gradients = tape.gradient(
-                loss, self._weights, unconnected_gradients="zero"
-            )
-            drawn = [tf.identity(seed) for seed in seeds]
-        for seed, value in zip(seeds, drawn, strict=True):
-            seed.assign(value)
+        # No copies, unless a layer assigns another value.
+        kept = [(v, tf.convert_to_tensor(v)) for v in self._state]
+        with tf.GradientTape() as tape:
+            y_pred = call_in_training_mode(self._model, x)
+            loss = training_loss(self._objective, x, y, y_pred, sample_weight)
+            scale = loss_scale(self._scaled)
+            loss *= tf.cast(scale, loss.dtype)
+        gradients = tape.gradient(
+            loss, self._weights, unconnected_gradients="zero"
+        )
+        for variable, value in kept:
+            variable.assign(value)
         # In a strategy's scope Keras divides losses by the replicas, although
         # one of them computes the whole batch here.
         scale /= tf.distribute.get_strategy().num_replicas_in_sync
@@ -98,26 +87,22 @@ class Gradients:
         """
         if self._model.run_eagerly:
             return function
-        program = tf.function(function, autograph=False, reduce_retracing=True)
+        return tf.function(function, autograph=False, reduce_retracing=True)
 
-        def run(*args):
-            try:
-                return program(*args)
-            except _NewVariables:
-                return program(*args)
 
-        return run
-
-    def _seeds(self):
-        generators = [
-            generator
-            for layer in layers_of(self._model)
-            for generator in layer._seed_generators
-        ]
-        if global_seed() is not None:
-            generators.append(global_seed())
-        states = {id(g.state): g.state for g in generators}.values()
-        return [part for state in states for part in replicas(state)]
+def _all_but_seeds(model):
+    """The variables of a model, on every replica, without random seeds."""
+    seeds = {
+        id(generator.state)
+        for layer in layers_of(model)
+        for generator in layer._seed_generators
+    }
+    return [
+        part
+        for variable in model.variables
+        if id(variable) not in seeds
+        for part in replicas(variable)
+    ]
 
 
 def _inverse_roots(optimizer, variables):

@@ -9,7 +9,7 @@ from keras.src.backend.common import global_state
 from keras.src.trainers.epoch_iterator import EpochIterator
 
 from keras_svag import arguments
-from keras_svag.scaling.optimizers import without_loss_scale, kind_of
+from keras_svag.scaling.optimizers import kind_of, without_loss_scale
 
 _GLOBAL_SEED = "global_seed_generator"
 
@@ -92,9 +92,7 @@ def is_masked(model, y_pred):
     outputs, losses = tree.flatten(y_pred), tree.flatten(model.loss)
     return any(
         getattr(output, "_keras_mask", None) is not None for output in outputs
-    ) or any(
-        getattr(loss, "ignore_class", None) is not None for loss in losses
-    )
+    ) or any(getattr(loss, "ignore_class", None) is not None for loss in losses)
 
 
 def gradient_weights(model):

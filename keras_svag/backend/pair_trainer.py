@@ -55,6 +55,12 @@ class PairTrainer(MultiWorkerModel):
     _largest = None
     _observations = None
 
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        if self._observations is not None:
+            # Another set of weights may be trained from now on.
+            self._observations.restart()
+
     def observe(self, per_layer=False):
         """Keeps the moments of the pairs of a call, from the next one on.
 
@@ -64,17 +70,12 @@ class PairTrainer(MultiWorkerModel):
         Returns:
             The `Observations`.
         """
-        steps = self.steps_per_execution
-        found = self._observations
-        if found is None or (found.steps, found.per_layer) != (
-            steps,
-            per_layer,
-        ):
+        if self._observations is None:
+            self._observations = Observations()
+            self.train_function = None
+        if self._observations.extend(self.steps_per_execution, per_layer):
             # Part of the step, which is traced anew.
             self.train_function = None
-            with self.distribute_strategy.scope():
-                layers = len(self.trainable_weights) if per_layer else 0
-                self._observations = Observations(steps, layers)
         return self._observations
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -88,7 +89,10 @@ class PairTrainer(MultiWorkerModel):
         examples = examples_of(data).examples
         left_out = 0
         if None not in (size, examples):
+            size = min(size, examples)
             left_out = examples % size + examples // size * (size % 2)
+        if size is not None:
+            self._check_rows(size // self._num_replicas)
         known = size, examples is not None and examples % size == 0
         if known != (self._nominal, self._is_always_nominal):
             # It is a constant of the traced step.
@@ -122,7 +126,7 @@ class PairTrainer(MultiWorkerModel):
             with tf.init_scope():
                 self.model._symbolic_build(data_batch=data)
                 self.built = True
-        if not self.optimizer.built:
+        if self.trainable_variables and not self.optimizer.built:
             with tf.init_scope():
                 self.optimizer.build(self.trainable_variables)
 
@@ -133,9 +137,6 @@ class PairTrainer(MultiWorkerModel):
             return self._check_rows(rows)
         if self._is_always_nominal:
             return True
-        if isinstance(rows, int):
-            self._nominal = max(rows, self._nominal or 2)
-            return rows == self._nominal
         rows = dynamic_num_rows(data)
         if self._nominal is not None:
             return rows >= self._nominal
@@ -156,10 +157,10 @@ class PairTrainer(MultiWorkerModel):
                 f"size, which is a multiple of {2 * replicas}."
             )
         if rows < 2:
+            each = " on each replica" if replicas > 1 else ""
             raise ValueError(
-                "SVAGModel needs batches of at least 2 rows on each replica, "
-                f"for it splits them into pairs, got {rows}; use a larger "
-                "batch size."
+                f"SVAGModel needs batches of at least 2 rows{each}, for it "
+                f"splits them into pairs, got {rows}; use a larger batch size."
             )
         return True
 
@@ -199,7 +200,7 @@ class PairTrainer(MultiWorkerModel):
                 variable.assign(value)
         if self._observations is not None:
             self._observe(g1, g2, rows)
-        self._apply([self._mix(*pair) for pair in zip(g1, g2, strict=True)])
+        self._apply(list(map(self._mix, g1, g2, self.trainable_weights)))
 
     def _gradients(self, half):
         """The loss of a half, and its gradients, scaled as the loss is."""
@@ -219,10 +220,13 @@ class PairTrainer(MultiWorkerModel):
         loss *= self.distribute_strategy.num_replicas_in_sync
         self.model._loss_tracker.update_state(loss, sample_weight=rows)
 
-    def _mix(self, first, second):
+    def _mix(self, first, second, weight):
+        optimizer = without_loss_scale(self.optimizer)
         if first is None:
             return None
-        mix = without_loss_scale(self.optimizer).mix
+        if _is_overwritten(weight):
+            return second if optimizer.gradient_weights[1] else first
+        mix = optimizer.mix
         if not is_sparse(first):
             return mix(first, second)
         *rows, indices = common_rows(first, second)
@@ -241,11 +245,17 @@ class PairTrainer(MultiWorkerModel):
         replicas = self.distribute_strategy.num_replicas_in_sync
         optimizer = without_loss_scale(self.optimizer)
         unscale = (replicas / loss_scale(self)) ** 2
+        moved = [
+            (first, second, weight)
+            for first, second, weight in zip(
+                g1, g2, self.trainable_weights, strict=True
+            )
+            if not _is_overwritten(weight)
+        ]
+        g1, g2, weights = zip(*moved, strict=True)
         pairs = [layer_moments(g1, g2, rows, rows)]
         if has_second_moments(optimizer):
-            scaled = preconditioned_pair(
-                g1, g2, self.trainable_weights, optimizer
-            )
+            scaled = preconditioned_pair(g1, g2, weights, optimizer)
             pairs.append(layer_moments(*scaled, rows, rows))
         decayed = decayed_variables(self) or self.trainable_weights
         totals = tf.reduce_sum(tf.concat(pairs, 1), 0) * unscale
@@ -271,14 +281,34 @@ class PairTrainer(MultiWorkerModel):
 class Observations:
     """The moments of the last steps' pairs, a row each.
 
-    Args:
-        steps: Steps of a call.
-        num_layers: How many variables are kept apart; 0: none.
+    A row begins with its number, by which it can be told apart from those of
+    earlier calls. All who observe a model share them.
+
+    Attributes:
+        per_layer: Whether the moments of each variable are kept.
     """
 
-    def __init__(self, steps, num_layers):
-        self.steps, self.per_layer = steps, bool(num_layers)
-        self._layers = num_layers
+    per_layer = False
+    _steps = 1
+    _rows = None
+    _next = 0
+
+    def extend(self, steps, per_layer):
+        """Makes room for the steps of a call, and for layers if wanted.
+
+        Returns:
+            Whether there was none.
+        """
+        wanted = steps, self.per_layer or per_layer
+        is_new = wanted != (self._steps, self.per_layer)
+        if is_new:
+            self._steps, self.per_layer = wanted
+            self.restart()
+        return is_new
+
+    def restart(self):
+        """Drops the rows; later ones are numbered on."""
+        self._next = max(self._next, 1 + int(self.last()[-1, 0]))
         self._rows = None
 
     def add(self, row):
@@ -286,15 +316,22 @@ class Observations:
         if self._rows is None:
             with tf.init_scope():
                 self._rows = tf.Variable(
-                    tf.fill([self.steps, row.shape[0]], tf.float64.max),
+                    tf.fill([self._steps, 1 + row.shape[0]], _nothing()),
                     trainable=False,
                     synchronization=tf.VariableSynchronization.ON_READ,
                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                 )
+        number = tf.maximum(self._rows[-1:, 0] + 1, self._next)
+        row = tf.concat([number, row], 0)
         self._rows.assign(tf.concat([self._rows[1:], row[None]], 0))
 
     def last(self):
-        """The rows of the last call, or less; a tensor that may come later."""
+        """The rows of the last call, or less; a tensor that may come later.
+
+        Before the first step there is one row with the number -1.
+        """
+        if self._rows is None:
+            return tf.fill([1, 1], _nothing())
         strategy = getattr(
             self._rows, "distribute_strategy", tf.distribute.get_strategy()
         )
@@ -302,10 +339,19 @@ class Observations:
 
     def unpacked(self, row):
         """A row as `{column: number}`, with `layers` where they are kept."""
-        values = dict(zip(ROW, row, strict=False))
+        values = dict(zip(ROW, row[1:], strict=False))
         if self.per_layer:
-            values["layers"] = row[len(ROW) :].reshape(self._layers, -1)
+            values["layers"] = row[1 + len(ROW) :].reshape(-1, 2)
         return values
+
+
+def _nothing():
+    return tf.constant(-1, "float64")
+
+
+def _is_overwritten(weight):
+    """Whether a weight, as a scale of float8, is given its new value."""
+    return getattr(weight, "overwrite_with_gradient", False)
 
 
 def _summed(gradient):

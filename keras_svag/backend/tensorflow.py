@@ -100,9 +100,12 @@ class PairProgram:
 
         if not self._model.run_eagerly:
             if function not in self._programs:
-                self._programs[function] = tf.function(
+                made = tf.function(
                     program, autograph=False, reduce_retracing=True
                 )
+                # TensorFlow takes those of several models for one function.
+                made._omit_frequent_tracing_warning = True
+                self._programs[function] = made
             program = self._programs[function]
         with _python_state_kept(self._model):
             try:
@@ -117,7 +120,9 @@ class PairProgram:
         }
         if "rows" in values:
             values["rows"] *= self._strategy.num_replicas_in_sync
-            optimizer = without_loss_scale(getattr(self._model, "optimizer", None))
+            optimizer = without_loss_scale(
+                getattr(self._model, "optimizer", None)
+            )
             if optimizer is not None:
                 values["learning_rate"] = _scalar(optimizer.learning_rate)
                 values["iteration"] = _scalar(optimizer.iterations)
@@ -170,7 +175,9 @@ class PairProgram:
             loss = training_loss(self._objective, x, y, y_pred, sample_weight)
             self.is_masked |= is_masked(self._objective, y_pred)
             scale = loss_scale(model)
-            gradients = tape.gradient(loss * tf.cast(scale, loss.dtype), weights)
+            gradients = tape.gradient(
+                loss * tf.cast(scale, loss.dtype), weights
+            )
             # Keras divides a loss by the number of replicas.
             unscale = self._strategy.num_replicas_in_sync / scale
             gradients = [_float32(g, unscale) for g in gradients]

@@ -269,7 +269,9 @@ their kin |
     def _updates_per_batch(self):
         """B over the rows of a batch as it is fed."""
         model = self._model_seen
-        optimizer = backend.without_loss_scale(getattr(model, "optimizer", None))
+        optimizer = backend.without_loss_scale(
+            getattr(model, "optimizer", None)
+        )
         if not isinstance(optimizer, PairedOptimizer):
             return backend.accumulated_batches(optimizer)
         factor = 1 if optimizer.pairing == "independent" else 2
@@ -512,7 +514,7 @@ their kin |
 
     def _append(self, step, epoch, values):
         if not len(self.series):
-            self._name_layers()
+            self._begin_series()
         if self._program is not None and self._program.is_masked:
             self.series.codes.add("masked_loss")
         layers = values.pop("layers", None)
@@ -523,14 +525,17 @@ their kin |
             **{name: float(value) for name, value in values.items()},
         )
 
-    def _name_layers(self):
-        model = self._model_seen
+    def _begin_series(self):
+        """Makes the series, now that the variables of the model are known."""
+        model, begun = self._model_seen, self.series
+        layers = None
+        if self.per_layer:
+            layers = [v.path for v in backend.gradient_weights(model)]
+        self.series = NoiseSeries(begun.num_examples, begun.sampling, layers)
+        self.series.couplings, self.series.codes = begun.couplings, begun.codes
         if backend.has_batch_normalization(model):
             if not self._pairs_are_batches:
                 self.series.codes.add("batch_normalization")
-        if self.per_layer:
-            weights = backend.gradient_weights(model)
-            self.series.layers = tuple(v.path for v in weights)
 
     def _write(self, is_epoch=False):
         """Writes a point for TensorBoard, if it is time for one."""

@@ -4,29 +4,26 @@ import math
 import os
 import time
 
+import numpy as np
+
 from keras_svag.noise.ratio import student_t_quantile
 from keras_svag.reporting.markdown import escaped, interval, number, table
 
 _G = "gradient_noise/grad_sq_norm"
 _N = "gradient_noise/noise_trace"
 _RATIO = "gradient_noise/noise_to_signal"
-_NEEDED = "gradient_noise/min_noise_to_signal"
 _MAX_BATCH_SIZE = "scaling_rule/max_batch_size"
 _BALANCE = "scaling_rule/balance"
 
-# TensorBoard shows the last one first.
-_CHARTS = (
-    ("Balance: 1 at equilibrium", (_BALANCE,)),
-    (
-        "Largest batch size: those above the band are ruled out",
-        (_MAX_BATCH_SIZE,),
-    ),
-    (
-        "N/G, and the least with which the run follows its SDE",
-        (_RATIO, _NEEDED),
-    ),
-    ("Squared norm of the gradient, G, and its noise, N", (_G, _N)),
-)
+# One quantity a chart: a chart of several reports "Missing Tags" for every run
+# in the folder that has none of them. TensorBoard shows the last chart first.
+_CHARTS = {
+    _BALANCE: "Balance, which is 1 at equilibrium",
+    _MAX_BATCH_SIZE: "Batch size, ruled out above the band",
+    _RATIO: "Noise-to-signal ratio N/G",
+    _N: "Noise N",
+    _G: "Squared gradient norm G",
+}
 
 # Characters of the longest bar: a longer one breaks the lines of the table.
 _BAR = 12
@@ -63,10 +60,8 @@ class NoiseSummaries:
     def write_scalars(self, report, step):
         """Writes what is known at an epoch or step: a report on the run."""
         verdict = report.verdict
-        values = _bands(report.estimate, verdict.level) | {
-            _NEEDED: verdict.min_noise_to_signal,
-            _BALANCE: verdict.balance,
-        }
+        values = _bands(report.estimate, verdict.level)
+        values[_BALANCE] = verdict.balance
         if not verdict.refusal and math.isfinite(verdict.interval[1]):
             # Weight decay alone bounds the batch far above what is measured.
             values |= _band(
@@ -142,25 +137,21 @@ def _band(tag, low, value, high):
 
 def _layout(tags):
     """The charts of what is written, as a summary."""
-    import numpy as np
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
     from tensorboard.util import tensor_util
 
-    def series(tag):
-        # Charts of plain lines would be smoothed, and lines leave their bands.
-        ends = [f"{tag}_low", f"{tag}_high"]
-        low, high = ends if tags.issuperset(ends) else (tag, tag)
-        return layout_pb2.MarginChartContent.Series(
-            value=tag, lower=low, upper=high
-        )
-
     charts = []
-    for title, drawn in _CHARTS:
-        lines = [series(tag) for tag in drawn if tag in tags]
-        if lines:
-            margin = layout_pb2.MarginChartContent(series=lines)
-            charts.append(layout_pb2.Chart(title=title, margin=margin))
+    for tag, title in _CHARTS.items():
+        if tag not in tags:
+            continue
+        # Charts of plain lines would be smoothed, and lines leave their bands.
+        ends = {"lower": f"{tag}_low", "upper": f"{tag}_high"}
+        if not tags.issuperset(ends.values()):
+            ends = {"lower": tag, "upper": tag}
+        series = layout_pb2.MarginChartContent.Series(value=tag, **ends)
+        margin = layout_pb2.MarginChartContent(series=[series])
+        charts.append(layout_pb2.Chart(title=title, margin=margin))
     category = layout_pb2.Category(
         title="Gradient noise and the scaling rule", chart=charts
     )

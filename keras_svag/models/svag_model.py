@@ -26,11 +26,11 @@ class SVAGModel(backend.PairTrainer):
     The optimizer is `SVAG`, `SVAGAdam` or `SVAGRMSprop`. It also trains a plain
     model, whose pairs are then consecutive batches, to the same weights.
 
-    Loss and metrics are those of the whole batch, and the model's own
-    `compute_loss`, `compute_metrics` and `test_step` compute them. Dropout draws
-    anew for each half; BatchNormalization normalizes each by its own
-    statistics. With `ell=1` and `pairing="independent"` the second half has no
-    weight: nothing of it is computed, unless it is observed.
+    Loss and metrics are those of the whole batch; the model's own
+    `compute_loss`, `compute_metrics` and `test_step` compute them. Dropout
+    draws anew for each half; BatchNormalization normalizes each by its own
+    statistics. With `ell=1` and `pairing="independent"` the second half has
+    weight 0: nothing of it is computed, unless it is observed.
 
     The halves are equal. The last row of an odd batch is left out, and so is a
     batch that is smaller than those of `fit`, or than the largest one so far.

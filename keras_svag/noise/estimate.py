@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_svag import arguments
 from keras_svag.noise.ratio import (
+    MOST_BLOCKS,
     Interval,
     RunRatio,
     block_means,
@@ -24,7 +25,7 @@ SAMPLING = ("independent", "shuffle")
 # in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
 _SMALL_NOISE_SCALE = 0.05
 
-_MOST_BLOCKS = 32
+_NOT_MEASURED = "not measured"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,13 @@ class NoiseEstimate:
     per_layer: "dict[str, NoiseEstimate] | None" = None
     probe_batch_size: float | None = None
 
+    def __post_init__(self):
+        for name in _MOMENTS:
+            value = float(getattr(self, name))
+            # One NaN for all that is not finite: such fields are then equal.
+            value = value if math.isfinite(value) else math.nan
+            object.__setattr__(self, name, value)
+
     @classmethod
     def from_observations(
         cls,
@@ -119,7 +127,7 @@ class NoiseEstimate:
                 means = z.mean(axis=0)
             if len(z) > 1:
                 covariance, dof = covariance_of_mean(z)
-                blocks = block_means(z, _MOST_BLOCKS)
+                blocks = block_means(z)
         return cls(
             **_moment_fields(means, covariance),
             count=len(z),
@@ -186,7 +194,7 @@ class NoiseEstimate:
                     [
                         block_means(run.blocks, max(round(share), 1))
                         for share, run in zip(
-                            _MOST_BLOCKS * weights, runs, strict=True
+                            MOST_BLOCKS * weights, runs, strict=True
                         )
                     ]
                 )
@@ -309,11 +317,9 @@ class NoiseEstimate:
         quantile = student_t_quantile(level, self._dof)
         if not self._has_errors:
             return "unknown"
-        below, above = self._ratio.quantiles(quantile)
-        if self.grad_sq_norm > above * self.grad_sq_norm_se:
-            return "positive"
-        if -self.grad_sq_norm > below * self.grad_sq_norm_se:
-            return "negative"
+        sign = self._ratio.sign_of_g(quantile)
+        if sign:
+            return "positive" if sign > 0 else "negative"
         return "not told apart from 0"
 
     @property
@@ -402,9 +408,12 @@ class NoiseEstimate:
         count = f"{self.count:,}"
         if self.num_skipped:
             count += f", {self.num_skipped:,} not finite and left out"
+        scale = f"{self.noise_scale:,.0f} examples"
+        if math.isnan(self.noise_scale):
+            scale = _NOT_MEASURED
         rows = [
             ("Noise-to-signal ratio", self.describe(level)),
-            ("Gradient noise scale", f"{self.noise_scale:,.0f} examples"),
+            ("Gradient noise scale", scale),
             ("Squared gradient norm G", _pm(*self._with_error("grad_sq_norm"))),
             ("Noise of one example S", _pm(*self._with_error("example_noise"))),
         ]
@@ -448,6 +457,7 @@ class NoiseEstimate:
         unbounded. `from_dict` is the way back.
         """
         low, high = self.interval()
+        values: dict[str, Any]
         values = {name: getattr(self, name) for name in _FIELDS}
         values |= {
             "noise_trace": self.noise_trace,
@@ -461,8 +471,11 @@ class NoiseEstimate:
             "blocks": [list(block) for block in self.blocks],
             "probe": self.probe and list(self.probe),
             "assumptions": list(self.assumptions),
-            "per_layer": self.per_layer
-            and {name: e.to_dict() for name, e in self.per_layer.items()},
+            "per_layer": {
+                name: layer.to_dict() for name, layer in self.per_layer.items()
+            }
+            if self.per_layer
+            else None,
         }
         return {name: finite_or_none(value) for name, value in values.items()}
 
@@ -476,8 +489,8 @@ class NoiseEstimate:
         """
         fields = {name: values[name] for name in _FIELDS}
         for name in _MOMENTS:
-            value = fields[name]
-            fields[name] = math.nan if value is None else float(value)
+            if fields[name] is None:
+                fields[name] = math.nan
         layers, probe = fields["per_layer"], fields["probe"]
         fields |= {
             "count": int(fields["count"]),
@@ -510,8 +523,6 @@ def finite_or_none(value):
 
 def _moment_fields(means, covariance):
     values = (*means, *np.sqrt(np.diag(covariance)), covariance[0, 1])
-    # One NaN for all: two of them are equal only if they are the same.
-    values = (float(v) if math.isfinite(v) else math.nan for v in values)
     return dict(zip(_MOMENTS, values, strict=True))
 
 
@@ -568,6 +579,8 @@ def _by_layer(pool, estimates):
 
 
 def _pm(value, error):
+    if math.isnan(value):
+        return _NOT_MEASURED
     text = f"{value:.4g}"
     return text if math.isnan(error) else f"{text} ± {error:.2g}"
 

@@ -1,9 +1,14 @@
 """The two moments of a pair of gradients, on any backend of Keras."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from keras import backend, ops
 
 
-def pair_moments(g1, g2, rows1, rows2):
+def pair_moments(
+    g1: Sequence[Any], g2: Sequence[Any], rows1: Any, rows2: Any
+) -> tuple[Any, Any]:
     """Unbiased estimates of G and S from two gradients at the same weights.
 
     With `g1` and `g2` the mean gradients of two independent batches of r1 and

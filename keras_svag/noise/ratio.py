@@ -15,7 +15,7 @@ References:
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -23,7 +23,7 @@ from scipy import special
 from keras_svag import arguments
 
 _MOST_COSINES = 16
-_MOST_BLOCKS = 32
+MOST_BLOCKS = 32
 _NOTHING_KNOWN = (0.0, math.inf)
 
 
@@ -144,7 +144,7 @@ def covariance_of_mean(observations, cosines=_MOST_COSINES):
     return weights.T @ weights / count, count
 
 
-def block_means(observations, most=_MOST_BLOCKS):
+def block_means(observations, most=MOST_BLOCKS):
     """Means of at most so many equal blocks, in the order of time."""
     parts = np.array_split(observations, min(most, len(observations)))
     return np.array([part.mean(axis=0) for part in parts])
@@ -159,8 +159,8 @@ def skewness_of_mean(blocks, twice=None):
     """
     deviations = blocks - blocks.mean()
     size = np.max(np.abs(deviations))
-    if not size > 0:
-        return 0.0
+    if not size > 1e-12 * np.max(np.abs(blocks)):
+        return 0.0  # blocks that differ by rounding
     deviations /= size
     cubes = np.sum(deviations**3)
     if twice is not None:
@@ -220,21 +220,38 @@ class RunRatio:
         step = (blocks[worst] - self.means) / (len(blocks) + 1)
         self.threatened = self.means + step
 
-    def quantiles(self, quantile):
-        """Student's quantile for the low and for the high end."""
-        low = skewed_quantile(quantile, self.threat)
-        high = -skewed_quantile(-quantile, self.skewness)
-        return max(low, 0.0), max(high, 0.0)
-
     def interval(self, quantile):
         """`Interval` of S / G at Student's quantile."""
-        for_low, for_high = self.quantiles(quantile)
-        low = _fieller(self.threatened, self.covariance, for_low)[0]
-        high = _fieller(self.means, self.covariance, for_high)[1]
-        g, s = self.means
+        low = _fieller(
+            self.threatened, self.covariance, _upper(quantile, self.threat)
+        )[0]
+        high = _fieller(
+            self.means, self.covariance, _lower(quantile, self.skewness)
+        )[1]
+        g, s = map(float, self.means)
         if g > 0:
             low = min(low, max(s, 0.0) / g)
-        return Interval(float(low), high)
+        return Interval(low, high)
+
+    def sign_of_g(self, quantile):
+        """1 or -1 where G is told apart from 0, else 0.
+
+        It is 1 exactly where the interval has a finite end.
+        """
+        g, error = self.means[0], math.sqrt(self.covariance[0, 0])
+        if g > _lower(quantile, self.skewness) * error:
+            return 1
+        return -int(-g > _upper(quantile, self.skewness) * error)
+
+
+def _upper(quantile, skewness):
+    """How far a t may be above 0 at Student's quantile."""
+    return max(skewed_quantile(quantile, skewness), 0.0)
+
+
+def _lower(quantile, skewness):
+    """How far a t may be below 0."""
+    return max(-skewed_quantile(-quantile, skewness), 0.0)
 
 
 def probe_interval(means, covariance, spread, count, batch_size, quantile):
@@ -314,7 +331,7 @@ def halves(x, margin, level=0.95, cosines=8, num_series=1):
 
     interval = ratio(2 * level - 1)
     outer = ratio(1 - (1 - level) / num_series)
-    answer: Literal["yes", "no"] | None = None
+    answer = None
     if 1 / margin < interval.low and interval.high < margin:
         answer = "yes"
     elif outer.low > margin or outer.high < 1 / margin:

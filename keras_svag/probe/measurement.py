@@ -149,7 +149,8 @@ def measure_gradient_noise(
             if verbose:
                 progress.update(drawn, gradients.summary(), finalize=False)
             if rtol is not None and gradients.count >= _FEWEST_BEFORE_STOPPING:
-                if _relative_error(gradients.moments()) <= rtol:
+                so_far = _estimate(gradients.moments(), gradients.count, rows)
+                if so_far.noise_to_signal_se <= rtol * so_far.noise_to_signal:
                     break
     if verbose:
         progress.update(drawn, gradients.summary(), finalize=True)
@@ -199,7 +200,7 @@ class SequentialGradients:
 
     @property
     def names(self):
-        """The path of each variable, with a number where it is not the first."""
+        """The path of each variable, numbered from its second use on."""
         paths = [v.path for v in self._gradients.variables]
         return [
             f"{path}_{paths[:i].count(path)}" if path in paths[:i] else path
@@ -254,7 +255,7 @@ class SequentialGradients:
 
 
 def _batches(data, batch_size, num_batches, seed):
-    """An iterator over at most `num_batches` batches, and how they are drawn."""
+    """At most `num_batches` batches, and how they are drawn."""
     if backend.are_arrays(data):
         arrays = backend.ArrayRows(data)
         rng = np.random.default_rng(seed)
@@ -279,34 +280,21 @@ def _batches(data, batch_size, num_batches, seed):
 
 
 def _estimate(moments, count, batch_size, **fields):
-    if count < 2:
-        means, errors, parts = (
-            np.full(2, math.nan),
-            np.full((2, 2), math.nan),
-            None,
-        )
-    else:
-        means, errors, parts = sequential_moments(*moments)
-    g_error, n_error = np.sqrt(np.diag(errors))
+    values, parts = np.full(5, math.nan), None
+    if count > 1:
+        (g, n), errors, parts = sequential_moments(*moments)
+        g_error, n_error = np.sqrt(np.diag(errors))
+        values = np.array([g, n, g_error, n_error, errors[0, 1]])
+        values[[1, 3, 4]] *= batch_size
     return NoiseEstimate(
-        grad_sq_norm=float(means[0]),
-        example_noise=float(means[1]) * batch_size,
-        grad_sq_norm_se=float(g_error),
-        example_noise_se=float(n_error) * batch_size,
-        covariance=float(errors[0, 1]) * batch_size,
+        # One NaN for all: estimates are equal only if it is the same.
+        *(float(v) if math.isfinite(v) else math.nan for v in values),
         count=count,
         batch_size=batch_size,
         degrees_of_freedom=probe_degrees_of_freedom(count),
         probe=parts if count >= FEWEST_FOR_ERRORS else None,
         **fields,
     )
-
-
-def _relative_error(moments):
-    """The standard error of N/G to first order, in shares of N/G."""
-    (g, n), errors, _ = sequential_moments(*moments)
-    gradient = np.array([-1 / g, 1 / n])
-    return math.sqrt(max(gradient @ errors @ gradient, 0.0))
 
 
 def check_has_call(model):

@@ -219,7 +219,8 @@ def forced_ratio(q, kappa, learning_rate, weight_decay, ell, balance):
         return _like(noise_to_signal, np.full_like(q, math.inf))
     rho = (2 - kappa * decay) / (2 - decay / ell)
     # (κ + q) / (q + 1/ell), which is 1 at q = inf.
-    square = (1 + (kappa - 1 / ell) / (q + 1 / ell)) / (balance * rho)
+    with np.errstate(over="ignore"):
+        square = (1 + (kappa - 1 / ell) / (q + 1 / ell)) / (balance * rho)
     return _like(noise_to_signal, np.sqrt(square))
 
 

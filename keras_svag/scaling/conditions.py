@@ -37,8 +37,8 @@ class AdaptiveConditions:
     7): neither scale invariance nor equilibrium is needed.
 
     Attributes:
-        hyperparameters: `beta_1`, `beta_2`, `rho`, `epsilon` of the optimizer,
-            those that it has.
+        hyperparameters: Those of the optimizer that the rule changes, of
+            `beta_1`, `beta_2`, `rho` and `epsilon`.
         second_moment_steps: Steps that v had had when the measuring began, or
             None if that is not known.
         epsilon_ratio: Mean of v / (√v + ε)² over the entries; None: not known.
@@ -292,7 +292,7 @@ class RunConditions:
         return cls(
             **dict(saved)
             | {
-                "optimizer": OptimizerKind(**saved["optimizer"]),
+                "optimizer": OptimizerKind.from_dict(saved["optimizer"]),
                 "drift": drift
                 and {
                     name: Interval(low, math.inf if high is None else high)
@@ -338,12 +338,8 @@ def conditions_of(optimizer: Any, rule: str = "auto") -> RunConditions:
 
 
 def _adaptive_conditions(optimizer, kind):
-    if kind.second_moments is None:
-        return AdaptiveConditions({})
     hyperparameters = {
-        name: float(getattr(optimizer, name))
-        for name in ("beta_1", "beta_2", "rho", "epsilon")
-        if hasattr(optimizer, name)
+        name: float(getattr(optimizer, name)) for name in kind.hyperparameters
     }
     if not hyperparameters.get("beta_1", 1.0):
         # Nothing is averaged, and nothing is to be at κB.
@@ -392,7 +388,6 @@ def at_rest(
     grad_sq_norms: ArrayLike,
     noise_traces: ArrayLike,
     closeness: float,
-    level: float = 0.95,
 ) -> tuple[bool | None, dict[str, Interval]]:
     """Whether R, by its balance, and G and N are at rest within a window.
 
@@ -405,19 +400,18 @@ def at_rest(
         grad_sq_norms, noise_traces: G and N of the window, in the order of
             time.
         closeness: C, above 1: what lies within [1/C, C] counts as unchanged.
-        level: Level of "yes" and of "no".
 
     Returns:
         `(rest, drift)`: True if the balance lies within [1/C, C] and so do,
-        shown by tests, the factors by which G and N change from one half of
-        the window to the other; False if the balance or, shown by a test, one
-        of the factors lies outside; None if neither. And the intervals of the
-        factors, `{"G": Interval, "N": Interval}`.
+        shown by tests of level 95%, the factors by which G and N change from
+        one half of the window to the other; False if the balance or, shown by
+        such a test, one of the factors lies outside; None if neither. And the
+        intervals of the factors, `{"G": Interval, "N": Interval}`.
     """
     checked_closeness(closeness)
     answers, intervals = zip(
         *(
-            halves(x, closeness, level, num_series=2)
+            halves(x, closeness, num_series=2)
             for x in (grad_sq_norms, noise_traces)
         ),
         strict=True,

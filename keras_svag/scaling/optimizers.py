@@ -1,6 +1,7 @@
 """The table of optimizers: the rule of each, and the moments that it keeps."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import keras
@@ -23,6 +24,8 @@ class OptimizerKind:
         root: How it divides: `"epsilon outside"` by √v + ε, `"epsilon inside"`
             by √(v + ε), `"is root"` by v + ε, for v is a root already.
         is_derived: Whether the condition of the rule is derived for it.
+        hyperparameters: Names of what the square-root rule changes besides
+            learning rate and weight decay.
         simulates: Name of the optimizer whose SDE it simulates, or None.
         name: Name of its class. Sentences have it; nothing is decided by it.
     """
@@ -31,16 +34,62 @@ class OptimizerKind:
     second_moments: str | None = None
     root: Literal["epsilon outside", "epsilon inside", "is root"] | None = None
     is_derived: bool = False
+    hyperparameters: tuple[str, ...] = ()
     simulates: str | None = None
     name: str = ""
 
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "OptimizerKind":
+        """The kind of which `saved` has the fields, as JSON keeps them."""
+        return cls(
+            **dict(saved) | {"hyperparameters": tuple(saved["hyperparameters"])}
+        )
+
 
 _NO_MOMENTS = OptimizerKind("square_root")
-_ADAM = OptimizerKind("square_root", "_velocities", "epsilon outside", True)
-_RMSPROP = OptimizerKind("square_root", "_velocities", "epsilon inside", True)
+_ADAM = OptimizerKind(
+    rule="square_root",
+    second_moments="_velocities",
+    root="epsilon outside",
+    is_derived=True,
+    hyperparameters=("beta_1", "beta_2", "epsilon"),
+)
+_RMSPROP = OptimizerKind(
+    rule="square_root",
+    second_moments="_velocities",
+    root="epsilon outside",
+    is_derived=True,
+    hyperparameters=("rho", "epsilon"),
+)
 
 # Those of Keras by their names there, for not every release has all of them.
 _KERAS_KINDS = {
+    "SGD": OptimizerKind("linear", is_derived=True),
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
+    "Nadam": dataclasses.replace(_ADAM, is_derived=False),
+    "Adamax": dataclasses.replace(
+        _ADAM, second_moments="_u", root="is root", is_derived=False
+    ),
+    # Its beta_1 is no memory: it tells where the gradient is taken.
+    "ScheduleFreeAdamW": dataclasses.replace(
+        _ADAM, is_derived=False, hyperparameters=("beta_2", "epsilon")
+    ),
+    "RMSprop": _RMSPROP,
+    "Adagrad": dataclasses.replace(
+        _RMSPROP,
+        second_moments="_accumulators",
+        is_derived=False,
+        hyperparameters=("epsilon",),
+    ),
+    "Adadelta": _NO_MOMENTS,
+    "Adafactor": _NO_MOMENTS,
+    "Ftrl": _NO_MOMENTS,
+    "Lamb": _NO_MOMENTS,
+    "Lion": _NO_MOMENTS,
+    "Muon": _NO_MOMENTS,
+}
+_KINDS = {
     "SGD": OptimizerKind("linear", is_derived=True),
     "Adam": _ADAM,
     "AdamW": _ADAM,

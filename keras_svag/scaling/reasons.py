@@ -1,5 +1,6 @@
 """Reasons as codes with values, and the phrase of each code."""
 
+import math
 from typing import Any, NamedTuple
 
 from keras_svag.noise.ratio import Interval
@@ -106,7 +107,9 @@ def equilibrium_text(
     balance: float | None, drift: dict[str, Interval] | None
 ) -> str:
     """What was measured of a run's equilibrium, such as `balance 1.02; ...`."""
-    parts = [] if balance is None else [f"balance {balance:.2f}"]
+    parts = []
+    if balance is not None and not math.isnan(balance):
+        parts.append(f"balance {balance:.2f}")
     if drift:
         factors = (
             f"{name} × [{low:.2g}, {high:.2g}]"

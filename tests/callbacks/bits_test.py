@@ -1,6 +1,11 @@
 """Law 1: with the monitor a model trains as without it, to the bit."""
 
 import random
+import re
+import subprocess
+import sys
+import textwrap
+import zipfile
 
 import keras
 import numpy as np
@@ -10,6 +15,7 @@ import tensorflow as tf
 from keras_svag import GradientNoiseMonitor
 from tests.helpers import public_models as models
 from tests.helpers.public_models import BATCH_SIZE
+from tests.helpers.refusals import check_sentence
 
 LOGS = {
     "grad_sq_norm",
@@ -187,7 +193,7 @@ def trained(make_script, way, monitored):
         "metrics": [
             keras.ops.convert_to_numpy(v) for v in model.metrics_variables
         ],
-        "predictions": np.array(model(script.x)),
+        "predictions": keras.tree.map_structure(np.array, model(script.x)),
         "draws": [
             random.random(),
             np.random.random(),
@@ -221,3 +227,95 @@ def test_model_trains_as_without_the_monitor(make_script, way):
     ours, monitor = trained(make_script, way, monitored=True)
     assert len(monitor.series) > 0
     assert_same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("make_script", "named"),
+    [
+        (models.stateful_lstm, "measure_gradient_noise"),
+        (models.fixed_batch_size, "measure_gradient_noise"),
+        (models.nodes_and_edges, "measure_gradient_noise"),
+        (models.adversaries, "call"),
+        (models.autoencoder_without_a_loss, "`loss`"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_cannot_be_measured_is_refused_before_the_first_step(
+    make_script, named
+):
+    keras.utils.set_random_seed(0)
+    script = make_script()
+    before = script.model.get_weights()
+    with pytest.raises((TypeError, ValueError)) as caught:
+        arrays(script, callbacks=[GradientNoiseMonitor()])
+    check_sentence(str(caught.value), named)
+    assert script.model.optimizer.iterations == 0
+    for ours, theirs in zip(script.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    arrays(script)
+
+
+FILES = ("model.keras", "model.weights.h5", "model.h5")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Folders of what was written in a fit without the monitor and with it.
+
+    Each holds the last model's predictions, too.
+    """
+    folders = []
+    for callbacks in ([], [GradientNoiseMonitor(every=2)]):
+        folder = tmp_path_factory.mktemp("run")
+        keras.backend.clear_session(free_memory=False)
+        keras.utils.set_random_seed(0)
+        script = models.convolutions()
+        for name in FILES:
+            callbacks.append(
+                keras.callbacks.ModelCheckpoint(
+                    folder / name, save_weights_only="weights" in name
+                )
+            )
+        arrays(script, callbacks=callbacks)
+        np.savez(folder / "run", x=script.x, y=script.model(script.x))
+        folders.append(folder)
+    return folders
+
+
+def parts(path):
+    """Of a `.keras` file: the configuration, without addresses; weights."""
+    with zipfile.ZipFile(path) as file:
+        config = file.read("config.json").decode()
+        config = re.sub(r'"shared_object_id": \d+', "", config)
+        return config, file.read("model.weights.h5")
+
+
+def test_checkpoints_are_those_of_a_fit_without_the_monitor(checkpoints):
+    theirs, ours = checkpoints
+    for name in FILES[1:]:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    theirs, ours = map(parts, (theirs / FILES[0], ours / FILES[0]))
+    assert ours == theirs
+
+
+def test_checkpoints_load_where_keras_svag_is_not_imported(checkpoints):
+    script = """
+        import sys
+
+        import keras
+        import numpy as np
+
+        with np.load("run.npz") as run:
+            x, y = run["x"], run["y"]
+        model = keras.models.load_model("model.keras")
+        other = keras.models.clone_model(model)
+        other.load_weights("model.weights.h5")
+        for model in (model, other, keras.models.load_model("model.h5")):
+            np.testing.assert_array_equal(model(x), y)
+        assert "keras_svag" not in sys.modules
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=checkpoints[1],
+        check=True,
+    )

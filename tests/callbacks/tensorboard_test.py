@@ -1,30 +1,42 @@
+import dataclasses
+
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.util import tensor_util
 
-from keras_svag.callbacks.report import NoiseEpoch, scaling_report
 from keras_svag.callbacks.tensorboard import NoiseSummaries, layers_markdown
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.scaling.conditions import RunConditions
+from keras_svag.reporting.report import ScalingReport
+from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.verdict import scaling_verdict
 
-CONDITIONS = RunConditions("SGD", weight_decay=1e-3, scale_invariant=True)
+CONDITIONS = RunConditions(
+    learning_rate=0.5, weight_decay=1e-3, scale_invariant=True, balance=1.05
+)
+G = "gradient_noise/grad_sq_norm"
+N = "gradient_noise/noise_trace"
+RATIO = "gradient_noise/noise_to_signal"
+MAX_BATCH_SIZE = "scaling_rule/max_batch_size"
+BALANCE = "scaling_rule/balance"
 
 
-def noise(g, n, g_se=0.1, count=400, **fields):
-    return NoiseEstimate(g, n, g_se, 0.5, 0.0, count, 32, **fields)
+def noise(g, n, **fields):
+    return NoiseEstimate(
+        g, 32 * n, 0.1, 16.0, 0.0, 400, 32, degrees_of_freedom=16, **fields
+    )
 
 
-def report(number, estimate, conditions=CONDITIONS):
-    moments = estimate.grad_sq_norm, estimate.noise_trace
-    epoch = NoiseEpoch(number, estimate, moments, 5000.0, 0.5, 0.5)
-    return scaling_report([epoch], conditions, batch_size=32, kappas=(2, 64))
+def report(epoch, estimate, conditions=CONDITIONS):
+    verdict = scaling_verdict(estimate, conditions, kappas=(2, 64))
+    return ScalingReport(verdict, epoch, epoch, weight_sq_norm=5000.0)
 
 
 def events(log_dir):
     accumulator = event_accumulator.EventAccumulator(
-        str(log_dir / "linear_scaling"), size_guidance={"tensors": 0}
+        str(log_dir / "gradient_noise"), size_guidance={"tensors": 0}
     )
     return accumulator.Reload()
 
@@ -33,7 +45,7 @@ def scalars(accumulator):
     """`{tag: {step: value}}` of everything but the layout and the cards."""
     return {
         tag: {
-            event.step: float(tf.make_ndarray(event.tensor_proto))
+            event.step: float(tensor_util.make_ndarray(event.tensor_proto))
             for event in accumulator.Tensors(tag)
         }
         for tag in accumulator.PluginTagToContent("scalars")
@@ -41,14 +53,30 @@ def scalars(accumulator):
 
 
 def card(accumulator, tag):
+    assert tag in accumulator.PluginTagToContent("text")
     (event,) = accumulator.Tensors(tag)
-    return event.tensor_proto.string_val[0].decode()
+    return tensor_util.make_ndarray(event.tensor_proto).item().decode()
+
+
+def charts(accumulator):
+    """`{line: (lower, upper)}` of the charts of the layout that counts."""
+    *_, event = accumulator.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(
+        tensor_util.make_ndarray(event.tensor_proto).item()
+    )
+    (category,) = layout.category
+    drawn = {}
+    for chart in category.chart:
+        # TensorBoard misses the tags of a chart of several in other runs.
+        (series,) = chart.margin.series
+        drawn[series.value] = series.lower, series.upper
+    return drawn
 
 
 @pytest.fixture
 def written(tmp_path):
     def write(*reports):
-        summaries = NoiseSummaries(str(tmp_path))
+        summaries = NoiseSummaries(tmp_path)
         for one in reports:
             summaries.write_scalars(one, one.last_epoch)
         summaries.write_report(reports[-1], reports[-1].last_epoch)
@@ -58,90 +86,118 @@ def written(tmp_path):
     return write
 
 
-def test_bands_of_a_probe_have_its_own_degrees_of_freedom(written):
-    # 32 batches know their errors as 10 independent observations do: Student's
-    # quantile is 2.228, where 31 degrees of freedom would give 2.040.
-    probe = noise(1.0, 20.0, count=32, degrees_of_freedom=10)
-    actual = scalars(written(report(1, probe)))
-    for tag, value, error in (
-        ("gradient_noise/grad_sq_norm", 1.0, 0.1),
-        ("gradient_noise/noise_trace", 20.0, 0.5),
-    ):
-        for end, sign in (("low", -1), ("high", 1)):
-            assert actual[f"{tag}_{end}"][1] == pytest.approx(
-                value + sign * 2.228139 * error, rel=1e-6
-            )
-
-
 def test_every_epoch_has_its_values_and_bands(written):
     reports = [report(1, noise(1.0, 20.0)), report(2, noise(2.0, 30.0))]
     actual = scalars(written(*reports))
     low, high = reports[1].estimate.interval()
     for tag, step, expected in (
-        ("gradient_noise/grad_sq_norm", 1, 1.0),
-        ("gradient_noise/noise_trace", 2, 30.0),
-        # Student's quantile for 399 degrees of freedom is 1.966.
-        ("gradient_noise/grad_sq_norm_low", 2, 2.0 - 1.966 * 0.1),
-        ("gradient_noise/noise_trace_high", 2, 30.0 + 1.966 * 0.5),
-        ("noise_to_signal/ratio", 2, 15.0),
-        ("noise_to_signal/ratio_low", 2, low),
-        ("noise_to_signal/ratio_high", 2, high),
-        ("equilibrium/balance", 1, 1.9995e-3 * 5000 / (0.5 * 21)),
+        (G, 1, 1.0),
+        (N, 2, 30.0),
+        # Student's quantile for 16 degrees of freedom is 2.120.
+        (f"{G}_low", 2, 2.0 - 2.120 * 0.1),
+        (f"{N}_high", 2, 30.0 + 2.120 * 0.5),
+        (RATIO, 2, 15.0),
+        (f"{RATIO}_low", 2, low),
+        (f"{RATIO}_high", 2, high),
+        (MAX_BATCH_SIZE, 1, reports[0].verdict.max_batch_size),
+        (f"{MAX_BATCH_SIZE}_low", 1, reports[0].verdict.not_ruled_out_up_to),
+        (BALANCE, 1, 1.05),
     ):
         assert actual[tag][step] == pytest.approx(expected, rel=1e-3), tag
-    threshold = 1 / (2 * (1 - 0.5 * 1e-3 / 2) - 1)
-    assert actual["noise_to_signal/threshold"][2] == pytest.approx(threshold)
 
 
 def test_a_band_without_an_upper_end_is_left_out(written):
     reports = [report(1, noise(1.0, 20.0)), report(2, noise(0.1, 30.0))]
     actual = scalars(written(*reports))
     for end in ("", "_low", "_high"):
-        assert set(actual[f"noise_to_signal/ratio{end}"]) == {1}
-        assert set(actual[f"max_batch_multiplier/kappa_max{end}"]) == {1}
-    assert set(actual["gradient_noise/grad_sq_norm"]) == {1, 2}
+        assert set(actual[f"{RATIO}{end}"]) == {1}
+        assert set(actual[f"{MAX_BATCH_SIZE}{end}"]) == {1}
+    assert set(actual[G]) == {1, 2}
 
 
-def test_layout_refers_to_what_is_written(written):
+def test_layout_has_all_that_is_written(written):
     accumulator = written(report(1, noise(1.0, 20.0)))
-    (event,) = accumulator.Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    (category,) = layout.category
-    tags = set(scalars(accumulator))
-    drawn = set()
-    for chart in category.chart:
-        for series in chart.margin.series:
-            drawn |= {series.value, series.lower, series.upper}
-    assert drawn == tags
-    together = category.chart[-1].margin.series
-    assert [s.value for s in together] == [
-        "gradient_noise/grad_sq_norm",
-        "gradient_noise/noise_trace",
-    ]
+    drawn = charts(accumulator)
+    tags = {tag for line in drawn.items() for tag in (line[0], *line[1])}
+    assert tags == set(scalars(accumulator))
+    assert drawn[BALANCE] == (BALANCE, BALANCE)
+    # TensorBoard shows the last one first.
+    assert list(drawn) == [BALANCE, MAX_BATCH_SIZE, RATIO, N, G]
+
+
+def test_layout_has_nothing_that_is_not_written(tmp_path):
+    without_balance = dataclasses.replace(CONDITIONS, balance=None)
+    summaries = NoiseSummaries(tmp_path)
+    summaries.write_scalars(report(1, noise(0.1, 30.0), without_balance), 1)
+    assert list(charts(events(tmp_path))) == [N, G]
+    # The ratio comes later.
+    summaries.write_scalars(report(2, noise(1.0, 30.0), without_balance), 2)
+    summaries.close()
+    assert list(charts(events(tmp_path))) == [MAX_BATCH_SIZE, RATIO, N, G]
+
+
+def test_layout_is_written_when_it_changes(tmp_path):
+    summaries = NoiseSummaries(tmp_path)
+    for step in range(1, 6):
+        summaries.write_estimate(noise(1.0, 20.0), step)
+    summaries.close()
+    assert len(events(tmp_path).Tensors("custom_scalars__config__")) == 1
+
+
+def test_a_monitor_without_a_verdict_writes_its_estimate(tmp_path):
+    summaries = NoiseSummaries(tmp_path)
+    summaries.write_estimate(noise(2.0, 20.0), 10, level=0.9)
+    summaries.close()
+    actual = scalars(events(tmp_path))
+    assert set(actual) == {
+        f"{tag}{end}" for tag in (G, N, RATIO) for end in ("_low", "", "_high")
+    }
+    # Student's quantile for 16 degrees of freedom is 1.746.
+    assert actual[f"{G}_high"][10] == pytest.approx(2 + 1.746 * 0.1, rel=1e-3)
+    expected = noise(2.0, 20.0).interval(0.9).high
+    assert actual[f"{RATIO}_high"][10] == pytest.approx(expected)
+
+
+def test_too_few_observations_are_not_written(tmp_path):
+    summaries = NoiseSummaries(tmp_path)
+    summaries.write_estimate(NoiseEstimate.from_observations([1.0], [2.0]), 1)
+    summaries.write_estimate(NoiseEstimate.from_observations([], []), 2)
+    summaries.close()
+    assert events(tmp_path).Tags()["tensors"] == []
+
+
+def test_points_can_be_read_while_training_goes_on(tmp_path):
+    summaries = NoiseSummaries(tmp_path)
+    summaries.write_estimate(noise(1.0, 20.0), 1)
+    assert set(scalars(events(tmp_path))[G]) == {1}
+    summaries.close()
 
 
 def test_card_carries_verdicts_and_reasons(written):
-    heuristic = RunConditions("SGD", weight_decay=1e-3, momentum=0.9)
-    text = card(
-        written(report(3, noise(1.0, 20.0), heuristic)), "linear_scaling_rule"
-    )
-    assert "N/G = 20 [" in text
+    heuristic = dataclasses.replace(CONDITIONS, momentum=0.9)
+    actual = report(3, noise(1.0, 20.0), heuristic)
+    text = card(written(actual), "linear_scaling_rule")
+    assert text == actual._repr_markdown_()
     assert "| 64 | 1 | not ruled out |" in text
     assert "| 2,048 | 32 | ruled out |" in text
-    assert "**Only a heuristic**" in text
-    assert (
-        "- momentum is 0.9: the bound is that of SGD at the effective rate"
-        in text
-    )
+    assert "- momentum is 0.9: the bound is that of SGD at" in text
 
 
 def test_card_of_a_refusal_judges_no_batch(written):
-    adam = RunConditions("Adam")
-    text = card(
-        written(report(1, noise(1.0, 20.0), adam)), "linear_scaling_rule"
-    )
+    adam = conditions_of(keras.optimizers.Adam(), "linear")
+    accumulator = written(report(1, noise(1.0, 20.0), adam))
+    text = card(accumulator, "linear_scaling_rule")
     assert "square-root scaling rule" in text
     assert "| 64 |" not in text
+    assert MAX_BATCH_SIZE not in scalars(accumulator)
+
+
+def test_card_is_named_after_its_rule(written):
+    adam = conditions_of(keras.optimizers.Adam())
+    text = card(
+        written(report(1, noise(1.0, 20.0), adam)), "square_root_scaling_rule"
+    )
+    assert "in the norm of Adam" in text
 
 
 def test_layers_are_a_table_sorted_by_their_noise(written):

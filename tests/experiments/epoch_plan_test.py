@@ -46,7 +46,7 @@ def test_another_optimizer_takes_one_batch_per_step(pairs_within_step):
         (1, "halves", True, 2),
         (1, "independent", True, 1),
         (1, "independent", False, 2),
-        (1, None, True, 2),
+        (1, None, True, 1),
         (1, None, False, 1),
     ],
 )

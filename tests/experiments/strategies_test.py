@@ -5,7 +5,6 @@ import os
 
 import pytest
 import tensorflow as tf
-from keras_svag import backend
 
 from experiments.strategies import (
     STRATEGIES,
@@ -13,6 +12,7 @@ from experiments.strategies import (
     lost_worker,
     make_strategy,
 )
+from keras_svag import backend
 
 CLUSTER = {"worker": ["host0:2222", "host1:2222"]}
 TASK = {"type": "worker", "index": 1}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from keras_svag import NoiseEstimate, scaling
-from keras_svag.noise.sampling import SAMPLING_MODES
+from keras_svag.noise.estimate import SAMPLING
 
 closenesses = st.floats(1 + 1e-6, 1e6)
 kappas = st.floats(1, 1e9)
@@ -32,7 +32,7 @@ def decays(draw):
 
 @st.composite
 def observations(draw, least=2, values=ordinary):
-    """Observations (G_hat, N_hat): an array of shape (2, count)."""
+    """Observations of (G, S): an array of shape (2, count)."""
     count = draw(st.integers(least, 30))
     return draw(arrays.arrays(np.float64, (2, count), elements=values))
 
@@ -45,18 +45,18 @@ def estimates(draw, values=magnitudes):
     errors = st.just(0.0) | st.floats(1e-100, 1e30)
     if count < 2:
         errors = st.just(math.nan)
-    g_se, n_se = draw(errors), draw(errors)
+    g_se, s_se = draw(errors), draw(errors)
     correlation = draw(st.floats(-1, 1))
     return NoiseEstimate(
         draw(values) if count else math.nan,
         abs(draw(values)) if count else math.nan,
         g_se,
-        n_se,
-        g_se * n_se * correlation,
+        s_se,
+        g_se * s_se * correlation,
         count,
         batch_size=draw(st.integers(1, 10**6)),
         num_skipped=draw(st.integers(0, 10**6)),
-        sampling=draw(st.none() | st.sampled_from(SAMPLING_MODES)),
+        sampling=draw(st.none() | st.sampled_from(SAMPLING)),
         num_examples=draw(st.none() | st.integers(10**6, 10**9)),
     )
 

@@ -2,6 +2,7 @@
 
     python -m tests.helpers.kill_harness --kind=plain --kills=50
     python -m tests.helpers.kill_harness --kind=measured --kills=50
+    python -m tests.helpers.kill_harness --kind=beside --kills=50
 
 Every second kill comes while a checkpoint is being written, the others at
 random moments from the start of the process on. Each start draws its interval
@@ -29,7 +30,8 @@ import train
 from configs import digits
 from experiments.run_folder import WorkDir
 
-KINDS = ("plain", "measured")
+# SVAG without a monitor, SVAG with one, SGD with one.
+KINDS = ("plain", "measured", "beside")
 INTERVALS = ("1", "3", "50", "500", "0.05s")
 
 
@@ -45,7 +47,12 @@ def configuration(kind, epochs):
     config.model.hidden_units = (16,)
     config.schedule = "cosine"
     config.validate_every = 2
-    config.measure_noise = kind == "measured"
+    config.measure_noise = kind != "plain"
+    if kind == "beside":
+        config.optimizer = "sgd"
+        config.ell = 1
+        # Its halves are drawn apart.
+        config.batch_size = 10
     return config
 
 
@@ -107,7 +114,7 @@ def run_with_kills(
     """Returns the names of the files that differ after so many kills.
 
     Args:
-        kind: "plain" or "measured".
+        kind: one of `KINDS`.
         kills: how often the run is killed.
         epochs: of the run.
         longest: seconds, the latest moment of a random kill.

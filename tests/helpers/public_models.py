@@ -45,7 +45,7 @@ def labels(classes=3):
     return np.random.default_rng(1).integers(0, classes, ROWS)
 
 
-def tokens(length=5, words=12):
+def tokens(length=3, words=12):
     return np.random.default_rng(2).integers(0, words, (ROWS, length))
 
 
@@ -232,9 +232,9 @@ def masked_lstm(**compilation):
     """Sentences of several lengths, a tag for each word."""
     model = keras.Sequential(
         [
-            keras.Input((5,)),
-            layers.Embedding(12, 3, mask_zero=True),
-            layers.LSTM(4, return_sequences=True),
+            keras.Input((3,)),
+            layers.Embedding(12, 2, mask_zero=True),
+            layers.LSTM(2, return_sequences=True),
             layers.Dense(3, "softmax"),
         ]
     )
@@ -244,7 +244,7 @@ def masked_lstm(**compilation):
         weighted_metrics=["accuracy"],
         **compilation,
     )
-    x = np.where(np.arange(5) < 2 + labels()[:, None], tokens(), 0)
+    x = np.where(np.arange(3) < 1 + labels()[:, None], tokens(), 0)
     return Script(model, x, tokens() % 3)
 
 
@@ -293,7 +293,7 @@ def ragged_input(**compilation):
         ]
     )
     model.compile("sgd", "mse", **compilation)
-    x = tf.RaggedTensor.from_tensor(tokens(), lengths=2 + labels())
+    x = tf.RaggedTensor.from_tensor(tokens(), lengths=1 + labels())
     return Script(model, x, numbers(ROWS, 2))
 
 
@@ -410,12 +410,17 @@ class Autoencoder(keras.Model):
         return {name: t.result() for name, t in self.trackers.items()}
 
 
-def variational_autoencoder(**compilation):
-    """Compiled without a loss: the monitor is given one."""
+def autoencoder_without_a_loss(**compilation):
     model = Autoencoder()
     model.compile("adam", **compilation)
     x = numbers(ROWS, 6)
-    return Script(model, x, x, monitor={"loss": "mse"})
+    return Script(model, x, x)
+
+
+def variational_autoencoder(**compilation):
+    """Compiled without a loss: the monitor is given one."""
+    script = autoencoder_without_a_loss(**compilation)
+    return script._replace(monitor={"loss": "mse"})
 
 
 class Adversaries(keras.Model):
@@ -473,6 +478,35 @@ def stateful_lstm(**compilation):
     model.compile("sgd", "mse", **compilation)
     rows = 3 * BATCH_SIZE
     return Script(model, numbers(rows, 5, 2), numbers(rows, 1))
+
+
+def fixed_batch_size(**compilation):
+    model = keras.Sequential(
+        [keras.Input((6,), batch_size=BATCH_SIZE), layers.Dense(2)]
+    )
+    model.compile("sgd", "mse", **compilation)
+    rows = 3 * BATCH_SIZE
+    return Script(model, numbers(rows, 6), numbers(rows, 2))
+
+
+class MeanOfEdges(layers.Layer):
+    def call(self, nodes, edges):
+        ends = ops.take(nodes, edges[:, 1], axis=0)
+        return ops.segment_sum(ends, edges[:, 0], ops.shape(nodes)[0])
+
+
+def nodes_and_edges(**compilation):
+    """A graph: an edge is no example."""
+    inputs = {
+        "nodes": keras.Input((6,)),
+        "edges": keras.Input((2,), dtype="int32"),
+    }
+    outputs = layers.Dense(2)(MeanOfEdges()(**inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse", **compilation)
+    graph = {"nodes": numbers(9, 6), "edges": tokens(2, 9)}
+    data = tf.data.Dataset.from_tensors((graph, numbers(9, 2))).repeat(3)
+    return Script(model, data)
 
 
 # Fine-tuning and quantization

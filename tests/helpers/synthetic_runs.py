@@ -6,6 +6,7 @@ import math
 
 from experiments.report.runs import find_runs
 from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.scaling.conditions import RunConditions
 
 CONFIG = {
     "dataset": "digits",
@@ -34,28 +35,35 @@ def estimate(
     """A `NoiseEstimate` whose two errors are uncorrelated."""
     return NoiseEstimate(
         grad_sq_norm=grad_sq_norm,
-        noise_trace=noise_trace,
+        example_noise=batch_size * noise_trace,
         grad_sq_norm_se=relative_error * abs(grad_sq_norm),
-        noise_trace_se=relative_error * noise_trace,
+        example_noise_se=relative_error * batch_size * noise_trace,
         covariance=0.0,
         count=count,
         batch_size=batch_size,
-        sampling="with_replacement",
-        num_examples=1437,
-        corrected_for_sampling=True,
+        sampling="independent",
     )
 
 
 def window(noise, weight_sq_norm, learning_rate, reasons=(), earlier=()):
-    """What results.json holds of one stretch of constant learning rate."""
+    """What results.json holds of one stretch of constant learning rate.
+
+    The run was at rest there, and the theory applies but for `reasons`.
+    """
+    conditions = RunConditions(
+        learning_rate=learning_rate,
+        weight_decay=CONFIG["weight_decay"],
+        scale_invariant=True,
+        balance=1.0,
+        rest=True,
+        other_reasons=tuple(reasons),
+    )
     return {
         "gradient_noise": noise.to_dict(),
+        "conditions": conditions.to_dict(),
         "weight_sq_norm": weight_sq_norm,
-        "learning_rate": learning_rate,
         "first_epoch": 3,
         "last_epoch": 4,
-        "heuristic_reasons": list(reasons),
-        "balance": 1.0,
         "earlier": list(earlier),
     }
 
@@ -79,7 +87,7 @@ def write_run(
         accuracy: the final one, on the test set.
         noise: `NoiseEstimate` of the last window, or None.
         weight_sq_norm: R of the last window.
-        reasons: why the theorem may not apply.
+        reasons: codes of `Reason`s, why the theorem may not apply.
         earlier: what `window` returns, for stretches before the last.
         losses, accuracies: of the epochs; halving losses and constant
             accuracies if None.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.estimate import NoiseEstimate
 
 
 def sgd_trajectories(
@@ -10,8 +10,8 @@ def sgd_trajectories(
 ):
     """Least squares by SGD in parallel runs, measured in halves of batches.
 
-    Returns G_hat and N_hat of shape (runs, steps), and each run's true N / G,
-    the ratio of averages along its trajectory.
+    Returns the estimates of G and S of shape (runs, steps), and each run's true
+    N / G, the ratio of averages along its trajectory.
     """
     rng = np.random.default_rng(3)
     dimension = 10
@@ -26,7 +26,7 @@ def sgd_trajectories(
     quadratic, linear = weighted @ x, weighted @ y
     constant = np.mean(row_sq_norms * y**2)
     weights = np.zeros((runs, dimension))
-    g_hat, n_hat = np.empty((2, runs, steps))
+    g_hat, s_hat = np.empty((2, runs, steps))
     true_g, true_n = np.empty((2, runs, steps))
     per_epoch = num_examples // batch_size
     for step in range(-skip, steps):
@@ -52,19 +52,20 @@ def sgd_trajectories(
             )
             true_n[:, step] = (second_moment - true_g[:, step]) / batch_size
             g_hat[:, step] = np.sum(first * second, 1)
-            n_hat[:, step] = np.sum((first - second) ** 2, 1) / 4
+            distance = np.sum((first - second) ** 2, 1)
+            s_hat[:, step] = distance * batch_size / 4
         weights -= rate * (first + second) / 2
-    return g_hat, n_hat, true_n.sum(1) / true_g.sum(1)
+    return g_hat, s_hat, true_n.sum(1) / true_g.sum(1)
 
 
-def estimates(g, n, **fields):
+def estimates(g, s, **fields):
     return [
-        NoiseEstimate.from_sums(**PairSums.of(*run).to_dict(), **fields)
-        for run in zip(g, n, strict=True)
+        NoiseEstimate.from_observations(*run, **fields)
+        for run in zip(g, s, strict=True)
     ]
 
 
-def pooled(runs):
+def ratio_of_means(runs):
     noise = np.mean([run.noise_trace for run in runs])
     return noise / np.mean([run.grad_sq_norm for run in runs])
 

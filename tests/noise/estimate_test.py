@@ -1,198 +1,105 @@
-import itertools
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
-from scipy import special
 
-from keras_svag.noise.estimate import NoiseEstimate, PairSums
-from keras_svag.noise.intervals import fieller_interval, student_t_quantile
-from keras_svag.noise.sampling import sampling_correction
-
-
-def estimate(g=1.0, n=41.0, g_se=0.1, n_se=0.5, count=200, **fields):
-    cross = fields.pop("covariance", 0.0)
-    return NoiseEstimate(g, n, g_se, n_se, cross, count, **fields)
+from keras_svag.noise.estimate import Interval, NoiseEstimate
+from keras_svag.noise.ratio import (
+    block_means,
+    covariance_of_mean,
+    student_t_quantile,
+)
 
 
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99, 0.999])
-def test_student_t_is_within_its_quantile_with_the_level_s_probability(level):
-    for dof in (1, 2, 5, 39, 1000, 10**7):
-        t = student_t_quantile(level, dof)
-        # Abramowitz and Stegun 26.7.1, by the incomplete beta function.
-        outside = special.betainc(dof / 2, 0.5, dof / (dof + t**2))
-        assert outside == pytest.approx(1 - level, rel=1e-9)
+def estimate(g=1.0, s=41.0, g_se=0.1, s_se=0.5, count=200, **fields):
+    """Stated at a batch size of 1, where N is S."""
+    fields = {"covariance": 0.0, "batch_size": 1} | fields
+    return NoiseEstimate(g, s, g_se, s_se, count=count, **fields)
+
+
+def observations(seed=0, count=50, mean=(1.0, 40.0)):
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(size=(2, count)) * [[3.0], [5.0]] + (np.array(mean)[:, None])
+    )
+
+
+def moments_of(result):
+    return [
+        result.grad_sq_norm,
+        result.example_noise,
+        result.grad_sq_norm_se**2,
+        result.example_noise_se**2,
+        result.covariance,
+    ]
+
+
+def test_observations_give_means_and_their_long_run_covariance():
+    z = observations()
+    result = NoiseEstimate.from_observations(*z)
+    covariance, cosines = covariance_of_mean(z.T)
+    np.testing.assert_allclose(
+        moments_of(result),
+        [*z.mean(1), covariance[0, 0], covariance[1, 1], covariance[0, 1]],
+    )
+    assert (result.count, result.degrees_of_freedom) == (50, cosines)
+    np.testing.assert_array_equal(result.blocks, block_means(z.T))
+
+
+def test_what_is_not_finite_is_left_out_and_counted():
+    z = observations()
+    gaps = np.insert(
+        z, [2, 7, 30], [[math.nan, 1, 1], [1, math.inf, -math.inf]], 1
+    )
+    result = NoiseEstimate.from_observations(*gaps)
+    assert result.num_skipped == 3
+    assert result == dataclasses.replace(
+        NoiseEstimate.from_observations(*z), num_skipped=3
+    )
+
+
+def test_shuffled_data_are_corrected_in_means_errors_and_blocks():
+    z, n = observations(), 20
+    result = NoiseEstimate.from_observations(
+        *z, sampling="shuffle", num_examples=n
+    )
+    by_hand = NoiseEstimate.from_observations(
+        z[0] + z[1] / n, z[1] * (n - 1) / n
+    )
+    np.testing.assert_allclose(moments_of(result), moments_of(by_hand))
+    np.testing.assert_allclose(result.blocks, by_hand.blocks)
+    assert result.corrected_for_sampling
 
 
 @pytest.mark.parametrize(
-    "g, n, g_se, n_se, cross, bounded",
-    [
-        (1.0, 5.0, 0.2, 0.5, -0.05, True),
-        (1.0, 5.0, 0.2, 0.5, 0.09, True),
-        (1.0, 0.5, 0.2, 0.5, -0.05, True),
-        (0.3, 5.0, 0.2, 0.5, -0.05, False),
-        (-0.1, 5.0, 0.2, 0.5, -0.05, False),
-        (-0.3, 5.0, 0.2, 0.5, 0.09, False),
-        (0.4, 5.0, 0.2, 0.5, 0.0, False),
-    ],
+    "sampling, num_examples, corrected",
+    [("independent", 20, True), ("shuffle", None, False), (None, 20, False)],
 )
-def test_fieller_interval_inverts_the_test_of_every_ratio(
-    g, n, g_se, n_se, cross, bounded
+def test_nothing_is_corrected_where_nothing_is_to_or_can_be(
+    sampling, num_examples, corrected
 ):
-    quantile = 2.0
-    low, high = fieller_interval(n, g, n_se**2, cross, g_se**2, quantile)
-    assert math.isfinite(high) == bounded
-    q = np.linspace(0, 200, 200_001)
-    variance = n_se**2 - 2 * q * cross + q**2 * g_se**2
-    accepted = (n - q * g) ** 2 <= quantile**2 * variance
-    near_an_end = (np.abs(q - low) < 2e-3) | (np.abs(q - high) < 2e-3)
-    inside = (low <= q) & (q <= high)
-    np.testing.assert_array_equal(accepted[~near_an_end], inside[~near_an_end])
-    if bounded:
-        assert low <= n / g <= high
-
-
-def test_fieller_interval_says_nothing_where_nothing_is_known():
-    # Neither mean is told apart from 0; then a significantly negative one.
-    assert fieller_interval(0.5, 0.3, 0.25, 0.0, 0.04, 2.0) == (0.0, math.inf)
-    assert fieller_interval(5.0, -1.0, 0.25, 0.0, 0.04, 2.0) == (0.0, math.inf)
-
-
-def test_fieller_interval_of_exact_means_is_their_ratio():
-    assert fieller_interval(6.0, 2.0, 0.0, 0.0, 0.0, 2.0) == (3.0, 3.0)
-    # Noise without any signal.
-    assert fieller_interval(6.0, 0.0, 0.0, 0.0, 0.0, 2.0) == (
-        math.inf,
-        math.inf,
+    z = observations()
+    result = NoiseEstimate.from_observations(
+        *z, sampling=sampling, num_examples=num_examples
     )
-
-
-def test_from_sums_gives_means_and_their_covariance():
-    rng = np.random.default_rng(0)
-    g, n = rng.normal(1, 3, 50), rng.normal(40, 5, 50)
-    result = NoiseEstimate.from_sums(
-        50, g.sum(), n.sum(), (g * g).sum(), (g * n).sum(), (n * n).sum()
-    )
-    expected = np.cov(g, n, ddof=1) / 50
-    np.testing.assert_allclose(
-        [
-            result.grad_sq_norm,
-            result.noise_trace,
-            result.grad_sq_norm_se**2,
-            result.noise_trace_se**2,
-            result.covariance,
-        ],
-        [g.mean(), n.mean(), expected[0, 0], expected[1, 1], expected[0, 1]],
-        rtol=1e-10,
-    )
-
-
-def test_sums_of_windows_add_up_and_survive_json():
-    rng = np.random.default_rng(1)
-    g, n = rng.normal(1, 3, 30), rng.normal(40, 5, 30)
-    g[4] = math.nan
-    parts = PairSums.of(g[:10], n[:10]) + PairSums.of(g[10:], n[10:])
-    whole = PairSums.of(g, n)
-    np.testing.assert_allclose(
-        list(parts.to_dict().values()), list(whole.to_dict().values())
-    )
-    assert (whole.count, whole.num_skipped) == (29, 1)
-    assert PairSums(**json.loads(json.dumps(whole.to_dict()))) == whole
-
-
-def test_rounding_makes_no_negative_variance():
-    same = PairSums.of(np.full(7, 0.1), np.full(7, 1e8 / 3))
-    result = NoiseEstimate.from_sums(**same.to_dict())
-    assert 0 <= result.grad_sq_norm_se < 1e-7
-    assert 0 <= result.noise_trace_se < 1
+    assert moments_of(result) == moments_of(NoiseEstimate.from_observations(*z))
+    assert result.corrected_for_sampling == corrected
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_observations_give_no_interval(count):
-    sums = PairSums.of(np.ones(count), np.full(count, 3.0))
-    result = NoiseEstimate.from_sums(**sums.to_dict(), batch_size=4)
+    result = NoiseEstimate.from_observations(
+        np.ones(count), np.full(count, 3.0), batch_size=4
+    )
+    assert result.count == count
     assert math.isnan(result.grad_sq_norm_se)
-    assert result.interval() == (0.0, math.inf)
+    assert result.interval() == Interval(0.0, math.inf)
     assert result.grad_sq_norm_sign() == "unknown"
     words = "no observations" if count == 0 else "too few observations"
     assert words in result.describe()
-    json.dumps(result.to_dict(), allow_nan=False)
-
-
-def all_pairs_of_subsets(sampling, n, b):
-    subsets = [list(s) for s in itertools.combinations(range(n), b)]
-    if sampling == "with_replacement":
-        subsets = [list(s) for s in itertools.product(range(n), repeat=b)]
-    for first in subsets:
-        for second in subsets:
-            if sampling != "shuffle" or not set(first) & set(second):
-                yield first, second
-
-
-@pytest.mark.parametrize(
-    "sampling", ["with_replacement", "without_replacement", "shuffle"]
-)
-@pytest.mark.parametrize("batch_size", [2, 4])
-def test_sampling_correction_is_exact_by_enumeration(sampling, batch_size):
-    n, b = 6, 2
-    examples = np.random.default_rng(2).normal(0.3, 1, (n, 3))
-    mean = examples.mean(0)
-    true_g = mean @ mean
-    true_n = np.mean(np.sum((examples - mean) ** 2, 1)) / batch_size
-    pairs = [
-        (examples[i].mean(0), examples[j].mean(0))
-        for i, j in all_pairs_of_subsets(sampling, n, b)
-    ]
-    g_hat = np.array([g1 @ g2 for g1, g2 in pairs])
-    n_hat = np.array(
-        [b / batch_size * np.sum((g1 - g2) ** 2) / 2 for g1, g2 in pairs]
-    )
-    raw = NoiseEstimate.from_sums(
-        **PairSums.of(g_hat, n_hat).to_dict(),
-        batch_size=batch_size,
-        sampling=sampling,
-        num_examples=n,
-    )
-    matrix = sampling_correction(sampling, n, batch_size, b)
-    result = raw.corrected(matrix)
-    np.testing.assert_allclose(result.grad_sq_norm, true_g, rtol=1e-12)
-    np.testing.assert_allclose(result.noise_trace, true_n, rtol=1e-12)
-    assert result.corrected_for_sampling
-    if sampling != "with_replacement":
-        assert abs(raw.noise_to_signal / result.noise_to_signal - 1) > 0.1
-
-    corrected_pairs = np.array(matrix) @ np.stack([g_hat, n_hat])
-    expected = np.cov(corrected_pairs, ddof=1) / len(pairs)
-    np.testing.assert_allclose(result.grad_sq_norm_se**2, expected[0, 0])
-    np.testing.assert_allclose(result.noise_trace_se**2, expected[1, 1])
-    np.testing.assert_allclose(
-        result.covariance, expected[0, 1], atol=1e-12 * expected[1, 1]
-    )
-
-
-def test_corrected_takes_layers_along_once():
-    layer = estimate(sampling="shuffle", num_examples=50, batch_size=5)
-    matrix = sampling_correction("shuffle", 50, 5)
-    for given in (layer, layer.corrected(matrix)):
-        whole = estimate(
-            sampling="shuffle",
-            num_examples=50,
-            batch_size=5,
-            per_layer={"a": given},
-        )
-        assert whole.corrected(matrix).per_layer == {
-            "a": layer.corrected(matrix)
-        }
-
-
-def test_nothing_is_corrected_while_a_size_is_unknown():
-    identity = ((1.0, 0.0), (0.0, 1.0))
-    assert sampling_correction("shuffle") == identity
-    assert sampling_correction("shuffle", 100) == identity
-    assert sampling_correction("without_replacement", 100, 8) == identity
-    result = estimate(sampling="shuffle").corrected(identity)
-    assert not result.corrected_for_sampling
+    assert NoiseEstimate.from_dict(result.to_dict()) == result
 
 
 def test_ratio_of_averages_is_neither_clamped_nor_averaged():
@@ -208,9 +115,9 @@ def test_ratio_of_averages_is_neither_clamped_nor_averaged():
         g.append(np.sum(first * second, 1))
         n.append(np.sum((first - second) ** 2, 1) / 2)
     g, n = np.concatenate(g), np.concatenate(n)
-    result = NoiseEstimate.from_sums(**PairSums.of(g, n).to_dict())
+    result = NoiseEstimate.from_observations(g, n, batch_size=1)
     error = result.noise_to_signal_se
-    assert error < 6
+    assert error < 8
     assert abs(result.noise_to_signal - truth) < 3 * error
     clamped = n.mean() / np.maximum(g, 0).mean()
     assert 25 < clamped < 35
@@ -218,52 +125,280 @@ def test_ratio_of_averages_is_neither_clamped_nor_averaged():
 
 
 def test_ratio_and_noise_scale():
-    assert estimate(g=2.0, n=6.0).noise_to_signal == 3.0
-    assert estimate(g=-2.0, n=6.0).noise_to_signal == -3.0
-    assert estimate(g=0.0, n=6.0).noise_to_signal == math.inf
-    assert math.isnan(estimate(g=0.0, n=0.0).noise_to_signal)
-    assert estimate(g=2.0, n=6.0).noise_scale is None
-    assert estimate(g=2.0, n=6.0, batch_size=10).noise_scale == 30.0
+    result = estimate(g=2.0, s=60.0, s_se=3.0, batch_size=10)
+    assert result.noise_scale == 30.0
+    assert (result.noise_trace, result.noise_trace_se) == (6.0, 0.3)
+    assert result.noise_to_signal == 3.0
+    # Of a ratio of uncorrelated means the relative variances add up.
+    assert result.noise_to_signal_se == pytest.approx(
+        3 * math.hypot(0.1 / 2, 3 / 60)
+    )
+    assert estimate(g=-2.0, s=6.0).noise_to_signal == -3.0
+    assert estimate(g=0.0, s=6.0).noise_to_signal == math.inf
+    assert math.isnan(estimate(g=0.0, s=0.0).noise_to_signal)
+    assert math.isnan(estimate(batch_size=None).noise_to_signal)
+    assert estimate(batch_size=None).interval() == Interval(0.0, math.inf)
+
+
+def test_another_batch_size_restates_n_and_nothing_else():
+    z = observations()
+    layers = {"a": NoiseEstimate.from_observations(*z, batch_size=8)}
+    for one in (
+        NoiseEstimate.from_observations(*z, batch_size=8, per_layer=layers),
+        estimate(count=50, batch_size=8, probe=(0.01, 2.0), covariance=-0.01),
+    ):
+        other = one.at(32)
+        assert moments_of(other) == moments_of(one)
+        assert other.noise_to_signal == pytest.approx(one.noise_to_signal / 4)
+        assert other.interval() == pytest.approx(
+            [end / 4 for end in one.interval()]
+        )
+        assert other.at(8).interval() == one.interval()
+        assert all(e.batch_size == 32 for e in (other.per_layer or {}).values())
+
+
+def test_low_end_of_a_probe_is_below_that_of_its_own_variance():
+    own = estimate(count=50, batch_size=8)
+    probe = dataclasses.replace(own, probe=(0.05, 2.0))
+    assert probe.interval().low < 0.99 * own.interval().low
+    assert probe.interval().high == own.interval().high
+    assert dataclasses.replace(probe, probe_batch_size=2).interval() != (
+        probe.interval()
+    )
+
+
+def test_interval_has_the_degrees_of_freedom_of_the_errors():
+    # G is exact: the set is N's, over G.
+    for count, dof in ((10, None), (10, 3)):
+        result = estimate(g_se=0.0, count=count, degrees_of_freedom=dof)
+        reach = student_t_quantile(0.9, dof or count - 1) * 0.5
+        assert result.interval(0.9) == pytest.approx((41 - reach, 41 + reach))
+
+
+@pytest.mark.parametrize("g", [3.0, 0.3, 0.0, -0.3, -3.0])
+def test_sign_of_g_says_where_the_interval_ends(g):
+    rng = np.random.default_rng(0)
+    noise = rng.exponential(size=(2, 60)) - 1
+    for sign in (1, -1):
+        result = NoiseEstimate.from_observations(
+            g + sign * noise[0], 40 + noise[1], batch_size=1
+        )
+        for level in (0.5, 0.95, 0.999):
+            is_positive = result.grad_sq_norm_sign(level) == "positive"
+            assert is_positive == math.isfinite(result.interval(level).high)
+        expected = {3.0: "positive", -3.0: "negative"}
+        if g in expected:
+            assert result.grad_sq_norm_sign() == expected[g]
 
 
 def test_words_for_every_case():
     assert estimate().describe().startswith("N/G = 41 [")
+    assert estimate(batch_size=None).describe().startswith("S/G = 41 [")
     assert "not told apart from 0" in estimate(g_se=1.0).describe()
     assert "no upper bound" in estimate(g_se=1.0).describe()
     negative = estimate(g=-1.0)
     assert negative.grad_sq_norm_sign() == "negative"
     assert "significantly below 0" in negative.describe()
     assert negative.interval() == (0.0, math.inf)
-    zero = estimate(g=0.0, n=0.0, g_se=0.0, n_se=0.0)
+    zero = estimate(g=0.0, s=0.0, g_se=0.0, s_se=0.0)
     assert "undefined: every gradient was exactly zero" in zero.describe()
+    large = NoiseEstimate.from_observations([1e308] * 9, [1e308] * 9)
+    assert "too large" in large.describe()
 
 
 def test_warning_begins_at_a_twentieth_of_the_data_set():
-    shuffled = {"sampling": "shuffle", "batch_size": 10}
-    below = estimate(n=10.0, num_examples=2000, **shuffled)
-    above = estimate(n=10.0, num_examples=1999, **shuffled)
+    shuffled = {"sampling": "shuffle", "s": 100.0}
+    below = estimate(num_examples=2000, **shuffled)
+    above = estimate(num_examples=1999, **shuffled)
     assert below.noise_scale_warning is None
-    assert "not corrected" in above.noise_scale_warning
-    corrected = above.corrected(sampling_correction("shuffle", 1999, 10))
-    assert (
-        "is corrected"
-        in estimate(
-            n=100.0, num_examples=1999, corrected_for_sampling=True, **shuffled
-        ).noise_scale_warning
-    )
-    # The correction itself takes the bias away, here to just below.
-    assert corrected.noise_scale < 0.05 * 1999
-    unmeasured = estimate(g=-0.1, n=10.0, num_examples=2000, **shuffled)
+    assert "is corrected" in above.noise_scale_warning
+    unknown = estimate(s=100.0, num_examples=1999)
+    assert "not corrected" in unknown.noise_scale_warning
+    unmeasured = estimate(g=-0.1, num_examples=2000, **shuffled)
     assert "cannot be told" in unmeasured.noise_scale_warning
-    independent = estimate(
-        n=1e4, sampling="with_replacement", num_examples=10, batch_size=10
+    for fields in ({"sampling": "independent", "num_examples": 10}, {}):
+        assert estimate(s=1e4, **fields).noise_scale_warning is None
+
+
+def everything():
+    z = observations()
+    layers = {
+        "dense/kernel": NoiseEstimate.from_observations(*z, batch_size=8),
+        "dense/bias": NoiseEstimate.from_observations([], [], batch_size=8),
+    }
+    yield NoiseEstimate.from_observations(
+        *z,
+        batch_size=8,
+        sampling="shuffle",
+        num_examples=50,
+        assumptions=("coupled_loss", "batch_normalization"),
+        loss_difference=0.02,
+        per_layer=layers,
     )
-    assert independent.noise_scale_warning is None
+    yield estimate(probe=(0.05, 2.0), probe_batch_size=2.5)
+    yield estimate(g_se=1.0)
+    yield NoiseEstimate.from_observations([1e200] * 3, [1.0, 2.0, 3.0])
 
 
-def test_to_dict_is_strict_json():
-    result = estimate(g_se=1.0, per_layer={"dense/kernel": estimate()})
-    saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+def test_strict_json_holds_all_and_gives_it_back():
+    for result in everything():
+        saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+        restored = NoiseEstimate.from_dict(saved)
+        assert restored == result
+        assert restored.interval(0.8) == result.interval(0.8)
+        assert restored.at(64).interval(0.8) == result.at(64).interval(0.8)
+
+
+def test_json_says_what_follows_from_the_fields():
+    saved = estimate(g_se=1.0, batch_size=2).to_dict()
+    assert saved["noise_to_signal"] == 20.5
+    assert saved["noise_trace"] == 20.5
+    assert saved["noise_scale"] == 41.0
     assert saved["noise_to_signal_high"] is None
-    assert saved["noise_to_signal"] == 41.0
-    assert saved["per_layer"]["dense/kernel"]["noise_to_signal_high"] > 41
+    assert saved["grad_sq_norm_sign"] == "not told apart from 0"
+
+
+def test_summary_names_what_is_known():
+    rows = dict(next(everything()).summary())
+    assert rows["Noise-to-signal ratio"].startswith("N/G = ")
+    assert "±" in rows["Squared gradient norm G"]
+    assert "Noise N at batch size 8" in rows
+    assert rows["Observations"] == "50"
+    assert rows["Assumptions"] == "coupled_loss, batch_normalization"
+    assert rows["Loss of a batch against its halves'"] == "2.00%"
+    assert "is corrected" in rows["Warning"]
+    few = dict(estimate(num_skipped=2, batch_size=None).summary())
+    assert few["Observations"] == "200, 2 not finite and left out"
+    assert "Warning" not in few and "Noise N at batch size 1" not in few
+
+
+def test_frame_has_a_row_for_the_sum_and_for_each_layer():
+    result = next(everything())
+    frame = result.to_frame(level=0.8)
+    assert list(frame.index) == ["all", "dense/kernel", "dense/bias"]
+    for name, one in {"all": result, **result.per_layer}.items():
+        row = frame.loc[name]
+        assert row["count"] == one.count
+        np.testing.assert_equal(row["noise_scale"], one.noise_scale)
+        ends = row["noise_to_signal_low"], row["noise_to_signal_high"]
+        assert ends == one.interval(0.8)
+
+
+def test_mean_of_estimates_has_the_errors_between_them():
+    z = observations(count=12)
+    probes = [
+        estimate(
+            g,
+            s,
+            batch_size=8,
+            sampling="shuffle",
+            num_examples=50,
+            num_skipped=1,
+            per_layer={"a": estimate(2 * g, s)},
+        )
+        for g, s in z.T
+    ]
+    result = NoiseEstimate.mean_of(probes)
+    # They were corrected for sampling, each of them.
+    expected = NoiseEstimate.from_observations(*z, batch_size=8)
+    assert moments_of(result) == moments_of(expected)
+    assert result.blocks == expected.blocks
+    assert result.interval() == expected.interval()
+    assert (result.count, result.num_skipped) == (12, 12)
+    assert (result.sampling, result.num_examples) == ("shuffle", 50)
+    layer = NoiseEstimate.from_observations(2 * z[0], z[1])
+    assert moments_of(result.per_layer["a"]) == moments_of(layer)
+
+
+def runs_of(counts):
+    return [
+        NoiseEstimate.from_observations(
+            *observations(seed, count), batch_size=8
+        )
+        for seed, count in enumerate(counts)
+    ]
+
+
+def test_independent_runs_weigh_as_much_as_they_have_observations():
+    runs = runs_of([300, 100])
+    result = NoiseEstimate.over_runs(runs)
+    assert result.count == 400
+    whole = np.hstack([observations(0, 300), observations(1, 100)])
+    np.testing.assert_allclose(moments_of(result)[:2], whole.mean(1))
+    variances = [run.covariance_matrix for run in runs]
+    covariance = 0.75**2 * variances[0] + 0.25**2 * variances[1]
+    np.testing.assert_allclose(result.covariance_matrix, covariance)
+    # Welch's and Satterthwaite's, of S - q G.
+    direction = np.array([-result.noise_scale, 1])
+    a, b = (
+        weight**2 * direction @ variance @ direction
+        for weight, variance in zip((0.75, 0.25), variances, strict=True)
+    )
+    assert result.degrees_of_freedom == pytest.approx(
+        (a + b) ** 2 / (a**2 / 16 + b**2 / 16)
+    )
+
+
+def test_blocks_of_runs_are_together_as_many_as_those_of_one():
+    runs = runs_of([300, 100])
+    blocks = NoiseEstimate.over_runs(runs).blocks
+    assert len(blocks) == 32
+    np.testing.assert_allclose(blocks[:24], block_means(runs[0].blocks, 24))
+    # Of neighbours, so that a block is about as long in each.
+    np.testing.assert_allclose(
+        blocks[24:], np.reshape(runs[1].blocks, (8, 4, 2)).mean(1)
+    )
+    # A run without blocks has no order: nothing is known of the skewness.
+    unordered = dataclasses.replace(runs[1], blocks=())
+    assert NoiseEstimate.over_runs([runs[0], unordered]).blocks == ()
+
+
+def test_runs_of_one_kind_have_its_error_over_the_root_of_their_number():
+    one = runs_of([400])[0]
+    result = NoiseEstimate.over_runs([one] * 4)
+    np.testing.assert_allclose(
+        result.covariance_matrix, one.covariance_matrix / 4
+    )
+    assert result.degrees_of_freedom == pytest.approx(4 * 16)
+    assert NoiseEstimate.over_runs([one]) == one
+
+
+def test_runs_keep_what_they_have_in_common():
+    runs = [
+        dataclasses.replace(
+            run,
+            assumptions=(code,),
+            loss_difference=difference,
+            num_skipped=2,
+            sampling="independent",
+            per_layer={"w": run},
+        )
+        for run, code, difference in zip(
+            runs_of([50, 50, 0]),
+            ("b", "a", "b"),
+            (0.01, -0.02, None),
+            strict=True,
+        )
+    ]
+    result = NoiseEstimate.over_runs(runs)
+    assert result.count == 100
+    assert result.num_skipped == 6
+    assert result.assumptions == ("b", "a")
+    assert result.loss_difference == -0.02
+    assert result.sampling == "independent"
+    assert moments_of(result.per_layer["w"]) == moments_of(result)
+
+
+def test_pooling_refuses_other_batch_sizes():
+    runs = [estimate(batch_size=8), estimate(batch_size=4)]
+    for pool in (NoiseEstimate.mean_of, NoiseEstimate.over_runs):
+        with pytest.raises(ValueError, match=r"one batch size, got \[4, 8\]"):
+            pool(runs)
+
+
+def test_nothing_measured_in_any_run_is_nothing_measured():
+    nothing = NoiseEstimate.from_observations([], [], batch_size=8)
+    for pool in (NoiseEstimate.mean_of, NoiseEstimate.over_runs):
+        result = pool([nothing, nothing])
+        assert result.count == 0
+        assert result.interval() == (0.0, math.inf)

@@ -1,12 +1,10 @@
-"""Bad arguments of the estimates and of sampling."""
+"""Bad arguments of the estimates."""
 
 from keras_svag import NoiseEstimate
-from keras_svag.noise.sampling import sampling_correction, sub_batch_indices
 from tests.helpers.refusals import (
     INF,
     NAN,
     NO_NUMBER,
-    NO_STRING,
     check_refused,
     refused,
     refused_numbers,
@@ -27,38 +25,16 @@ def cases_of_levels():
         yield from refused_numbers(method, {}, "level", NO_LEVEL)
 
 
-def cases_of_sampling():
-    good = {
-        "sampling": "shuffle",
-        "num_examples": 100,
-        "batch_size": 8,
-        "sub_batch_size": 4,
-    }
-    call = sampling_correction
-    yield from refused(call, good, "sampling", (*NO_STRING, "random", []))
-    for name in ("num_examples", "batch_size"):
-        yield from refused_numbers(call, good, name, NO_SIZE)
-    yield from refused(call, good, "num_examples", [1], says=(">= 2",))
-    yield from refused(call, good, "batch_size", [101], says=("<= 100",))
-    good["sampling"] = "without_replacement"
-    yield from refused_numbers(call, good, "sub_batch_size", NO_SIZE)
-    yield from refused(call, good, "sub_batch_size", [100], says=("<= 99",))
-
-    call = sub_batch_indices
-    good = {
-        "sampling": "shuffle",
-        "seed": 0,
-        "index": 0,
-        "num_examples": 37,
-        "sub_batch_size": 4,
-    }
-    yield from refused(call, good, "sampling", ["bootstrap"])
-    yield from refused_numbers(call, good, "sub_batch_size", (38, *NO_SIZE))
+def cases_of_sizes():
+    yield from refused_numbers(ESTIMATE.at, {}, "batch_size", NO_SIZE)
+    call = NoiseEstimate.from_observations
+    good = {"grad_sq_norm": [1.0], "example_noise": [2.0]}
+    yield from refused_numbers(call, good, "num_examples", (1, *NO_SIZE))
     yield from refused(
-        call, good, "sub_batches_per_epoch", [10, 0], says=("<= 9",)
+        call, good, "sampling", (1, True, [], "with_replacement")
     )
 
 
-@table(cases_of_levels(), cases_of_sampling())
+@table(cases_of_levels(), cases_of_sizes())
 def test_bad_argument_is_one_sentence(case, tmp_path):
     check_refused(case, tmp_path)

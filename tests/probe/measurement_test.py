@@ -168,24 +168,29 @@ def test_estimate_is_that_over_all_pairs_of_the_batches():
     assert measure(model, batches).per_layer is None
 
 
-def test_errors_are_in_units_of_one_example():
-    x, y = regression()
-    estimates = [
-        measure(linear_model(), (x, y), 4, 6, seed=seed) for seed in range(300)
-    ]
-    values = np.transpose([moments(estimate) for estimate in estimates])
-    truth = np.cov(values)
-    errors = np.mean(
-        [
-            [e.grad_sq_norm_se**2, e.example_noise_se**2, e.covariance]
-            for e in estimates
-        ],
-        axis=0,
+def test_only_the_noise_is_that_of_one_example():
+    batches = batches_of(*regression())
+    estimate = measure(linear_model(), batches)
+    # The same gradients from batches of 12 examples.
+    doubled = measure(
+        linear_model(),
+        [tuple(np.repeat(part, 2, axis=0) for part in b) for b in batches],
     )
-    # A variance of 300 values is known to 8%, of these skewed ones to less.
-    np.testing.assert_allclose(errors[:2], np.diag(truth), rtol=0.35)
-    assert abs(errors[2] - truth[0, 1]) < 0.35 * np.sqrt(truth[0, 0]) * np.sqrt(
-        truth[1, 1]
+    assert doubled.batch_size == 2 * estimate.batch_size
+    for name, factor in (
+        ("grad_sq_norm", 1),
+        ("grad_sq_norm_se", 1),
+        ("example_noise", 2),
+        ("example_noise_se", 2),
+        ("covariance", 2),
+        ("noise_to_signal", 1),
+    ):
+        np.testing.assert_allclose(
+            getattr(doubled, name), factor * getattr(estimate, name), rtol=1e-4
+        )
+    np.testing.assert_allclose(doubled.probe, estimate.probe, rtol=1e-4)
+    np.testing.assert_allclose(
+        doubled.interval(), estimate.interval(), rtol=1e-4
     )
 
 

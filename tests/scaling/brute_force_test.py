@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_svag import scaling
+from keras_svag.scaling.bounds import min_batch_multiplier
 
 RATE = 0.5
 GRID = [
@@ -29,9 +30,13 @@ def is_close(kappa, closeness, ell, q, u, balance):
     decay = u / RATE
     if kappa * u >= 2:
         return False
-    r = balance / scaling.balance(process, 1.0, 1.0, q, RATE, decay, ell)
+    r = balance / scaling.equilibrium_balance(
+        process, 1.0, 1.0, q, RATE, decay, ell
+    )
     corners = [
-        scaling.balance("sgd", fr * r, fg, fn * q / kappa, kappa * RATE, decay)
+        scaling.equilibrium_balance(
+            "sgd", fr * r, fg, fn * q / kappa, kappa * RATE, decay
+        )
         for fr, fg, fn in itertools.product(
             (1 / closeness, closeness), repeat=3
         )
@@ -39,25 +44,32 @@ def is_close(kappa, closeness, ell, q, u, balance):
     return min(corners) <= 1 <= max(corners)
 
 
-def bound(closeness, ell, q, u, balance):
-    return scaling.max_batch_multiplier(
-        q, closeness, RATE, u / RATE, ell=ell, balance=balance
-    )
+def bounds(closeness, ell, q, u, balance):
+    """The smallest and the largest κ that the condition does not rule out."""
+    of = (min_batch_multiplier, scaling.max_batch_multiplier)
+    return [
+        bound(q, closeness, RATE, u / RATE, ell=ell, balance=balance)
+        for bound in of
+    ]
 
 
 @pytest.mark.parametrize("closeness", [1.2, 2**0.5, 3.0])
 def test_what_is_ruled_out_has_no_close_run(closeness):
     factors = np.array([0.5, 0.8, 0.95, 1 - 1e-6, 1 + 1e-6, 1.05, 1.25, 2])
+    small = 0
     for case in GRID:
-        largest = bound(closeness, *case)
-        # Smaller ones leave C on the other side, where linear scaling shrinks.
-        kappas = factors * largest
-        for kappa in kappas[kappas >= 1]:
-            expected = kappa <= largest
+        smallest, largest = bounds(closeness, *case)
+        kappas = [*(factors * largest), 1e-6, 0.01, 0.3]
+        if smallest > 0:
+            kappas += list(factors * smallest)
+            small += 1
+        for kappa in kappas:
+            expected = smallest <= kappa <= largest
             assert is_close(kappa, closeness, *case) == expected, (kappa, case)
+    assert 10 < small < len(GRID)
 
 
-@pytest.mark.parametrize("kappa", [0.5, 1.0, 3.7, 20.0])
+@pytest.mark.parametrize("kappa", [0.05, 0.5, 1.0, 3.7, 20.0])
 def test_the_least_closeness_is_the_first_that_some_run_has(kappa):
     for ell, q, u, balance in GRID:
         least = scaling.min_closeness(
@@ -72,14 +84,15 @@ def test_the_least_closeness_is_the_first_that_some_run_has(kappa):
             assert not is_close(kappa, below, ell, q, u, balance)
 
 
-def test_the_least_closeness_at_the_bound_is_the_one_asked_for():
+def test_the_least_closeness_at_the_bounds_is_the_one_asked_for():
     for case in GRID:
         ell, q, u, balance = case
-        largest = bound(2**0.5, *case)
-        least = scaling.min_closeness(
-            q, largest, RATE, u / RATE, ell=ell, balance=balance
-        )
-        assert least == pytest.approx(2**0.5)
+        for kappa in bounds(2**0.5, *case):
+            if kappa > 0:
+                least = scaling.min_closeness(
+                    q, kappa, RATE, u / RATE, ell=ell, balance=balance
+                )
+                assert least == pytest.approx(2**0.5)
 
 
 def test_what_svag_needs_to_be_close_to_its_sde():
@@ -88,9 +101,11 @@ def test_what_svag_needs_to_be_close_to_its_sde():
         least = scaling.min_noise_to_signal(closeness, *rates, ell=ell)
 
         def sde_is_close(q, ell=ell, closeness=closeness):
-            r = 1 / scaling.balance("svag", 1.0, 1.0, q, *rates, ell)
+            r = 1 / scaling.equilibrium_balance(
+                "svag", 1.0, 1.0, q, *rates, ell
+            )
             corners = [
-                scaling.balance("sde", fr * r, 1.0, fn * q, *rates)
+                scaling.equilibrium_balance("sde", fr * r, 1.0, fn * q, *rates)
                 for fr, fn in itertools.product(
                     (1 / closeness, closeness), repeat=2
                 )

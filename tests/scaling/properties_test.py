@@ -8,8 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keras_svag import scaling
+from keras_svag.scaling.bounds import min_batch_multiplier
 from keras_svag.scaling.conditions import RunConditions
-from keras_svag.scaling.verdict import Verdict, scaling_verdict
+from keras_svag.scaling.verdict import (
+    ScalingVerdict,
+    Verdict,
+    scaling_verdict,
+)
 from tests.helpers.generated import (
     anything,
     closenesses,
@@ -80,7 +85,9 @@ def test_verdicts_follow_kappa_max(
     def judged(*kappas):
         return scaling_verdict(
             estimate,
-            RunConditions("SGD", rate, decay, balance=balance),
+            RunConditions(
+                learning_rate=rate, weight_decay=decay, balance=balance
+            ),
             closeness=closeness,
             kappas=kappas,
             level=level,
@@ -110,8 +117,56 @@ def test_verdicts_follow_kappa_max(
     assert order == sorted(order)
     if verdict.sde_verdict == Verdict.RULED_OUT:
         assert estimate.interval(level)[1] < verdict.min_noise_to_signal
-    json.dumps(verdict.to_dict(), allow_nan=False)
-    assert "nan" not in verdict.text.split("(balance")[0]
+    saved = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
+    if balance is None or math.isfinite(balance):
+        assert ScalingVerdict.from_dict(saved).to_dict() == verdict.to_dict()
+    assert "nan" not in verdict.text
+
+
+@given(
+    estimates(),
+    decays(),
+    closenesses,
+    st.integers(1, 100),
+    st.lists(st.floats(1e-9, 1), min_size=2, max_size=6),
+    st.none() | anything,
+)
+def test_fewer_examples_a_batch_are_never_ruled_out_less(
+    estimate, decay, closeness, ell, factors, balance
+):
+    given = {name: value or 0.0 for name, value in decay.items()}
+    verdict = scaling_verdict(
+        estimate,
+        RunConditions(**given, balance=balance, ell=ell),
+        closeness=closeness,
+        kappas=factors,
+    )
+    judged = sorted(verdict.multiplier_verdicts.items())
+    largest = verdict.max_multiplier_low
+    answers = [answer for kappa, answer in judged if kappa <= largest]
+    order = [
+        {"not ruled out": 0, "undetermined": 1, "ruled out": 2}[answer]
+        for answer in answers
+    ]
+    assert order == sorted(order, reverse=True)
+    for kappa, answer in verdict.multiplier_verdicts.items():
+        nearest, _, farthest = verdict.min_closeness[kappa]
+        if answer == Verdict.NOT_RULED_OUT:
+            assert farthest <= closeness * (1 + 1e-6)
+        if answer == Verdict.RULED_OUT:
+            assert nearest >= closeness * (1 - 1e-6)
+
+
+@given(ratios, ratios, closenesses, decays(), st.integers(1, 100))
+def test_more_noise_carries_further_down(q, p, closeness, decay, ell):
+    q, p = sorted((q, p))
+    bound = min_batch_multiplier(q, closeness, ell=ell, **decay)
+    more = min_batch_multiplier(p, closeness, ell=ell, **decay)
+    assert 0 <= more <= bound * (1 + 1e-9)
+    largest = scaling.max_batch_multiplier(q, closeness, ell=ell, **decay)
+    assert bound <= largest * (1 + 1e-9)
+    if ell == 1:
+        assert bound <= 1
 
 
 @given(pairs_of_equilibria(), st.floats(1e-6, 1e6), levels)

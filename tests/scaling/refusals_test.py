@@ -7,7 +7,8 @@ import numpy as np
 
 from keras_svag import NoiseEstimate, scaling
 from keras_svag.arguments import is_number
-from keras_svag.scaling.conditions import RunConditions
+from keras_svag.scaling.bounds import min_batch_multiplier
+from keras_svag.scaling.conditions import RunConditions, at_rest
 from keras_svag.scaling.verdict import scaling_verdict
 from tests.helpers.refusals import (
     INF,
@@ -25,10 +26,10 @@ from tests.helpers.refusals import (
 )
 
 NOT_ABOVE_1 = (*NOT_POSITIVE, 1, 0.5)
-NO_KAPPAS = (0.5, 0, -1, NAN, INF, True, None, "4")
+NO_KAPPAS = (0, -1, NAN, INF, True, None, "4")
 NO_LEVEL = (*NO_NUMBER, 0, 1, -0.5, 95, NAN, INF)
 STATE = scaling.EquilibriumStatistics(2.0, 3.0, 4.0)
-ESTIMATE = NoiseEstimate(1.0, 5.0, 0.1, 0.5, 0.0, 100, 32)
+ESTIMATE = NoiseEstimate(1.0, 160.0, 0.1, 16.0, 0.0, 100, 32)
 
 
 def optional(values):
@@ -74,6 +75,7 @@ def cases_of_bounds():
 
     for call, last in (
         (scaling.max_batch_multiplier, {"closeness": 2.0}),
+        (min_batch_multiplier, {"closeness": 2.0}),
         (scaling.min_closeness, {"kappa": 2}),
     ):
         good = {"noise_to_signal": 3.0, **last}
@@ -90,11 +92,15 @@ def cases_of_equilibrium():
         "learning_rate": 0.1,
         "weight_decay": 0.1,
     }
-    call = scaling.balance
+    call = scaling.equilibrium_balance
     yield from refused(call, good, "process", (*NO_STRING, "adam"))
     for name in ("learning_rate", "weight_decay"):
         yield from refused_numbers(call, good, name, NOT_POSITIVE)
     yield from refused_numbers(call, good, "ell", (*NO_NUMBER, 0, 0.5, NAN, -1))
+
+    good = {"balance": 1.0, "grad_sq_norms": [1.0], "noise_traces": [1.0]}
+    good["closeness"] = 2.0
+    yield from refused_numbers(at_rest, good, "closeness", NOT_ABOVE_1)
 
     call, good = scaling.c_closeness, {"first": STATE, "second": STATE}
     yield from refused_numbers(call, good, "kappa", (0, -1, NAN, INF))
@@ -161,11 +167,11 @@ def cases_of_rules():
 
 def cases_of_verdicts():
     call = scaling_verdict
-    good = {"estimate": ESTIMATE, "conditions": RunConditions("SGD", 0.1, 0.01)}
+    conditions = RunConditions(learning_rate=0.1, weight_decay=0.01)
+    good = {"estimate": ESTIMATE, "conditions": conditions}
     yield from refused_numbers(
         call, good, "batch_size", (0, -1, NAN, INF, "32", True)
     )
-    yield from refused_numbers(call, good, "batch_size", [64], says=("32",))
     yield from refused_numbers(call, good, "closeness", NOT_ABOVE_1)
     yield from refused(call, good, "kappas", ("24", None, 2, True), TypeError)
     for kappa in NO_KAPPAS:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag.scaling import max_batch_multiplier, square_root_scaling_rule
+from keras_svag.scaling.bounds import min_batch_multiplier
 
 BASELINE = {
     "learning_rate": 1e-3,
@@ -78,17 +79,25 @@ def test_scaled_runs_take_one_way_in_epochs(kappa):
     assert moved == pytest.approx(expected, rel=0.03)
 
 
-def test_the_bound_on_the_effective_learning_rate_is_attained():
-    """All coordinates have q = 2: at κ_max = 4 each is at 1/C, not below."""
-    closeness, q = 2**0.5, 2.0
-    kappa = max_batch_multiplier(q, closeness)
+@pytest.mark.parametrize(
+    ("bound", "q", "at", "beyond"),
+    [(max_batch_multiplier, 2.0, 1, 1.2), (min_batch_multiplier, 0.2, -1, 0.7)],
+)
+def test_the_bound_on_the_effective_learning_rate_is_attained(
+    bound, q, at, beyond
+):
+    """All coordinates have one q: at κ_max each is at 1/C, at κ_min at C."""
+    closeness = 2**0.5
+    kappa = bound(q, closeness)
+    assert kappa == pytest.approx(4.0 if at > 0 else 0.4)
     exact = {"beta_1": 0.9, "beta_2": 0.998, "epsilon": 1e-7}
     phases = (1.0, q, 2000), (1.0, q, 2000)
-    (_, base), (_, at), (_, beyond) = (
-        displacements(k, *phases, **exact) for k in (1, kappa, 1.2 * kappa)
+    (_, base), (_, reached), (_, past) = (
+        displacements(k, *phases, **exact) for k in (1, kappa, beyond * kappa)
     )
-    ratio = at[0] / base[0]
-    error = ratio * math.hypot(at[1] / at[0], base[1] / base[0])
+    ratio = reached[0] / base[0]
+    error = ratio * math.hypot(reached[1] / reached[0], base[1] / base[0])
     assert error < 0.002
-    assert ratio == pytest.approx(1 / closeness, abs=3 * error)
-    assert beyond[0] / base[0] < 1 / closeness - 10 * error
+    assert ratio == pytest.approx(closeness**-at, abs=3 * error)
+    farther = (past[0] / base[0]) ** -at
+    assert farther > closeness + 10 * error

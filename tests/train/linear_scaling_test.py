@@ -8,6 +8,7 @@ import tensorflow as tf
 import train
 from configs import digits
 from experiments.run_folder import WorkDir, results_table
+from keras_svag.noise.estimate import NoiseEstimate
 
 
 def run(tmp_path, lsr=None, **overrides):
@@ -30,11 +31,11 @@ def test_report_is_in_the_results_and_in_the_final_table(tmp_path):
     assert list(report["multiplier_verdicts"]) == ["3"]
     assert (report["first_epoch"], report["last_epoch"]) == (2, 2)
     # One batch of training data tells that the network is scale-invariant.
-    assert not any("scale-inv" in r for r in report["heuristic_reasons"])
+    assert not any("scale_inv" in reason for reason in report["reasons"])
     assert report["balance"] > 0
     assert report["text"] in results_table(results)
     assert list(report["gradient_noise"]["per_layer"])
-    assert (tmp_path / "run" / "linear_scaling").is_dir()
+    assert (tmp_path / "run" / "gradient_noise").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_report_is_in_the_results_and_in_the_final_table(tmp_path):
 )
 def test_check_can_be_turned_off(tmp_path, overrides):
     results = run(tmp_path, **overrides)
+    assert ("gradient_noise" in results) == ("lsr" in overrides)
     assert "linear_scaling" not in results
     assert "linear scaling" not in results_table(results)
 
@@ -52,19 +54,12 @@ def test_a_window_of_the_check_that_is_too_long_is_one_sentence(tmp_path):
 
 
 def test_table_says_what_was_not_measured():
-    noise = {
-        "batch_size": 8,
-        "grad_sq_norm": -0.1,
-        "grad_sq_norm_se": 0.2,
-        "noise_trace": 3.0,
-        "noise_trace_se": None,
-        "noise_to_signal": None,
-        "noise_to_signal_se": None,
-    }
-    lines = results_table({"accuracy": 0.5, "gradient_noise": noise})
-    assert "-0.1 ± 0.2" in lines
-    assert "3 ± unknown" in lines
-    assert "not measured" in lines
+    one = NoiseEstimate.from_observations([0.1], [24.0], batch_size=8)
+    none = NoiseEstimate.from_observations([], [], batch_size=8)
+    lines = results_table({"accuracy": 0.5, "gradient_noise": one.to_dict()})
+    assert "3 ± unknown" in lines and "not measured" not in lines
+    lines = results_table({"accuracy": 0.5, "gradient_noise": none.to_dict()})
+    assert lines.count("not measured") == 3
 
 
 def test_a_number_that_no_float_holds_is_one_sentence():

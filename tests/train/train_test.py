@@ -143,6 +143,7 @@ def test_a_run_ends_with_its_table(finished):
     noise = results["gradient_noise"]
     assert f"{results['accuracy']:.2%}" in process.stdout
     assert f"{noise['noise_to_signal']:.4g} ± " in process.stdout
+    assert noise == results["linear_scaling"]["gradient_noise"]
     assert "Tr Σ at batch size 128" in process.stdout
     assert f"tensorboard --logdir={workdir}" in process.stdout
 

@@ -3,10 +3,13 @@ import json
 import math
 import os
 
+import keras
 import numpy as np
 import pytest
 
 from experiments.report.runs import find_runs, flat
+from keras_svag.scaling.conditions import conditions_of
+from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
 from tests.helpers.refusals import check_sentence
 from tests.helpers.synthetic_runs import estimate, window, write_run
@@ -19,7 +22,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
         accuracy=0.75,
         noise=noise,
         weight_sq_norm=30.0,
-        reasons=["the loss is not scale-invariant"],
+        reasons=["not_scale_invariant"],
         losses=[4.0, 3.0, 2.0, 1.0],
     )
     [run], unfinished, _ = find_runs(str(tmp_path))
@@ -33,7 +36,8 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     final = run.final_window
     assert final.estimate == noise
     assert final.weight_sq_norm == 30.0
-    assert final.heuristic_reasons == ("the loss is not scale-invariant",)
+    assert final.reasons == (Reason("not_scale_invariant"),)
+    assert (final.learning_rate, final.at_equilibrium) == (0.2, True)
 
 
 def test_what_was_not_measured_is_nan(tmp_path):
@@ -63,20 +67,18 @@ def test_without_a_check_the_last_epoch_is_the_window(tmp_path):
 
 def test_noise_in_the_norm_of_adam_is_none_of_the_equilibrium(tmp_path):
     folder = tmp_path / "run"
-    write_run(folder, noise=estimate(900.0, 5000.0), optimizer="adam")
+    plain, preconditioned = estimate(0.25, 1.5), estimate(900.0, 5000.0)
+    write_run(folder, noise=plain, weight_sq_norm=7.5, optimizer="adam")
     results = json.loads((folder / "results.json").read_text())
-    results["gradient_noise"] = estimate(0.25, 1.5).to_dict()
-    results["linear_scaling"]["rule"] = "square_root"
+    results["linear_scaling"] |= {
+        "gradient_noise": preconditioned.to_dict(),
+        "conditions": conditions_of(keras.optimizers.Adam()).to_dict(),
+    }
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "history.csv").write_text(
-        "epoch,loss,grad_sq_norm,noise_trace,weight_sq_norm,learning_rate\n"
-        "0,1,9,9,9,0.1\n1,1,9,9,9,0.1\n2,1,0.5,2,7,0.1\n3,1,0.25,1.5,8,0.1"
-    )
     [run], *_ = find_runs(str(tmp_path))
+    assert run.preconditioned_noise == preconditioned
     for final in (run.final_window, run.window_before_decay):
-        # Means over epochs 3 and 4.
-        assert final.estimate.grad_sq_norm == 0.375
-        assert final.estimate.noise_trace == 1.75
+        assert final.estimate == plain
         assert final.weight_sq_norm == 7.5
 
 
@@ -90,7 +92,7 @@ def test_the_window_before_the_decay_has_the_configured_learning_rate(
     )
     results = tmp_path / "run" / "results.json"
     content = json.loads(results.read_text())
-    content["linear_scaling"]["learning_rate"] = 0.02
+    content["linear_scaling"]["conditions"]["learning_rate"] = 0.02
     results.write_text(json.dumps(content))
     [run], *_ = find_runs(str(tmp_path))
     assert run.window_before_decay.weight_sq_norm == 40.0
@@ -128,27 +130,32 @@ DAMAGED_JSON = [
     ("results.json", "accuracy", 2.0, "accuracy"),
     ("results.json", "linear_scaling", 3, "report needs"),
     ("results.json", "linear_scaling.weight_sq_norm", "x", "`weight_sq_norm`"),
-    ("results.json", "linear_scaling.learning_rate", None, "`learning_rate`"),
-    ("results.json", "linear_scaling.balance", 1e308, "1e+100"),
-    ("results.json", "linear_scaling.at_equilibrium", "x", "`at_equilibrium`"),
-    ("results.json", "linear_scaling.heuristic_reasons", [1], "list of texts"),
-    ("results.json", "linear_scaling.earlier", {"a": 1}, "report needs"),
-    ("results.json", "linear_scaling.gradient_noise.count", "2", "`count`"),
     (
         "results.json",
-        "linear_scaling.gradient_noise.noise_trace_se",
+        "linear_scaling.conditions.learning_rate",
+        None,
+        "`learning_rate`",
+    ),
+    ("results.json", "linear_scaling.conditions.balance", 1e308, "1e+100"),
+    ("results.json", "linear_scaling.conditions.rest", "x", "`rest`"),
+    ("results.json", "linear_scaling.conditions.optimizer", 1, "report needs"),
+    ("results.json", "linear_scaling.earlier", {"a": 1}, "report needs"),
+    ("results.json", "gradient_noise.count", "2", "`count`"),
+    (
+        "results.json",
+        "gradient_noise.example_noise_se",
         -1.0,
-        "`noise_trace_se`",
+        "`example_noise_se`",
     ),
     (
         "results.json",
-        "linear_scaling.gradient_noise.per_layer",
+        "gradient_noise.per_layer",
         {"kernel": 1},
         "report needs",
     ),
     (
         "results.json",
-        "linear_scaling.gradient_noise.per_layer",
+        "gradient_noise.per_layer",
         {"kernel": {**estimate(0.25, 1.5).to_dict(), "count": "2"}},
         "`count`",
     ),

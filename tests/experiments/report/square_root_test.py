@@ -1,7 +1,7 @@
-import csv
+import json
 import math
 
-import numpy as np
+import keras
 import pytest
 from scipy import stats
 
@@ -14,7 +14,8 @@ from experiments.report.square_root import (
     square_root_study,
 )
 from keras_svag.scaling import square_root_scaling_rule
-from tests.helpers.synthetic_runs import comparison_of, write_run
+from keras_svag.scaling.conditions import conditions_of
+from tests.helpers.synthetic_runs import comparison_of, estimate, write_run
 
 ADAM = {
     "optimizer": "adam",
@@ -34,29 +35,30 @@ def scaled(kappa, **baseline):
     }
 
 
-def write(folder, signal=None, noise=None, **run):
-    """A run with these G_P and N_P, a value an epoch, in its history."""
-    write_run(folder, **run)
-    if signal is None:
+def write(folder, preconditioned=None, **run):
+    """A run whose noise in the norm of the optimizer is an estimate."""
+    if preconditioned is None:
+        write_run(folder, **run)
         return
-    path = folder / "history.csv"
-    rows = list(csv.reader(path.read_text().splitlines()))
-    rows[0] += ["preconditioned_grad_sq_norm", "preconditioned_noise_trace"]
-    for row, *measured in zip(rows[1:], signal, noise, strict=True):
-        row += measured
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write_run(folder, noise=estimate(0.3, 1.5), **run)
+    path = folder / "results.json"
+    results = json.loads(path.read_text())
+    conditions = conditions_of(keras.optimizers.Adam())
+    results["linear_scaling"] |= {
+        "gradient_noise": preconditioned.to_dict(),
+        "conditions": conditions.to_dict(),
+    }
+    path.write_text(json.dumps(results))
 
 
-def write_sweep(folder, sizes, of_seeds, **baseline):
+def write_sweep(folder, sizes, of_seeds, error=1e-3, **baseline):
     """Runs by the rule; `{seed: (G_P, N_P)}` at the smallest batch size."""
     for size in sizes:
         for seed, (signal, noise) in of_seeds.items():
             kappa = size / sizes[0]
             write(
                 folder / f"{size}-{seed}",
-                4 * [signal],
-                4 * [noise / kappa],
+                estimate(signal, noise / kappa, size, error),
                 batch_size=size,
                 seed=seed,
                 **scaled(kappa, **baseline),
@@ -132,32 +134,30 @@ def test_other_optimizers_have_no_such_rule(tmp_path, optimizer):
     assert found(tmp_path) == []
 
 
-def test_noise_is_that_of_the_last_quarter_and_of_all_seeds(tmp_path):
+def test_noise_is_that_of_all_seeds_together(tmp_path):
     values = {0: (1.0, 4.0), 1: (2.0, 7.0), 2: (1.5, 8.0)}
+    error, count = 0.2, 10
     for seed, (signal, noise) in values.items():
-        # Two of eight epochs count, and the mean is of each, not of ratios.
-        write(
-            tmp_path / str(seed),
-            [9.0] * 6 + [signal - 0.5, signal + 0.5],
-            [1.0] * 6 + [noise + 1, noise - 1],
-            seed=seed,
-            epochs=8,
-            **ADAM,
-        )
+        preconditioned = estimate(signal, noise, 16, error, count)
+        write(tmp_path / str(seed), preconditioned, seed=seed, **ADAM)
     runs, *_ = find_runs(str(tmp_path))
     low, point, high = preconditioned_noise_to_signal(runs)
-    signals, noises = np.transpose(list(values.values()))
+    # The mean is of each, not of ratios.
     assert point == pytest.approx(19 / 4.5)
-    # Fieller: where the mean of N - q G is t standard errors from 0.
+
+    def variances(q):
+        return [error**2 * (n**2 + q**2 * g**2) for g, n in values.values()]
+
+    parts = variances(point)
+    dof = sum(parts) ** 2 / sum(part**2 / (count - 1) for part in parts)
+    # Fieller: where the sum of N - q G is t standard errors from 0.
     for q in (low, high):
-        if math.isfinite(q):
-            t, _ = stats.ttest_1samp(noises - q * signals, 0)
-            assert abs(t) == pytest.approx(stats.t.ppf(0.975, 2))
-    assert 0 < low < point
+        distance = (19 - 4.5 * q) / math.sqrt(sum(variances(q)))
+        assert abs(distance) == pytest.approx(stats.t.ppf(0.975, dof))
+    assert 0 < low < point < high
 
 
 def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path):
-    # Seeds that hardly differ: the interval is narrow.
     write_sweep(
         tmp_path, [8, 16, 32, 64], {0: (1, 3), 1: (1, 3.001), 2: (1, 2.999)}
     )
@@ -177,8 +177,8 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path):
     assert "derived for this project" in text and "safe" not in text
 
 
-def test_one_seed_rules_nothing_out(tmp_path):
-    write_sweep(tmp_path, [8, 16, 32, 640], {0: (1, 3)}, beta_1=0.99)
+def test_noise_without_an_upper_end_rules_nothing_out(tmp_path):
+    write_sweep(tmp_path, [8, 16, 32, 640], {0: (1, 3)}, error=0.9, beta_1=0.99)
     study = study_of(tmp_path)
     verdicts = [batch.verdict for batch in study.batches]
     assert verdicts == [None, "not ruled out", *2 * ["undetermined"]]
@@ -197,7 +197,7 @@ def test_svag_has_the_signals_share_of_its_ell(tmp_path):
     assert study_of(tmp_path).batches[0].bound[1] == pytest.approx(8 * 14)
 
 
-def test_without_the_columns_there_is_no_condition(tmp_path):
+def test_without_the_noise_there_is_no_condition(tmp_path):
     for size in (8, 16):
         write(tmp_path / str(size), batch_size=size, **scaled(size / 8))
     study = study_of(tmp_path)

@@ -7,6 +7,7 @@ from scipy import stats
 
 from experiments.report.sections import reasons_text
 from experiments.report.svag import svag_comparisons, svag_section, svag_study
+from keras_svag.scaling.reasons import Reason
 from tests.helpers.synthetic_runs import (
     comparison_of,
     write_run,
@@ -157,10 +158,10 @@ def test_too_little_noise_contradicts_where_the_theorem_applies(tmp_path):
 
 
 def test_too_little_noise_is_a_heuristic_where_it_does_not_apply(tmp_path):
-    reason = "the loss is not scale-invariant"
+    reason = "not_scale_invariant"
     write_pair(tmp_path, 1.05, noise_trace=0.1, reasons=[reason])
     study = study_of(tmp_path)
-    assert study.condition.heuristic_reasons == (reason,)
+    assert study.condition.reasons == (Reason(reason),)
     assert study.verdict == "undetermined"
 
 
@@ -262,10 +263,10 @@ def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
     assert high - value == pytest.approx(reach)
 
 
-def set_balance(folder, balance):
+def set_rest(folder, rest):
     results = folder / "results.json"
     content = json.loads(results.read_text())
-    content["linear_scaling"]["balance"] = balance
+    content["linear_scaling"]["conditions"]["rest"] = rest
     results.write_text(json.dumps(content))
 
 
@@ -273,7 +274,7 @@ def set_balance(folder, balance):
 def test_off_equilibrium_the_interval_decides_nothing(tmp_path, factor):
     write_pair(tmp_path, factor)
     assert study_of(tmp_path).verdict != "undetermined"
-    set_balance(tmp_path / "1-0", 1.2)
+    set_rest(tmp_path / "1-0", False)
     study = study_of(tmp_path)
     assert study.verdict == "undetermined"
     assert "1 of 6 runs had not reached equilibrium" in study.reason
@@ -284,7 +285,7 @@ def test_off_equilibrium_the_interval_decides_nothing(tmp_path, factor):
 )
 def test_an_unknown_equilibrium_is_said(tmp_path, factor, verdict):
     write_pair(tmp_path, factor)
-    set_balance(tmp_path / "1-0", None)
+    set_rest(tmp_path / "1-0", None)
     study = study_of(tmp_path)
     assert study.verdict == verdict
     assert "1 of 6 runs had reached equilibrium is not known" in study.reason
@@ -293,13 +294,13 @@ def test_an_unknown_equilibrium_is_said(tmp_path, factor, verdict):
 def test_too_little_noise_is_enough_where_it_applies(tmp_path):
     # Its own assumptions say whether SGD is at equilibrium.
     write_pair(tmp_path, 1.05, noise_trace=0.1)
-    set_balance(tmp_path / "4-2", 1.2)
+    set_rest(tmp_path / "4-2", False)
     assert study_of(tmp_path).verdict == "contradicted"
 
 
 def test_runs_off_equilibrium_are_counted(tmp_path):
     write_pair(tmp_path, 1.05)
-    set_balance(tmp_path / "4-2", 1.2)
+    set_rest(tmp_path / "4-2", False)
     assert (
         "5 of 6 runs are known to have reached equilibrium, 1 not to have"
         in text_of(svag_section(study_of(tmp_path)))
@@ -307,9 +308,9 @@ def test_runs_off_equilibrium_are_counted(tmp_path):
 
 
 def test_reasons_that_differ_in_a_number_are_said_once():
-    assert reasons_text(["not at rest (1.2)", "no decay"]) == (
-        "not at rest (1.2); no decay"
-    )
-    assert reasons_text(["not at rest (1.2)", "not at rest (1.3)", "a"]) == (
-        "not at rest; a"
+    one, other = (Reason("large_epsilon", (ratio,)) for ratio in (0.5, 0.25))
+    last = Reason("clipped")
+    assert reasons_text([one, last, one]) == f"{one}; {last}"
+    assert reasons_text([one, other, last]) == (
+        f"{one}, in other runs with other numbers; {last}"
     )

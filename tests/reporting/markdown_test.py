@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from keras_svag.callbacks.markdown import (
+from keras_svag.reporting.markdown import (
     escaped,
     interval,
     number,

@@ -1,0 +1,86 @@
+"""Series of observations along runs of SGD, with means of a test's choice."""
+
+import numpy as np
+
+from keras_svag.noise.series import NoiseSeries
+
+BATCH_SIZE = 128
+RATE = 0.8
+DECAY = 5e-4
+
+
+def equilibrium_sq_norm(g, n, rate=RATE):
+    """R at which (2 - ηλ) λ R = η (G + N)."""
+    return rate * (g + n) / ((2 - rate * DECAY) * DECAY)
+
+
+def run(*epochs, every=4, **fields):
+    """A `NoiseSeries` of epochs.
+
+    Args:
+        *epochs: Arguments of `add_epoch`, a dict for each epoch.
+        every: Training steps from one observation to the next.
+        **fields: Those of `NoiseSeries`.
+    """
+    series = NoiseSeries(**{"sampling": "independent"} | fields)
+    for number, epoch in enumerate(epochs, 1):
+        add_epoch(series, number, every=every, **epoch)
+    return series
+
+
+def add_epoch(
+    series,
+    epoch,
+    g=1.0,
+    n=41.0,
+    rate=RATE,
+    last_rate=None,
+    count=40,
+    g_spread=0.5,
+    n_spread=0.1,
+    weight_sq_norm=None,
+    every=4,
+    preconditioned=None,
+):
+    """Adds observations whose means are exactly G and N.
+
+    Args:
+        g, n: G, and N at `BATCH_SIZE`.
+        rate, last_rate: η of the first and of the last observation.
+        count: Observations.
+        g_spread, n_spread: Their standard deviations, relative to the means.
+        weight_sq_norm: R; that of equilibrium if None.
+        every: Training steps from one to the next.
+        preconditioned: (G, N) in the norm of an optimizer, or None.
+    """
+    random = np.random.default_rng(len(series))
+    noise = random.normal(size=(count, 2))
+    noise -= noise.mean(axis=0)
+    factors = 1 + noise * [g_spread, n_spread]
+    rates = np.linspace(rate, last_rate or rate, count)
+    if weight_sq_norm is None:
+        weight_sq_norm = equilibrium_sq_norm(g, n)
+    before = series["step"][-1] if len(series) else 0
+    for i, (rate, (g_factor, n_factor)) in enumerate(
+        zip(rates, factors, strict=True), 1
+    ):
+        values = {
+            "grad_sq_norm": g * g_factor,
+            "example_noise": n * n_factor * BATCH_SIZE,
+        }
+        if preconditioned is not None:
+            norm_g, norm_n = preconditioned
+            values["preconditioned_grad_sq_norm"] = norm_g * g_factor
+            values["preconditioned_example_noise"] = (
+                norm_n * n_factor * BATCH_SIZE
+            )
+        step = before + i * every
+        series.append(
+            step=step,
+            epoch=epoch,
+            iteration=step - 1,
+            learning_rate=rate,
+            rows=BATCH_SIZE,
+            weight_sq_norm=weight_sq_norm,
+            **values,
+        )

@@ -1,0 +1,196 @@
+"""The pair estimator against exact enumeration on a linear regression."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.moments import (
+    common_rows,
+    layer_moments,
+    pair_moments,
+    squared_norm,
+)
+
+NUM_EXAMPLES = 5
+
+
+def example_gradients(seed=0):
+    """Gradients (n, 3) of (x·w - y)²/2 at a fixed w, one row an example."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(NUM_EXAMPLES, 3))
+    y = rng.normal(size=NUM_EXAMPLES)
+    return (x @ np.array([0.4, -0.2, 0.7]) - y)[:, None] * x
+
+
+def exact_moments(gradients):
+    """G, and S of examples that are drawn with replacement."""
+    mean = gradients.mean(0)
+    return mean @ mean, gradients.var(0).sum()
+
+
+def all_pairs(gradients, rows1, rows2, sampling):
+    """Mean gradients of all equally likely pairs of batches."""
+    draws = itertools.product(range(NUM_EXAMPLES), repeat=rows1 + rows2)
+    if sampling == "shuffle":
+        draws = itertools.permutations(range(NUM_EXAMPLES), rows1 + rows2)
+    picked = gradients[np.array(list(draws))]
+    return picked[:, :rows1].mean(1), picked[:, rows1:].mean(1)
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (2, 2), (1, 3), (3, 1)])
+@pytest.mark.parametrize("sampling", ["independent", "shuffle"])
+def test_mean_over_all_pairs_is_exact(sampling, rows):
+    gradients = example_gradients()
+    first, second = all_pairs(gradients, *rows, sampling)
+    # Each pair is given as if it were a variable of its own.
+    moments = layer_moments(list(first), list(second), *rows).numpy()
+    exact = exact_moments(gradients)
+    for how, is_exact in ((sampling, True), (None, sampling != "shuffle")):
+        estimate = NoiseEstimate.from_observations(
+            *moments.T, sampling=how, num_examples=NUM_EXAMPLES
+        )
+        means = estimate.grad_sq_norm, estimate.example_noise
+        assert np.allclose(means, exact, rtol=1e-5) == is_exact
+
+
+def test_moments_of_a_pair_are_the_sums_over_its_variables():
+    first = [tf.constant([1.0, 2.0]), tf.constant([[3.0]], tf.float16), None]
+    second = [tf.constant([3.0, -1.0]), tf.constant([[-2.0]], tf.float16), None]
+    shares = layer_moments(first, second, 2, 6)
+    expected = [[3 - 2, (4 + 9) * 1.5], [-6, 25 * 1.5], [0, 0]]
+    np.testing.assert_allclose(shares, expected)
+    moments = pair_moments(first, second, 2, 6)
+    np.testing.assert_allclose(moments, np.sum(expected, 0))
+    assert shares.dtype == moments[0].dtype == moments[1].dtype == tf.float32
+
+
+@pytest.mark.parametrize(
+    "number", [int, float, np.int64, tf.constant, np.float32]
+)
+def test_numbers_of_rows_are_of_any_type(number):
+    pair = [np.ones(1)], [np.zeros(1)]
+    noise = pair_moments(*pair, number(3), number(2))[1]
+    assert float(noise) == pytest.approx(6 / 5)
+
+
+def test_one_missing_gradient_is_a_gradient_of_zeros():
+    dense = tf.constant([3.0, -1.0])
+    sparse = tf.IndexedSlices(
+        tf.constant([[1.0], [2.0], [4.0]]), tf.constant([3, 1, 3])
+    )
+    for gradient, square in ((dense, 10), (sparse, 25 + 4)):
+        for pair in (([gradient], [None]), ([None], [gradient])):
+            moments = pair_moments(*pair, 2, 2)
+            np.testing.assert_allclose(moments, [0, square])
+
+
+def test_gradients_of_float16_do_not_overflow():
+    gradient = [tf.constant([300.0, 300.0], tf.float16)]
+    np.testing.assert_allclose(
+        pair_moments(gradient, gradient, 1, 1), [2 * 300.0**2, 0]
+    )
+
+
+def test_gradients_of_float64_keep_their_difference():
+    first, second = tf.constant([1 + 1e-12], tf.float64), tf.ones(1, tf.float64)
+    noise = pair_moments([first], [second], 1, 1)[1]
+    assert float(noise) == pytest.approx(1e-24 / 2, rel=1e-3)
+
+
+def compiled(function, how):
+    if how == "eager":
+        return function
+    return tf.function(function, jit_compile=how == "XLA")
+
+
+def sparse_gradient(rng, num_slices, shape, dtype):
+    """A gradient with repeated rows, and the same as a NumPy array."""
+    indices = rng.integers(2, 6, num_slices)
+    values = rng.normal(size=(num_slices, *shape[1:]))
+    dense = np.zeros(shape)
+    np.add.at(dense, indices, values)
+    slices = tf.IndexedSlices(
+        tf.constant(values, "float32"),
+        tf.constant(indices, dtype),
+        tf.constant(shape),
+    )
+    return slices, dense
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "XLA"])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_sparse_gradients_have_the_moments_of_dense_ones(how, dtype):
+    rng = np.random.default_rng(0)
+    moments = compiled(lambda a, b: layer_moments(a, b, 3, 5), how)
+    firsts, seconds, expected = [], [], []
+    # The last two are empty, as of a batch of ragged sentences.
+    for shape, slices in (
+        ((7, 2), (9, 5)),
+        ((50, 3, 2), (4, 9)),
+        ((7, 1), (1, 1)),
+        ((7, 2), (0, 3)),
+        ((7, 2), (0, 0)),
+    ):
+        (first, a), (second, b) = (
+            sparse_gradient(rng, count, shape, dtype) for count in slices
+        )
+        firsts.append(first)
+        seconds.append(second)
+        expected.append([np.sum(a * b), np.sum((a - b) ** 2) * 15 / 8])
+    actual = moments(firsts, seconds)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "XLA"])
+def test_rows_that_sparse_gradients_share_are_there_once(how):
+    def rows(values1, indices1, values2, indices2):
+        shape = tf.constant((9, 1))
+        result = common_rows(
+            tf.IndexedSlices(values1, indices1, shape),
+            tf.IndexedSlices(values2, indices2, shape),
+        )
+        assert [tensor.shape for tensor in result] == [(5, 1), (5, 1), (5,)]
+        return result
+
+    rows1, rows2, indices = compiled(rows, how)(
+        tf.constant([[1.0], [2.0], [4.0]]),
+        tf.constant([3, 1, 3]),
+        tf.constant([[8.0], [16.0]]),
+        tf.constant([5, 1]),
+    )
+    np.testing.assert_array_equal(indices, [1, 3, 5, 0, 0])
+    np.testing.assert_array_equal(rows1, [[2], [5], [0], [0], [0]])
+    np.testing.assert_array_equal(rows2, [[16], [0], [8], [0], [0]])
+
+
+def test_rows_are_found_where_their_number_is_not_known():
+    signature = [
+        tf.TensorSpec([None, 1], "float16"),
+        tf.TensorSpec([None], "int64"),
+    ]
+
+    @tf.function(input_signature=signature)
+    def twice(values, indices):
+        gradient = tf.IndexedSlices(values, indices, tf.constant((9, 1)))
+        return common_rows(gradient, gradient)
+
+    values = tf.constant([[6e4], [6e4], [1.0]], tf.float16)
+    rows1, rows2, indices = twice(values, tf.constant([7, 7, 0], tf.int64))
+    np.testing.assert_array_equal(indices, [0, 7, 0, 0, 0, 0])
+    # The sum is past float16's largest number.
+    np.testing.assert_array_equal(rows1[:, 0], [1, 2 * 6e4, 0, 0, 0, 0])
+    np.testing.assert_array_equal(rows1, rows2)
+
+
+def test_lists_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        pair_moments([tf.ones(2)], [], 1, 1)
+
+
+def test_squared_norm_is_the_sum_over_all_variables():
+    variables = [tf.constant([1.0, 2.0]), tf.constant([[300.0]], tf.float16)]
+    assert float(squared_norm(variables)) == pytest.approx(5 + 9e4)
+    assert float(squared_norm([])) == 0

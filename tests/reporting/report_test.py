@@ -1,0 +1,352 @@
+import dataclasses
+import json
+import math
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_svag.noise.series import NoiseSeries
+from keras_svag.optimizers.svag import SVAG
+from keras_svag.reporting.report import LOG_KEYS, scaling_report
+from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.optimizers import kind_of
+from tests.helpers.noise_runs import (
+    BATCH_SIZE,
+    DECAY,
+    RATE,
+    equilibrium_sq_norm,
+    run,
+)
+
+SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
+
+
+def report(series, conditions=SGD, **settings):
+    return scaling_report(series, conditions, batch_size=BATCH_SIZE, **settings)
+
+
+def test_g_and_n_are_averaged_apart_over_the_window():
+    series = run({"g": 100.0}, {"g": 1.0}, {"g": 3.0, "n": 79.0})
+    actual = report(series, window=2)
+    # The mean of the ratios would be 33.7.
+    assert actual.verdict.noise_to_signal == pytest.approx((41 + 79) / (1 + 3))
+    assert (actual.first_epoch, actual.last_epoch) == (2, 3)
+    assert actual.estimate.count == 80
+
+
+def test_first_line_names_the_largest_batch():
+    actual = report(run({}, {}), window=2)
+    q, u = 41.0, RATE * DECAY
+    largest = BATCH_SIZE * (4 * (1 + q) - q * (2 - u)) / (2 - u + 2 * u * 42)
+    first_line = str(actual).splitlines()[0]
+    assert actual.verdict.max_batch_size == pytest.approx(largest)
+    assert "batch 128, learning rate 0.8: N/G = 41 [" in first_line
+    assert f"point estimate {float(f'{largest:.2g}'):,.0f}" in first_line
+
+
+def test_every_kappa_has_a_line():
+    text = str(report(run({}), kappas=(0.25, 4, 100)))
+    assert "  SGD at (κB, κη) against this run of SGD:\n  ×0.25: " in text
+    assert "  ×0.25: batch 32, learning rate 0.2: not ruled out (C at" in text
+    assert "  ×4: batch 512, learning rate 3.2: not ruled out (C at" in text
+    # √((κ + q) / (ρ (1 + q))), ρ = (2 - κu) / (2 - u).
+    least = ((100 + 41) / 42 * (2 - 4e-4) / (2 - 0.04)) ** 0.5
+    assert (
+        "  ×100: batch 12,800, learning rate 80: ruled out (C at least "
+        f"{least:.3g} [" in text
+    )
+
+
+def test_default_window_is_the_last_quarter_and_at_least_one_epoch():
+    series = run(*[{"count": 8}] * 40)
+    assert report(series).first_epoch == 31
+    assert report(series.before(3 * 8 * 4)).first_epoch == 3
+    # Of 12 epochs the last three were not observed.
+    assert report(series.before(9 * 8 * 4), epochs=12).first_epoch == 7
+
+
+def test_window_does_not_reach_over_a_change_of_the_learning_rate():
+    before, after = {"n": 10.0}, {"n": 90.0, "rate": 0.08}
+    actual = report(run(*[before] * 8, *[after] * 2), window=5)
+    assert (actual.first_epoch, actual.last_epoch) == (9, 10)
+    assert actual.verdict.learning_rate == 0.08
+    assert actual.verdict.noise_to_signal == pytest.approx(90)
+
+
+def test_earlier_learning_rates_are_judged_too():
+    before, after = {"n": 10.0}, {"n": 90.0, "rate": 0.08}
+    actual = report(run(*[before] * 8, *[after] * 2), window=5)
+    (earlier,) = actual.earlier
+    assert (earlier.first_epoch, earlier.last_epoch) == (4, 8)
+    assert earlier.verdict.noise_to_signal == pytest.approx(10)
+    assert (
+        "  Before, epochs 4 to 8: batch 128, learning rate 0.8: N/G = 10"
+        in (str(actual))
+    )
+
+
+def test_the_longest_of_many_earlier_stretches_are_judged():
+    counts = [7, 9, 12, 8, 30, 4, 10, 8]
+    series = run(
+        *({"count": c, "rate": 0.8 / 2**i} for i, c in enumerate(counts))
+    )
+    actual = report(series)
+    assert [e.estimate.count for e in actual.earlier] == [12, 30, 10]
+    # A stretch of less than eight observations says nothing.
+    few = report(run({"count": 7}, {"rate": 0.1}, {"count": 20, "rate": 0.2}))
+    assert [e.estimate.count for e in few.earlier] == [40]
+
+
+def test_a_rate_that_moves_at_every_step_is_averaged_over_the_window():
+    ends = np.linspace(0.8, 0.4, 5)
+    series = run(
+        *(
+            {"rate": first, "last_rate": last - 1e-3}
+            for first, last in zip(ends[:-1], ends[1:], strict=True)
+        )
+    )
+    actual = report(series, window=2)
+    assert (actual.first_epoch, actual.last_epoch) == (3, 4)
+    rates = series["learning_rate"][-80:]
+    assert actual.verdict.learning_rate == pytest.approx(rates.mean())
+    assert actual.earlier == ()
+    assert actual.verdict.balance is None
+    assert "  - the learning rate changes within the window" in str(actual)
+
+
+def test_window_in_steps():
+    actual = report(run({"count": 100}), window_steps=80)
+    # Steps 4, 8, ..., 400 were observed: from 324 on 20 of them.
+    assert (actual.first_step, actual.last_step) == (324, 400)
+    assert actual.estimate.count == 20
+    assert "  Measured in steps 324 to 400, 20 observations" in str(actual)
+    assert actual.to_dict()["first_step"] == 324
+    assert actual.summary.startswith("steps 324 to 400: batch 128")
+    in_epochs = report(run({"count": 1200}))
+    assert in_epochs.first_step is in_epochs.last_step is None
+    assert in_epochs.window_line == "Measured in epoch 1, 1,200 observations"
+
+
+def test_balance_uses_what_the_steps_saw_not_the_corrected_means():
+    n = 1000
+    fields = {"sampling": "shuffle", "num_examples": n}
+    actual = report(run({"g": 2.0}, **fields))
+    assert actual.estimate.grad_sq_norm == pytest.approx(2 + 128 * 41 / n)
+    assert actual.verdict.balance == pytest.approx(1)
+
+
+def test_a_run_of_svag_is_judged_by_the_identity_of_svag():
+    ell, g, n = 4, 1.0, 3.21
+    sq_norm = RATE * (n + g / ell) / ((2 - RATE * DECAY / ell) * DECAY)
+    svag = dataclasses.replace(SGD, optimizer=kind_of(SVAG), ell=ell)
+    epoch = {"g": g, "n": n, "weight_sq_norm": sq_norm}
+    actual = report(run(epoch, epoch), svag, window=2)
+    assert actual.verdict.balance == pytest.approx(1)
+    # κ + q <= C²ρ (q + 1/ell) is 2/4 + 3.21 without decay; of SGD's own N/G
+    # it would be 2 + 3.21.
+    assert actual.verdict.max_multiplier == pytest.approx(3.71, abs=0.01)
+    text = str(actual)
+    assert "SGD at (κB, κη) against this run of SVAG with ell 4" in text
+    # (1/4) / (C² - 1), not 1.
+    assert "  SVAG with ell 4 within a factor 1.41 of its SDE: " in text
+    assert "needs N/G of at least 0.25" in text
+
+
+def test_equilibrium_is_that_of_the_window():
+    steady, low = {"count": 200}, {"count": 200, "n": 20.0}
+    resting = report(run({"n": 400.0}, steady, steady), window=2).verdict
+    assert resting.at_equilibrium
+    # R is that of equilibrium throughout.
+    moving = report(run(steady, low), window=2).verdict
+    assert moving.at_equilibrium is False
+    factor = moving.drift["N"]
+    assert factor.low < 20 / 41 < factor.high < 1 / 2**0.5
+
+
+def test_far_from_equilibrium_the_report_says_how_long_it_takes():
+    far = {"weight_sq_norm": 2 * equilibrium_sq_norm(1, 41)}
+    text = str(report(run(far)))
+    assert "at equilibrium: no (balance 2.00" in text
+    assert f"{1 / (2 * RATE * DECAY):,.0f} SGD steps\n" in text
+    assert "  Only a heuristic, because\n  - the run is not at" in text
+
+
+def test_adaptive_optimizers_are_judged_in_their_norm():
+    epoch = {"count": 300, "preconditioned": (2.0, 12.0)}
+    adam = conditions_of(keras.optimizers.Adam(beta_2=0.99))
+    actual = report(run(epoch, epoch), adam, preconditioned=True)
+    assert actual.verdict.noise_to_signal == pytest.approx(6)
+    # The window's first observation is that of step 1,204.
+    assert actual.verdict.conditions.adaptive.second_moment_steps == 1203
+    assert "second moment" not in str(actual)
+    young = report(run(epoch), adam, preconditioned=True)
+    assert "the second moment had had 3 steps when the measuring" in str(young)
+    line = next(x for x in actual.kappa_lines if x.startswith("×4"))
+    assert "batch 512, Adam learning_rate=1.6, beta_1=0.6, beta_2=0.96" in line
+
+
+def test_a_rule_that_is_not_for_the_optimizer_judges_no_batch():
+    adam = conditions_of(keras.optimizers.Adam(), "linear")
+    actual = report(run({"g_spread": 20.0}), adam)
+    assert "square_root_scaling_rule" in str(actual)
+    assert "×2" not in str(actual)
+    assert actual.kappa_lines == []
+    assert "SDE" not in str(actual)
+    assert "upper end" not in str(actual)
+    logs = actual.to_logs()
+    assert math.isnan(logs["max_batch_size_low"])
+    assert logs["noise_to_signal_low"] > 0
+
+
+def test_logs_have_the_same_keys_always():
+    actual = report(run({}))
+    low, high = actual.estimate.interval()
+    assert actual.to_logs() == {
+        "max_batch_size": actual.verdict.max_batch_size,
+        "max_batch_size_low": actual.verdict.not_ruled_out_up_to,
+        "max_batch_size_high": actual.verdict.ruled_out_beyond,
+        "noise_to_signal_low": low,
+        "noise_to_signal_high": high,
+    }
+    unbounded = report(run({"g": -0.01, "g_spread": 100.0})).to_logs()
+    assert tuple(unbounded) == LOG_KEYS
+    assert math.isnan(unbounded["max_batch_size"])
+    assert math.isinf(unbounded["noise_to_signal_high"])
+
+
+def test_level_is_that_of_the_interval():
+    actual = report(run({}), level=0.8)
+    assert actual.verdict.level == 0.8
+    assert actual.verdict.interval == actual.estimate.interval(0.8)
+
+
+def test_observations_that_are_not_finite_leave_the_averages_alone():
+    series = run({})
+    for value in (math.inf, math.nan):
+        series.append(
+            step=200,
+            epoch=1,
+            iteration=199,
+            learning_rate=RATE,
+            rows=BATCH_SIZE,
+            weight_sq_norm=math.nan,
+            grad_sq_norm=value,
+            example_noise=1.0,
+        )
+    actual = report(series)
+    assert actual.verdict.balance == pytest.approx(1)
+    assert actual.weight_sq_norm == pytest.approx(equilibrium_sq_norm(1, 41))
+    assert "2 observations were not finite and left out" in str(actual)
+    nothing = report(series[-2:])
+    assert "N/G is not measured" in str(nothing)
+    assert math.isnan(nothing.weight_sq_norm)
+    json.dumps(nothing.to_dict(), allow_nan=False)
+
+
+def test_one_observation_is_no_measurement():
+    actual = report(run({"count": 1}))
+    assert "from too few observations for an interval" in str(actual)
+    assert actual.upper_end_line is None
+    json.dumps(actual.to_dict(), allow_nan=False)
+
+
+def test_report_as_dict_is_strict_json():
+    series = run({}, {"g": 0.1, "g_spread": 30.0, "rate": 0.5})
+    actual = report(series, kappas=(2,)).to_dict()
+    restored = json.loads(json.dumps(actual, allow_nan=False))
+    assert restored["noise_to_signal_high"] is None
+    assert restored["multiplier_verdicts"] == {"2": "not ruled out"}
+    assert restored["gradient_noise"]["count"] == 40
+    assert restored["every"] == 4
+    assert restored["text"].startswith("batch 128, learning rate 0.5: ")
+    assert len(restored["earlier"]) == 1
+
+
+def test_layers_are_those_of_the_window():
+    series = NoiseSeries(sampling="independent", layers=("a", "b"))
+    for step in range(1, 41):
+        g = 1.0 if step <= 20 else 3.0
+        series.append(
+            [[g, 10.0 * BATCH_SIZE], [2 * g, 20.0 * BATCH_SIZE]],
+            step=step,
+            epoch=1 + (step > 20),
+            iteration=step,
+            learning_rate=RATE,
+            rows=BATCH_SIZE,
+            weight_sq_norm=1.0,
+            grad_sq_norm=3 * g,
+            example_noise=30.0 * BATCH_SIZE,
+        )
+    layers = report(series, window=1).estimate.per_layer
+    assert layers["b"].grad_sq_norm == pytest.approx(6)
+    assert layers["b"].noise_trace == pytest.approx(20)
+
+
+def unbounded(g_spread, every=40, g=1.0):
+    actual = report(run({"g": g, "g_spread": g_spread}, every=every))
+    assert math.isinf(actual.verdict.interval.high)
+    assert actual.upper_end_line in str(actual)
+    return actual
+
+
+def test_without_an_upper_end_the_report_names_what_would_give_one():
+    assert report(run({})).upper_end_line is None
+    actual = unbounded(5.0)
+    estimate = actual.estimate
+    # Student's t with 13 degrees of freedom, for 40 observations.
+    relative = estimate.grad_sq_norm_se / estimate.grad_sq_norm
+    times = ((2.160 + 0.84) * relative) ** 2
+    assert 2 < times < 20
+    assert actual.upper_end_line == (
+        "An upper end of N/G would likely take about "
+        f"{math.ceil(times)} times as many observations: "
+        f"every={math.floor(40 / times)}"
+    )
+
+
+def test_where_every_step_is_not_enough_more_steps_are_needed():
+    assert unbounded(5.0, every=2).upper_end_line.endswith(
+        "observations: every=1 and more steps"
+    )
+    assert unbounded(5.0, every=1).upper_end_line.endswith(
+        "observations: more steps"
+    )
+    for g, g_spread in ((-0.1, 50.0), (1.0, 300.0)):
+        assert unbounded(g_spread, 4, g).upper_end_line == (
+            "An upper end of N/G would likely take many more observations: "
+            "every=1 and more steps"
+        )
+
+
+def test_the_every_that_is_named_gives_an_upper_end():
+    bounded = []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+
+        def observed(count, every, random=random):
+            series = NoiseSeries(sampling="independent")
+            for i in range(1, count + 1):
+                series.append(
+                    step=i * every,
+                    epoch=1,
+                    iteration=i,
+                    learning_rate=RATE,
+                    rows=BATCH_SIZE,
+                    # G is twice its standard error at 100 observations.
+                    grad_sq_norm=1 + 5 * random.normal(),
+                    example_noise=BATCH_SIZE * (41 + random.normal()),
+                    weight_sq_norm=1.0,
+                )
+            return report(series)
+
+        line = observed(100, every=40).upper_end_line
+        every = re.search(r"every=(\d+)$", line or "")
+        if every:
+            count = 4000 // int(every[1])
+            again = observed(count, every=int(every[1]))
+            bounded.append(math.isfinite(again.verdict.interval.high))
+    # The rule asks for four of five, which have a standard error of 0.07.
+    assert len(bounded) > 25
+    assert np.mean(bounded) > 0.8

@@ -1,0 +1,141 @@
+"""The table of optimizers, against what the optimizers do."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_svag import SVAG, SVAGAdam, SVAGRMSprop
+from keras_svag.scaling.optimizers import OptimizerKind, kind_of, rule_refusal
+from keras_svag.scaling.reasons import Reason
+
+LINEAR = (keras.optimizers.SGD, SVAG)
+
+
+def of_keras(*names):
+    """Those that this release of Keras has."""
+    return tuple(
+        getattr(keras.optimizers, name)
+        for name in names
+        if hasattr(keras.optimizers, name)
+    )
+
+
+ELEMENTWISE = (
+    *of_keras("Adam", "AdamW", "Nadam", "Adamax", "ScheduleFreeAdamW"),
+    *of_keras("RMSprop", "Adagrad"),
+    SVAGAdam,
+    SVAGRMSprop,
+)
+OTHER_ADAPTIVE = of_keras(
+    *("Adadelta", "Adafactor", "Ftrl", "Lamb", "Lion", "Muon")
+)
+# The base of all, and those that hold others.
+NO_KINDS = of_keras("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+
+
+def test_every_optimizer_of_keras_is_in_the_table():
+    classes = {
+        cls
+        for cls in vars(keras.optimizers).values()
+        if isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer)
+    }
+    known = {*LINEAR, *ELEMENTWISE, *OTHER_ADAPTIVE}
+    assert classes - known == set(NO_KINDS)
+
+
+@pytest.mark.parametrize("cls", LINEAR)
+def test_sgd_and_svag_scale_linearly(cls):
+    assert kind_of(cls).rule == "linear"
+    assert kind_of(cls).is_derived
+    assert rule_refusal(kind_of(cls), "linear") is None
+    refused = rule_refusal(kind_of(cls), "square_root")
+    assert refused == Reason("square_root_rule_for_sgd", (cls.__name__,))
+
+
+@pytest.mark.parametrize("cls", OTHER_ADAPTIVE)
+def test_optimizers_without_moments_of_each_entry_are_refused(cls):
+    kind = kind_of(cls)
+    assert kind.rule == "square_root" and kind.second_moments is None
+    for rule in ("linear", "square_root"):
+        assert cls.__name__ in str(rule_refusal(kind, rule))
+
+
+@pytest.mark.parametrize("cls", ELEMENTWISE)
+def test_optimizers_divide_by_the_moment_as_the_table_says(cls):
+    """The step of a constant gradient shows what it is divided by."""
+    kind = kind_of(cls)
+    assert rule_refusal(kind, "square_root") is None
+    assert rule_refusal(kind, "linear") is not None
+    gradient, epsilon, rate = np.array([3.0, 0.5]), 2.0, 1e-3
+    memories = set(kind.hyperparameters) - {"epsilon"}
+    options = dict.fromkeys(memories, 0.5) | {"epsilon": epsilon}
+    if "SVAG" in cls.__name__:
+        options["pairing"] = "halves"
+    optimizer = cls(rate, weight_decay=0.0, **options)
+    x = keras.Variable(np.zeros(2), dtype="float64")
+    optimizer.build([x])
+    # All that is averaged is then the gradient's, to 2**-40.
+    for _ in range(40):
+        before = keras.ops.convert_to_numpy(x)
+        # Two batches are a step of SVAG.
+        for _ in range(2 if "SVAG" in cls.__name__ else 1):
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)])
+    divisor = rate * gradient / (before - keras.ops.convert_to_numpy(x))
+    if cls.__name__ in ("Nadam", "ScheduleFreeAdamW"):
+        # They mix what they step by with averages: all of it by one factor.
+        divisor *= (3 + epsilon) / divisor[0]
+    v = np.asarray(getattr(optimizer, kind.second_moments)[0])
+    expected = {
+        "epsilon outside": np.sqrt(v) + epsilon,
+        "epsilon inside": np.sqrt(v + epsilon),
+        "is root": v + epsilon,
+    }
+    # Keras's constants are of float32.
+    np.testing.assert_allclose(divisor, expected[kind.root], rtol=1e-5)
+    others = [value for name, value in expected.items() if name != kind.root]
+    assert all(abs(divisor / other - 1).max() > 1e-3 for other in others)
+
+
+def test_the_rule_is_derived_for_adam_and_rmsprop():
+    derived = {cls.__name__ for cls in ELEMENTWISE if kind_of(cls).is_derived}
+    assert derived == {"Adam", "AdamW", "RMSprop", "SVAGAdam", "SVAGRMSprop"}
+
+
+def test_optimizers_of_ones_own_are_what_they_are_derived_from():
+    class MyAdamW(keras.optimizers.AdamW):
+        pass
+
+    class Mine(SVAGRMSprop):
+        pass
+
+    # Its name is no reason.
+    class Adam(keras.optimizers.SGD):
+        pass
+
+    class Foreign(keras.optimizers.Optimizer):
+        pass
+
+    assert kind_of(MyAdamW).rule == "square_root"
+    assert kind_of(MyAdamW).is_derived
+    assert kind_of(MyAdamW).name == "MyAdamW"
+    assert kind_of(Mine).root == "epsilon inside"
+    assert kind_of(Mine).simulates == "RMSprop"
+    assert kind_of(Adam).rule == "linear" and kind_of(Adam).is_derived
+    assert kind_of(Foreign) == OptimizerKind(name="Foreign")
+    assert not kind_of(Foreign).is_derived
+
+
+def test_a_subclass_that_is_in_the_table_wins_over_its_base(monkeypatch):
+    class Both(keras.optimizers.Nadam, keras.optimizers.SGD):
+        pass
+
+    assert kind_of(Both).rule == "square_root"
+    assert not kind_of(Both).is_derived
+
+
+@pytest.mark.parametrize("cls", [keras.optimizers.AdamW, SVAG])
+def test_instances_are_of_the_kind_of_their_class(cls):
+    optimizer = cls(0.1)
+    assert kind_of(optimizer) == kind_of(cls)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer)
+    assert kind_of(scaled) == kind_of(cls)

@@ -1,0 +1,170 @@
+"""Optimizers at another batch size."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from keras_svag import SVAG, SVAGAdam
+from keras_svag.scaling import scale_optimizer
+from tests.helpers.refusals import (
+    NOT_POSITIVE,
+    check_refused,
+    refused,
+    refused_numbers,
+    table,
+)
+
+
+class MyAdamW(keras.optimizers.AdamW):
+    """Has an argument of its own."""
+
+    def __init__(self, *args, trust=1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.trust = trust
+
+    def get_config(self):
+        return super().get_config() | {"trust": self.trust}
+
+
+# What the rules of [G17] and [M22] change, at κ = 4.
+CASES = [
+    (
+        keras.optimizers.SGD(0.5, momentum=0.9, weight_decay=0.01),
+        {"learning_rate": 2.0},
+    ),
+    (keras.optimizers.SGD(0.5), {"learning_rate": 2.0}),
+    (SVAG(0.5, ell=3, weight_decay=0.01), {"learning_rate": 2.0}),
+    (
+        MyAdamW(0.5, epsilon=1e-4, weight_decay=0.01, trust=0.3),
+        {
+            "learning_rate": 1.0,
+            "beta_1": 0.6,
+            "beta_2": 0.996,
+            "epsilon": 5e-5,
+            "weight_decay": 0.02,
+        },
+    ),
+    (
+        SVAGAdam(0.5, beta_1=0.0, ell=2, epsilon=1e-4),
+        {"learning_rate": 1.0, "beta_2": 0.996, "epsilon": 5e-5},
+    ),
+    (
+        keras.optimizers.RMSprop(0.5, rho=0.95, epsilon=1e-4),
+        # In the root: that of √(v + ε) is 1/κ.
+        {"learning_rate": 1.0, "rho": 0.8, "epsilon": 2.5e-5},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changed"), CASES, ids=lambda c: getattr(c, "name", "")
+)
+def test_only_what_the_rule_names_changes(optimizer, changed):
+    scaled = scale_optimizer(optimizer, 4)
+    assert type(scaled) is type(optimizer)
+    assert not scaled.built
+    before, after = optimizer.get_config(), scaled.get_config()
+    for name, value in (before | changed).items():
+        if name != "name":
+            assert after[name] == (
+                pytest.approx(value, rel=1e-6) if name in changed else value
+            )
+
+
+@pytest.mark.parametrize("optimizer", [case[0] for case in CASES])
+def test_scaling_has_an_inverse(optimizer):
+    there = scale_optimizer(optimizer, 2.5)
+    back = scale_optimizer(there, 0.4).get_config()
+    assert there.get_config() != back
+    for name, value in optimizer.get_config().items():
+        if isinstance(value, float):
+            assert back[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_a_trained_optimizer_is_scaled_as_it_stands():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0))
+    weights = keras.Variable([1.0])
+    optimizer.build([weights])
+    optimizer.apply([keras.ops.ones(1)])
+    optimizer.inner_optimizer.learning_rate = 0.25
+    scaled = scale_optimizer(optimizer, 2)
+    assert type(scaled) is keras.optimizers.SGD
+    assert float(scaled.learning_rate) == 0.5
+    assert float(optimizer.inner_optimizer.learning_rate) == 0.25
+
+
+def test_what_svag_does_not_decay_stays():
+    optimizer = SVAG(0.5, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    config = scale_optimizer(optimizer, 2).get_config()
+    assert config["excluded_from_weight_decay"]["names"] == ["bias"]
+
+
+@pytest.mark.parametrize("kappa", [0.5, 3])
+@pytest.mark.parametrize(
+    ("cls", "factor"),
+    [
+        (keras.optimizers.SGD, lambda kappa: kappa),
+        (keras.optimizers.Adam, math.sqrt),
+    ],
+)
+def test_a_schedule_is_that_of_the_examples_seen(cls, factor, kappa):
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [12, 30], [0.5, 0.25, 0.125]
+    )
+    scaled = scale_optimizer(cls(schedule, weight_decay=1.0), kappa)
+    saved = keras.optimizers.serialize(scaled)
+    for optimizer in (scaled, keras.optimizers.deserialize(saved)):
+        weights = keras.Variable(np.zeros(1))
+        optimizer.build([weights])
+        for step in range(0, 24, 2):
+            optimizer.iterations.assign(step)
+            seen = kappa * step
+            rate = 0.5 if seen <= 12 else 0.25 if seen <= 30 else 0.125
+            assert float(optimizer.learning_rate) == pytest.approx(
+                factor(kappa) * rate
+            )
+
+
+def refusals():
+    good = {"optimizer": keras.optimizers.Adam(), "kappa": 4}
+    yield from refused_numbers(scale_optimizer, good, "kappa", NOT_POSITIVE)
+    # κ (1 - β₁) = 1.
+    yield from refused(
+        scale_optimizer, good, "kappa", [20], says=("keep kappa below",)
+    )
+    yield from refused(
+        scale_optimizer, good, "optimizer", ["adam", None], TypeError
+    )
+    yield from refused(scale_optimizer, good, "rule", ["cubic", None])
+    for given, rule, shown, why in (
+        (keras.optimizers.Lion(), "auto", "Lion", "no second moment"),
+        (keras.optimizers.Adam(), "linear", "Adam", "rule for SGD"),
+        (keras.optimizers.SGD(), "square_root", "SGD", "rule for Adam"),
+        (
+            keras.optimizers.RMSprop(momentum=0.5),
+            "auto",
+            "momentum=0.5",
+            "no factor",
+        ),
+        (keras.optimizers.SGD(half), "auto", "a function", "returns"),
+    ):
+        yield from refused(
+            scale_optimizer,
+            good | {"rule": rule},
+            "optimizer",
+            [given],
+            says=(why,),
+            given=shown,
+        )
+
+
+def half():
+    return 0.5
+
+
+@table(refusals())
+def test_bad_argument_is_one_sentence(case, tmp_path):
+    check_refused(case, tmp_path)

@@ -1,0 +1,368 @@
+"""What is said of a run from its estimate and its conditions."""
+
+import dataclasses
+import json
+import math
+
+import keras
+import pytest
+
+from keras_svag import SVAGAdam, scaling
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.ratio import Interval
+from keras_svag.scaling.bounds import min_batch_multiplier
+from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.optimizers import kind_of
+from keras_svag.scaling.reasons import Reason
+from keras_svag.scaling.verdict import (
+    ScalingVerdict,
+    Verdict,
+    scaling_verdict,
+)
+
+C = 2**0.5
+B = 128
+DRIFT = {"G": Interval(0.93, 1.1), "N": Interval(0.97, 1.04)}
+
+
+def estimate(g=1.0, n=41.0, g_se=0.125, n_se=1.0, **fields):
+    """G and N at batch size 128, with the errors of 2,000 observations."""
+    given = {"batch_size": B, "sampling": "independent"} | fields
+    return NoiseEstimate(g, n * B, g_se, n_se * B, 0.0, 2000, **given)
+
+
+def judge(measured, **fields):
+    given = {"balance": 1.0, "scale_invariant": True, "rest": True} | fields
+    settings = {
+        name: given.pop(name)
+        for name in ("kappas", "batch_size", "closeness")
+        if name in given
+    }
+    conditions = RunConditions(learning_rate=0.8, weight_decay=5e-4, **given)
+    return scaling_verdict(measured, conditions, **settings)
+
+
+def test_verdict_reads_like_a_sentence():
+    assert judge(estimate()).text == (
+        "batch 128, learning rate 0.8: N/G = 41 [33, 55]; the linear scaling "
+        "rule is not ruled out up to batch 4,400, ruled out beyond 7,100 "
+        "(point estimate 5,400); at equilibrium: yes (balance 1.00)"
+    )
+
+
+def test_verdicts_follow_the_interval():
+    measured = estimate()
+    low, high = measured.interval()
+    ends = [scaling.max_batch_multiplier(q, C, 0.8, 5e-4) for q in (low, high)]
+    kappas = (1, ends[0], ends[0] + 1e-6, ends[1], ends[1] + 1e-6, 1e6)
+    result = judge(measured, kappas=kappas)
+    assert list(result.multiplier_verdicts.values()) == [
+        Verdict.NOT_RULED_OUT,
+        Verdict.NOT_RULED_OUT,
+        Verdict.UNDETERMINED,
+        Verdict.UNDETERMINED,
+        Verdict.RULED_OUT,
+        Verdict.RULED_OUT,
+    ]
+    assert result.not_ruled_out_up_to == ends[0] * B
+    assert result.ruled_out_beyond == ends[1] * B
+    assert not result.heuristic
+
+
+def test_verdicts_on_fewer_examples_follow_the_interval():
+    measured = estimate(n=0.3, n_se=0.01, g_se=0.03)
+    low, high = measured.interval()
+    assert 0.2 < low < 0.3 < high < 0.4
+    # Less noise in the measured run leaves less to a smaller batch.
+    high_end, low_end = (
+        min_batch_multiplier(q, C, 0.8, 5e-4) for q in (low, high)
+    )
+    assert 0.25 < low_end < high_end < 0.45
+    kappas = (1, high_end, high_end - 1e-6, low_end, low_end - 1e-6, 1e-6)
+    result = judge(measured, kappas=kappas)
+    assert list(result.multiplier_verdicts.values()) == [
+        Verdict.NOT_RULED_OUT,
+        Verdict.NOT_RULED_OUT,
+        Verdict.UNDETERMINED,
+        Verdict.UNDETERMINED,
+        Verdict.RULED_OUT,
+        Verdict.RULED_OUT,
+    ]
+    # C is reached at the end of the interval that the bound is of.
+    nearest, _, farthest = result.min_closeness[high_end]
+    assert nearest < C == pytest.approx(farthest)
+    nearest, _, farthest = result.min_closeness[low_end]
+    assert nearest == pytest.approx(C) and C < farthest
+    # Fewer examples are not in the sentence, which is on more of them.
+    assert result.headline == judge(measured, kappas=(2,)).headline
+
+
+def test_from_a_run_of_svag_fewer_examples_may_be_too_many_still():
+    # SGD at B = 128 has more noise from its signal than SVAG: of κ up to
+    # C²/ell + (C² - 1) q = 0.8 and down to (1/ell + q)/C² - q = 0.
+    measured = estimate(n=0.3, n_se=1e-9, g_se=1e-9)
+    result = judge(measured, ell=4, kappas=(0.01, 0.5, 0.79, 0.81, 1))
+    verdicts = list(map(str, result.multiplier_verdicts.values()))
+    assert verdicts == [*["not ruled out"] * 3, *["ruled out"] * 2]
+
+
+@pytest.mark.parametrize(
+    "n, verdict",
+    [
+        (41.0, Verdict.NOT_RULED_OUT),
+        (1.0, Verdict.UNDETERMINED),
+        (0.2, Verdict.RULED_OUT),
+    ],
+)
+def test_sde_condition(n, verdict):
+    assert judge(estimate(n=n, n_se=0.01)).sde_verdict == verdict
+
+
+def test_unbounded_interval_rules_out_only_what_no_noise_allows():
+    result = judge(estimate(g_se=1.0), kappas=(0.1, 2, 100, 2600))
+    assert "not told apart from 0" in result.text
+    verdicts = list(result.multiplier_verdicts.values())
+    # κηλ <= 1 + ηλ/2 at C = √2 whatever N/G is: κ up to 2,500.
+    assert verdicts[1:] == ["not ruled out", "undetermined", "ruled out"]
+    undecayed = scaling_verdict(
+        estimate(g_se=1.0), RunConditions(learning_rate=0.8)
+    )
+    assert "no larger batch is ruled out" in undecayed.text
+    negative = judge(estimate(g=-1.0))
+    assert negative.max_multiplier is None
+    assert "significantly below 0" in negative.text
+
+
+@pytest.mark.parametrize(
+    "fields, phrase",
+    [
+        ({"scale_invariant": False}, "not scale-invariant"),
+        ({"scale_invariant": None}, "not known to be scale-invariant"),
+        ({"momentum": 0.9}, "momentum is 0.9"),
+        ({"balance": 1.5, "rest": False}, "not at equilibrium (balance 1.50)"),
+        (
+            {"rest": False, "drift": {"G": (1.5, 1.75), "N": (0.9, math.inf)}},
+            "not at equilibrium (balance 1.00; over the window's halves "
+            "G × [1.5, 1.8], N × [0.9, inf])",
+        ),
+        (
+            {"balance": None, "rest": None},
+            "not known to be at equilibrium",
+        ),
+        ({"optimizer": kind_of(keras.optimizers.Optimizer)}, "not Optimizer"),
+        ({"constant_rate": False}, "learning rate changes"),
+        ({"all_weights_decayed": False}, "weights are not decayed"),
+        ({"other_reasons": ("regularizer",)}, "contains a regularizer"),
+        ({"other_reasons": ("It is {odd}",)}, "It is {odd}"),
+    ],
+)
+def test_failing_assumptions_are_named(fields, phrase):
+    result = judge(estimate(), **fields)
+    assert result.heuristic
+    (reason,) = result.heuristic_reasons
+    assert phrase in reason
+    assert f"Only a heuristic: {reason}" in result.text
+
+
+def test_equilibrium_that_is_not_known_is_said_and_no_heuristic():
+    result = judge(estimate(), balance=1.02, rest=None, drift=DRIFT)
+    assert not result.heuristic
+    assert result.at_equilibrium is None
+    assert result.text.endswith(
+        "at equilibrium: not known (balance 1.02; over the window's halves "
+        "G × [0.93, 1.1], N × [0.97, 1])"
+    )
+
+
+@pytest.mark.parametrize(
+    "fields, phrases",
+    [
+        ({"sampling": None}, ["drawn is not known"]),
+        (
+            {"sampling": "shuffle"},
+            ["shuffled and their number is not known"],
+        ),
+        (
+            {"sampling": "shuffle", "num_examples": 1000},
+            ["not small against"],
+        ),
+        ({"sampling": "shuffle", "num_examples": 10**6}, []),
+        (
+            {"assumptions": ("coupled_loss",), "loss_difference": -0.1234},
+            ["the loss of a batch differs from the mean of its halves' by 12%"],
+        ),
+        (
+            {
+                "assumptions": ("batch_normalization", "masked_loss"),
+                "loss_difference": 0.02,
+            },
+            [
+                "batch normalization saw halves of a batch apart",
+                "a mask divides the loss by the entries that a batch keeps",
+            ],
+        ),
+        # What is small is no reason, and stays in the estimate.
+        ({"loss_difference": 0.005}, []),
+    ],
+)
+def test_failing_assumptions_about_the_estimate_are_named(fields, phrases):
+    given = judge(estimate(**fields)).heuristic_reasons
+    assert len(given) == len(phrases)
+    for reason, phrase in zip(given, phrases, strict=True):
+        assert phrase in reason
+
+
+def test_reasons_are_codes_with_their_values():
+    measured = estimate(assumptions=("coupled_loss",), loss_difference=0.25)
+    result = judge(measured, momentum=0.5)
+    assert result.reasons == (
+        Reason("momentum", (0.5, 1.6)),
+        Reason("coupled_loss", (25.0,)),
+    )
+    undecayed = scaling_verdict(
+        estimate(), RunConditions(learning_rate=0.8, scale_invariant=True)
+    )
+    assert undecayed.reasons == (Reason("no_weight_decay"),)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "Lion"])
+def test_adaptive_optimizers_are_refused_a_linear_verdict(name):
+    result = judge(
+        estimate(), optimizer=kind_of(getattr(keras.optimizers, name))
+    )
+    assert result.refusal == Reason("linear_rule_for_adaptive", (name,))
+    assert "square_root_scaling_rule" in result.text
+    assert "no verdict" in result.text
+    assert set(result.multiplier_verdicts.values()) == {Verdict.UNDETERMINED}
+
+
+def test_an_optimizer_stands_for_its_hyperparameters():
+    class MyAdamW(keras.optimizers.AdamW):
+        pass
+
+    optimizer = MyAdamW(1e-3, beta_2=0.99, weight_decay=0.02)
+    result = scaling_verdict(estimate(), optimizer, kappas=(0.25, 4, 20))
+    # κ <= C² + (C² - 1) q, and no decay in it.
+    assert result.rule == "square_root" and result.refusal is None
+    assert result.max_multiplier == pytest.approx(2 + 41)
+    assert result.scaled[4] == pytest.approx(
+        {
+            "learning_rate": 2e-3,
+            "beta_1": 0.6,
+            "beta_2": 0.96,
+            "epsilon": 5e-8,
+            "weight_decay": 0.04,
+        }
+    )
+    # κ (1 - β₁) is not below 1.
+    assert result.scaled[20] is None
+    assert result.rule_defined_below == pytest.approx(10)
+    # Least C of √((1 + q)/(κ + q)).
+    assert result.min_closeness[0.25][1] == pytest.approx(math.sqrt(42 / 41.25))
+    assert [reason.code for reason in result.reasons] == [
+        "second_moment_steps_unknown"
+    ]
+    assert "in the norm of MyAdamW" in result.headline
+
+
+def test_conditions_of_an_optimizer():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.4, 10, 0.5)
+    sgd = keras.optimizers.SGD(schedule, 0.9, weight_decay=0.01, clipnorm=1.0)
+    for optimizer in (sgd, keras.optimizers.LossScaleOptimizer(sgd)):
+        conditions = conditions_of(optimizer)
+        assert conditions == RunConditions(
+            learning_rate=pytest.approx(0.4),
+            weight_decay=0.01,
+            momentum=0.9,
+            constant_rate=False,
+            other_reasons=("clipped",),
+        )
+    rmsprop = keras.optimizers.RMSprop(rho=0.8, momentum=0.5, centered=True)
+    conditions = conditions_of(rmsprop)
+    assert conditions.adaptive.hyperparameters == {"rho": 0.8, "epsilon": 1e-7}
+    codes = [reason.code for reason in conditions.reasons(estimate())]
+    assert codes == [
+        "second_moment_steps_unknown",
+        "centered",
+        "adaptive_momentum",
+    ]
+    assert conditions_of(rmsprop, "linear").adaptive is None
+    assert conditions_of(SVAGAdam(ell=4)).ell == 4
+    # Without memory, there is none to be shortened.
+    no_memory = conditions_of(keras.optimizers.Adam(beta_1=0.0))
+    assert "beta_1" not in no_memory.adaptive.hyperparameters
+
+
+@pytest.mark.parametrize("steps, is_young", [(999, True), (1001, False)])
+def test_a_young_second_moment_is_named(steps, is_young):
+    conditions = conditions_of(keras.optimizers.Adam())
+    adaptive = dataclasses.replace(
+        conditions.adaptive, second_moment_steps=steps, epsilon_ratio=0.5
+    )
+    conditions = dataclasses.replace(conditions, adaptive=adaptive)
+    codes = [reason.code for reason in conditions.reasons(estimate())]
+    assert codes == ["second_moment_is_young"] * is_young + ["large_epsilon"]
+
+
+def test_the_compared_runs_are_named():
+    assert judge(estimate()).compared == (
+        "SGD at (κB, κη) against this run of SGD"
+    )
+    svag_adam = scaling_verdict(estimate(), SVAGAdam(ell=4))
+    assert svag_adam.compared.startswith(
+        "Adam at κB by the square-root rule against this run of SVAGAdam with "
+        "ell 4"
+    )
+
+
+def test_another_batch_size_restates_the_noise():
+    result = judge(estimate(), batch_size=64)
+    assert result.batch_size == result.estimate.batch_size == 64
+    assert result.noise_to_signal == pytest.approx(82)
+    assert judge(estimate()).at(64) == result
+    unknown = estimate(batch_size=None)
+    with pytest.raises(TypeError, match="`batch_size`.*got None"):
+        judge(unknown)
+    assert judge(unknown, batch_size=64) == result
+
+
+def test_zero_gradients_and_skipped_steps_are_said():
+    zero = NoiseEstimate(0.0, 0.0, 0.0, 0.0, 0.0, 50, B)
+    text = judge(zero).text
+    assert "N/G is undefined: every gradient was exactly zero" in text
+    assert "no verdict" in text
+    assert (
+        "3 observations were not finite" in judge(estimate(num_skipped=3)).text
+    )
+
+
+def test_weights_that_diverge_have_no_verdict():
+    result = judge(estimate(), momentum=0.9999)
+    assert result.refusal.code == "diverges"
+    assert "learning rate times weight decay is 4" in result.text
+
+
+def test_verdict_to_dict_is_strict_json():
+    result = judge(estimate(g_se=1.0, num_skipped=3), kappas=(2, 1000))
+    saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert saved["noise_to_signal_high"] is None
+    assert saved["multiplier_verdicts"] == {
+        "2": "not ruled out",
+        "1000": "undetermined",
+    }
+    assert saved["text"] == result.text
+    assert "safe" not in json.dumps(saved).lower()
+
+
+def test_a_saved_verdict_needs_no_optimizer():
+    of_adam = scaling_verdict(
+        estimate(sampling=None, loss_difference=0.1),
+        keras.optimizers.Adam(),
+        closeness=1.2,
+        level=0.9,
+    )
+    drift = {"G": Interval(0.5, math.inf), "N": Interval(0.9, 1.1)}
+    of_sgd = judge(estimate(g=-1.0), rest=None, drift=drift)
+    for result in (of_adam, of_sgd):
+        saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+        assert ScalingVerdict.from_dict(saved) == result

@@ -1,17 +1,15 @@
-"""What `SVAGModel` with its noise metrics adds to the training of users.
+"""What `GradientNoiseMonitor` adds to the training of users.
 
-    python benchmarks/clients.py [--clients vit transformer lstm recommender]
+    python benchmarks/clients.py [--clients vit transformer lstm …]
         [--rounds 5] [--memory]
 
-Networks in the style of Keras's guides, with Adam, through `fit`: unwrapped,
-and wrapped as the only new line. Batches are in memory, static and even.
-Between them, what any two gradients of halves cost: two unwrapped steps of half
-the batch; and the wrapper without the noise in Adam's norm.
+Networks in the style of Keras's guides, with Adam, through `fit`: plain, and
+with the callback, which measures one step of 20 or of 100. Batches are in
+memory, static and even.
 
 With `--memory`, megabytes in place of milliseconds: the highest resident set
-of a process of its own for each training of two steps, minus the resident set
-before the first step, as benchmarks/memory.py has it with its blocks freed at
-once.
+of a process of its own for each training, minus the resident set before the
+first step, as benchmarks/memory.py has it with its blocks freed at once.
 """
 
 import argparse
@@ -39,7 +37,7 @@ from workloads import seconds_per_step
 import keras_svag
 
 WORDS, LENGTH = 20_000, 200
-USERS, MOVIES = 100_000, 10_000
+USERS, MOVIES = 1_000_000, 10_000
 
 
 class Positions(layers.Layer):
@@ -97,6 +95,26 @@ def recommender():
     return keras.Model(inputs, outputs)
 
 
+def convolutions():
+    blocks = []
+    for width in (16, 32, 64):
+        blocks += [
+            layers.Conv2D(width, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+        ]
+    head = [layers.Flatten(), layers.Dense(10, activation="softmax")]
+    return keras.Sequential([keras.Input((32, 32, 3)), *blocks, *head])
+
+
+def perceptron():
+    hidden = [layers.Dense(256, activation="relu") for _ in range(3)]
+    head = layers.Dense(10, activation="softmax")
+    inputs = keras.Input((32, 32, 3))
+    return keras.Sequential([inputs, layers.Flatten(), *hidden, head])
+
+
 def images(rng, rows):
     return rng.normal(size=(rows, 32, 32, 3)).astype("float32"), (rows,), 10
 
@@ -140,9 +158,9 @@ class Client:
         y = rng.integers(0, classes, shape).astype("float32")
         return tf.data.Dataset.from_tensors((x, y)).repeat()
 
-    def compiled(self, wrap):
+    def compiled(self):
         keras.utils.set_random_seed(0)
-        model = wrap(self.make())
+        model = self.make()
         model.compile("adam", loss=self.loss, metrics=[self.metric])
         return model
 
@@ -155,7 +173,7 @@ CLIENTS = {
         "sparse_categorical_crossentropy",
         "accuracy",
         64,
-        10,
+        100,
     ),
     "transformer": Client(
         "Transformer classifier, 200 words, B = 32",
@@ -164,77 +182,76 @@ CLIENTS = {
         "sparse_categorical_crossentropy",
         "accuracy",
         32,
-        20,
+        100,
     ),
     "lstm": Client(
-        "LSTM, 120 hours, B = 256", lstm, windows, "mse", "mae", 256, 10
+        "LSTM, 120 hours, B = 256", lstm, windows, "mse", "mae", 256, 100
     ),
     "recommender": Client(
-        "recommender, 100,000 users x 32, B = 256",
+        "recommender, 1,000,000 users x 32, B = 256",
         recommender,
         ratings,
         "binary_crossentropy",
         "accuracy",
         256,
-        20,
+        100,
+    ),
+    "cnn": Client(
+        "CNN with BatchNormalization, 32 x 32 images, B = 64",
+        convolutions,
+        images,
+        "sparse_categorical_crossentropy",
+        "accuracy",
+        64,
+        100,
+    ),
+    "mlp": Client(
+        "perceptron, 3 x 256, B = 64",
+        perceptron,
+        images,
+        "sparse_categorical_crossentropy",
+        "accuracy",
+        64,
+        400,
     ),
 }
 
 
-class WithoutNormOfAdam(keras_svag.SVAGModel):
-    """Measures the noise of the gradients as they are only."""
-
-    @property
-    def _noises(self):
-        return super()._noises[:1]
+# Steps of a block of which one is measured; None: without the callback.
+CONTENDERS = {"plain": None, "every=20": 20, "every=100": 100}
 
 
-def unwrapped(model):
-    return model
-
-
-def unmeasured(model):
-    return keras_svag.SVAGModel(model, measure_noise=False)
-
-
-# Those whose memory is weighed.
-CONTENDERS = {
-    "plain": unwrapped,
-    "unmeasured": unmeasured,
-    "without": WithoutNormOfAdam,
-    "wrapped": keras_svag.SVAGModel,
-}
+def callbacks_of(every):
+    if every is None:
+        return []
+    return [keras_svag.GradientNoiseMonitor(every=every)]
 
 
 def steps_timed(client):
     """`{contender: function}` that give the seconds of a step."""
-    whole = client.batches(client.batch_size)
-    half = client.batches(client.batch_size // 2)
+    batches = client.batches(client.batch_size)
 
-    def timed(wrap, batches=whole, parts=1):
-        model, steps = client.compiled(wrap), client.steps
-        return lambda: parts * seconds_per_step(model, batches, parts * steps)
+    def timed(every):
+        model, callbacks = client.compiled(), callbacks_of(every)
+        return lambda: seconds_per_step(model, batches, client.steps, callbacks)
 
-    return {
-        "plain": timed(unwrapped),
-        "halves": timed(unwrapped, half, 2),
-        "without": timed(WithoutNormOfAdam),
-        "wrapped": timed(keras_svag.SVAGModel),
-    }
+    return {name: timed(every) for name, every in CONTENDERS.items()}
 
 
 def print_memory_of_training(name, contender):
     """Trains in this process and prints what it added, in MB."""
     client = CLIENTS[name]
     batches = client.batches(client.batch_size)
-    print_added(client.compiled(CONTENDERS[contender]), batches)
+    # Some of the few steps are measured for sure.
+    callbacks = callbacks_of(CONTENDERS[contender] and 1)
+    print_added(client.compiled(), batches, callbacks, steps=4)
 
 
 def trainings_weighed(name):
     """`{contender: function}` that give the megabytes of a training."""
     return {
         contender: lambda c=contender: megabytes_printed(__file__, name, c)
-        for contender in CONTENDERS
+        for contender in ("plain", "every=20")
     }
 
 
@@ -260,19 +277,11 @@ def main():
     unit, shown = "ms", milliseconds
     if arguments.memory:
         unit, shown = "MB", megabytes
-    titles = {
-        "unmeasured": "wrapped, not measured",
-        "halves": "two halves unwrapped",
-        "without": "wrapped without Adam's norm",
-        "wrapped": "wrapped",
-    }
-    left_out = "halves" if arguments.memory else "unmeasured"
-    columns = [name for name in titles if name != left_out]
+    measured_by = [*CONTENDERS][1:2] if arguments.memory else [*CONTENDERS][1:]
     print_header(
         "training",
         f"plain, {unit}",
-        f"wrapped, {unit}",
-        *(f"{titles[name]}, ratio | range" for name in columns),
+        *(f"{name}, ratio | range" for name in measured_by),
     )
     for name in arguments.clients:
         client = CLIENTS[name]
@@ -286,10 +295,9 @@ def main():
         print_row(
             client.title,
             shown(measured["plain"]),
-            shown(measured["wrapped"]),
             *(
                 ratio_cells(measured[column], measured["plain"])
-                for column in columns
+                for column in measured_by
             ),
         )
         keras.backend.clear_session()

@@ -80,6 +80,7 @@ def probe(arguments):
 
     pairs = keras_svag.SVAGModel(model)
     pairs.compile(keras_svag.SVAG(0.0), loss=loss)
+    monitor = keras_svag.GradientNoiseMonitor(num_examples=None)
     pairs.fit(
         datasets.training_batches(
             data.train_images,
@@ -93,6 +94,7 @@ def probe(arguments):
         steps_per_epoch=steps,
         shuffle=False,
         verbose=0,
+        callbacks=[monitor],
     )
     images = np.asarray(standardize(data.train_images), np.float32)
     probed = keras_svag.measure_gradient_noise(
@@ -107,7 +109,7 @@ def probe(arguments):
     print(f"| estimator | batches of {batch_size} | G | N | N/G, 95% |")
     print("|---|---:|---|---|---|")
     for name, noise in (
-        ("pairs of a training step", pairs.gradient_noise.estimate()),
+        ("pairs of a training step", monitor.estimate()),
         ("probe", probed),
     ):
         low, high = noise.interval()
@@ -129,18 +131,25 @@ def measuring_time(arguments):
     )
     data = tf.data.Dataset.from_tensors(batch).repeat()
     models = {}
-    for name, options in (
-        ("not measured", {"measure_noise": False}),
-        ("measured", {}),
-        ("measured per layer", {"per_layer": True}),
-    ):
+    callbacks = {
+        "not measured": [],
+        "measured": [keras_svag.GradientNoiseMonitor()],
+        "measured per layer": [keras_svag.GradientNoiseMonitor(per_layer=True)],
+    }
+    for name, monitors in callbacks.items():
         network = applications.PreResNet(8, (32, 32, 3), 10, "group", seed=0)
-        models[name] = keras_svag.SVAGModel(network, **options)
+        models[name] = keras_svag.SVAGModel(network)
         models[name].compile(
             keras_svag.SVAG(0.1, ell=2),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
-        models[name].fit(data, steps_per_epoch=2, shuffle=False, verbose=0)
+        models[name].fit(
+            data,
+            steps_per_epoch=2,
+            shuffle=False,
+            verbose=0,
+            callbacks=monitors,
+        )
     seconds = {name: [] for name in models}
     for _ in range(arguments.repeats):
         for name, model in models.items():
@@ -150,6 +159,7 @@ def measuring_time(arguments):
                 steps_per_epoch=arguments.batches,
                 shuffle=False,
                 verbose=0,
+                callbacks=callbacks[name],
             )
             elapsed = time.perf_counter() - start
             seconds[name].append(elapsed / arguments.batches)

@@ -40,11 +40,17 @@ def status_megabytes(key):
     raise KeyError(key)
 
 
-def print_added(model, batches):
-    """Trains two steps in this process and prints what they added, in MB."""
+def print_added(model, batches, callbacks=(), steps=2):
+    """Trains some steps in this process and prints what they added, in MB."""
     next(iter(batches))
     before = status_megabytes("VmRSS")
-    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+    model.fit(
+        batches,
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks],
+    )
     print(status_megabytes("VmHWM") - before)
 
 

@@ -89,7 +89,7 @@ def seconds_of_loop(step, batches, steps):
 
 
 def compiled(workload, steps_per_execution):
-    model = keras_svag.SVAGModel(workload.make(), num_examples=1437)
+    model = keras_svag.SVAGModel(workload.make())
     model.compile(
         keras_svag.SVAG(LEARNING_RATE, ELL, weight_decay=WEIGHT_DECAY),
         loss=cross_entropy(),
@@ -106,8 +106,11 @@ def default_callbacks(folder, batch_size):
         StopAtNonFiniteLoss(),
         keras.callbacks.CSVLogger(f"{folder}/history.csv"),
         keras.callbacks.TensorBoard(folder, write_graph=False),
-        keras_svag.LinearScalingRuleCheck(
-            batch_size, log_dir=folder, scale_invariant=True, verbose=0
+        keras_svag.ScalingRuleCheck(
+            num_examples=1437,
+            log_dir=folder,
+            scale_invariant=True,
+            verbose=0,
         ),
     ]
 

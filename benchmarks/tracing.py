@@ -23,14 +23,9 @@ import keras_svag
 from keras_svag.applications import normalization
 
 
-def seconds_of_tracing(workload, optimizer, **options):
-    """Seconds of the first call of `fit`, minus those of the second.
-
-    `options` are those of the `SVAGModel`, or empty for a plain model.
-    """
-    model = workload.make()
-    if options:
-        model = keras_svag.SVAGModel(model, **options)
+def seconds_of_tracing(workload, optimizer, wrap=lambda model: model):
+    """Seconds of the first call of `fit`, minus those of the second."""
+    model = wrap(workload.make())
     model.compile(optimizer(), loss=cross_entropy(), metrics=["accuracy"])
     batches = workload.batches(2 * workload.batch_size)
     seconds = []
@@ -56,7 +51,9 @@ def main():
                     w, keras.optimizers.SGD
                 ),
                 "svag": lambda w=workload: seconds_of_tracing(
-                    w, lambda: keras_svag.SVAG(0.1, ell=4), measure_noise=True
+                    w,
+                    lambda: keras_svag.SVAG(0.1, ell=4),
+                    keras_svag.SVAGModel,
                 ),
             },
             arguments.rounds,

@@ -118,6 +118,8 @@ setup(
             "nbformat",
             # Renders reports, to see that hostile names stay text.
             "markdown-it-py",
+            # The frames of series and estimates.
+            "pandas",
             # Reads CITATION.cff.
             "pyyaml",
             # Gives headings the anchors that links lead to.

@@ -99,7 +99,7 @@ def compiled(workload, steps_per_execution):
     return model
 
 
-def default_callbacks(folder, batch_size):
+def default_callbacks(folder):
     """Those of train.py."""
     return [
         TrainingClock(),
@@ -115,11 +115,9 @@ def default_callbacks(folder, batch_size):
     ]
 
 
-def seconds_of_fit(model, batches, steps, batch_size, with_callbacks):
+def seconds_of_fit(model, batches, steps, with_callbacks):
     with tempfile.TemporaryDirectory() as folder:
-        callbacks = (
-            default_callbacks(folder, batch_size) if with_callbacks else ()
-        )
+        callbacks = default_callbacks(folder) if with_callbacks else ()
         return seconds_per_step(model, batches, steps, callbacks)
 
 
@@ -153,7 +151,6 @@ def main():
                 model,
                 batches,
                 steps,
-                workload.batch_size,
                 with_callbacks,
             )
     seconds = alternating_rounds(run, arguments.rounds)

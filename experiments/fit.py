@@ -10,6 +10,7 @@ import sys
 import time
 
 import keras
+import tensorflow as tf
 from tqdm import tqdm
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
@@ -187,8 +188,9 @@ def _trace(model, batches, callbacks):
     if not monitors or backend.has_several_workers(strategy):
         return
     none = strategy.experimental_distribute_dataset(batches.take(0))
+    is_over = StopIteration, tf.errors.OutOfRangeError
     for monitor in monitors:
-        with monitor.watch(model), contextlib.suppress(StopIteration):
+        with monitor.watch(model), contextlib.suppress(*is_over):
             model.train_function(iter(none))
 
 

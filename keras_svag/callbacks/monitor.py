@@ -383,18 +383,24 @@ their kin |
 
     def _drop_what_is_trained_anew(self):
         """Drops observations of steps after those that the model has done."""
+        self._fetch()
         optimizer = getattr(self._model_seen, "optimizer", None)
         self._last_own = -1.0
-        if self._optimizer_seen in (None, optimizer) and len(self.series):
-            done = backend.iterations(optimizer)
-            kept = self.series.before(done)
-            if len(kept) < len(self.series):
-                self.series = kept
-                steps = kept["step"]
-                self._steps_before_epoch = int(steps[-1]) if len(kept) else 0
-                self._steps = self._steps_before_epoch
-                self._block_end = self._steps
-                self._epoch = 0
+        series, done = self.series, float(backend.iterations(optimizer))
+        kept = series.before(done)
+        if (
+            self._optimizer_seen in (None, optimizer)
+            and len(kept) < len(series)
+            # A train_step may have optimizers of its own.
+            and series["iteration"][-1] > 0
+        ):
+            first = len(kept)
+            batches = series["iteration"][first] - done
+            batches *= backend.accumulated_batches(optimizer)
+            self._steps = round(series["step"][first] - 1 - batches)
+            self._steps_before_epoch = self._block_end = self._steps
+            self._epoch = 0
+            self.series = kept
         self._optimizer_seen = optimizer
 
     def _window_begins(self, epoch):

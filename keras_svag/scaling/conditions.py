@@ -424,4 +424,5 @@ def at_rest(
         is_off = balance < 1 / closeness or balance > closeness
     if is_off or "no" in answers:
         return False, drift
-    return is_balanced and answers == ("yes", "yes") or None, drift
+    is_shown = is_balanced and answers == ("yes", "yes")
+    return True if is_shown else None, drift

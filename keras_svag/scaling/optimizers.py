@@ -57,7 +57,7 @@ _ADAM = OptimizerKind(
 _RMSPROP = OptimizerKind(
     rule="square_root",
     second_moments="_velocities",
-    root="epsilon outside",
+    root="epsilon inside",
     is_derived=True,
     hyperparameters=("rho", "epsilon"),
 )

@@ -25,11 +25,13 @@ from experiments.run_folder import (
     StopAtNonFiniteLoss,
     TrainingClock,
 )
-from keras_svag import SVAG, SVAGModel
-from tests.helpers.kill_harness import KINDS
+from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel
+from tests.helpers import kill_harness
 from tests.helpers.processes import Program
 
 STEPS, EPOCHS = 5, 3
+# SVAG without a monitor, SVAG with one, SGD with one.
+KINDS = ("plain", "pairs", "beside")
 
 
 class Killed(Exception):
@@ -75,7 +77,7 @@ def batches(step):
     return tf.data.Dataset.range(step, 1000).map(batch)
 
 
-def make_model(wrapped):
+def make_model(kind="plain"):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [
@@ -86,15 +88,18 @@ def make_model(wrapped):
             keras.layers.Dense(2),
         ]
     )
-    if wrapped:
-        model = SVAGModel(model, per_layer=True)
-    schedule = keras.optimizers.schedules.CosineDecay(0.1, 20)
-    model.compile(SVAG(schedule, ell=2), "mse", metrics=["mae"])
+    optimizer = SVAG(keras.optimizers.schedules.CosineDecay(0.1, 20), ell=2)
+    if kind == "pairs":
+        model = SVAGModel(model)
+    elif kind == "beside":
+        optimizer = keras.optimizers.SGD(0.1)
+    model.compile(optimizer, "mse", metrics=["mae"])
     return model
 
 
-def fit(folder, wrapped=False, every="2", recorder=None, **kwargs):
-    model = make_model(wrapped)
+def fit(folder, kind="plain", every="2", recorder=None, **kwargs):
+    model = make_model(kind)
+    monitor = GradientNoiseMonitor(1, num_examples=None, per_layer=True)
     os.makedirs(folder, exist_ok=True)
     checkpoints = CheckpointFolder(os.path.join(folder, "checkpoints"))
     kwargs = {"verbose": 0, **kwargs}
@@ -108,6 +113,7 @@ def fit(folder, wrapped=False, every="2", recorder=None, **kwargs):
         [
             TrainingClock(),
             StopAtNonFiniteLoss(),
+            *([] if kind == "plain" else [monitor]),
             HistoryFile(os.path.join(folder, "history.csv")),
             recorder or Recorder(),
         ],
@@ -135,12 +141,12 @@ def peace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def in_peace(peace):
     states = {}
-    for wrapped in (False, True):
-        folder = str(peace / f"{wrapped}")
+    for kind in KINDS:
+        folder = str(peace / kind)
         keep = functools.partial(keep_as_killed, folder)
         recorder = Recorder(keep, "each")
-        model = fit(folder, wrapped, recorder=recorder)
-        states[wrapped] = end_state(model, folder), recorder.calls
+        model = fit(folder, kind, recorder=recorder)
+        states[kind] = end_state(model, folder), recorder.calls
     return states
 
 
@@ -152,8 +158,8 @@ def keep_as_killed(folder, step):
 def killed(in_peace, peace, tmp_path):
     """The folder of a training that was killed after so many steps."""
 
-    def killed(step, wrapped=False):
-        shutil.copytree(peace / f"{wrapped}-{step}", tmp_path / "killed")
+    def killed(step, kind="plain"):
+        shutil.copytree(peace / f"{kind}-{step}", tmp_path / "killed")
         return str(tmp_path / "killed")
 
     return killed
@@ -163,20 +169,20 @@ def kill():
     raise Killed
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("killed_after", "repeated_from"), [(1, 0), (4, 2), (7, 6), (11, 10)]
 )
 def test_a_killed_training_goes_on_to_the_bit(
-    killed, in_peace, wrapped, killed_after, repeated_from
+    killed, in_peace, kind, killed_after, repeated_from
 ):
-    folder = killed(killed_after, wrapped)
+    folder = killed(killed_after, kind)
     # The checkpoint is written when the callbacks have seen the step.
     found = CheckpointFolder(f"{folder}/checkpoints").newest()
     assert (found.step if found else 0) == repeated_from
     after = Recorder()
-    model = fit(folder, wrapped, recorder=after)
-    expected, calls = in_peace[wrapped]
+    model = fit(folder, kind, recorder=after)
+    expected, calls = in_peace[kind]
     assert_same(end_state(model, folder), expected)
     epoch, batch = divmod(repeated_from, STEPS)
     first = calls.index((epoch, batch))
@@ -190,7 +196,7 @@ def test_twice_killed_in_one_epoch(killed, in_peace):
     folder = killed(3)
     with pytest.raises(Killed):
         fit(folder, recorder=Recorder(kill, 5))
-    assert_same(end_state(fit(folder), folder), in_peace[False][0])
+    assert_same(end_state(fit(folder), folder), in_peace["plain"][0])
 
 
 def test_a_checkpoint_every_so_many_seconds(tmp_path, in_peace):
@@ -202,7 +208,7 @@ def test_a_checkpoint_every_so_many_seconds(tmp_path, in_peace):
     with pytest.raises(Killed):
         fit(folder, every="1000s", recorder=Recorder(kill, 10))
     assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 7
-    assert_same(end_state(fit(folder), folder), in_peace[False][0])
+    assert_same(end_state(fit(folder), folder), in_peace["plain"][0])
 
 
 @pytest.mark.parametrize(
@@ -219,13 +225,13 @@ def test_a_signal_saves_the_step_that_it_came_in(
     assert error.value.exit_code == code
     assert signal.getsignal(number) is handler
     assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 3
-    assert_same(end_state(fit(folder), folder), in_peace[False][0])
+    assert_same(end_state(fit(folder), folder), in_peace["plain"][0])
 
 
 def test_a_signal_in_the_last_step_lets_training_end(tmp_path, in_peace):
     recorder = Recorder(lambda: signal.raise_signal(15), STEPS * EPOCHS)
     model = fit(str(tmp_path), recorder=recorder)
-    assert_same(end_state(model, str(tmp_path)), in_peace[False][0])
+    assert_same(end_state(model, str(tmp_path)), in_peace["plain"][0])
 
 
 def test_a_damaged_checkpoint_repeats_more(killed, tmp_path, in_peace):
@@ -233,11 +239,11 @@ def test_a_damaged_checkpoint_repeats_more(killed, tmp_path, in_peace):
     (tmp_path / "killed/checkpoints/step-8.npz").write_bytes(b"PK")
     with pytest.warns(UserWarning, match="step-8.npz' is damaged"):
         model = fit(folder)
-    assert_same(end_state(model, folder), in_peace[False][0])
+    assert_same(end_state(model, folder), in_peace["plain"][0])
 
 
 def test_a_checkpoint_beyond_the_end_is_refused(tmp_path):
-    model = make_model(wrapped=False)
+    model = make_model()
     plan = FitPlan(EPOCHS, STEPS, CheckpointInterval(2))
     beyond = Checkpoint(EPOCHS * STEPS + 1, [], {})
     with pytest.raises(ValueError, match="step-16.npz lies .* has 15 training"):
@@ -313,7 +319,7 @@ def test_exit_codes_are_those_of_ctrl_c_and_of_sigterm():
     assert "SIGTERM" in str(TrainingInterrupted(signal.SIGTERM))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kill_harness.KINDS)
 def test_a_run_of_the_script_outlives_kills(kind):
     output, errors = Program(
         "tests.helpers.kill_harness",

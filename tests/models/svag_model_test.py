@@ -1,45 +1,32 @@
-"""SVAGModel: what it computes, measures and logs in a training step."""
+"""SVAGModel trains as the plain model does on the halves of its batches."""
 
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from keras import layers, ops
 
-from keras_svag import SVAG, SVAGModel
-from keras_svag.optimizers.svag import PAIRINGS, svag_weights
-from tests.helpers.noise_keys import noise_keys
+from keras_svag import SVAG, SVAGAdam, SVAGModel, SVAGRMSprop, svag_weights
+from tests.helpers import public_models
+from tests.helpers.pairs import (
+    assert_same,
+    fit,
+    fit_pairs,
+    fit_plain,
+    moments,
+    svag_model,
+)
 from tests.helpers.small_problems import (
     NUM_CLASSES,
     classification,
-    copy_of,
     dense_network,
-    interleaved,
-    largest_difference,
     linear_model,
     regression,
 )
 
-SUB_BATCH = 6
+X, Y = classification(40, (4, 4, 1))
 
 
-def fit(model, x, y, batch_size, **kwargs):
-    kwargs = {"verbose": 0, "shuffle": False, **kwargs}
-    return model.fit(x, y, batch_size=batch_size, **kwargs).history
-
-
-def fit_both(model, x, y, loss, optimizer, measure_noise=True, **kwargs):
-    """Trains a plain copy on consecutive batches, the model on the pairs."""
-    plain = copy_of(model)
-    plain.compile(optimizer(), loss, **kwargs)
-    fit(plain, x, y, SUB_BATCH)
-    wrapped = SVAGModel(model, measure_noise=measure_noise)
-    wrapped.compile(optimizer(), loss, **kwargs)
-    x, y = interleaved(x, SUB_BATCH), interleaved(y, SUB_BATCH)
-    fit(wrapped, x, y, 2 * SUB_BATCH)
-    return plain, wrapped
-
-
-class ScaledKernel(keras.layers.Layer):
+class ScaledKernel(layers.Layer):
     """`x @ (0.3 kernel)` with a penalty on a gain that nothing else uses.
 
     Its gradients end in a product by a constant, which the graph optimizer
@@ -57,190 +44,216 @@ class ScaledKernel(keras.layers.Layer):
         return ops.matmul(inputs, 0.3 * self.kernel)
 
 
-def network(kind):
-    """A classifier of (4, 4, 1) images."""
+def network():
+    """A classifier of images, of which one layer is used twice."""
     keras.utils.set_random_seed(0)
-    layers = keras.layers
-    inputs = keras.Input((4, 4, 1))
-    if kind == "conv":
-        hidden = layers.Conv2D(
-            4, 3, activation="relu", kernel_regularizer="l2"
-        )(inputs)
-        outputs = layers.Dense(NUM_CLASSES)(layers.Flatten()(hidden))
-    elif kind == "shared":
-        twice = layers.Dense(16, activation="tanh", bias_regularizer="l1")
-        hidden = twice(twice(layers.Flatten()(inputs)))
-        outputs = layers.Dense(NUM_CLASSES)(hidden)
-    else:
-        outputs = ScaledKernel()(layers.Flatten()(inputs))
-    return keras.Model(inputs, layers.Softmax()(outputs))
+    twice = layers.Dense(16, activation="tanh", bias_regularizer="l1")
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            layers.Conv2D(4, 3, activation="relu", kernel_regularizer="l2"),
+            layers.Flatten(),
+            twice,
+            twice,
+            ScaledKernel(),
+            layers.Softmax(),
+        ]
+    )
+
+
+def optimizer_of(kind, ell, pairing="independent"):
+    rates = [0.04, 0.02, 0.01]
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], rates)
+    return kind(schedule, ell=ell, pairing=pairing, weight_decay=0.1)
+
+
+LOSS = "sparse_categorical_crossentropy"
+
+
+def assert_trained_alike(kind, ell, pairing="independent", **compilation):
+    plain = network()
+    atol = 1e-6 if compilation.get("jit_compile") else 0
+    plain.compile(optimizer_of(kind, ell, pairing), LOSS, **compilation)
+    fit_plain(plain, X, Y)
+    wrapped = svag_model(
+        network(), optimizer_of(kind, ell, pairing), LOSS, **compilation
+    )
+    fit_pairs(wrapped, X, Y)
+    assert_same(wrapped.variables, plain.variables, atol)
+    ours, theirs = wrapped.optimizer, plain.optimizer
+    assert_same(moments(ours), moments(theirs), atol)
+    assert len(moments(ours)) == 6 * [SVAG, SVAGRMSprop, SVAGAdam].index(kind)
+    assert float(ours.continuous_time) == float(theirs.continuous_time) > 0
+    assert ours.effective_iterations == theirs.effective_iterations == 5 / ell
 
 
 @pytest.mark.filterwarnings("ignore:With ell=1")
-@pytest.mark.parametrize("measure_noise", [False, True])
-@pytest.mark.parametrize("ell", [1, 4])
-@pytest.mark.parametrize("pairing", PAIRINGS)
-@pytest.mark.parametrize("kind", ["conv", "shared", "scaled"])
-def test_plain_model_is_the_svag_model_bit_for_bit(
-    kind, pairing, ell, measure_noise
-):
-    def optimizer():
-        schedule = keras.optimizers.schedules.CosineDecay(0.5, 10)
-        return SVAG(schedule, ell=ell, pairing=pairing, weight_decay=0.1)
-
-    x, y = classification(8 * SUB_BATCH, (4, 4, 1))
-    plain, wrapped = fit_both(
-        network(kind),
-        x,
-        y,
-        "sparse_categorical_crossentropy",
-        optimizer,
-        measure_noise,
-        jit_compile=False,
-    )
-    difference = largest_difference(plain, wrapped)
-    if (pairing, ell, measure_noise) == ("halves", 1, False):
-        # SGD in one pass over the whole batch, which adds in another order.
-        assert difference < 1e-6
-    else:
-        assert difference == 0
-    assert float(plain.optimizer.continuous_time) == float(
-        wrapped.optimizer.continuous_time
-    )
-
-
-@pytest.mark.parametrize("pairing", PAIRINGS)
-def test_plain_model_is_the_svag_model_under_xla(pairing):
-    x, y = classification(8 * SUB_BATCH, (4, 4, 1))
-    plain, wrapped = fit_both(
-        network("conv"),
-        x,
-        y,
-        "sparse_categorical_crossentropy",
-        lambda: SVAG(0.5, ell=4, pairing=pairing, weight_decay=0.1),
-        jit_compile=True,
-    )
-    assert largest_difference(plain, wrapped) < 1e-6
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_plain_model_with_embedding_is_the_svag_model(jit_compile):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((3,), dtype="int32"),
-            keras.layers.Embedding(7, 4),
-            keras.layers.Flatten(),
-            keras.layers.Dense(2),
-        ]
-    )
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 7, (8 * SUB_BATCH, 3))
-    _, y = regression(8 * SUB_BATCH)
-    plain, wrapped = fit_both(
-        model,
-        x,
-        y,
-        "mse",
-        lambda: SVAG(0.5, ell=3, weight_decay=0.1),
-        jit_compile=jit_compile,
-    )
-    assert largest_difference(plain, wrapped) <= (1e-6 if jit_compile else 0)
-
-
-@pytest.mark.parametrize("measure_noise", [False, True])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_ordinary_optimizer_trains_as_unwrapped(optimizer, measure_noise):
-    x, y = regression(48)
-    model = dense_network()
-    plain = copy_of(model)
-    plain.compile(optimizer, "mse", metrics=["mae"])
-    expected = fit(plain, x, y, 12, epochs=3)
-    wrapped = SVAGModel(model, measure_noise=measure_noise)
-    wrapped.compile(optimizer, "mse", metrics=["mae"])
-    history = fit(wrapped, x, y, 12, epochs=3)
-    assert largest_difference(plain, wrapped) < 1e-5
-    for key, values in expected.items():
-        np.testing.assert_allclose(history[key], values, rtol=1e-5)
-    assert set(history) - set(expected) == (
-        noise_keys(optimizer) if measure_noise else set()
-    )
-    assert np.all(np.isfinite(list(history.values())))
-
-
-def numpy_pair(x, y, kernel):
-    """Gradients of the halves of a batch, for the mse of `x @ kernel`."""
-    return [
-        2 * half_x.T @ (half_x @ kernel - half_y) / len(half_x)
-        for half_x, half_y in ((x[::2], y[::2]), (x[1::2], y[1::2]))
-    ]
-
-
 @pytest.mark.parametrize(
-    "optimizer, batch_size",
+    ("kind", "ell", "pairing"),
     [
-        (lambda: SVAG(0.1, ell=4), 8),
-        (lambda: SVAG(0.1, ell=4, pairing="halves"), 16),
-        (lambda: SVAG(0.1, ell=1), 8),
-        (lambda: "sgd", 16),
+        (SVAG, 3, "independent"),
+        (SVAG, 3, "halves"),
+        (SVAG, 1, "independent"),
+        (SVAG, 1, "halves"),
+        (SVAGAdam, 3, "independent"),
+        (SVAGRMSprop, 3, "halves"),
     ],
 )
-def test_noise_is_measured_at_the_simulated_batch_size(optimizer, batch_size):
-    x, y = regression(16, num_outputs=1)
+def test_pairs_are_consecutive_batches_bit_for_bit(kind, ell, pairing):
+    assert_trained_alike(kind, ell, pairing, jit_compile=False)
+
+
+@pytest.mark.parametrize("kind", [SVAG, SVAGAdam, SVAGRMSprop])
+def test_pairs_are_consecutive_batches_under_xla(kind):
+    assert_trained_alike(kind, 2, jit_compile=True)
+
+
+SCRIPTS = [
+    public_models.convolutions,
+    public_models.spectral_normalization,
+    public_models.counted_calls,
+    public_models.summed_add_loss,
+    public_models.regularizers,
+    public_models.dice_loss,
+    public_models.named_targets,
+    public_models.masked_lstm,
+    public_models.class_weights,
+    public_models.sample_weights,
+    public_models.embeddings,
+    public_models.sparse_input,
+    public_models.ragged_input,
+    public_models.subclass,
+    public_models.own_compute_loss,
+    public_models.low_rank_adaptation,
+]
+
+
+def trained(make_script, is_wrapped, optimizer, **compilation):
+    """A script's model, trained by another optimizer than its own; logs."""
+    keras.backend.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    script = make_script(**compilation)
+    model = script.model
+    model.optimizer = optimizer
+    data = [part for part in script[1:4] if part is not None]
+    fit_batches = fit_pairs if is_wrapped else fit_plain
+    if is_wrapped:
+        model = SVAGModel(model)
+    return model, fit_batches(model, *data, epochs=2, **script.fit)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("make_script", SCRIPTS, ids=lambda f: f.__name__)
+def test_any_model_trains_alike(make_script):
+    (plain, expected), (wrapped, logs) = (
+        trained(make_script, is_wrapped, SVAG(0.05, ell=3, weight_decay=0.1))
+        for is_wrapped in (False, True)
+    )
+    assert_same(wrapped.model.variables, plain.variables)
+    assert logs == expected
+
+
+def test_float16_trains_alike():
+    # A scale at which nothing overflows, and the loss of which is exact.
+    (plain, expected), (wrapped, logs) = (
+        trained(
+            public_models.half_precision,
+            is_wrapped,
+            keras.optimizers.LossScaleOptimizer(SVAGAdam(0.01, ell=2), 8.0),
+        )
+        for is_wrapped in (False, True)
+    )
+    assert_same(wrapped.model.variables, plain.variables)
+    assert logs == expected
+
+
+@pytest.mark.parametrize("auto_scale_loss", [True, False])
+def test_loss_scale_of_float16_is_kept(auto_scale_loss):
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = linear_model(4)
+    finally:
+        keras.config.set_dtype_policy(usual)
+    optimizer = SVAG(0.05, ell=2)
+    wrapped = svag_model(model, optimizer, auto_scale_loss=auto_scale_loss)
+    scaled = keras.optimizers.LossScaleOptimizer
+    assert isinstance(wrapped.optimizer, scaled) == auto_scale_loss
+    x, y = regression(64, num_outputs=1)
+    logs = fit(wrapped, x, y, epochs=4)
+    assert logs["loss"][-1] < logs["loss"][0]
+
+
+@pytest.mark.parametrize("kind", [SVAG, SVAGAdam])
+def test_reload_of_a_plain_model_in_mid_pair_is_the_svag_model(tmp_path, kind):
+    x, y = regression(40)
+    plain = dense_network()
+    plain.compile(optimizer_of(kind, 2), "mse")
+    fit(plain, x[:12], y[:12], batch_size=4)
+    plain.save(tmp_path / "model.keras")
+    plain = keras.saving.load_model(tmp_path / "model.keras")
+    fit(plain, x[12:], y[12:], batch_size=4)
+    wrapped = svag_model(dense_network(), optimizer_of(kind, 2))
+    fit_pairs(wrapped, x, y)
+    assert_same(wrapped.variables, plain.variables)
+    assert_same(moments(wrapped.optimizer), moments(plain.optimizer))
+
+
+def test_even_and_odd_rows_are_mixed_by_the_weights_of_svag():
+    """By NumPy: a step, its decay, and the logs of the whole batch."""
+    x, y = regression(8, num_outputs=1)
     model = linear_model(4)
     kernel = model.get_weights()[0].astype("float64")
-    g1, g2 = numpy_pair(x, y, kernel)
-    grad_sq_norm = np.sum(g1 * g2)
-    noise_trace = np.sum((g1 - g2) ** 2) / 2 * 8 / batch_size
-    wrapped = SVAGModel(model)
-    wrapped.compile(optimizer(), "mse")
-    logs = fit(wrapped, x, y, 16)
-    expected = {
-        "grad_sq_norm": grad_sq_norm,
-        "noise_trace": noise_trace,
-        "noise_to_signal": noise_trace / grad_sq_norm,
-        "noise_scale": batch_size * noise_trace / grad_sq_norm,
-        "weight_sq_norm": np.sum(kernel**2),
-    }
-    for key, value in expected.items():
-        assert logs[key] == pytest.approx([value], rel=1e-5), key
-    assert wrapped.gradient_noise.estimate().batch_size == batch_size
-
-
-def test_logged_loss_is_that_of_the_whole_batch():
-    # Not w1 L1 + w2 L2, whose variance is ell times too large.
-    x, y = regression(16, num_outputs=1)
-    model = linear_model(4)
-    kernel = model.get_weights()[0]
-    errors = (x @ kernel - y)[:, 0]
-    wrapped = SVAGModel(model)
-    wrapped.compile(SVAG(0.1, ell=16), "mse", metrics=["mae"])
-    logs = fit(wrapped, x, y, 16)
+    g1, g2 = (
+        2 * x[half::2].T @ (x[half::2] @ kernel - y[half::2]) / 4
+        for half in (0, 1)
+    )
+    w1, w2 = svag_weights(3)
+    wrapped = svag_model(
+        model, SVAG(0.3, ell=3, weight_decay=0.2), metrics=["mae"]
+    )
+    logs = fit(wrapped, x, y)
+    expected = kernel - 0.1 * (w1 * g1 + w2 * g2 + 0.2 * kernel)
+    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+    errors = x @ kernel - y
     assert logs["loss"] == pytest.approx([np.mean(errors**2)], rel=1e-6)
     assert logs["mae"] == pytest.approx([np.mean(np.abs(errors))], rel=1e-6)
 
 
-def test_num_examples_corrects_the_logs():
-    x, y = regression(16, num_outputs=1)
-    logs = []
-    for num_examples in (None, 64):
-        wrapped = SVAGModel(linear_model(4), num_examples=num_examples)
-        wrapped.compile(SVAG(0.1, ell=2), "mse")
-        logs.append(fit(wrapped, x, y, 16))
-    raw, corrected = logs
-    g, n = raw["grad_sq_norm"][0], raw["noise_trace"][0]
-    assert corrected["grad_sq_norm"][0] == pytest.approx(g + 8 / 64 * n)
-    assert corrected["noise_trace"][0] == pytest.approx(n * 63 / 64)
+def test_halves_with_ell_1_are_sgd_on_the_whole_batch():
+    x, y = regression(40)
+    plain = dense_network()
+    plain.compile(keras.optimizers.SGD(0.1, weight_decay=0.1), "mse")
+    expected = fit(plain, x, y, epochs=2)
+    optimizer = SVAG(0.1, pairing="halves", weight_decay=0.1)
+    wrapped = svag_model(dense_network(), optimizer)
+    logs = fit(wrapped, x, y, epochs=2)
+    assert_same(wrapped.variables, plain.variables, 1e-6)
+    assert logs["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
-def test_svag_weights_mix_the_halves():
-    x, y = regression(16, num_outputs=1)
-    model = linear_model(4)
-    kernel = model.get_weights()[0]
-    g1, g2 = numpy_pair(x, y, kernel)
-    w1, w2 = svag_weights(3)
-    wrapped = SVAGModel(model)
-    wrapped.compile(SVAG(0.3, ell=3, weight_decay=0.2), "mse")
-    fit(wrapped, x, y, 16)
-    expected = kernel - 0.1 * (w1 * g1 + w2 * g2 + 0.2 * kernel)
-    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
+def test_steps_of_one_call_are_those_of_several():
+    x, y = regression(40)
+    models = [dense_network(), dense_network()]
+    for steps, model in zip((1, 3), models, strict=True):
+        fit(
+            svag_model(model, SVAG(0.1, ell=2), steps_per_execution=steps), x, y
+        )
+    one, three = models
+    assert_same(three.variables, one.variables)
+
+
+def test_train_on_batch_is_fit_and_gives_the_list_of_a_plain_model():
+    x, y = regression(16)
+    by_fit, by_batch = (
+        svag_model(dense_network(), SVAG(0.1, ell=2), metrics=["mae"])
+        for _ in range(2)
+    )
+    plain = dense_network()
+    plain.compile("sgd", "mse", metrics=["mae"])
+    fit(by_fit, x, y)
+    ours = by_batch.train_on_batch(x[:8], y[:8])
+    assert ours == pytest.approx(plain.train_on_batch(x[:8], y[:8]), rel=1e-6)
+    logs = by_batch.train_on_batch(x[8:], y[8:], return_dict=True)
+    assert logs.keys() == {"loss", "mae"}
+    assert_same(by_batch.variables, by_fit.variables)

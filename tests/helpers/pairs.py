@@ -1,0 +1,65 @@
+"""A model trained on the pairs of each batch, and plain on their halves."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_svag import SVAGModel
+from tests.helpers.small_problems import interleaved
+
+SUB_BATCH = 4
+
+
+def fit(model, *data, **arguments):
+    """Trains on batches of 8 rows in their order; returns the epochs' logs."""
+    arguments = {"batch_size": 8, "verbose": 0, "shuffle": False, **arguments}
+    return model.fit(*data, **arguments).history
+
+
+def taken(data, rows):
+    """The rows of each array in a nest."""
+
+    def of_one(array):
+        if isinstance(array, tf.SparseTensor):
+            dense = tf.sparse.to_dense(array).numpy()
+            return tf.sparse.from_dense(dense[rows])
+        if isinstance(array, tf.RaggedTensor):
+            return tf.gather(array, rows)
+        return np.asarray(array)[rows]
+
+    return keras.tree.map_structure(of_one, data)
+
+
+def fit_plain(model, *data, **arguments):
+    """Trains on 40 rows, in consecutive batches of 4."""
+    data = [taken(part, np.arange(40)) for part in data]
+    return fit(model, *data, batch_size=SUB_BATCH, **arguments)
+
+
+def fit_pairs(model, *data, **arguments):
+    """Trains on the same rows, two of those batches interleaved in each."""
+    rows = interleaved(np.arange(40), SUB_BATCH)
+    data = [taken(part, rows) for part in data]
+    return fit(model, *data, batch_size=2 * SUB_BATCH, **arguments)
+
+
+def svag_model(model, optimizer, loss="mse", **compilation):
+    wrapped = SVAGModel(model)
+    wrapped.compile(optimizer, loss, **compilation)
+    return wrapped
+
+
+def moments(optimizer):
+    """The variables of an optimizer that are like those of a model."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    names = ("_momentums", "_velocities")
+    return [v for name in names for v in getattr(optimizer, name, [])]
+
+
+def assert_same(ours, theirs, atol=0):
+    """Asserts that two lists of variables or arrays are equal, to the bit."""
+    for one, other in zip(ours, theirs, strict=True):
+        one, other = map(keras.ops.convert_to_numpy, (one, other))
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+        assert atol or one.tobytes() == other.tobytes()

@@ -20,7 +20,7 @@ from side_by_side import (
 from workloads import WORKLOADS, cross_entropy, make_parser
 
 import keras_svag
-from keras_svag.applications import normalization
+from keras_svag.backend import normalization
 
 
 def seconds_of_tracing(workload, optimizer, wrap=lambda model: model):

@@ -22,18 +22,12 @@ Raises:
     ValueError: if an argument is out of its range.
 """
 
-from keras_svag.applications.layers import (
-    BatchNormalization,
-    GroupNormalization,
-)
 from keras_svag.applications.mlp import ScaleInvariantMLP
 from keras_svag.applications.preresnet import PreResNet
 from keras_svag.applications.resnet import ResNet
 from keras_svag.applications.vgg import VGG
 
 __all__ = [
-    "BatchNormalization",
-    "GroupNormalization",
     "PreResNet",
     "ResNet",
     "ScaleInvariantMLP",

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_svag import arguments
-from keras_svag.applications.normalization import (
+from keras_svag.backend.normalization import (
     BatchNormalization,
     GroupNormalization,
 )

@@ -180,12 +180,13 @@ class RunConditions:
         # As the rule itself asks: 1 / (1 - β) is rounded.
         if any(kappa * rate >= 1 for rate in self.adaptive.averaging_rates):
             return None
+        hyperparameters: dict[str, Any] = self.adaptive.hyperparameters
         return square_root_scaling_rule(
             self.learning_rate,
             kappa,
             weight_decay=self.weight_decay or None,
             epsilon_in_root=self.optimizer.root == "epsilon inside",
-            **self.adaptive.hyperparameters,
+            **hyperparameters,
         )
 
     def observed(
@@ -209,19 +210,20 @@ class RunConditions:
         if not self.balance_is_defined:
             return self
         moments = np.array([grad_sq_norms, noise_traces], np.float64)
-        moments = moments[:, np.isfinite(moments).all(axis=0)]
+        g, n = moments[:, np.isfinite(moments).all(axis=0)]
         balance = None
-        if moments.size:
+        if len(g):
             # SVAG with ell 1 is SGD.
             balance = equilibrium_balance(
                 "svag",
                 float(weight_sq_norm),
-                *moments.mean(axis=1),
+                g.mean(),
+                n.mean(),
                 self.learning_rate,
                 self.weight_decay,
                 self.ell,
             )
-        rest, drift = at_rest(balance, *moments, closeness)
+        rest, drift = at_rest(balance, g, n, closeness)
         return dataclasses.replace(
             self, balance=balance, rest=rest, drift=drift
         )

@@ -1,12 +1,11 @@
 """The words of a `ScalingVerdict`."""
 
 import math
-from collections.abc import Iterator
 
 from keras_svag.scaling.reasons import equilibrium_text
 
 
-def text(verdict) -> str:
+def text(verdict):
     """The headline with the reasons and notes behind it."""
     parts = [headline(verdict)]
     if not verdict.refusal:
@@ -17,7 +16,7 @@ def text(verdict) -> str:
     return ". ".join(parts)
 
 
-def headline(verdict) -> str:
+def headline(verdict):
     """The verdict in one line; batch sizes to two digits."""
     head = (
         f"batch {verdict.batch_size:,}, learning rate "
@@ -66,7 +65,7 @@ def _equilibrium(verdict):
     return f"{words} ({measured})" if measured else words
 
 
-def process(verdict) -> str:
+def process(verdict):
     """What the measured run is one of, such as `SVAG with ell 4`."""
     if verdict.ell > 1:
         name = verdict.optimizer if verdict.is_square_root else "SVAG"
@@ -74,7 +73,7 @@ def process(verdict) -> str:
     return verdict.optimizer if verdict.is_square_root else "SGD"
 
 
-def compared(verdict) -> str:
+def compared(verdict):
     """The two processes that a verdict compares, a phrase."""
     if verdict.is_square_root:
         simulated = verdict.conditions.optimizer.simulates or verdict.optimizer
@@ -86,7 +85,7 @@ def compared(verdict) -> str:
     return f"SGD at (κB, κη) against this run of {process(verdict)}"
 
 
-def scaled(verdict, kappa) -> str:
+def scaled(verdict, kappa):
     """The hyperparameters at κB, as arguments of the optimizer."""
     values = verdict.scaled[kappa]
     if values is None:
@@ -96,7 +95,7 @@ def scaled(verdict, kappa) -> str:
     return ", ".join(f"{name}={value:.6g}" for name, value in values.items())
 
 
-def notes(verdict) -> Iterator[str]:
+def notes(verdict):
     """Other things to know, a sentence each."""
     estimate = verdict.estimate
     if estimate.num_skipped:

@@ -86,7 +86,7 @@ class ScalingVerdict:
     @property
     def batch_size(self) -> int:
         """B of the baseline."""
-        return self.estimate.batch_size
+        return self.estimate.batch_size  # type: ignore[return-value]
 
     @property
     def learning_rate(self) -> float:
@@ -330,10 +330,9 @@ def scaling_verdict(
     """
     if not isinstance(conditions, RunConditions):
         conditions = conditions_of(conditions)
-    batch_size = estimate.batch_size if batch_size is None else batch_size
-    arguments.integer(
+    batch_size = arguments.integer(
         "batch_size",
-        batch_size,
+        estimate.batch_size if batch_size is None else batch_size,
         remedy="give the batch size of the baseline run",
     )
     estimate = estimate.at(batch_size)
@@ -341,8 +340,11 @@ def scaling_verdict(
     # Where the weights diverge no bound is defined: there is no verdict.
     per_step = 0.0 if conditions.diverges else conditions.decay_per_step
     # η and λ count by their product alone.
-    run = {"learning_rate": 1.0, "weight_decay": per_step}
-    run["ell"] = conditions.ell
+    run: dict[str, Any] = {
+        "learning_rate": 1.0,
+        "weight_decay": per_step,
+        "ell": conditions.ell,
+    }
     threshold = min_noise_to_signal(closeness, **run)
     low, high = estimate.interval(level)
     # Above 0 N / G has a point estimate; a negative one is not clamped.

@@ -95,7 +95,7 @@ def write_run(
         **config: what the configuration has instead.
     """
     folder.mkdir(parents=True)
-    config = {**CONFIG, **config}
+    config = {"run_id": "synthetic", **CONFIG, **config}
     (folder / "config.json").write_text(json.dumps(config))
     epochs = config["epochs"]
     losses = losses or [2.0**-epoch for epoch in range(epochs)]

@@ -430,21 +430,28 @@ def test_inputs_alone_suffice_where_the_loss_needs_no_targets(adds_loss):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_mixed_float16_is_unscaled(compiled):
-    policy = keras.mixed_precision.DTypePolicy("mixed_float16")
-    models = []
-    for dtype in (policy, "float32"):
-        keras.utils.set_random_seed(7)
-        inputs = keras.Input((5,))
-        hidden = keras.layers.Dense(8, "tanh", dtype=dtype)(inputs)
-        outputs = keras.layers.Dense(1, dtype=dtype)(hidden)
-        models.append(keras.Model(inputs, outputs, dtype=dtype))
-        if compiled:
-            models[-1].compile("sgd", "mse")
-    # Of this size they are 0 in float16 unless the loss is scaled.
-    targets = [1e-6 * part for part in regression()]
-    data = 1e-2 * targets[0], targets[1]
-    mixed, single = (measure(m, data, 8, loss="mse") for m in models)
-    np.testing.assert_allclose(moments(mixed), moments(single), rtol=0.02)
+    # Of this size the gradients are 0 in float16 unless the loss is scaled.
+    data = (*regression(), np.full(60, 1e-8))
+    estimates = []
+    for policy in ("mixed_float16", "float32"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            keras.utils.set_random_seed(7)
+            model = keras.Sequential(
+                [
+                    keras.Input((5,)),
+                    keras.layers.Dense(8, "tanh"),
+                    keras.layers.Dense(1),
+                ]
+            )
+            if compiled:
+                model.compile("sgd", "mse")
+            estimates.append(measure(model, data, 8, loss="mse"))
+        finally:
+            keras.config.set_dtype_policy("float32")
+    mixed, single = map(moments, estimates)
+    assert single[0] > 0
+    np.testing.assert_allclose(mixed, single, rtol=0.02)
 
 
 def test_scales_of_float8_are_no_weights():

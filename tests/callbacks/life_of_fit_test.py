@@ -1,0 +1,369 @@
+"""What happens to a `fit` that is measured happens as without the monitor."""
+
+import copy
+import itertools
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
+from tests.helpers.bits import assert_same_bits, bits_of, without_noise
+from tests.helpers.small_problems import regression
+
+ROWS, BATCH_SIZE, STEPS = 43, 8, 6
+X, Y = regression(ROWS)
+
+
+def layers_of_network():
+    return [
+        keras.layers.Dense(5, "tanh"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.3),
+        keras.layers.Dense(2),
+    ]
+
+
+def compiled(model, **arguments):
+    model.compile(**{"optimizer": "adam", "loss": "mse", **arguments})
+    return model
+
+
+def network(**arguments):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), *layers_of_network()])
+    return compiled(model, **arguments)
+
+
+def fit(model, callbacks=(), x=X, y=Y, **arguments):
+    history = model.fit(
+        x,
+        y,
+        **{
+            "batch_size": BATCH_SIZE if y is not None else None,
+            "epochs": 2,
+            "verbose": 0,
+            "callbacks": list(callbacks),
+            **arguments,
+        },
+    )
+    return without_noise(history.history)
+
+
+def every_step():
+    return GradientNoiseMonitor(every=1)
+
+
+def at(hook, count, action):
+    """A callback that does something in one of the calls of a hook."""
+    calls = itertools.count(1)
+
+    def on_call(*_):
+        if next(calls) == count:
+            action()
+
+    return keras.callbacks.LambdaCallback(**{hook: on_call})
+
+
+def outcome(life, model, monitors):
+    """What is left of a life: the model's bits, what was returned or raised."""
+    try:
+        ended = life(model, monitors)
+    except BaseException as error:
+        ended = type(error).__name__, str(error)
+    return {"ended": ended, **bits_of(model)}
+
+
+def assert_lives_alike(life, build_model=network, monitors=None):
+    """Compares a life without a monitor with one that is measured.
+
+    Args:
+        life: function of a model and a list of monitors, which trains.
+        build_model: makes a model.
+        monitors: one that measures every step if none are given.
+
+    Returns:
+        The outcome, and the monitors.
+    """
+    theirs = outcome(life, build_model(), [])
+    monitors = monitors or [every_step()]
+    ours = outcome(life, build_model(), monitors)
+    assert_same_bits(ours, theirs)
+    for monitor in monitors:
+        assert len(monitor.series) > 0
+    return ours["ended"], monitors
+
+
+def around(place, callback, monitors):
+    """A list in which a callback comes before the monitors or after them."""
+    return [callback, *monitors] if place == "before" else [*monitors, callback]
+
+
+places = pytest.mark.parametrize("place", ["before", "after"])
+
+
+# Interruptions
+
+
+def stop(error):
+    def action():
+        raise error
+
+    return action
+
+
+LATER = {
+    "fit": fit,
+    "train_on_batch": lambda model: model.train_on_batch(X, Y),
+}
+
+
+@places
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize(
+    ("hook", "count"),
+    [
+        ("on_train_batch_begin", 4),
+        ("on_train_batch_end", 4),
+        ("on_epoch_end", 1),
+        ("on_epoch_begin", 2),
+    ],
+)
+def test_after_an_interruption_nothing_is_measured(
+    hook, count, error, later, place
+):
+    def life(model, monitors):
+        hers = []
+        look = at("on_train_begin", 1, lambda: hers.append(model.train_function))
+        interruption = at(hook, count, stop(error))
+        with pytest.raises(error):
+            fit(model, [look, *around(place, interruption, monitors)])
+        observed = [len(monitor.series) for monitor in monitors]
+        LATER[later](model)
+        assert [len(monitor.series) for monitor in monitors] == observed
+        assert model.train_function is hers[0]
+
+    assert_lives_alike(life)
+
+
+class Brittle(keras.layers.Layer):
+    """Breaks once, where it is given so many rows."""
+
+    rows = None
+
+    def call(self, x):
+        if x.shape[0] == self.rows:
+            self.rows = None
+            raise KeyboardInterrupt
+        return x
+
+
+def test_interruption_while_measuring_leaves_the_model_as_before_the_step():
+    def build_model():
+        keras.utils.set_random_seed(0)
+        # What stands before has changed its state when this breaks.
+        inner = [*layers_of_network(), Brittle()]
+        model = keras.Sequential([keras.Input((4,)), *inner])
+        return compiled(model, run_eagerly=True)
+
+    def life(model, monitors):
+        def break_half():
+            # Without a monitor, where this step would be measured.
+            if not monitors:
+                raise KeyboardInterrupt
+            model.layers[-1].rows = BATCH_SIZE // 2
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, [*monitors, at("on_train_batch_begin", 4, break_half)])
+        assert model.layers[-1].rows is None
+        state = bits_of(model)
+        return state, fit(model)
+
+    assert_lives_alike(life, build_model)
+
+
+def test_exception_in_the_data_of_a_measured_step():
+    def life(model, monitors):
+        def batches():
+            for start in range(0, 4 * BATCH_SIZE, BATCH_SIZE):
+                yield X[start : start + BATCH_SIZE], Y[start:][:BATCH_SIZE]
+            raise OSError("the disk is gone")
+
+        with pytest.raises(Exception, match="the disk is gone") as caught:
+            fit(model, monitors, batches(), None)
+        return type(caught.value).__name__, fit(model)
+
+    assert_lives_alike(life)
+
+
+# Several monitors, several fits
+
+
+def test_two_monitors_at_once():
+    def life(model, monitors):
+        return fit(model, monitors)
+
+    assert_lives_alike(
+        life,
+        monitors=[GradientNoiseMonitor(every=2), GradientNoiseMonitor(every=3)],
+    )
+    _, monitors = assert_lives_alike(
+        life, monitors=[every_step(), ScalingRuleCheck(every=1, verbose=0)]
+    )
+    first, second = (monitor.series["grad_sq_norm"] for monitor in monitors)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_several_fits_of_one_model_make_one_series():
+    def life(model, monitors):
+        return [fit(model, monitors, epochs=1) for _ in range(3)]
+
+    _, [monitor] = assert_lives_alike(life)
+    # The very first step is not measured: it traces the train function.
+    expected = np.arange(2, 3 * STEPS + 1)
+    np.testing.assert_array_equal(monitor.series["step"], expected)
+    np.testing.assert_array_equal(
+        monitor.series["epoch"], 1 + (expected - 1) // STEPS
+    )
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_freezing_between_fits(compiles):
+    def life(model, monitors):
+        histories = [fit(model, monitors)]
+        for trainable in (False, True):
+            model.layers[0].trainable = trainable
+            model.layers[1].trainable = trainable
+            if compiles:
+                compiled(model)
+            histories.append(fit(model, monitors))
+        return histories
+
+    assert_lives_alike(life)
+
+
+def test_recompiling_between_fits():
+    def life(model, monitors):
+        histories = [fit(model, monitors)]
+        compiled(model, optimizer="sgd", loss="mae", metrics=["mse"])
+        return [*histories, fit(model, monitors)]
+
+    _, [monitor] = assert_lives_alike(life)
+    assert np.all(np.diff(monitor.series["step"]) > 0)
+
+
+def test_another_model_starts_a_new_series():
+    monitor = every_step()
+    fit(network(), [monitor])
+    first = monitor.series
+    model = network()
+    fit(model, [monitor])
+    assert monitor.series is not first
+    np.testing.assert_array_equal(
+        monitor.series["grad_sq_norm"], first["grad_sq_norm"]
+    )
+    assert len(first) == len(monitor.series) == 2 * STEPS - 1
+
+
+# Other callbacks
+
+
+@places
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda model: compiled(model, optimizer="sgd"),
+        lambda model: model.make_train_function(force=True),
+        lambda model: model.optimizer.learning_rate.assign(0.1),
+        lambda model: setattr(model.layers[0], "trainable", False),
+        lambda model: setattr(model, "stop_training", True),
+        lambda model: model.evaluate(X, Y, verbose=0),
+        lambda model: model.train_on_batch(X, Y),
+        lambda model: fit(model),
+    ],
+    ids=[
+        "compile",
+        "make_train_function",
+        "learning rate",
+        "freeze",
+        "stop",
+        "evaluate",
+        "train_on_batch",
+        "fit",
+    ],
+)
+@pytest.mark.parametrize(
+    ("hook", "count"),
+    [
+        ("on_epoch_begin", 2),
+        ("on_train_batch_begin", 4),
+        ("on_train_batch_end", 4),
+    ],
+)
+def test_callback_that_acts_on_the_model(hook, count, action, place):
+    def life(model, monitors):
+        callback = at(hook, count, lambda: action(model))
+        return fit(model, around(place, callback, monitors))
+
+    assert_lives_alike(life)
+
+
+@places
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin"])
+def test_model_is_saved_exported_and_copied_in_fit(hook, place, tmp_path):
+    def life(model, monitors):
+        copies = []
+
+        def keep():
+            model.save(tmp_path / "model.keras")
+            model.save_weights(tmp_path / "model.weights.h5")
+            model.export(tmp_path / "exported", verbose=False)
+            copies.extend(
+                [
+                    keras.models.load_model(tmp_path / "model.keras"),
+                    copy.deepcopy(model),
+                    pickle.loads(pickle.dumps(model)),
+                    tf.saved_model.load(tmp_path / "exported").serve,
+                    model.predict_on_batch,
+                ]
+            )
+            copies[:] = [np.array(copy(X)) for copy in copies]
+
+        history = fit(model, around(place, at(hook, 2, keep), monitors))
+        *ours, expected = copies
+        for predictions in ours:
+            np.testing.assert_allclose(predictions, expected, rtol=1e-5)
+        return history
+
+    assert_lives_alike(life)
+
+
+@places
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin"])
+def test_monitor_is_copied_in_fit(hook, place):
+    copies = []
+
+    def life(model, monitors):
+        def keep():
+            for monitor in monitors:
+                copies.append(copy.deepcopy(monitor))
+                copies.append(pickle.loads(pickle.dumps(monitor)))
+
+        history = fit(model, around(place, at(hook, 4, keep), monitors))
+        return history
+
+    if hook == "on_epoch_end":
+        life = _with_epochs(life, 4)
+    _, [monitor] = assert_lives_alike(life)
+    assert len(copies) == 2
+    for one in copies:
+        observed = len(one.series)
+        assert 0 < observed <= len(monitor.series)
+        assert one.series == monitor.series[:observed]
+        # A copy measures on.
+        model = network()
+        fit(model, [one])
+        assert len(one.series) == 2 * STEPS - 1

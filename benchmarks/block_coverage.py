@@ -2,10 +2,11 @@
 
     python benchmarks/block_coverage.py [--runs 500] [--observations FILE]
 
-Errors are those between blocks of time (`keras_svag.noise.blocks`), and beside
-them those of single observations, or of the probes by their number. The truth
-is N / G's average at equilibrium. "Too high" is the error of "not ruled out",
-"too low" that of "ruled out"; nominal for each is 2.5%.
+The set is that of `NoiseEstimate.from_observations`: long-run covariance and
+skewness, from blocks of time. Beside it is that of single observations, taken
+as uncorrelated, with Student's t by their number. The truth is N / G's average
+at equilibrium. "Too high" is the error of "not ruled out", "too low" that of
+"ruled out"; nominal for each is 2.5%.
 
 Sources: pairs of a real run (`--observations`, files of record_pairs.py),
 resampled in stretches of 200; pairs and probes of simulated scale-invariant SGD
@@ -17,18 +18,16 @@ import argparse
 import numpy as np
 
 from benchmarks.coverage import draw_pairs
-from keras_svag.noise.estimate import NoiseEstimate, PairSums
-from keras_svag.noise.pooling import pooled
+from keras_svag.noise.estimate import NoiseEstimate
 
 _STRETCH = 200
-_RECORDED = 32  # blocks that a metric keeps of an epoch
 
 
 def scale_invariant_sgd(rng, runs, steps, settling=3000):
     """Parallel runs of a normalized robust regression, from equilibrium on.
 
     Returns:
-        G_hat, N_hat, G and N, each of shape (runs, steps), at batch size 16.
+        G_hat, N_hat, G and N, each of shape (runs, steps), N at batch size 16.
     """
     examples, rows, rate, decay = 48, 16, 0.5, 0.004
     x = rng.normal(size=(examples, 8))
@@ -70,24 +69,21 @@ def resampled(rng, observations, runs, count):
     return observations[:, index]
 
 
-def estimate_of(g, n, blocks=()):
-    return NoiseEstimate.from_sums(**PairSums.of(g, n).to_dict(), blocks=blocks)
+def along_a_run(g, n):
+    """The estimate that takes the order of the observations into account."""
+    return NoiseEstimate.from_observations(g, n, batch_size=1)
 
 
-def window(g, n):
-    """The estimate of a window of pairs, as the metric's blocks give it."""
-    length = 1
-    while length * _RECORDED < len(g):
-        length *= 2
-    starts = range(0, len(g), length)
-    counts = np.minimum(length, len(g) - np.array(starts))
-    sums = np.add.reduceat([g, n], starts, axis=1)
-    return pooled([estimate_of(g, n, tuple(zip(counts, *sums, strict=True)))])
-
-
-def probes(g, n):
-    """The estimate of several probes, a block each."""
-    return pooled([estimate_of([a], [b]) for a, b in zip(g, n, strict=True)])
+def alone(g, n):
+    """That of observations which are neither correlated nor skewed."""
+    covariance = np.cov(g, n) / len(g)
+    return NoiseEstimate(
+        *(g.mean(), n.mean()),
+        *np.sqrt(np.diag(covariance)),
+        covariance[0, 1],
+        count=len(g),
+        batch_size=1,
+    )
 
 
 def errors(g, n, truth, estimate):
@@ -100,7 +96,7 @@ def errors(g, n, truth, estimate):
 
 
 def cases(options):
-    """`(name, G, N, truth, estimate)` of every row."""
+    """`(name, G, N, truth)` of every row."""
     rng = np.random.default_rng(options.seed)
     runs = options.runs
     for path in options.observations:
@@ -109,26 +105,26 @@ def cases(options):
         truth = recorded[1].mean() / recorded[0].mean()
         for count in (100, 400, 1600, 6400):
             g, n = resampled(rng, recorded, runs, count)
-            yield f"{path.split('/')[-1]}: {count:,} pairs", g, n, truth, window
+            yield f"{path.split('/')[-1]}: {count:,} pairs", g, n, truth
     g_hat, n_hat, g, n = scale_invariant_sgd(rng, runs, 6400)
     truth = n.mean() / g.mean()
     for count in (100, 400, 1600, 6400):
         name = f"simulated SGD: {count:,} pairs"
-        yield name, g_hat[:, :count], n_hat[:, :count], truth, window
+        yield name, g_hat[:, :count], n_hat[:, :count], truth
     for count in (10, 30):
         for every in (3, 30, 100):
             part = slice(0, count * every, every)
             name = f"simulated SGD: {count} probes, every {every} steps"
-            yield name, g[:, part], n[:, part], truth, probes
+            yield name, g[:, part], n[:, part], truth
     for ratio in (1, 10, 100):
         for count in (20, 100, 1000):
             g, n = draw_pairs(rng, (runs, count), ratio, 30)
-            yield f"Gaussian: N/G = {ratio}, {count:,}", g, n, ratio, window
+            yield f"Gaussian: N/G = {ratio}, {count:,}", g, n, ratio
     for count in (30, 100, 1000):
         t, contaminated = heavy_tails(rng, runs, count)
-        yield f"Student-t3 noise: {count:,} pairs", *t, 10, window
+        yield f"Student-t3 noise: {count:,} pairs", *t, 10
         name = f"2% of batches with 25 times the variance: {count:,} pairs"
-        yield name, *contaminated, 10, window
+        yield name, *contaminated, 10
 
 
 def heavy_tails(rng, runs, count, ratio=10, dimension=100):
@@ -162,17 +158,17 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--observations", nargs="*", default=[])
     print(
-        "| source | alone: too high | too low | blocks: too high | too low "
-        "| median set / truth |"
+        "| source | alone: too high | too low | along a run: too high "
+        "| too low | median set / truth |"
     )
     print("|---|" + "---:|" * 5)
-    for name, g, n, truth, estimate in cases(parser.parse_args()):
-        high, low, _ = errors(g, n, truth, estimate_of)
-        blocks_high, blocks_low, ends = errors(g, n, truth, estimate)
+    for name, g, n, truth in cases(parser.parse_args()):
+        alone_high, alone_low, _ = errors(g, n, truth, alone)
+        high, low, ends = errors(g, n, truth, along_a_run)
         ends = ends / truth
         print(
-            f"| {name} | {high:.1%} | {low:.1%} | {blocks_high:.1%} "
-            f"| {blocks_low:.1%} | [{ends[0]:.2f}, {ends[1]:.2f}] |",
+            f"| {name} | {alone_high:.1%} | {alone_low:.1%} | {high:.1%} "
+            f"| {low:.1%} | [{ends[0]:.2f}, {ends[1]:.2f}] |",
             flush=True,
         )
 

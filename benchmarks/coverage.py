@@ -19,7 +19,7 @@ import argparse
 import numpy as np
 from scipy import optimize
 
-from keras_svag.noise.estimate import NoiseEstimate, PairSums
+from keras_svag.noise.estimate import NoiseEstimate
 
 
 def draw_pairs(rng, shape, noise_to_signal, dimension):
@@ -65,7 +65,7 @@ def simulate(rng, runs, pairs, noise_to_signal, dimension, draw=draw_pairs):
     g, n = draw(rng, (runs, pairs), noise_to_signal, dimension)
     return np.array(
         [
-            NoiseEstimate.from_sums(**PairSums.of(*run).to_dict()).interval()
+            NoiseEstimate.from_observations(*run, batch_size=1).interval()
             for run in zip(g, n, strict=True)
         ]
     )

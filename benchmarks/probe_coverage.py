@@ -65,14 +65,16 @@ def products(gradients):
 
 
 def estimate(kept):
-    means, covariance = sequential_moments(*kept)
+    means, covariance, parts = sequential_moments(*kept)
     count = kept.shape[1] + 1
     return NoiseEstimate(
         *means,
         *np.sqrt(np.diag(covariance)),
         covariance[0, 1],
         count=count,
+        batch_size=1,
         degrees_of_freedom=probe_degrees_of_freedom(count),
+        probe=tuple(parts),
     )
 
 

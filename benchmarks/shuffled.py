@@ -13,11 +13,10 @@ import argparse
 
 import numpy as np
 
-from keras_svag.noise.sampling import sampling_correction
 from tests.helpers.trajectories import (
     coverage,
     estimates,
-    pooled,
+    ratio_of_means,
     sgd_trajectories,
 )
 
@@ -26,7 +25,7 @@ BATCH_SIZE = 8
 
 def row(rate, spread, num_examples, runs):
     steps = max(620, 5 * (num_examples // BATCH_SIZE))
-    g, n, truth = sgd_trajectories(
+    g, s, truth = sgd_trajectories(
         "shuffle",
         runs,
         num_examples,
@@ -37,9 +36,8 @@ def row(rate, spread, num_examples, runs):
         spread=spread,
     )
     sizes = {"num_examples": num_examples, "batch_size": BATCH_SIZE}
-    raw = estimates(g, n, sampling="shuffle", **sizes)
-    matrix = sampling_correction("shuffle", **sizes)
-    corrected = [run.corrected(matrix) for run in raw]
+    raw = estimates(g, s, **sizes)
+    corrected = estimates(g, s, sampling="shuffle", **sizes)
     true = truth.mean()
     cells = [
         f"{rate:g}",
@@ -48,7 +46,7 @@ def row(rate, spread, num_examples, runs):
         f"{true:.3g}",
     ]
     for readings in (raw, corrected):
-        cells.append(f"{pooled(readings) / true - 1:+.1%}")
+        cells.append(f"{ratio_of_means(readings) / true - 1:+.1%}")
         cells.append(f"{coverage(readings, truth):.1%}")
     return "| " + " | ".join(cells) + " |"
 

@@ -412,8 +412,7 @@ their kin |
         """Has the call that begins measured, if that is its turn."""
         model, self._steps = self._model_seen, step
         steps = model.steps_per_execution
-        if self.update_freq != "epoch":
-            self._write()
+        self._write()
         if step + steps > self._block_end:
             # Whole calls, so that an epoch may end within one.
             length = max(self._steps_of_block(step) // steps, 1) * steps
@@ -545,18 +544,20 @@ their kin |
 
     def _write(self, is_epoch=False):
         """Writes a point for TensorBoard, if it is time for one."""
+        in_steps = self.update_freq != "epoch"
         if self.log_dir is None or not backend.is_chief(
             self._model_seen.distribute_strategy
         ):
             return
-        if self.update_freq == "epoch":
-            if is_epoch:
-                self._write_point(self._epoch)
-        elif is_epoch or self._steps - self._step_written >= self.update_freq:
-            self._step_written = self._steps
+        if in_steps and not is_epoch:
+            if self._steps - self._step_written < self.update_freq:
+                return
             self._fetch()
-            if len(self.series):
-                self._write_point(self._steps)
+        elif not (is_epoch or in_steps):
+            return
+        if len(self.series):
+            self._step_written = self._steps
+            self._write_point(self._steps if in_steps else self._epoch)
 
     def _write_point(self, place):
         self._summaries_of_run().write_estimate(self.estimate(), place)

@@ -83,9 +83,11 @@ class Table:
         )
 
     def to_markdown(self):
-        rows = [[*map(markdown.escaped, row)] for row in self.rows]
+        header, *rows = (
+            [*map(markdown.escaped, row)] for row in (self.header, *self.rows)
+        )
         return f"{markdown.escaped(self.title)}:\n\n" + markdown.table(
-            self.header, rows
+            header, rows
         )
 
 

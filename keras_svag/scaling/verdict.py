@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
 from keras_svag.noise.ratio import Interval
@@ -289,7 +291,7 @@ class ScalingVerdict:
 
 def scaling_verdict(
     estimate: NoiseEstimate,
-    conditions: Any,
+    conditions: RunConditions | keras.optimizers.Optimizer,
     *,
     batch_size: int | None = None,
     closeness: float = 2**0.5,
@@ -328,8 +330,14 @@ def scaling_verdict(
         TypeError: If an argument is of the wrong type.
         ValueError: If one is out of range, or no batch size is known.
     """
-    if not isinstance(conditions, RunConditions):
+    if isinstance(conditions, keras.optimizers.Optimizer):
         conditions = conditions_of(conditions)
+    if not isinstance(conditions, RunConditions):
+        raise TypeError(
+            arguments.refusal(
+                "conditions", "RunConditions or a Keras optimizer", conditions
+            )
+        )
     batch_size = arguments.integer(
         "batch_size",
         estimate.batch_size if batch_size is None else batch_size,

@@ -1,6 +1,5 @@
 """Law 1: with the monitor a model trains as without it, to the bit."""
 
-import random
 import re
 import subprocess
 import sys
@@ -14,18 +13,9 @@ import tensorflow as tf
 
 from keras_svag import GradientNoiseMonitor
 from tests.helpers import public_models as models
+from tests.helpers.bits import assert_same_bits, bits_of, without_noise
 from tests.helpers.public_models import BATCH_SIZE
 from tests.helpers.refusals import check_sentence
-
-LOGS = {
-    "grad_sq_norm",
-    "noise_trace",
-    "noise_to_signal",
-    "noise_scale",
-    "weight_sq_norm",
-    "preconditioned_noise_to_signal",
-}
-
 
 # Ways of `fit`
 
@@ -182,39 +172,14 @@ def trained(make_script, way, monitored):
     steps = StepLogs()
     callbacks = [steps, *([monitor] if monitored else [])]
     history = fit(script, callbacks=callbacks)
-    model = script.model
+    predictions = keras.tree.map_structure(np.array, script.model(script.x))
     left = {
-        "logs": {k: v for k, v in history.items() if k not in LOGS},
+        "logs": without_noise(history),
         "logs of steps": steps.logs,
-        "variables": [keras.ops.convert_to_numpy(v) for v in model.variables],
-        "optimizer": [
-            keras.ops.convert_to_numpy(v) for v in model.optimizer.variables
-        ],
-        "metrics": [
-            keras.ops.convert_to_numpy(v) for v in model.metrics_variables
-        ],
-        "predictions": keras.tree.map_structure(np.array, model(script.x)),
-        "draws": [
-            random.random(),
-            np.random.random(),
-            np.array(keras.random.uniform(())),
-        ],
+        "predictions": predictions,
+        **bits_of(script.model),
     }
     return left, monitor
-
-
-def assert_same_bits(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for name, expected in theirs.items():
-        keras.tree.assert_same_structure(ours[name], expected)
-        for a, b in zip(
-            keras.tree.flatten(ours[name]),
-            keras.tree.flatten(expected),
-            strict=True,
-        ):
-            a, b = np.asarray(a), np.asarray(b)
-            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
-            assert a.tobytes() == b.tobytes(), (name, a, b)
 
 
 @pytest.mark.parametrize(

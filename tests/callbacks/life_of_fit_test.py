@@ -137,7 +137,9 @@ def test_after_an_interruption_nothing_is_measured(
 ):
     def life(model, monitors):
         hers = []
-        look = at("on_train_begin", 1, lambda: hers.append(model.train_function))
+        look = at(
+            "on_train_begin", 1, lambda: hers.append(model.train_function)
+        )
         interruption = at(hook, count, stop(error))
         with pytest.raises(error):
             fit(model, [look, *around(place, interruption, monitors)])
@@ -342,8 +344,10 @@ def test_model_is_saved_exported_and_copied_in_fit(hook, place, tmp_path):
 
 
 @places
-@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin"])
-def test_monitor_is_copied_in_fit(hook, place):
+@pytest.mark.parametrize(
+    ("hook", "count"), [("on_epoch_end", 1), ("on_train_batch_begin", 4)]
+)
+def test_monitor_is_copied_in_fit(hook, count, place):
     copies = []
 
     def life(model, monitors):
@@ -352,18 +356,266 @@ def test_monitor_is_copied_in_fit(hook, place):
                 copies.append(copy.deepcopy(monitor))
                 copies.append(pickle.loads(pickle.dumps(monitor)))
 
-        history = fit(model, around(place, at(hook, 4, keep), monitors))
-        return history
+        return fit(model, around(place, at(hook, count, keep), monitors))
 
-    if hook == "on_epoch_end":
-        life = _with_epochs(life, 4)
     _, [monitor] = assert_lives_alike(life)
     assert len(copies) == 2
     for one in copies:
         observed = len(one.series)
-        assert 0 < observed <= len(monitor.series)
+        assert observed > 0
         assert one.series == monitor.series[:observed]
         # A copy measures on.
-        model = network()
-        fit(model, [one])
-        assert len(one.series) == 2 * STEPS - 1
+        fit(network(), [one])
+        assert len(one.series) > 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_callback_that_wraps_the_train_function_for_good(count):
+    """It comes later in the list, so that it finds what the monitor put."""
+
+    def life(model, monitors):
+        calls, wrappers = [], []
+
+        def wrap():
+            hers = model.train_function
+
+            def counting(iterator):
+                calls.append(model.optimizer.iterations.numpy())
+                return hers(iterator)
+
+            model.train_function = counting
+            wrappers.append(counting)
+
+        callback = at("on_train_batch_begin", count, wrap)
+        histories = [fit(model, [*monitors, callback])]
+        assert model.train_function is wrappers[0]
+        histories.append(fit(model, monitors))
+        assert model.train_function is wrappers[0]
+        return histories, calls
+
+    (_, calls), [monitor] = assert_lives_alike(life)
+    assert len(calls) == 4 * STEPS + 1 - count
+    # The monitor goes on, whether it measures within or outside.
+    assert np.sum(monitor.series["step"] > count) >= 4 * STEPS - count - 1
+
+
+def test_fit_of_another_model_within_a_fit():
+    def life(model, monitors):
+        others = []
+
+        def fit_another():
+            keras.utils.set_random_seed(7)
+            other = keras.Sequential([keras.Input((4,)), *layers_of_network()])
+            inner = [every_step() for _ in monitors]
+            history = fit(compiled(other), inner)
+            assert all(len(one.series) == 2 * STEPS - 1 for one in inner)
+            others.append((history, bits_of(other)))
+
+        callbacks = [
+            at("on_epoch_begin", 1, fit_another),
+            *monitors,
+            at("on_train_batch_begin", 4, fit_another),
+            at("on_train_batch_end", 5, fit_another),
+        ]
+        return fit(model, callbacks), others
+
+    (_, others), [monitor] = assert_lives_alike(life)
+    assert len(others) == 3
+    assert len(monitor.series) == 2 * STEPS - 1
+
+
+def test_validation_in_fit():
+    def life(model, monitors):
+        return fit(model, monitors, validation_data=(X, Y))
+
+    assert_lives_alike(life)
+
+
+def test_training_that_ends_on_nan():
+    x = np.array(X)
+    x[3 * BATCH_SIZE] = np.nan
+
+    def life(model, monitors):
+        terminate = keras.callbacks.TerminateOnNaN()
+        return fit(model, [terminate, *monitors], x, shuffle=False)
+
+    ended, [monitor] = assert_lives_alike(life)
+    assert len(ended["loss"]) == 1
+    assert len(monitor.series) == 3
+
+
+def test_training_stops_early_on_the_noise():
+    history = network().fit(
+        X,
+        Y,
+        batch_size=BATCH_SIZE,
+        epochs=9,
+        verbose=0,
+        callbacks=[
+            every_step(),
+            keras.callbacks.EarlyStopping("noise_scale", 1e9, 2, mode="min"),
+        ],
+    )
+    assert len(history.history["noise_scale"]) == 3
+    assert np.all(np.isfinite(history.history["noise_scale"]))
+
+
+def test_epoch_that_is_trained_anew_replaces_its_observations(tmp_path):
+    def life(model, monitors):
+        def backup():
+            folder = tmp_path / str(len(monitors))
+            return keras.callbacks.BackupAndRestore(folder)
+
+        interruption = at("on_train_batch_end", STEPS + 4, stop(OSError))
+        with pytest.raises(OSError):
+            fit(model, [backup(), *monitors, interruption])
+        return fit(model, [backup(), *monitors])
+
+    _, [monitor] = assert_lives_alike(life)
+    np.testing.assert_array_equal(
+        monitor.series["iteration"], np.arange(1, 2 * STEPS)
+    )
+
+
+# Ways of the train function
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_short_last_batch_and_a_remainder_of_steps(steps, jit_compile):
+    def build_model():
+        return network(steps_per_execution=steps, jit_compile=jit_compile)
+
+    def life(model, monitors):
+        return fit(model, monitors, epochs=4)
+
+    _, [monitor] = assert_lives_alike(life, build_model)
+    rows = np.where(monitor.series["step"] % STEPS == 0, ROWS % BATCH_SIZE, 8)
+    np.testing.assert_array_equal(monitor.series["rows"], rows)
+
+
+class Traced(keras.Model):
+    """Counts how often its functions run in Python: once a trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = [keras.layers.Dense(5, "tanh"), keras.layers.Dense(2)]
+        self.counts = {"train_step": 0, "training": 0, "inference": 0}
+
+    def train_step(self, data):
+        self.counts["train_step"] += 1
+        return super().train_step(data)
+
+    def call(self, x, training=False):
+        self.counts["training" if training else "inference"] += 1
+        return self.inner[1](self.inner[0](x))
+
+
+def test_second_fit_traces_nothing_and_the_first_pays_two_traces():
+    def build_model():
+        keras.utils.set_random_seed(0)
+        return compiled(Traced())
+
+    counts = []
+
+    def life(model, monitors):
+        fit(model, monitors, epochs=1)
+        first = dict(model.counts)
+        counts.append(first)
+        fit(model, monitors, epochs=3)
+        assert model.counts == first
+
+    _, [monitor] = assert_lives_alike(life, build_model)
+    theirs, ours = counts
+    assert ours["train_step"] == theirs["train_step"]
+    # That of the pair is of two halves; that of inference of the batch, too.
+    assert ours["training"] == theirs["training"] + 2
+    assert ours["inference"] == theirs["inference"] + 3
+
+
+# Loops of one's own
+
+
+BATCHES = [slice(i, i + BATCH_SIZE) for i in range(0, ROWS, BATCH_SIZE)]
+
+
+@pytest.mark.parametrize("return_dict", [False, True])
+def test_loop_that_is_watched_returns_the_same_logs(return_dict):
+    def build_model():
+        return network(metrics=["mae"])
+
+    def life(model, monitors):
+        def loop():
+            return [
+                model.train_on_batch(X[rows], Y[rows], return_dict=return_dict)
+                for rows in (*BATCHES, *BATCHES)
+            ]
+
+        model.train_on_batch(X, Y)
+        hers = model.train_function
+        for monitor in monitors:
+            with monitor.watch(model) as watched:
+                assert watched is monitor
+                logs = loop()
+            assert model.train_function is hers
+        if not monitors:
+            logs = loop()
+        observed = [len(monitor.series) for monitor in monitors]
+        more = loop()
+        assert [len(monitor.series) for monitor in monitors] == observed
+        return logs, more
+
+    assert_lives_alike(life, build_model)
+
+
+def test_loop_that_is_watched_and_interrupted():
+    model, monitor = network(), every_step()
+    model.train_on_batch(X, Y)
+    hers = model.train_function
+    with pytest.raises(KeyboardInterrupt):
+        with monitor.watch(model):
+            for rows in BATCHES[:3]:
+                model.train_on_batch(X[rows], Y[rows])
+            raise KeyboardInterrupt
+    assert model.train_function is hers
+    observed = len(monitor.series)
+    assert observed > 0
+    fit(model)
+    assert len(monitor.series) == observed
+
+
+# What cannot be held, as the documents say
+
+
+class TensorFlowNoise(keras.layers.Layer):
+    """Draws from TensorFlow's own generator, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def call(self, x, training=False):
+        self.calls += 1
+        return x + tf.random.normal(tf.shape(x)) if training else x
+
+
+def noisy(**arguments):
+    keras.utils.set_random_seed(0)
+    inner = [TensorFlowNoise(), keras.layers.Dense(2)]
+    return compiled(keras.Sequential([keras.Input((4,)), *inner]), **arguments)
+
+
+def test_limits_are_those_of_the_documents():
+    models = []
+    for monitors in ([], [every_step()]):
+        model = noisy(run_eagerly=True)
+        calls = model.layers[0].calls
+        fit(model, monitors)
+        models.append((model, model.layers[0].calls - calls))
+    (theirs, plain), (ours, measured) = models
+    assert plain == 2 * STEPS
+    assert measured > plain
+    assert np.any(ours.get_weights()[0] != theirs.get_weights()[0])
+    documented = " ".join(GradientNoiseMonitor.__doc__.split())
+    assert "Attributes of Python objects" in documented
+    assert "`tf.random.normal`" in documented

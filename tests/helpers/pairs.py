@@ -30,17 +30,25 @@ def taken(data, rows):
     return keras.tree.map_structure(of_one, data)
 
 
-def fit_plain(model, *data, **arguments):
+def fit_plain(model, x, y=None, sample_weight=None, **arguments):
     """Trains on 40 rows, in consecutive batches of 4."""
-    data = [taken(part, np.arange(40)) for part in data]
-    return fit(model, *data, batch_size=SUB_BATCH, **arguments)
+    return _fit_rows(
+        model, np.arange(40), SUB_BATCH, x, y, sample_weight, arguments
+    )
 
 
-def fit_pairs(model, *data, **arguments):
+def fit_pairs(model, x, y=None, sample_weight=None, **arguments):
     """Trains on the same rows, two of those batches interleaved in each."""
     rows = interleaved(np.arange(40), SUB_BATCH)
-    data = [taken(part, rows) for part in data]
-    return fit(model, *data, batch_size=2 * SUB_BATCH, **arguments)
+    return _fit_rows(
+        model, rows, 2 * SUB_BATCH, x, y, sample_weight, arguments
+    )
+
+
+def _fit_rows(model, rows, batch_size, x, y, sample_weight, arguments):
+    data = {"x": x, "y": y, "sample_weight": sample_weight}
+    data = {k: taken(v, rows) for k, v in data.items() if v is not None}
+    return fit(model, batch_size=batch_size, **data, **arguments)
 
 
 def svag_model(model, optimizer, loss="mse", **compilation):

@@ -135,11 +135,10 @@ def trained(make_script, is_wrapped, optimizer, **compilation):
     script = make_script(**compilation)
     model = script.model
     model.optimizer = optimizer
-    data = [part for part in script[1:4] if part is not None]
     fit_batches = fit_pairs if is_wrapped else fit_plain
     if is_wrapped:
         model = SVAGModel(model)
-    return model, fit_batches(model, *data, epochs=2, **script.fit)
+    return model, fit_batches(model, *script[1:4], epochs=2, **script.fit)
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")

@@ -200,6 +200,7 @@ def test_words_for_every_case():
     assert negative.grad_sq_norm_sign() == "negative"
     assert "significantly below 0" in negative.describe()
     assert negative.interval() == (0.0, math.inf)
+    assert estimate(g=-0.1).grad_sq_norm_sign() == "not told apart from 0"
     zero = estimate(g=0.0, s=0.0, g_se=0.0, s_se=0.0)
     assert "undefined: every gradient was exactly zero" in zero.describe()
     large = NoiseEstimate.from_observations([1e308] * 9, [1e308] * 9)

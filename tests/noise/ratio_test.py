@@ -254,22 +254,20 @@ def test_halves_interval_is_that_of_two_one_sided_tests():
 
 
 def test_no_of_two_series_asks_for_more():
+    # The means differ by just the margin, and its other end is far.
     rng = np.random.default_rng(0)
-    no = np.zeros(2)
-    yes = np.zeros(2)
-    runs = 2000
-    for x in 10 + rng.normal(0, 3, size=(runs, 100)):
-        x[50:] *= 1.5
-        for i, series in enumerate((1, 2)):
-            answer = halves(x, 1.5, num_series=series)[0]
-            no[i] += answer == "no"
-            yes[i] += answer == "yes"
-    # The means differ by just the margin; the other side is far. A margin
-    # between two levels stands for three standard errors.
-    assert 0.015 < no[0] / runs < 0.035
-    assert 0.006 < no[1] / runs < 0.02
-    assert 0.035 < yes[0] / runs < 0.065
-    assert yes[0] == yes[1]
+    runs = 10 + rng.normal(0, 3, size=(1000, 100))
+    runs[:, 50:] *= 1.5
+
+    def rates(num_series):
+        answers = [halves(x, 1.5, num_series=num_series)[0] for x in runs]
+        return [answers.count(answer) / len(runs) for answer in ("yes", "no")]
+
+    (yes, no), (yes_of_each, no_of_each) = rates(1), rates(2)
+    for rate, level in ((yes, 0.05), (no, 0.025), (no_of_each, 0.0125)):
+        assert abs(rate - level) < 3 * np.sqrt(level / len(runs))
+    assert no_of_each < 0.75 * no
+    assert yes_of_each == yes
 
 
 def test_halves_leave_out_what_is_not_finite():

@@ -180,6 +180,7 @@ def cases_of_verdicts():
             call, good, "kappas", [(2, kappa)], error, given=kappa
         )
     yield from refused_numbers(call, good, "level", NO_LEVEL)
+    yield from refused(call, good, "conditions", ["sgd", None], TypeError)
 
 
 @table(

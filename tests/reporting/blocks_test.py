@@ -1,0 +1,38 @@
+import xml.etree.ElementTree
+
+import markdown_it
+import pytest
+
+from keras_svag.reporting.blocks import Headline, Items, Line, Table
+
+WICKED = '<script>x</script> & "co" | *b* [a](http://b) `c` _d_'
+BLOCKS = [
+    Headline(WICKED),
+    Line(WICKED),
+    Items(WICKED, (WICKED, WICKED)),
+    Table(WICKED, (WICKED, "x"), ((WICKED, WICKED),), (WICKED,)),
+]
+
+
+def texts(html):
+    # Strict: what is not escaped or not closed is no XML.
+    root = xml.etree.ElementTree.fromstring(f"<div>{html}</div>")
+    return [text for text in map(str.strip, root.itertext()) if text]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: type(block))
+def test_text_is_shown_as_it_is(block):
+    reader = markdown_it.MarkdownIt().enable("table")
+    in_markdown = texts(reader.render(block.to_markdown()))
+    assert in_markdown == texts(block.to_html())
+    assert {text.removesuffix(":") for text in in_markdown} <= {WICKED, "x"}
+    assert in_markdown.count(WICKED) == {Items: 3, Table: 3}.get(type(block), 1)
+
+
+def test_terminal_shows_a_block_line_by_line():
+    assert [block.to_text() for block in BLOCKS] == [
+        WICKED,
+        f"  {WICKED}",
+        f"  {WICKED}\n  - {WICKED}\n  - {WICKED}",
+        f"  {WICKED}:\n  {WICKED}",
+    ]

@@ -3,9 +3,8 @@
     python benchmarks/embeddings.py [--rows 1000000] [--rounds 5] [--memory]
 
 The mean of 20 vectors of 32 numbers, looked up in a table, and a dense layer;
-batches of 256 of the same examples, through `fit`, unwrapped and wrapped. Each
-training is compared with that of the unwrapped model by the same optimizer, and
-SVAG with SGD.
+batches of 256 of the same examples, through `fit`, by SGD and by SVAG.
+benchmarks/clients.py measures beside training with such a table.
 
 With `--memory`, megabytes in place of milliseconds: the highest resident set of
 a process of its own for each training of two steps, minus the resident set
@@ -46,11 +45,8 @@ def svag():
 # Each with its reference.
 TRAININGS = {
     "SGD": ("sgd", False, "SGD"),
-    "SGD, wrapped": ("sgd", True, "SGD"),
-    "SVAG, wrapped": (svag, True, "SGD"),
+    "SVAG, in an SVAGModel": (svag, True, "SGD"),
     "SVAG, plain model": (svag, False, "SGD"),
-    "Adam": ("adam", False, "Adam"),
-    "Adam, wrapped": ("adam", True, "Adam"),
 }
 
 

@@ -10,6 +10,8 @@ from keras_svag.backend.batches import (
     num_rows,
     without_optionals,
 )
+from keras_svag.backend.data import ArrayRows, are_arrays, batches_of
+from keras_svag.backend.gradients import Gradients
 from keras_svag.backend.model import (
     FitData,
     accumulated_batches,

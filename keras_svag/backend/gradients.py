@@ -13,7 +13,7 @@ from keras_svag.backend.model import (
     training_loss,
 )
 from keras_svag.backend.state import replicas
-from keras_svag.backend.tensorflow import _GivenLoss, loss_scale
+from keras_svag.backend.tensorflow import GivenLoss, loss_scale
 
 
 class Gradients:
@@ -44,7 +44,7 @@ class Gradients:
         self._model = model
         self._objective = model
         if loss is not None:
-            self._objective = _GivenLoss(model)
+            self._objective = GivenLoss(model)
             self._objective.compile(optimizer="sgd", loss=loss)
         self._scaled = model if model.compiled else self._objective
         self._weights = [replicas(v)[0] for v in self.variables]

@@ -54,6 +54,7 @@ class PairTrainer(MultiWorkerModel):
     _is_always_nominal = False
     _largest = None
     _observations = None
+    _notes_batches = False
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
@@ -78,8 +79,17 @@ class PairTrainer(MultiWorkerModel):
             self.train_function = None
         return self._observations
 
+    def fit(self, *args, **kwargs):
+        self._notes_batches = True
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            self._notes_batches = False
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if iterator is not None:
+        # `evaluate` calls it too, also from within `fit`.
+        if iterator is not None and self._notes_batches:
+            self._notes_batches = False
             self._note_batches(iterator)
         super()._maybe_symbolic_build(iterator, data_batch)
 

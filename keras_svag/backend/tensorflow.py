@@ -71,7 +71,7 @@ class PairProgram:
         self._per_layer = per_layer
         self._objective = model
         if loss is not None:
-            self._objective = _GivenLoss(model)
+            self._objective = GivenLoss(model)
             self._objective.compile(optimizer="sgd", loss=loss)
         self._handles = []
         self._programs = {}
@@ -110,7 +110,7 @@ class PairProgram:
         with _python_state_kept(self._model):
             try:
                 return program(batch)
-            except _NewVariables:
+            except NewVariables:
                 return program(batch)
 
     def _averaged(self, values):
@@ -129,7 +129,7 @@ class PairProgram:
         return values
 
     def _moments(self, batch):
-        model, state = self._model, _State(self._variables(), self._handles)
+        model, state = self._model, State(self._variables(), self._handles)
         weights = gradient_weights(model)
         first, second = halves(batch)
         g1 = self._gradients(first, weights, state)
@@ -184,7 +184,7 @@ class PairProgram:
         return gradients
 
     def _losses(self, batch):
-        state = _State(self._variables(), self._handles)
+        state = State(self._variables(), self._handles)
         parts = [batch, *halves(batch)]
         values = []
         for part in parts:
@@ -211,7 +211,7 @@ class PairProgram:
         return list({id(v): v for v in variables}.values())
 
 
-class _GivenLoss(keras.Model):
+class GivenLoss(keras.Model):
     """Computes the given loss, plus the losses that the model adds."""
 
     def __init__(self, model):
@@ -219,11 +219,11 @@ class _GivenLoss(keras.Model):
         self.model = model
 
 
-class _NewVariables(Exception):
+class NewVariables(Exception):
     """While tracing, a variable was found that has to be put back too."""
 
 
-class _State:
+class State:
     """The values that variables have, to be put back after a computation.
 
     In a graph those are put back that an operation of the computation may
@@ -270,7 +270,7 @@ class _State:
         new = [h for key, h in assigned.items() if key not in self._values]
         if new:
             self._others += new
-            raise _NewVariables
+            raise NewVariables
         for key in assigned:
             _assign(*self._values[key])
 

@@ -152,6 +152,9 @@ class ScalingRuleCheck(GradientNoiseMonitor):
             return None
         if self._model_seen is not None:
             self._conditions = self._run_conditions()
+        if self._conditions is None:
+            # From a saved state; they are not known before `fit`.
+            return None
         return scaling_report(
             self.series,
             self._conditions,

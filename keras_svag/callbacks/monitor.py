@@ -475,7 +475,12 @@ their kin |
             return
         if self._program is None:
             self._program = backend.PairProgram(self._model_seen)
-        losses = self._program.losses(batch)
+        try:
+            losses = self._program.losses(batch)
+        except Exception:
+            # A model may compute something else where it is not trained, and
+            # training must not end because of it.
+            return
         self._waiting.append((self._steps, self._epoch, losses, None))
 
     @property

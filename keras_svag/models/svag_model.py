@@ -148,6 +148,9 @@ class SVAGModel(backend.PairTrainer):
     def metrics(self) -> list[keras.metrics.Metric]:
         return self.model.metrics
 
+    def get_metrics_result(self) -> dict[str, Any]:
+        return self.model.get_metrics_result()
+
     def reset_metrics(self) -> None:
         self.model.reset_metrics()
 

@@ -87,7 +87,7 @@ def _outputs(model, x, factor):
     rng = np.random.default_rng(0)
     with backend.preserved_state(model):
         for variable in model.trainable_weights:
-            value = ops.convert_to_numpy(variable.value).astype(np.float64)
+            value = ops.convert_to_numpy(variable).astype(np.float64)
             size = np.sqrt(np.mean(value**2)) or 1.0
             value += 0.1 * size * rng.standard_normal(value.shape)
             # Rounded before it is scaled, and not after.

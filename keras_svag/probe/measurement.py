@@ -81,7 +81,11 @@ def measure_gradient_noise(
         loss: Replaces the compiled loss (and a `compute_loss` of the model's
             own), as in `keras.Model.compile`.
         rtol: If given, stops as soon as the relative standard error of N/G is
-            at most this, after 20 batches at the earliest.
+            at most this, after 20 batches at the earliest. It stops where the
+            error looks small, which costs little: in simulations the whole
+            95% interval lay above N/G in at most 2% of cases, and below it in
+            at most 8%, where a fixed number of batches has 3% and 7%
+            (benchmarks/probe_coverage.py).
         per_layer: Whether to measure each trainable variable apart too.
         seed: Integer, the seed of the draws from arrays; None: other draws
             every time. Global random states are neither used nor changed.

@@ -60,20 +60,11 @@ def at(hook, count, action):
     """A callback that does something in one of the calls of a hook."""
     calls = itertools.count(1)
 
-    def on_call(*_):
+    def on_call(*_, **__):
         if next(calls) == count:
             action()
 
     return keras.callbacks.LambdaCallback(**{hook: on_call})
-
-
-def outcome(life, model, monitors):
-    """What is left of a life: the model's bits, what was returned or raised."""
-    try:
-        ended = life(model, monitors)
-    except BaseException as error:
-        ended = type(error).__name__, str(error)
-    return {"ended": ended, **bits_of(model)}
 
 
 def assert_lives_alike(life, build_model=network, monitors=None):
@@ -85,26 +76,34 @@ def assert_lives_alike(life, build_model=network, monitors=None):
         monitors: one that measures every step if none are given.
 
     Returns:
-        The outcome, and the monitors.
+        What the measured life returned, and the monitors.
     """
-    theirs = outcome(life, build_model(), [])
-    monitors = monitors or [every_step()]
-    ours = outcome(life, build_model(), monitors)
+    left, measured = [], monitors or [every_step()]
+    for monitors in ([], measured):
+        model = build_model()
+        left.append((life(model, monitors), bits_of(model)))
+    theirs, ours = left
     assert_same_bits(ours, theirs)
-    for monitor in monitors:
+    for monitor in measured:
         assert len(monitor.series) > 0
-    return ours["ended"], monitors
+    return ours[0], measured
 
 
-def around(place, callback, monitors):
-    """A list in which a callback comes before the monitors or after them."""
-    return [callback, *monitors] if place == "before" else [*monitors, callback]
+def on_both_sides():
+    """Two monitors: one in front of another callback, one behind it."""
+    return [every_step(), every_step()]
 
 
-places = pytest.mark.parametrize("place", ["before", "after"])
+def around(callback, monitors):
+    """A list of a callback, and the monitors on both sides if there are any."""
+    return [*monitors[:1], callback, *monitors[1:]]
 
 
 # Interruptions
+
+
+class Interruption(BaseException):
+    """As Ctrl-C; but one that is not caught would end pytest."""
 
 
 def stop(error):
@@ -114,27 +113,21 @@ def stop(error):
     return action
 
 
-LATER = {
-    "fit": fit,
-    "train_on_batch": lambda model: model.train_on_batch(X, Y),
-}
+def train_on_batch(model):
+    return model.train_on_batch(X, Y)
 
 
-@places
-@pytest.mark.parametrize("later", LATER)
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 @pytest.mark.parametrize(
-    ("hook", "count"),
+    ("hook", "count", "error", "later"),
     [
-        ("on_train_batch_begin", 4),
-        ("on_train_batch_end", 4),
-        ("on_epoch_end", 1),
-        ("on_epoch_begin", 2),
+        ("on_train_batch_begin", 4, Interruption, fit),
+        ("on_train_batch_begin", 4, Interruption, train_on_batch),
+        ("on_train_batch_end", 4, ZeroDivisionError, fit),
+        ("on_epoch_end", 1, Interruption, fit),
+        ("on_epoch_begin", 2, Interruption, train_on_batch),
     ],
 )
-def test_after_an_interruption_nothing_is_measured(
-    hook, count, error, later, place
-):
+def test_after_an_interruption_nothing_is_measured(hook, count, error, later):
     def life(model, monitors):
         hers = []
         look = at(
@@ -142,24 +135,25 @@ def test_after_an_interruption_nothing_is_measured(
         )
         interruption = at(hook, count, stop(error))
         with pytest.raises(error):
-            fit(model, [look, *around(place, interruption, monitors)])
+            fit(model, [look, *around(interruption, monitors)])
         observed = [len(monitor.series) for monitor in monitors]
-        LATER[later](model)
+        assert all(observed)
+        later(model)
         assert [len(monitor.series) for monitor in monitors] == observed
         assert model.train_function is hers[0]
 
-    assert_lives_alike(life)
+    assert_lives_alike(life, monitors=on_both_sides())
 
 
 class Brittle(keras.layers.Layer):
     """Breaks once, where it is given so many rows."""
 
-    rows = None
+    rows = 0
 
     def call(self, x):
         if x.shape[0] == self.rows:
-            self.rows = None
-            raise KeyboardInterrupt
+            self.rows = 0
+            raise Interruption
         return x
 
 
@@ -175,12 +169,12 @@ def test_interruption_while_measuring_leaves_the_model_as_before_the_step():
         def break_half():
             # Without a monitor, where this step would be measured.
             if not monitors:
-                raise KeyboardInterrupt
+                raise Interruption
             model.layers[-1].rows = BATCH_SIZE // 2
 
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interruption):
             fit(model, [*monitors, at("on_train_batch_begin", 4, break_half)])
-        assert model.layers[-1].rows is None
+        assert model.layers[-1].rows == 0
         state = bits_of(model)
         return state, fit(model)
 
@@ -273,49 +267,63 @@ def test_another_model_starts_a_new_series():
 # Other callbacks
 
 
-@places
+def compile_anew(model):
+    compiled(model, optimizer="sgd")
+
+
+def force_a_new_function(model):
+    model.make_train_function(force=True)
+
+
+def move_the_learning_rate(model):
+    model.optimizer.learning_rate.assign(0.1)
+
+
+def freeze(model):
+    model.layers[0].trainable = False
+
+
+def stop_training(model):
+    model.stop_training = True
+
+
+def evaluate(model):
+    model.evaluate(X, Y, verbose=0)
+
+
 @pytest.mark.parametrize(
-    "action",
+    ("action", "hook"),
     [
-        lambda model: compiled(model, optimizer="sgd"),
-        lambda model: model.make_train_function(force=True),
-        lambda model: model.optimizer.learning_rate.assign(0.1),
-        lambda model: setattr(model.layers[0], "trainable", False),
-        lambda model: setattr(model, "stop_training", True),
-        lambda model: model.evaluate(X, Y, verbose=0),
-        lambda model: model.train_on_batch(X, Y),
-        lambda model: fit(model),
-    ],
-    ids=[
-        "compile",
-        "make_train_function",
-        "learning rate",
-        "freeze",
-        "stop",
-        "evaluate",
-        "train_on_batch",
-        "fit",
+        (compile_anew, "on_train_batch_begin"),
+        (compile_anew, "on_train_batch_end"),
+        (compile_anew, "on_epoch_end"),
+        (force_a_new_function, "on_train_batch_begin"),
+        (force_a_new_function, "on_train_batch_end"),
+        (force_a_new_function, "on_epoch_end"),
+        (move_the_learning_rate, "on_train_batch_begin"),
+        (freeze, "on_train_batch_begin"),
+        (stop_training, "on_train_batch_begin"),
+        (evaluate, "on_train_batch_begin"),
+        (train_on_batch, "on_train_batch_begin"),
+        (fit, "on_train_batch_begin"),
     ],
 )
-@pytest.mark.parametrize(
-    ("hook", "count"),
-    [
-        ("on_epoch_begin", 2),
-        ("on_train_batch_begin", 4),
-        ("on_train_batch_end", 4),
-    ],
-)
-def test_callback_that_acts_on_the_model(hook, count, action, place):
+def test_callback_that_acts_on_the_model(action, hook):
+    """Where Keras itself breaks it breaks in the same way."""
+
     def life(model, monitors):
+        count = 1 if hook == "on_epoch_end" else 4
         callback = at(hook, count, lambda: action(model))
-        return fit(model, around(place, callback, monitors))
+        try:
+            return fit(model, around(callback, monitors))
+        except Exception as error:
+            return type(error).__name__, str(error)
 
-    assert_lives_alike(life)
+    assert_lives_alike(life, monitors=on_both_sides())
 
 
-@places
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin"])
-def test_model_is_saved_exported_and_copied_in_fit(hook, place, tmp_path):
+def test_model_is_saved_exported_and_copied_in_fit(hook, tmp_path):
     def life(model, monitors):
         copies = []
 
@@ -334,33 +342,32 @@ def test_model_is_saved_exported_and_copied_in_fit(hook, place, tmp_path):
             )
             copies[:] = [np.array(copy(X)) for copy in copies]
 
-        history = fit(model, around(place, at(hook, 2, keep), monitors))
+        history = fit(model, around(at(hook, 2, keep), monitors))
         *ours, expected = copies
         for predictions in ours:
             np.testing.assert_allclose(predictions, expected, rtol=1e-5)
         return history
 
-    assert_lives_alike(life)
+    assert_lives_alike(life, monitors=on_both_sides())
 
 
-@places
 @pytest.mark.parametrize(
     ("hook", "count"), [("on_epoch_end", 1), ("on_train_batch_begin", 4)]
 )
-def test_monitor_is_copied_in_fit(hook, count, place):
+def test_monitor_is_copied_in_fit(hook, count):
     copies = []
 
     def life(model, monitors):
         def keep():
             for monitor in monitors:
-                copies.append(copy.deepcopy(monitor))
-                copies.append(pickle.loads(pickle.dumps(monitor)))
+                copies.append((monitor, copy.deepcopy(monitor)))
+                copies.append((monitor, pickle.loads(pickle.dumps(monitor))))
 
-        return fit(model, around(place, at(hook, count, keep), monitors))
+        return fit(model, around(at(hook, count, keep), monitors))
 
-    _, [monitor] = assert_lives_alike(life)
-    assert len(copies) == 2
-    for one in copies:
+    assert_lives_alike(life, monitors=on_both_sides())
+    assert len(copies) == 4
+    for monitor, one in copies:
         observed = len(one.series)
         assert observed > 0
         assert one.series == monitor.series[:observed]
@@ -572,11 +579,11 @@ def test_loop_that_is_watched_and_interrupted():
     model, monitor = network(), every_step()
     model.train_on_batch(X, Y)
     hers = model.train_function
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interruption):
         with monitor.watch(model):
             for rows in BATCHES[:3]:
                 model.train_on_batch(X[rows], Y[rows])
-            raise KeyboardInterrupt
+            raise Interruption
     assert model.train_function is hers
     observed = len(monitor.series)
     assert observed > 0

@@ -132,7 +132,7 @@ def cases_of_the_optimizer():
     yield from bad("milestones", (None, 2, "12", ("2",)), TypeError)
     yield from bad("milestones", ((0,), (2, 1), (NAN,)))
     yield from bad_numbers("decay_factor", NOT_POSITIVE)
-    yield from bad_numbers("warmup_epochs", (*NOT_NONNEGATIVE, 61))
+    yield from bad_numbers("warmup_epochs", (*NOT_NONNEGATIVE, 81))
     yield from bad_numbers("warmup_factor", (*NOT_POSITIVE, 1.5))
     ngd = {"optimizer": "ngd", "measure_noise": False, "ell": 1}
     yield from bad_numbers("micro_batch_size", NO_COUNT, **ngd)

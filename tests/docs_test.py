@@ -19,7 +19,6 @@ MODULES = {
     "keras_svag": keras_svag,
     "keras_svag.applications": keras_svag.applications,
     "keras_svag.scaling": keras_svag.scaling,
-    "keras_svag.schedules": keras_svag.schedules,
 }
 SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE_IN_CSS = re.compile(r"url\(\s*['\"]?(?:https?:)?//|@import")

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from docs import architecture
+from experiments.ngd_model import NGDModel
 from experiments.report.writing import write_report
-from keras_svag import SVAG, NGDModel, NoiseEstimate, SVAGModel
-from keras_svag.callbacks.markdown import escaped
+from keras_svag import SVAG, NoiseEstimate, SVAGModel
 from keras_svag.callbacks.tensorboard import layers_markdown
+from keras_svag.reporting.markdown import escaped
 from tests.helpers.paths import ROOT
 from tests.helpers.small_problems import dense_network, regression
 from tests.helpers.synthetic_runs import estimate as run_estimate
@@ -111,7 +112,7 @@ def poisoned(marker):
 
 WRAPPERS = {
     "SVAGModel": lambda model: SVAGModel(model),
-    "NGDModel": lambda model: NGDModel(model, 4, 4),
+    "NGDModel": lambda model: NGDModel(model, 4, 4, seed=0),
 }
 
 
@@ -121,7 +122,8 @@ def test_code_in_a_wrapped_model_is_refused(wrapper, trained, tmp_path):
     marker = tmp_path / "marker"
     model = WRAPPERS[wrapper](poisoned(str(marker)))
     if trained:
-        model.compile("sgd", "mse")
+        optimizer = SVAG(0.1) if wrapper == "SVAGModel" else "sgd"
+        model.compile(optimizer, "mse")
         model.fit(*regression(8), batch_size=8, verbose=0)
     path = tmp_path / "model.keras"
     model.save(path)
@@ -189,7 +191,7 @@ def test_any_text_is_shown_as_it_is(text):
 
 
 def estimate(noise_trace):
-    return NoiseEstimate(1.0, noise_trace, 0.1, 0.1, 0.0, 100, 8)
+    return NoiseEstimate(1.0, 8 * noise_trace, 0.1, 0.1, 0.0, 100, 8)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

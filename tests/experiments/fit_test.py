@@ -1,4 +1,5 @@
 import functools
+import json
 import os
 import re
 import shutil
@@ -119,12 +120,17 @@ def fit(folder, kind="plain", every="2", recorder=None, **kwargs):
         ],
         **kwargs,
     )
+    with open(os.path.join(folder, "noise.json"), "w") as file:
+        json.dump(monitor.estimate().to_dict(), file)
     return model
 
 
 def end_state(model, folder):
-    with open(os.path.join(folder, "history.csv")) as file:
-        return training_arrays(model), file.read()
+    texts = []
+    for name in ("history.csv", "noise.json"):
+        with open(os.path.join(folder, name)) as file:
+            texts.append(file.read())
+    return training_arrays(model), texts
 
 
 def assert_same(ours, theirs):

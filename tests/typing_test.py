@@ -74,9 +74,9 @@ def test_what_users_get_is_among_the_functions():
     assert {
         "svag_weights",
         "SVAGModel.__init__",
-        "ModelWrapper.fit",
+        "SVAGModel.compile",
         "PairedOptimizer.effective_iterations",
-        "PiecewiseLinear.__init__",
+        "GradientNoiseMonitor.estimate",
         "linear_scaling_rule",
         "ClosenessPrediction.closeness",
         "PreResNet",

@@ -1,6 +1,7 @@
 """The training step of an `SVAGModel` on TensorFlow."""
 
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -56,13 +57,13 @@ class PairTrainer(MultiWorkerModel):
     _observations = None
     _notes_batches = False
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
         if self._observations is not None:
             # Another set of weights may be trained from now on.
             self._observations.restart()
 
-    def observe(self, per_layer=False):
+    def observe(self, per_layer: bool = False) -> "Observations":
         """Keeps the moments of the pairs of a call, from the next one on.
 
         Args:
@@ -79,7 +80,7 @@ class PairTrainer(MultiWorkerModel):
             self.train_function = None
         return self._observations
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         self._notes_batches = True
         try:
             return super().fit(*args, **kwargs)
@@ -118,7 +119,7 @@ class PairTrainer(MultiWorkerModel):
 
     # As in Keras's own loop, where one of a user's own would convert it.
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         with without_loss_scale(self.optimizer).mixed_gradients():
             # In a branch of the graph nothing can be built.
             self._build_in_step(data)
@@ -303,7 +304,7 @@ class Observations:
     _rows = None
     _next = 0
 
-    def extend(self, steps, per_layer):
+    def extend(self, steps: int, per_layer: bool) -> bool:
         """Makes room for the steps of a call, and for layers if wanted.
 
         Returns:
@@ -316,12 +317,12 @@ class Observations:
             self.restart()
         return is_new
 
-    def restart(self):
+    def restart(self) -> None:
         """Drops the rows; later ones are numbered on."""
         self._next = max(self._next, 1 + int(self.last()[-1, 0]))
         self._rows = None
 
-    def add(self, row):
+    def add(self, row: Any) -> None:
         """Adds the row of a step, in place of the oldest one."""
         if self._rows is None:
             with tf.init_scope():
@@ -335,7 +336,7 @@ class Observations:
         row = tf.concat([number, row], 0)
         self._rows.assign(tf.concat([self._rows[1:], row[None]], 0))
 
-    def last(self):
+    def last(self) -> Any:
         """The rows of the last call, or less; a tensor that may come later.
 
         Before the first step there is one row with the number -1.
@@ -347,7 +348,7 @@ class Observations:
         )
         return tf.identity(strategy.experimental_local_results(self._rows)[0])
 
-    def unpacked(self, row):
+    def unpacked(self, row: Any) -> dict[str, Any]:
         """A row as `{column: number}`, with `layers` where they are kept."""
         values = dict(zip(ROW, row[1:], strict=False))
         if self.per_layer:

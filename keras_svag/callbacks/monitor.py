@@ -200,10 +200,17 @@ their kin |
     ) -> None:
         self._fetch()
         self._settle_num_examples()
-        steps = self.params.get("steps")
-        if steps is None or self._model_seen.stop_training:
-            steps = self._steps - self._steps_before_epoch
-            steps += self._model_seen.steps_per_execution
+        steps, is_stopped = (
+            self.params.get("steps"),
+            self._model_seen.stop_training,
+        )
+        begun = self._steps - self._steps_before_epoch
+        done = begun + self._model_seen.steps_per_execution
+        if steps is None:
+            # Without a stop, the last call that began met the end of the data.
+            steps = done if is_stopped else begun
+        elif is_stopped:
+            steps = min(steps, done)
         self._steps_before_epoch += steps
         self._steps = self._steps_before_epoch
         if logs is not None:

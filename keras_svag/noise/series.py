@@ -53,7 +53,7 @@ class NoiseSeries:
         num_examples: int | None = None,
         sampling: str | None = None,
         layers: Sequence[str] | None = None,
-    ):
+    ) -> None:
         self.num_examples = num_examples
         self.sampling = sampling
         self.layers = None if layers is None else tuple(layers)

@@ -11,13 +11,13 @@ class Headline:
 
     text: str
 
-    def to_text(self):
+    def to_text(self) -> str:
         return self.text
 
-    def to_html(self):
+    def to_html(self) -> str:
         return f"<p><b>{html.escaped(self.text)}</b></p>"
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         return f"**{markdown.escaped(self.text)}**"
 
 
@@ -27,13 +27,13 @@ class Line:
 
     text: str
 
-    def to_text(self):
+    def to_text(self) -> str:
         return f"  {self.text}"
 
-    def to_html(self):
+    def to_html(self) -> str:
         return f"<p>{html.escaped(self.text)}</p>"
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         return markdown.escaped(self.text)
 
 
@@ -44,14 +44,14 @@ class Items:
     title: str
     items: tuple[str, ...]
 
-    def to_text(self):
+    def to_text(self) -> str:
         return "\n".join([f"  {self.title}", *map("  - {}".format, self.items)])
 
-    def to_html(self):
+    def to_html(self) -> str:
         items = "".join(f"<li>{html.escaped(item)}</li>" for item in self.items)
         return f"<p>{html.escaped(self.title)}</p><ul>{items}</ul>"
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         items = "\n".join(f"- {markdown.escaped(item)}" for item in self.items)
         return f"{markdown.escaped(self.title)}\n\n{items}"
 
@@ -72,17 +72,17 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[str, ...]
 
-    def to_text(self):
+    def to_text(self) -> str:
         return "\n".join(
             f"  {line}" for line in (f"{self.title}:", *self.lines)
         )
 
-    def to_html(self):
+    def to_html(self) -> str:
         return f"<p>{html.escaped(self.title)}:</p>" + html.table(
             self.header, self.rows
         )
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         header, *rows = (
             [*map(markdown.escaped, row)] for row in (self.header, *self.rows)
         )

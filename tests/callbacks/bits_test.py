@@ -1,9 +1,11 @@
 """Law 1: with the monitor a model trains as without it, to the bit."""
 
+import gc
 import re
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 
 import keras
@@ -48,6 +50,13 @@ def data_set(script, **arguments):
     return script.model.fit(data, epochs=2, verbose=0, **arguments).history
 
 
+def without_a_length(script, **arguments):
+    """Only the end of an epoch shows how many steps it had."""
+    data = tf.data.Dataset.from_tensor_slices((script.x, script.y))
+    data = data.filter(lambda x, y: True).batch(BATCH_SIZE)
+    return script.model.fit(data, epochs=3, verbose=0, **arguments).history
+
+
 class Batches(keras.utils.PyDataset):
     def __init__(self, script):
         super().__init__()
@@ -68,10 +77,14 @@ def py_data_set(script, **arguments):
 
 
 def generator(script, **arguments):
+    """Drawn by NumPy's global generator, in the thread that prefetches."""
+
     def batches():
-        rng = np.random.default_rng(1)
-        while True:
-            yield _rows(script, rng.choice(models.ROWS, rng.integers(2, 9)))
+        for _ in range(12):
+            # Too late for the next step, so that both run at once.
+            time.sleep(0.01)
+            size = np.random.randint(2, 9)
+            yield _rows(script, np.random.choice(models.ROWS, size))
 
     return script.model.fit(
         batches(), steps_per_epoch=6, epochs=2, verbose=0, **arguments
@@ -87,6 +100,7 @@ WAYS = {
     "epoch by epoch": (epoch_by_epoch, {}),
     "one row last": (one_row_last, {}),
     "tf.data": (data_set, {}),
+    "without a length": (without_a_length, {}),
     "PyDataset": (py_data_set, {}),
     "generator": (generator, {}),
     "eager": (arrays, {"run_eagerly": True}),
@@ -103,6 +117,8 @@ MODELS = [
     models.spectral_normalization,
     models.vector_quantization,
     models.counted_calls,
+    models.assignments_under_a_condition,
+    models.variables_of_tensorflow,
     models.noise_without_a_seed,
     models.numpy_noise,
     models.mixture_of_experts,
@@ -113,6 +129,9 @@ MODELS = [
     models.dice_loss,
     models.in_batch_negatives,
     models.named_targets,
+    models.target_that_is_none,
+    models.loss_of_a_layer,
+    models.strings,
     models.masked_lstm,
     models.class_weights,
     models.sample_weights,
@@ -151,6 +170,23 @@ FITS = [(model, "arrays") for model in MODELS] + [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """What is imported is not searched for garbage after every fit."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def counted(function, calls):
+    def call(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return call
+
+
 class StepLogs(keras.callbacks.Callback):
     """The logs of every training step, as other callbacks see them."""
 
@@ -165,10 +201,12 @@ class StepLogs(keras.callbacks.Callback):
 def trained(make_script, way, monitored):
     """All that training leaves behind, and the monitor."""
     fit, compilation = WAYS[way]
-    keras.backend.clear_session(free_memory=False)
+    keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     script = make_script(**compilation)
     monitor = GradientNoiseMonitor(every=2, **script.monitor)
+    # Once a trace, or once a step where `fit` is eager.
+    script.model.train_step = counted(script.model.train_step, calls := [])
     steps = StepLogs()
     callbacks = [steps, *([monitor] if monitored else [])]
     history = fit(script, callbacks=callbacks)
@@ -176,6 +214,7 @@ def trained(make_script, way, monitored):
     left = {
         "logs": without_noise(history),
         "logs of steps": steps.logs,
+        "calls of train_step": len(calls),
         "predictions": predictions,
         **bits_of(script.model),
     }
@@ -232,7 +271,7 @@ def checkpoints(tmp_path_factory):
     folders = []
     for callbacks in ([], [GradientNoiseMonitor(every=2)]):
         folder = tmp_path_factory.mktemp("run")
-        keras.backend.clear_session(free_memory=False)
+        keras.backend.clear_session()
         keras.utils.set_random_seed(0)
         script = models.convolutions()
         for name in FILES:

@@ -181,18 +181,23 @@ def test_interruption_while_measuring_leaves_the_model_as_before_the_step():
     assert_lives_alike(life, build_model)
 
 
-def test_exception_in_the_data_of_a_measured_step():
-    def life(model, monitors):
-        def batches():
-            for start in range(0, 4 * BATCH_SIZE, BATCH_SIZE):
-                yield X[start : start + BATCH_SIZE], Y[start:][:BATCH_SIZE]
-            raise OSError("the disk is gone")
+def test_after_an_exception_in_the_data_nothing_is_measured():
+    """The bits are not compared: Keras draws a batch within the graph of its
+    step, some of which it has done when the data fail."""
 
-        with pytest.raises(Exception, match="the disk is gone") as caught:
-            fit(model, monitors, batches(), None)
-        return type(caught.value).__name__, fit(model)
+    def batches():
+        for start in range(0, 4 * BATCH_SIZE, BATCH_SIZE):
+            yield X[start : start + BATCH_SIZE], Y[start:][:BATCH_SIZE]
+        raise OSError("the disk is gone")
 
-    assert_lives_alike(life)
+    model, monitor, hers = network(), every_step(), []
+    look = at("on_train_begin", 1, lambda: hers.append(model.train_function))
+    with pytest.raises(Exception, match="the disk is gone"):
+        fit(model, [look, monitor], batches(), None)
+    assert model.train_function is hers[0]
+    assert len(monitor.series) == 3
+    fit(model)
+    assert len(monitor.series) == 3
 
 
 # Several monitors, several fits
@@ -331,12 +336,13 @@ def test_model_is_saved_exported_and_copied_in_fit(hook, tmp_path):
             model.save(tmp_path / "model.keras")
             model.save_weights(tmp_path / "model.weights.h5")
             model.export(tmp_path / "exported", verbose=False)
+            exported = tf.saved_model.load(tmp_path / "exported")
             copies.extend(
                 [
                     keras.models.load_model(tmp_path / "model.keras"),
                     copy.deepcopy(model),
                     pickle.loads(pickle.dumps(model)),
-                    tf.saved_model.load(tmp_path / "exported").serve,
+                    exported.serve,
                     model.predict_on_batch,
                 ]
             )
@@ -370,7 +376,10 @@ def test_monitor_is_copied_in_fit(hook, count):
     for monitor, one in copies:
         observed = len(one.series)
         assert observed > 0
-        assert one.series == monitor.series[:observed]
+        for column in one.series.COLUMNS:
+            np.testing.assert_array_equal(
+                one.series[column], monitor.series[column][:observed]
+            )
         # A copy measures on.
         fit(network(), [one])
         assert len(one.series) > 0
@@ -518,7 +527,8 @@ class Traced(keras.Model):
         return self.inner[1](self.inner[0](x))
 
 
-def test_second_fit_traces_nothing_and_the_first_pays_two_traces():
+@pytest.mark.parametrize("rows", [5 * BATCH_SIZE, ROWS])
+def test_second_fit_traces_nothing_and_the_first_pays_two_traces(rows):
     def build_model():
         keras.utils.set_random_seed(0)
         return compiled(Traced())
@@ -526,10 +536,10 @@ def test_second_fit_traces_nothing_and_the_first_pays_two_traces():
     counts = []
 
     def life(model, monitors):
-        fit(model, monitors, epochs=1)
+        fit(model, monitors, X[:rows], Y[:rows], epochs=1)
         first = dict(model.counts)
         counts.append(first)
-        fit(model, monitors, epochs=3)
+        fit(model, monitors, X[:rows], Y[:rows], epochs=2)
         assert model.counts == first
 
     _, [monitor] = assert_lives_alike(life, build_model)

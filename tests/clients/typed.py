@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_type
 
 import keras_svag
-from keras_svag import applications, scaling, schedules
+from keras_svag import applications, scaling
 
 ROWS = 64
 
@@ -30,21 +30,26 @@ def measured_model() -> None:
         (4,), 3, hidden_units=[8], normalization="layer", seed=0
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model = keras_svag.SVAGModel(network, num_examples=ROWS, per_layer=True)
+    model = keras_svag.SVAGModel(network)
     model.compile(
         optimizer=keras_svag.SVAG(0.1, ell=2, weight_decay=5e-3), loss=loss
     )
-    check = keras_svag.ScalingRuleCheck(kappas=(2, 4), window=2, verbose=0)
+    check = keras_svag.ScalingRuleCheck(
+        kappas=(0.5, 2, 4), window=2, verbose=0, every=1, per_layer=True
+    )
     history = model.fit(
         x, y, batch_size=8, epochs=2, callbacks=[check], verbose=0
     )
     print(history.history["noise_to_signal"])
 
-    noise = model.gradient_noise.estimate()
+    assert_type(check.series, keras_svag.NoiseSeries)
+    assert_type(check.series.window(epochs=1), keras_svag.NoiseSeries)
+    assert_type(check.batch_size, int | None)
+    noise = check.estimate()
     assert_type(noise, keras_svag.NoiseEstimate)
     assert_type(noise.noise_to_signal, float)
-    assert_type(noise.noise_scale, float | None)
-    assert_type(noise.interval(level=0.9), tuple[float, float])
+    assert_type(noise.noise_scale, float)
+    assert_type(noise.interval(level=0.9).high, float)
     assert_type(noise.per_layer, dict[str, keras_svag.NoiseEstimate] | None)
     assert_type(noise.describe(), str)
     assert_type(
@@ -57,7 +62,7 @@ def measured_model() -> None:
     assert_type(report.estimate, keras_svag.NoiseEstimate)
     assert_type(report.verdict.max_batch_size, float | None)
     assert_type(report.verdict.not_ruled_out_up_to, float)
-    assert_type(report.verdict.interval, tuple[float, float])
+    assert_type(report.verdict.interval.low, float)
     assert_type(report.verdict.at_equilibrium, bool | None)
     for kappa, verdict in report.verdict.multiplier_verdicts.items():
         assert_type(kappa, float)
@@ -73,9 +78,7 @@ def measured_model() -> None:
 
 def optimizers() -> None:
     """SVAG and its kin, with a schedule."""
-    schedule = schedules.learning_rate_schedule(
-        "triangle", 0.1, steps_per_epoch=8, epochs=4, warmup_epochs=1
-    )
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)
     for optimizer in (
         keras_svag.SVAG(schedule, ell=4, pairing="halves"),
         keras_svag.SVAGAdam(lambda: 0.01, beta_2=0.99, ell=4),
@@ -95,7 +98,8 @@ def theory() -> None:
     bounds = scaling.max_batch_multiplier(ratios, 2, form="loose", ell=4)
     assert_type(bounds, NDArray[Any])
     assert_type(scaling.min_closeness(2, kappa=4, balance=1.1), float)
-    assert_type(scaling.balance("svag", 1.0, 2.0, 3.0, 0.1, 1e-3, 4), float)
+    balance = scaling.equilibrium_balance("svag", 1.0, 2.0, 3.0, 0.1, 1e-3, 4)
+    assert_type(balance, float)
 
     linear = scaling.linear_scaling_rule(0.1, 2, batch_size=128)
     assert_type(linear["learning_rate"], float)

@@ -5,8 +5,13 @@ import random
 import keras
 import numpy as np
 
-# What the monitor adds to the logs of an epoch.
+# What the monitor, and a check, add to the logs of an epoch.
 LOGS = {
+    "max_batch_size",
+    "max_batch_size_low",
+    "max_batch_size_high",
+    "noise_to_signal_low",
+    "noise_to_signal_high",
     "grad_sq_norm",
     "noise_trace",
     "noise_to_signal",

@@ -40,9 +40,7 @@ def fit_plain(model, x, y=None, sample_weight=None, **arguments):
 def fit_pairs(model, x, y=None, sample_weight=None, **arguments):
     """Trains on the same rows, two of those batches interleaved in each."""
     rows = interleaved(np.arange(40), SUB_BATCH)
-    return _fit_rows(
-        model, rows, 2 * SUB_BATCH, x, y, sample_weight, arguments
-    )
+    return _fit_rows(model, rows, 2 * SUB_BATCH, x, y, sample_weight, arguments)
 
 
 def _fit_rows(model, rows, batch_size, x, y, sample_weight, arguments):

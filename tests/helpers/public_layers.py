@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 
@@ -91,6 +92,57 @@ class Warmup(layers.Layer):
         if training:
             self.count.assign_add(1)
         return x * (1 - 0.9 ** (1 + ops.cast(self.count, x.dtype)))
+
+
+class EverySecondMean(layers.Layer):
+    """Follows the mean of its inputs in every second call in training."""
+
+    def build(self, shape):
+        self.mean, self.count = (
+            self.add_weight(shape=shape, initializer="zeros", trainable=False)
+            for shape in (shape[1:], ())
+        )
+
+    def call(self, x, training=False):
+        if training:
+            self.count.assign_add(1)
+            ops.cond(
+                ops.equal(self.count % 2, 0),
+                lambda: self.mean.assign(ops.mean(x, 0)),
+                lambda: self.mean.assign(self.mean),
+            )
+        return x - self.mean
+
+
+class TensorFlowState(layers.Layer):
+    """Variables that Keras does not know, assigned in a function."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = tf.random.Generator.from_seed(1)
+        self.scale = tf.Variable(1.0, trainable=False)
+
+    @tf.function
+    def noise(self, x):
+        self.scale.assign(0.9 * self.scale)
+        return self.scale * self.generator.normal(tf.shape(x))
+
+    def call(self, x, training=False):
+        return x + self.noise(x) if training else x
+
+
+class LogisticEndpoint(layers.Layer):
+    """The loss and a metric as a layer, which is fed the targets."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        self.accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
+
+    def call(self, logits, targets):
+        self.add_loss(self.loss(targets, logits))
+        self.accuracy.update_state(targets, ops.sigmoid(logits))
+        return ops.sigmoid(logits)
 
 
 class UnseededNoise(layers.Layer):

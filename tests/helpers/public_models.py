@@ -143,6 +143,18 @@ def counted_calls(**compilation):
     return _regression(_hidden(), public_layers.Warmup(), **compilation)
 
 
+def assignments_under_a_condition(**compilation):
+    return _regression(
+        _hidden(), public_layers.EverySecondMean(), **compilation
+    )
+
+
+def variables_of_tensorflow(**compilation):
+    return _regression(
+        _hidden(), public_layers.TensorFlowState(), **compilation
+    )
+
+
 def noise_without_a_seed(**compilation):
     return _regression(public_layers.UnseededNoise(), **compilation)
 
@@ -226,6 +238,42 @@ def named_targets(**compilation):
     model = keras.Model(x, outputs)
     model.compile("sgd", ["mse", None], **compilation)
     return Script(model, numbers(ROWS, 6), {"score": numbers(ROWS, 1, seed=1)})
+
+
+def target_that_is_none(**compilation):
+    x = keras.Input((6,))
+    outputs = [layers.Dense(1)(x), layers.Dense(3)(x)]
+    model = keras.Model(x, outputs)
+    model.compile("sgd", ["mse", None], **compilation)
+    return Script(model, numbers(ROWS, 6), [numbers(ROWS, 1, seed=1), None])
+
+
+def loss_of_a_layer(**compilation):
+    """No loss is compiled, and `fit` is given no targets."""
+    inputs = {name: keras.Input((2,), name=name) for name in ("x", "targets")}
+    outputs = public_layers.LogisticEndpoint()(
+        layers.Dense(2)(inputs["x"]), inputs["targets"]
+    )
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", **compilation)
+    targets = (numbers(ROWS, 2) > 0).astype("float32")
+    return Script(model, {"x": numbers(ROWS, 2), "targets": targets})
+
+
+def strings(**compilation):
+    """Words in, looked up within the model."""
+    words = ["a", "few", "words", "other"]
+    model = keras.Sequential(
+        [
+            keras.Input((3,), dtype="string"),
+            layers.StringLookup(vocabulary=words[:3]),
+            layers.Embedding(4, 2),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    model.compile("sgd", "mse", **compilation)
+    return Script(model, tf.gather(words, tokens(3, 4)), numbers(ROWS, 2))
 
 
 def masked_lstm(**compilation):

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_svag import SVAG, SVAGModel, applications
-from keras_svag.scaling import balance
+from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel, applications
+from keras_svag.scaling import equilibrium_balance
 
 NUM_EXAMPLES = 48
 BATCH_SIZE = 16
@@ -61,22 +61,30 @@ def noisy_full_batches(num_steps, seed):
 def averages(optimizer, data, rows, settling_steps):
     """Averages of R, G and N over a run, after it has settled."""
     keras.utils.set_random_seed(1)
-    network = applications.ScaleInvariantMLP((6,), 3, (8, 8), seed=0)
-    model = SVAGModel(network, sampling="with_replacement")
+    model = SVAGModel(
+        applications.ScaleInvariantMLP((6,), 3, (8, 8), seed=0),
+    )
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=100,
     )
+    monitor = GradientNoiseMonitor(num_examples=None)
     start = settling_steps * rows
     for part in (slice(0, start), slice(start, None)):
         x, y, weights = (array[part] for array in data)
-        history = model.fit(
-            x, y, rows, sample_weight=weights, shuffle=False, verbose=0
-        ).history
-    estimate = model.gradient_noise.estimate()
+        model.fit(
+            *(x, y, rows),
+            sample_weight=weights,
+            shuffle=False,
+            callbacks=[monitor],
+            verbose=0,
+        )
+    settled = monitor.series.window(epochs=1)
+    assert len(settled) == len(data[0]) // rows - settling_steps
+    estimate = settled.estimate(monitor.batch_size)
     return (
-        history["weight_sq_norm"][0],
+        np.mean(settled["weight_sq_norm"]),
         estimate.grad_sq_norm,
         estimate.noise_trace,
     )
@@ -85,13 +93,17 @@ def averages(optimizer, data, rows, settling_steps):
 def balances(measured, ell):
     """The balance of a run by each of the three identities."""
     return {
-        process: balance(process, *measured, LEARNING_RATE, WEIGHT_DECAY, ell)
+        process: equilibrium_balance(
+            process, *measured, LEARNING_RATE, WEIGHT_DECAY, ell
+        )
         for process in ("sgd", "svag", "sde")
     }
 
 
 def svag(ell, pairing="independent"):
-    return SVAG(LEARNING_RATE, ell, pairing, weight_decay=WEIGHT_DECAY)
+    return SVAG(
+        LEARNING_RATE, ell=ell, pairing=pairing, weight_decay=WEIGHT_DECAY
+    )
 
 
 def rows_that_balance(measured, ell):
@@ -104,7 +116,7 @@ def rows_that_balance(measured, ell):
 
 def test_sgd_balances_by_its_own_row():
     data = batches(8600, BATCH_SIZE, seed=0)
-    sgd = keras.optimizers.SGD(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    sgd = svag(ell=1, pairing="halves")
     measured = averages(sgd, data, BATCH_SIZE, STEPS_TO_EQUILIBRIUM)
     # At ell = 1 SVAG's row is SGD's.
     assert rows_that_balance(measured, ell=1) == {"sgd", "svag"}

@@ -1,4 +1,4 @@
-"""The pairs of an SVAGModel, observed by GradientNoiseMonitor."""
+"""SVAGModel observed by GradientNoiseMonitor: its own pairs, for nothing."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ def observed(model, *data, every=None, per_layer=False, **arguments):
     return monitor, logs
 
 
-def assert_as_unobserved(make_model, *data):
+def assert_as_unobserved(make_model, *data, atol=0):
     models, logs = [], []
     for callbacks in ([], [GradientNoiseMonitor(per_layer=True)]):
         keras.utils.set_random_seed(0)
@@ -45,15 +45,15 @@ def assert_as_unobserved(make_model, *data):
         models.append(model)
     assert len(callbacks[0].series) == model.optimizer.iterations == 10
     expected, ours = models
-    assert_same(ours.variables, expected.variables)
-    assert_same(moments(ours.optimizer), moments(expected.optimizer))
+    assert_same(ours.variables, expected.variables, atol)
+    assert_same(moments(ours.optimizer), moments(expected.optimizer), atol)
     for key, values in logs[0].items():
-        assert logs[1][key] == values
+        assert logs[1][key] == pytest.approx(values, abs=atol)
 
 
 @ways
 @pytest.mark.filterwarnings("ignore:SVAG leaves out")
-def test_model_trains_to_the_bit_as_unobserved(way):
+def test_model_trains_as_unobserved(way):
     def make():
         model = keras.Sequential(
             [
@@ -67,7 +67,9 @@ def test_model_trains_to_the_bit_as_unobserved(way):
         optimizer = SVAG(schedule(), ell=ELL, weight_decay=DECAY)
         return svag_model(model, optimizer, metrics=["mae"], **WAYS[way])
 
-    assert_as_unobserved(make, *regression(43))
+    # XLA makes another program of it, whose last bits may differ.
+    atol = 1e-6 if way == "XLA" else 0
+    assert_as_unobserved(make, *regression(43), atol=atol)
 
 
 @pytest.mark.filterwarnings("ignore:SVAG leaves out")
@@ -103,7 +105,10 @@ def numpy_observations(model, ell, pairing):
             pair.append((x.T @ errors, errors.sum(0)))
         of_layers.append(
             # 1/4 + 1/4, of halves of 4 rows.
-            [(np.sum(a * b), np.sum((a - b) ** 2) / 0.5) for a, b in zip(*pair)]
+            [
+                (np.sum(a * b), np.sum((a - b) ** 2) / 0.5)
+                for a, b in zip(*pair, strict=True)
+            ]
         )
         g, s = np.sum(of_layers[-1], 0)
         rate = RATES[min(step // ell, 2)]
@@ -135,12 +140,10 @@ def test_every_step_is_observed_as_by_numpy(way, pairing):
     np.testing.assert_allclose(found, of_layers, rtol=1e-5, atol=1e-6)
     # The simulated batch is one half, or both.
     assert monitor.batch_size == (4 if pairing == "independent" else 8)
+    # The rows of an epoch are drawn without replacement.
     g, s = expected[:, 6:].mean(0)
-    noise_scale = pytest.approx([s / g], rel=1e-5)
-    assert monitor.series.num_examples == 40
-    corrected = (s * 39 / 40) / (g + s / 40)
-    assert logs["noise_scale"] == pytest.approx([corrected], rel=1e-5)
-    assert [s / g] == noise_scale
+    noise_scale = (s * 39 / 40) / (g + s / 40)
+    assert logs["noise_scale"] == pytest.approx([noise_scale], rel=1e-5)
 
 
 def halves_gradients(model, x, y):
@@ -261,9 +264,7 @@ def test_batches_that_are_left_out_are_not_observed(eager):
 
 
 def test_epochs_may_end_within_a_call_of_several_steps():
-    model = svag_model(
-        linear_model(4), SVAG(0.1, ell=2), steps_per_execution=7
-    )
+    model = svag_model(linear_model(4), SVAG(0.1, ell=2), steps_per_execution=7)
     monitor, _ = observed(model, X, Y, epochs=3)
     assert monitor.series["step"].tolist() == [*range(1, 16)]
     assert monitor.series["iteration"].tolist() == [*range(15)]

@@ -1,19 +1,18 @@
-"""Bad arguments of the optimizer, the models, the probe and the check."""
+"""What SVAG and SVAGModel refuse, in one sentence each."""
 
 import keras
-import numpy as np
-import tensorflow as tf
+import pytest
 
 import keras_svag
+from keras_svag import SVAG, SVAGModel
+from tests.helpers import public_models
+from tests.helpers.pairs import fit, svag_model
 from tests.helpers.refusals import (
-    INF,
-    NAN,
     NO_COUNT,
-    NO_INTEGER,
     NO_STRING,
     NOT_NONNEGATIVE,
-    NOT_POSITIVE,
     check_refused,
+    check_sentence,
     refused,
     refused_numbers,
     table,
@@ -21,25 +20,16 @@ from tests.helpers.refusals import (
 from tests.helpers.small_problems import dense_network, regression
 
 X, Y = regression(16)
-MODEL = dense_network()
-MODEL.compile("sgd", "mse")
-UNCOMPILED = dense_network()
-NO_SAMPLING = (*NO_STRING, "random", "SHUFFLE", [], {})
 NO_MODEL = (None, "model", 3, dict, keras.layers.Dense(2), [])
 
 
-def optional(values):
-    """The values without None."""
-    return tuple(value for value in values if value is not None)
-
-
 def cases_of_svag():
-    call, good = keras_svag.SVAG, {"learning_rate": 0.1, "ell": 2}
+    call, good = SVAG, {"learning_rate": 0.1, "ell": 2}
     yield from refused_numbers(call, good, "ell", NO_COUNT)
     # Keras takes a dict for a schedule's configuration.
     rates = [value for value in NOT_NONNEGATIVE if value != {}]
     yield from refused_numbers(call, good, "learning_rate", rates)
-    decays = optional(NOT_NONNEGATIVE)
+    decays = [value for value in NOT_NONNEGATIVE if value is not None]
     yield from refused_numbers(call, good, "weight_decay", decays)
     yield from refused(call, good, "pairing", (*NO_STRING, "both", [], {}))
     for name, value, why in (
@@ -62,131 +52,72 @@ def cases_of_weights():
     )
 
 
-def cases_of_models():
-    call = keras_svag.SVAGModel
-    yield from refused(call, {}, "model", NO_MODEL, TypeError)
-    for measure_noise in (True, False):
-        good = {"model": MODEL, "measure_noise": measure_noise}
-        yield from refused(call, good, "sampling", NO_SAMPLING)
-        sizes = (*optional(NO_COUNT), 1)
-        yield from refused_numbers(call, good, "num_examples", sizes)
-    call = keras_svag.NGDModel
-    good = {"model": MODEL, "batch_size": 4, "micro_batch_size": 8}
-    yield from refused(call, good, "model", NO_MODEL, TypeError)
-    for name in ("batch_size", "micro_batch_size"):
-        yield from refused_numbers(call, good, name, NO_COUNT)
-    yield from refused_numbers(call, good, "seed", (*optional(NO_INTEGER), -1))
-
-
-def cases_of_the_metric():
-    call = keras_svag.GradientNoise
-    for name in ("batch_size", "num_examples"):
-        yield from refused_numbers(call, {}, name, optional(NO_COUNT))
-    good = {"batch_size": 8}
-    yield from refused(call, good, "num_examples", [7], says=(">= 8",))
-    yield from refused(call, good, "sampling", NO_SAMPLING)
-    good["sampling"] = "without_replacement"
-    yield from refused(call, good, "num_examples", [None], TypeError)
-    yield from refused(
-        keras_svag.GradientNoise(layers=["a", "b"]).update_state,
-        {"noise_trace": np.ones(3)},
-        "grad_sq_norm",
-        [np.ones(3)],
-        given="(3,)",
-    )
-    yield from refused(
-        keras_svag.GradientNoise().update_state,
-        {"noise_trace": np.ones(3)},
-        "grad_sq_norm",
-        [np.ones(2)],
-        given="(2,)",
-    )
-
-
-def cases_of_the_probe():
-    call = keras_svag.measure_gradient_noise
-    good = {
-        "model": MODEL,
-        "dataset": (X, Y),
-        "batch_size": 4,
-        "num_batches": 4,
-        "verbose": 0,
-    }
-    yield from refused(call, good, "model", NO_MODEL, TypeError)
-    once = (batch for batch in [(X, Y)])
-    for data in (None, "data", 3, dict, MODEL, (), (X, Y, Y, Y), once):
-        yield from refused(call, good, "dataset", [data], TypeError)
-    slices = tf.data.Dataset.from_tensor_slices((X, Y))
-    ragged = tf.ragged.constant([[1.0], [1.0, 2.0]])
-    for data, why, given in (
-        (X, "targets y", "x alone"),
-        ({"x": X, "y": Y}, "targets y", "x alone"),
-        (slices.batch(4).take(2), "at least", "8"),
-        (slices.batch(4).repeat(), "finite", "infinite"),
-        (slices.batch(4).batch(2), "as many axes", "(None, None, 4)"),
-        (slices.take(0), "must have examples", "empty"),
-        ((X, ragged), "dense", "RaggedTensor"),
-        (lambda: iter([(X, Y[:5])]), "number of rows", "(5, 2)"),
-    ):
-        arguments = {**good, "batch_size": 9}
-        yield from refused(
-            call, arguments, "dataset", [data], says=(why,), given=given
-        )
-    yield from refused_numbers(call, good, "batch_size", NO_COUNT)
-    yield from refused_numbers(call, good, "num_batches", (*NO_COUNT, 1))
-    yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))
-    yield from refused_numbers(call, good, "seed", ("0", True, 1.5, NAN))
-    yield from refused(call, good, "sampling", NO_SAMPLING)
-    yield from refused(
-        call, {**good, "model": UNCOMPILED}, "loss", [None], given="no loss"
-    )
-
-
-def cases_of_the_check():
-    call, good = keras_svag.LinearScalingRuleCheck, {"batch_size": 8}
-    yield from refused_numbers(call, good, "batch_size", optional(NO_COUNT))
-    yield from refused_numbers(call, good, "closeness", (*NOT_POSITIVE, 1, 0.5))
-    for kappas in ("24", None, 2, True, (2, "4"), (True,)):
-        yield from refused(call, good, "kappas", [kappas], TypeError)
-    yield from refused(call, good, "kappas", [(0.5,), (2, NAN), (2, INF)])
-    counts = optional(NO_COUNT)
-    yield from refused_numbers(call, good, "window", counts)
-    yield from refused_numbers(call, good, "num_examples", (*counts, 7))
-    yield from refused_numbers(call, good, "probe_every", NO_COUNT)
-    yield from refused_numbers(call, good, "probe_batches", (*NO_COUNT, 3))
-    yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))
-    yield from refused(
-        call(8).load_state_dict,
-        {},
-        "state",
-        [None, {}, {"batch_size": 8}, {"batch_size": 8, "epochs": [{}]}, "x"],
-    )
-
-
-def cases_of_invariance():
-    call, good = keras_svag.is_scale_invariant, {"model": MODEL, "x": X}
-    yield from refused(call, good, "model", NO_MODEL, TypeError)
-    yield from refused_numbers(call, good, "rtol", optional(NOT_POSITIVE))
-    yield from refused(call, good, "x", [X[:0]], given="(0, 4)")
-    yield from refused(call, good, "x", [X[0, 0]], given="()")
-
-
 @table(
     cases_of_svag(),
     cases_of_weights(),
-    cases_of_models(),
-    cases_of_the_metric(),
-    cases_of_the_probe(),
-    cases_of_the_check(),
-    cases_of_invariance(),
+    refused(SVAGModel, {}, "model", NO_MODEL, TypeError),
 )
 def test_bad_argument_is_one_sentence(case, tmp_path):
     check_refused(case, tmp_path)
 
 
-def test_the_arguments_are_otherwise_good():
-    # A row could be refused for another argument than the bad one.
-    keras_svag.SVAG(0.1, ell=2)
-    keras_svag.LinearScalingRuleCheck(8)
-    keras_svag.measure_gradient_noise(MODEL, (X, Y), 4, 4, verbose=0)
-    assert not keras_svag.is_scale_invariant(MODEL, X)
+OTHERS = {
+    "adam": lambda: "adam",
+    "SGD": keras.optimizers.SGD,
+    "scaled Adam": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_optimizer_is_refused_and_the_callback_named(name):
+    with pytest.raises(ValueError) as error:
+        svag_model(dense_network(), OTHERS[name]())
+    check_sentence(
+        str(error.value),
+        "`optimizer` must be SVAG, SVAGAdam or SVAGRMSprop",
+        "keras_svag.GradientNoiseMonitor",
+    )
+
+
+def own_train_step():
+    return public_models.own_train_step().model
+
+
+def another_svag_model():
+    return SVAGModel(dense_network())
+
+
+@pytest.mark.parametrize("make", [own_train_step, another_svag_model])
+def test_a_train_step_of_the_models_own_is_refused(make):
+    model = make()
+    with pytest.raises(ValueError) as error:
+        SVAGModel(model)
+    check_sentence(
+        str(error.value),
+        f"got {type(model).__name__}",
+        "`train_step`",
+        "compile the model itself with keras_svag.SVAG",
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [SVAG, keras_svag.SVAGAdam, keras_svag.SVAGRMSprop]
+)
+def test_an_optimizer_trains_one_model_in_one_way(kind):
+    plain = dense_network()
+    plain.compile(kind(0.1, ell=3), "mse")
+    plain.optimizer.build(plain.trainable_variables)
+    sentence = f"give each model its own {kind.__name__}"
+    for refused_call in (
+        lambda: SVAGModel(plain),
+        lambda: svag_model(dense_network(), plain.optimizer),
+    ):
+        with pytest.raises(ValueError, match=sentence) as error:
+            refused_call()
+        check_sentence(str(error.value), "already trains a plain model")
+    wrapped = svag_model(dense_network(), kind(0.1, ell=3))
+    fit(wrapped, X, Y)
+    with pytest.raises(ValueError, match=f"belongs to an SVAG.*{sentence}"):
+        fit(wrapped.model, X, Y)

@@ -69,9 +69,7 @@ def test_rows_that_are_left_out_are_counted(name, left_out, eager):
     trained = model(run_eagerly=eager)
     with pytest.warns(UserWarning, match=f"leaves out {left_out} rows") as seen:
         # The default batch size is 32.
-        trained.fit(
-            *data, shuffle=False, verbose=0, epochs=2, **{**arguments}
-        )
+        trained.fit(*data, shuffle=False, verbose=0, epochs=2, **{**arguments})
     assert len([w for w in seen if "leaves out" in str(w.message)]) == 1
     expected = trained_on(*parts, *parts)
     assert_same(trained.variables, expected.variables, 1e-6 if eager else 0)

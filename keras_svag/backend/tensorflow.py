@@ -417,7 +417,8 @@ class Beside(TrainFunction):
             itertools.islice(iterator, self._model.steps_per_execution)
         )
         if not batches:
-            raise StopIteration
+            # On data of unknown size Keras counts a step that finds no more.
+            return self.found(iterator)
         place = self._choose(len(batches))
         if place:
             self.found(iter(batches[:place]))

@@ -9,15 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_svag import (
-    SVAG,
-    NGDModel,
-    SVAGAdam,
-    SVAGModel,
-    SVAGRMSprop,
-)
-from keras_svag.models.internals import has_several_workers
-from keras_svag.models.wrapper import ModelWrapper
+from experiments.ngd_model import NGDModel
+from keras_svag import SVAG, GradientNoiseMonitor, SVAGAdam, SVAGModel, backend
 from tests.helpers.small_problems import (
     dense_network,
     interleaved,
@@ -26,9 +19,21 @@ from tests.helpers.small_problems import (
     regression,
 )
 
-# Pairs of it divide by 2, 3 and 4 replicas.
+# Pairs of it divide by 2 and 4 replicas.
 SUB_BATCH = 12
-NUM_STEPS = 6
+NUM_STEPS = 4
+ELL = 3
+
+
+class Replicated(backend.MultiWorkerModel):
+    """A model as it is, whose `fit` works over several workers too."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def call(self, inputs):
+        return self.model(inputs)
 
 
 def fit(model, x, y, batch_size, **kwargs):
@@ -36,100 +41,167 @@ def fit(model, x, y, batch_size, **kwargs):
     return model.fit(x, y, batch_size=batch_size, **kwargs).history
 
 
-def optimizer(pairing="independent"):
+def svag(pairing="independent"):
     schedule = keras.optimizers.schedules.CosineDecay(0.5, 4)
-    return SVAG(schedule, ell=3, pairing=pairing, weight_decay=0.1)
+    return SVAG(schedule, ell=ELL, pairing=pairing, weight_decay=0.1)
 
 
-def consecutive():
-    return regression(NUM_STEPS * 2 * SUB_BATCH)
+def adam(pairing="halves"):
+    # An epsilon that is not small: forgetting it is seen.
+    return SVAGAdam(
+        0.02, epsilon=0.03, ell=ELL, pairing=pairing, weight_decay=0.1
+    )
 
 
-def pairs():
-    return [interleaved(rows, SUB_BATCH) for rows in consecutive()]
+def consecutive(num_outputs=2):
+    return regression(NUM_STEPS * 2 * SUB_BATCH, num_outputs=num_outputs)
+
+
+def pairs(num_outputs=2):
+    return [interleaved(rows, SUB_BATCH) for rows in consecutive(num_outputs)]
+
+
+def compiled(build_model, optimizer, scope=None, wrap=SVAGModel, **kwargs):
+    with scope or contextlib.nullcontext():
+        model = wrap(build_model())
+        model.compile(optimizer, "mse", **kwargs)
+    return model
 
 
 @functools.cache
-def one_device(pairing="independent"):
-    model = SVAGModel(dense_network())
-    model.compile(optimizer(pairing), "mse")
+def one_device(make_optimizer=svag):
+    model = compiled(dense_network, make_optimizer())
     fit(model, *pairs(), 2 * SUB_BATCH)
     return model
 
 
-def mirrored(
-    strategy, wrapped, build_model=dense_network, make_optimizer=optimizer
-):
+def under(strategy, make_optimizer=svag, build_model=dense_network, **kwargs):
     with strategy.scope():
-        model = build_model()
-        if wrapped:
-            model = SVAGModel(model)
-        elif has_several_workers(strategy):
-            # There Keras cannot fit a model that nothing wraps.
-            model = ModelWrapper(model)
-        model.compile(make_optimizer(), "mse")
-    return model
+        optimizer = make_optimizer()
+    return compiled(build_model, optimizer, strategy.scope(), **kwargs)
 
 
-def check_svag_model_equals_one_device(strategy):
-    for pairing in ("independent", "halves"):
-        model = mirrored(
-            strategy, True, dense_network, lambda p=pairing: optimizer(p)
+def halves_gradients(x, y, kernel):
+    """The gradients of a linear model's mse on the halves of some rows."""
+    return [
+        2 * x[i::2].T @ (x[i::2] @ kernel - y[i::2]) / len(x[i::2])
+        for i in (0, 1)
+    ]
+
+
+def observation(pair, rows, scale=1.0):
+    """G and S of the halves of one replica's rows."""
+    first, second = (gradient * scale for gradient in pair)
+    return np.sum(first * second), np.sum((first - second) ** 2) * rows / 4
+
+
+def observed_on_one_device(make_optimizer, replicas):
+    """A trained linear model, and the replicas' mean observation of a step."""
+    x, y = pairs(num_outputs=1)
+    model = compiled(lambda: linear_model(4), make_optimizer())
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    rows, observations = 2 * SUB_BATCH // replicas, []
+    for start in range(0, len(x), 2 * SUB_BATCH):
+        kernel = model.get_weights()[0]
+        scale = np.nan
+        if isinstance(optimizer, SVAGAdam):
+            v = optimizer._velocities[0].numpy()
+            root = np.sqrt(v) + optimizer.epsilon * ELL**0.5
+            scale = (v > 0) / root
+        of_replicas = []
+        for first in range(start, start + 2 * SUB_BATCH, rows):
+            part = slice(first, first + rows)
+            pair = halves_gradients(x[part], y[part], kernel)
+            of_replicas.append(
+                observation(pair, rows) + observation(pair, rows, scale)
+            )
+        observations.append(np.mean(of_replicas, 0))
+        batch = slice(start, start + 2 * SUB_BATCH)
+        model.train_on_batch(x[batch], y[batch])
+    return model, np.array(observations)
+
+
+def check_svag_model_and_its_noise_are_those_of_one_device(strategy):
+    """The weights; and G and S, the mean over the replicas, by NumPy."""
+    for make_optimizer in (svag, adam):
+        expected, observations = observed_on_one_device(
+            make_optimizer, strategy.num_replicas_in_sync
         )
-        fit(model, *pairs(), 2 * SUB_BATCH)
-        expected = one_device(pairing)
-        difference = largest_difference(model, expected)
-        assert difference < 1e-6, (pairing, difference)
+        model = under(strategy, make_optimizer, lambda: linear_model(4))
+        monitor = GradientNoiseMonitor()
+        logs = fit(
+            model, *pairs(num_outputs=1), 2 * SUB_BATCH, callbacks=[monitor]
+        )
+        assert largest_difference(model, expected) < 1e-6
+        assert model.optimizer.effective_iterations == NUM_STEPS / ELL
         times = [
             keras.ops.convert_to_numpy(m.optimizer.continuous_time)
             for m in (model, expected)
         ]
         np.testing.assert_allclose(*times, rtol=1e-9)
-        assert model.optimizer.effective_iterations == NUM_STEPS / 3
+        series = monitor.series
+        found = np.array([series[name] for name in series.COLUMNS[6:]]).T
+        np.testing.assert_allclose(found, observations, rtol=1e-4, atol=1e-6)
+        assert series["rows"].tolist() == NUM_STEPS * [2 * SUB_BATCH]
+        assert series["iteration"].tolist() == [*range(NUM_STEPS)]
+        kernel = linear_model(4).get_weights()[0]
+        np.testing.assert_allclose(
+            series["weight_sq_norm"][0], np.sum(kernel**2), rtol=1e-5
+        )
+        halves = adam is make_optimizer
+        assert monitor.batch_size == (2 if halves else 1) * SUB_BATCH
+        assert ("preconditioned_noise_to_signal" in logs) == halves
+
+
+def check_noise_beside_a_plain_model_is_the_mean_over_each_replica(strategy):
+    x, y = consecutive(num_outputs=1)
+    model = under(
+        strategy,
+        lambda: keras.optimizers.SGD(0.0),
+        lambda: linear_model(4),
+        wrap=Replicated,
+    )
+    kernel = model.get_weights()[0]
+    monitor = GradientNoiseMonitor(every=1)
+    fit(model, x, y, 2 * SUB_BATCH, callbacks=[monitor])
+    rows = 2 * SUB_BATCH // strategy.num_replicas_in_sync
+    of_replicas = [
+        observation(
+            halves_gradients(x[i : i + rows], y[i : i + rows], kernel), rows
+        )
+        for i in range(0, len(x), rows)
+    ]
+    expected = np.mean(np.reshape(of_replicas, (NUM_STEPS, -1, 2)), 1)
+    found = [
+        monitor.series[name] for name in ("grad_sq_norm", "example_noise")
+    ]
+    # The very first step of training is not measured.
+    np.testing.assert_allclose(np.transpose(found), expected[1:], rtol=1e-4)
 
 
 def check_plain_model_equals_one_device(strategy):
-    model = mirrored(strategy, False)
-    fit(model, *consecutive(), SUB_BATCH)
-    assert largest_difference(model, one_device()) < 1e-6
-    assert model.optimizer.effective_iterations == NUM_STEPS / 3
-
-
-def check_adaptive_svag_trains_as_unreplicated(strategy):
-    for kind, wrapped in ((SVAGAdam, False), (SVAGRMSprop, True)):
-
-        def make(kind=kind):
-            return kind(0.02, ell=3, epsilon=1e-3, weight_decay=0.1)
-
-        expected = SVAGModel(dense_network(), measure_noise=False)
-        expected.compile(make(), "mse")
-        fit(expected, *pairs(), 2 * SUB_BATCH)
-        model = mirrored(strategy, wrapped, make_optimizer=make)
-        if wrapped:
-            fit(model, *pairs(), 2 * SUB_BATCH)
-        else:
-            fit(model, *consecutive(), SUB_BATCH)
-        assert largest_difference(model, expected) < 1e-6
-
-
-def check_reload_in_mid_pair(strategy):
+    """Its pairs are batches; saved and loaded between the two of a pair."""
     x, y = consecutive()
     done = 3 * SUB_BATCH
-    model = mirrored(strategy, False)
+    plain = backend.has_several_workers(strategy) and Replicated
+    model = under(strategy, adam, wrap=plain or (lambda model: model))
     fit(model, x[:done], y[:done], SUB_BATCH)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        model.save(path)
-        with strategy.scope():
-            loaded = keras.saving.load_model(path)
-    fit(loaded, x[done:], y[done:], SUB_BATCH)
-    assert largest_difference(loaded, one_device()) < 1e-6
+    if not plain:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            model.save(path)
+            with strategy.scope():
+                model = keras.saving.load_model(path)
+    fit(model, x[done:], y[done:], SUB_BATCH)
+    assert largest_difference(model, one_device(adam)) < 1e-6
+    assert model.optimizer.effective_iterations == NUM_STEPS / ELL
 
 
 def check_reload_of_svag_model(strategy):
     x, y = pairs()
     done = 2 * 2 * SUB_BATCH
-    model = mirrored(strategy, True)
+    model = under(strategy)
     fit(model, x[:done], y[:done], 2 * SUB_BATCH)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.keras")
@@ -140,20 +212,7 @@ def check_reload_of_svag_model(strategy):
     assert largest_difference(loaded, one_device()) < 1e-6
 
 
-def check_ordinary_optimizer_equals_plain_model_on_one_device(strategy):
-    plain = dense_network()
-    plain.compile("adam", "mse", metrics=["mae"])
-    expected = fit(plain, *pairs(), 2 * SUB_BATCH)
-    with strategy.scope():
-        model = SVAGModel(dense_network())
-        model.compile("adam", "mse", metrics=["mae"])
-    history = fit(model, *pairs(), 2 * SUB_BATCH)
-    assert largest_difference(model, plain) < 1e-5
-    for key, values in expected.items():
-        np.testing.assert_allclose(history[key], values, rtol=1e-5)
-
-
-def check_embedding_trains_as_in_a_plain_model(strategy):
+def check_embedding_equals_one_device(strategy):
     words = np.random.default_rng(0).integers(0, 5, (16, 3))
     targets = words.sum(1, keepdims=True).astype("float32")
 
@@ -168,63 +227,11 @@ def check_embedding_trains_as_in_a_plain_model(strategy):
             ]
         )
 
-    plain = embedding()
-    plain.compile("rmsprop", "mse")
-    fit(plain, words, targets, 16)
-    with strategy.scope():
-        model = SVAGModel(embedding())
-        model.compile("rmsprop", "mse")
-    fit(model, words, targets, 16)
-    assert largest_difference(model, plain) < 1e-5
-
-
-def numpy_observation(x, y, kernel):
-    """G and N, at the size of a half, of one replica's rows."""
-    g1, g2 = (
-        2 * x[i::2].T @ (x[i::2] @ kernel - y[i::2]) / len(x[i::2])
-        for i in (0, 1)
-    )
-    return np.sum(g1 * g2), np.sum((g1 - g2) ** 2) / 2
-
-
-def check_noise_has_one_observation_of_each_step_and_replica(strategy):
-    replicas = strategy.num_replicas_in_sync
-    batch_size, steps = 2 * SUB_BATCH, 3
-    x, y = regression(steps * batch_size, num_outputs=1)
-    for pairing, simulated in (
-        ("independent", SUB_BATCH),
-        ("halves", 2 * SUB_BATCH),
-    ):
-        model = mirrored(
-            strategy,
-            True,
-            lambda: linear_model(4),
-            lambda p=pairing: SVAG(0.0, ell=2, pairing=p),
-        )
-        kernel = model.get_weights()[0]
-        logs = fit(model, x, y, batch_size)
-        rows = batch_size // replicas
-        observations = np.array(
-            [
-                numpy_observation(x[i : i + rows], y[i : i + rows], kernel)
-                for i in range(0, len(x), rows)
-            ]
-        )
-        observations[:, 1] *= rows / 2 / simulated
-        estimate = model.gradient_noise.estimate()
-        assert estimate.count == steps * replicas
-        assert estimate.batch_size == simulated
-        ours = estimate.grad_sq_norm, estimate.noise_trace
-        np.testing.assert_allclose(ours, observations.mean(0), rtol=1e-4)
-        errors = observations.std(0, ddof=1) / len(observations) ** 0.5
-        ours = estimate.grad_sq_norm_se, estimate.noise_trace_se
-        np.testing.assert_allclose(ours, errors, rtol=1e-4)
-        np.testing.assert_allclose(logs["grad_sq_norm"], estimate.grad_sq_norm)
-        np.testing.assert_allclose(
-            logs["weight_sq_norm"], np.sum(kernel**2), rtol=1e-5
-        )
-        losses = np.mean((x @ kernel - y) ** 2)
-        np.testing.assert_allclose(logs["loss"], losses, rtol=1e-5)
+    expected = compiled(embedding, svag())
+    model = under(strategy, svag, embedding)
+    for each in (expected, model):
+        fit(each, words, targets, 8)
+    assert largest_difference(model, expected) < 1e-6
 
 
 def collectives(strategy, model):
@@ -252,25 +259,20 @@ def collectives(strategy, model):
 
 
 def check_no_more_gradients_are_reduced_than_by_sgd(strategy):
-    plain = mirrored(strategy, False, dense_network, lambda: "sgd")
+    plain = under(strategy, lambda: keras.optimizers.SGD(0.1), wrap=Replicated)
     expected = collectives(strategy, plain)
     total = sum(np.prod(v.shape) for v in plain.trainable_variables)
     assert sum(expected) >= total, "the all-reduces of SGD were not found"
-    for wrapped in (False, True):
-        model = mirrored(strategy, wrapped)
-        assert collectives(strategy, model) == expected
-    assert expected == collectives(
-        strategy, mirrored(strategy, True, dense_network, lambda: "sgd")
-    )
+    for wrap in (Replicated, SVAGModel):
+        assert collectives(strategy, under(strategy, wrap=wrap)) == expected
 
 
 def check_evaluate_and_predict(strategy):
-    model = mirrored(strategy, True)
-    fit(model, *pairs(), 2 * SUB_BATCH)
-    expected = one_device()
-    # Batches that split evenly; unevenly, from the first one on; and a last
-    # one that is too small to split.
-    for rows, batch_size in ((24, 12), (31, 11), (25, 12)):
+    model = under(strategy)
+    expected = compiled(dense_network, svag())
+    # Batches that split unevenly, from the first one on; and a last one that
+    # is too small to split.
+    for rows, batch_size in ((31, 11), (25, 12)):
         x, y = regression(rows)
         logs = model.evaluate(
             x, y, batch_size=batch_size, verbose=0, return_dict=True
@@ -298,14 +300,3 @@ def check_noisy_gradient_descent_equals_one_device(strategy):
     assert largest_difference(model, expected) < 1e-6
     for key, values in expected_logs.items():
         np.testing.assert_allclose(logs[key], values, rtol=1e-5)
-
-
-def check_plain_model_in_a_wrapper_equals_one_device(strategy):
-    with strategy.scope():
-        model = ModelWrapper(dense_network())
-        model.compile(optimizer(), "mse")
-    x, y = consecutive()
-    odd = 3 * SUB_BATCH
-    fit(model, x[:odd], y[:odd], SUB_BATCH)
-    fit(model, x[odd:], y[odd:], SUB_BATCH)
-    assert largest_difference(model, one_device()) < 1e-6

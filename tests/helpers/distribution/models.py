@@ -3,15 +3,15 @@
 import keras
 import numpy as np
 
-from keras_svag import SVAG, NGDModel, SVAGModel
-from keras_svag.models.state import assign_replica_values, replica_values
-from keras_svag.models.wrapper import ModelWrapper
+from experiments.ngd_model import NGDModel
+from keras_svag import SVAG, GradientNoiseMonitor, backend
 from tests.helpers.distribution.checks import (
     SUB_BATCH,
+    Replicated,
     fit,
-    mirrored,
-    optimizer,
     pairs,
+    svag,
+    under,
 )
 from tests.helpers.small_problems import dense_network, regression
 
@@ -28,53 +28,25 @@ def refused(action, *parts):
 
 def check_batch_that_replicas_cannot_pair_is_refused(strategy):
     replicas = strategy.num_replicas_in_sync
+    model = under(strategy)
+    before = model.get_weights()
     for size, sentence in (
-        (replicas, ("at least 2 rows",)),
+        (replicas, ("at least 2 rows on each replica", "got 1")),
         (
             2 * replicas + 1,
             ("drop_remainder=True", f"multiple of {2 * replicas}"),
         ),
     ):
-        model = mirrored(strategy, True)
-        before = model.get_weights()
-        refused(
-            lambda model=model, size=size: fit(
-                model, *regression(4 * size), size
-            ),
-            *sentence,
-        )
-        for ours, theirs in zip(model.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-
-
-def check_what_keras_cannot_do_is_refused(strategy):
-    def compile_model(optimizer, **arguments):
-        with strategy.scope():
-            model = SVAGModel(dense_network())
-            model.compile(optimizer(), "mse", **arguments)
-
-    refused(
-        lambda: compile_model(optimizer, steps_per_execution=2),
-        "`steps_per_execution` must be 1",
-        "got 2",
-    )
-    refused(
-        lambda: compile_model(
-            lambda: keras.optimizers.SGD(gradient_accumulation_steps=3)
-        ),
-        "`gradient_accumulation_steps` must be None",
-        "got 3",
-    )
+        data = regression(4 * size)
+        refused(lambda d=data, n=size: fit(model, *d, n), *sentence)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def check_optimizer_created_outside_the_scope_is_refused(strategy):
-    outside = optimizer()
-    for wrapped in (False, True):
-        model = mirrored(strategy, wrapped, make_optimizer=lambda: outside)
-        refused(
-            lambda model=model: fit(model, *pairs(), 2 * SUB_BATCH),
-            "strategy.scope()",
-        )
+    outside = svag()
+    model = under(strategy, lambda: outside)
+    refused(lambda: fit(model, *pairs(), 2 * SUB_BATCH), "strategy.scope()")
 
 
 def batch_normalized():
@@ -88,19 +60,9 @@ def batch_normalized():
     )
 
 
-def check_batch_normalization_trains(strategy):
-    for ell in (1, 2):
-        model = mirrored(
-            strategy, True, batch_normalized, lambda ell=ell: SVAG(0.1, ell=ell)
-        )
-        logs = fit(model, *pairs(), 2 * SUB_BATCH, epochs=2)
-        assert np.all(np.isfinite(list(logs.values())))
-        assert logs["loss"][-1] < logs["loss"][0]
-
-
 def check_batch_normalization_is_of_each_half_on_each_replica(strategy):
     replicas = strategy.num_replicas_in_sync
-    model = mirrored(strategy, True, batch_normalized, lambda: SVAG(0.0, ell=2))
+    model = under(strategy, lambda: SVAG(0.0, ell=2), batch_normalized)
     x, y = regression(2 * SUB_BATCH)
     logs = fit(model, x, y, len(x))
     layer, dense = model.model.layers
@@ -121,12 +83,22 @@ def check_batch_normalization_is_of_each_half_on_each_replica(strategy):
     np.testing.assert_allclose(ours, moving_means, atol=1e-6)
 
 
+def check_observing_at_ell_1_leaves_the_state_of_every_replica(strategy):
+    states = []
+    for callbacks in ([], [GradientNoiseMonitor()]):
+        model = under(strategy, lambda: SVAG(0.1), batch_normalized)
+        fit(model, *pairs(), 2 * SUB_BATCH, callbacks=callbacks)
+        states.append(backend.replica_values(strategy, model.variables))
+    for observed, expected in zip(*states, strict=True):
+        np.testing.assert_array_equal(observed, expected)
+
+
 def check_state_of_every_replica_is_restored(strategy):
-    model = mirrored(strategy, True, batch_normalized, lambda: SVAG(0.1, ell=2))
+    model = under(strategy, lambda: SVAG(0.1, ell=2), batch_normalized)
     fit(model, *pairs(), 2 * SUB_BATCH)
     own = [*model.non_trainable_variables, *model.metrics_variables]
     shared = [*model.trainable_variables, *model.optimizer.variables]
-    saved = replica_values(strategy, own)
+    saved = backend.replica_values(strategy, own)
     saved_shared = [keras.ops.convert_to_numpy(v) for v in shared]
     assert any(np.any(values != values[0]) for values in saved)
     for variable, values in zip(own, saved, strict=True):
@@ -138,17 +110,17 @@ def check_state_of_every_replica_is_restored(strategy):
         fit(model, *pairs(), 2 * SUB_BATCH)
         trained.append(
             [
-                *replica_values(strategy, own),
+                *backend.replica_values(strategy, own),
                 *map(keras.ops.convert_to_numpy, shared),
             ]
         )
-        assign_replica_values(strategy, own, saved)
+        backend.assign_replica_values(strategy, own, saved)
         for variable, value in zip(shared, saved_shared, strict=True):
             variable.assign(value)
     for once, again in zip(*trained, strict=True):
         np.testing.assert_array_equal(once, again)
     for values, before in zip(
-        replica_values(strategy, own), saved, strict=True
+        backend.replica_values(strategy, own), saved, strict=True
     ):
         np.testing.assert_array_equal(values, before)
 
@@ -168,9 +140,9 @@ def check_examples_of_ngd_that_do_not_divide_are_refused(strategy):
 
 def check_first_batch_that_splits_unevenly_trains(strategy):
     x, y = regression(22)
-    with strategy.scope():
-        model = ModelWrapper(dense_network())
-        model.compile("sgd", "mse")
+    model = under(
+        strategy, lambda: keras.optimizers.SGD(0.1), wrap=Replicated
+    )
     before = model.get_weights()
     logs = fit(model, x, y, 11)
     assert np.all(np.isfinite(logs["loss"]))
@@ -179,12 +151,16 @@ def check_first_batch_that_splits_unevenly_trains(strategy):
 
 def check_model_that_is_not_built_trains(strategy):
     def build_model():
-        keras.utils.set_random_seed(0)
         return keras.Sequential([keras.layers.Dense(5), keras.layers.Dense(2)])
 
-    with strategy.scope():
-        model = SVAGModel(build_model(), per_layer=True)
-        model.compile(optimizer(), "mse")
-    logs = fit(model, *pairs(), 2 * SUB_BATCH)
+    model = under(strategy, build_model=build_model)
+    monitor = GradientNoiseMonitor(per_layer=True)
+    logs = fit(model, *pairs(), 2 * SUB_BATCH, callbacks=[monitor])
     assert np.all(np.isfinite(list(logs.values())))
-    assert len(model.gradient_noise.estimate().per_layer) == 4
+    assert list(monitor.series.layers) == [
+        v.path for v in model.trainable_variables
+    ]
+    shares = sum(monitor.series.layer(path) for path in monitor.series.layers)
+    np.testing.assert_allclose(
+        shares[:, 0], monitor.series["grad_sq_norm"], rtol=1e-4
+    )

@@ -8,11 +8,13 @@ import tensorflow as tf
 
 from keras_svag.applications import (
     VGG,
-    BatchNormalization,
-    GroupNormalization,
     PreResNet,
     ResNet,
     ScaleInvariantMLP,
+)
+from keras_svag.backend.normalization import (
+    BatchNormalization,
+    GroupNormalization,
 )
 
 IMAGE = (8, 8, 3)

@@ -3,7 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag.applications import BatchNormalization, GroupNormalization
+from keras_svag.backend.normalization import (
+    BatchNormalization,
+    GroupNormalization,
+)
 
 TOLERANCES = {
     "float32": 2e-5,

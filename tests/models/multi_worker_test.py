@@ -1,4 +1,4 @@
-"""MultiWorkerMirroredStrategy: one cluster of processes for each number."""
+"""MultiWorkerMirroredStrategy: a cluster of two processes."""
 
 import functools
 import signal
@@ -6,18 +6,18 @@ import signal
 import pytest
 
 from tests.helpers.workers.processes import free_addresses, start
-from tests.helpers.workers.run import LAST, checks
+from tests.helpers.workers.run import CHECKS, LAST
 
 SECONDS = 540
 
 
 @functools.cache
-def outcomes(num_workers):
+def outcomes():
     """Outcomes of all checks by name, and the exit status, of each worker."""
-    addresses = free_addresses(num_workers)
+    addresses = free_addresses(2)
     workers = [
         start(index, addresses, "tests.helpers.workers.run", SECONDS)
-        for index in range(num_workers)
+        for index in range(2)
     ]
     results = []
     for worker in workers:
@@ -27,20 +27,15 @@ def outcomes(num_workers):
     return results
 
 
-@pytest.mark.parametrize(
-    "num_workers, check",
-    [(n, name) for n in (2, 3) for name in checks(n) if name not in LAST],
-)
-def test_workers(num_workers, check):
-    for found, _, end in outcomes(num_workers):
+@pytest.mark.parametrize("check", [name for name in CHECKS if name not in LAST])
+def test_two_workers(check):
+    for found, _, end in outcomes():
         assert found.get(check, end) == "passed"
 
 
-@pytest.mark.parametrize("num_workers", [2, 3])
-def test_killed_worker_stops_the_others(num_workers):
-    *others, (_, killed, _) = outcomes(num_workers)
+def test_killed_worker_stops_the_other():
+    (found, status, end), (_, killed, _) = outcomes()
     assert killed == -signal.SIGKILL
-    for found, status, end in others:
-        assert status == 0, end
-        for check in LAST:
-            assert found.get(check, end) == "passed"
+    assert status == 0, end
+    for check in LAST:
+        assert found.get(check, end) == "passed"

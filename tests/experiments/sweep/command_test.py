@@ -58,7 +58,7 @@ def sweep(tmp_path):
 def configuration(**keys):
     config = digits.get_config()
     config.update(keys)
-    return config.to_dict()
+    return {**config.to_dict(), "run_id": "another"}
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_folder_of_other_runs_is_refused_before_any_is_run(
 
 
 def test_scale_is_part_of_what_a_run_is(sweep, tmp_path, write_folder):
-    half = configuration(ell=1, scale=0.5, epochs=30, num_examples=718)
+    half = configuration(ell=1, scale=0.5, epochs=40, num_examples=718)
     half["model"]["hidden_units"] = (32, 32)
     write_folder("ell=1", config_json=half, results_json={})
     assert sweep("--sweep=ell=1", scale=0.5) == 0

@@ -173,9 +173,7 @@ def check_noise_beside_a_plain_model_is_the_mean_over_each_replica(strategy):
         for i in range(0, len(x), rows)
     ]
     expected = np.mean(np.reshape(of_replicas, (NUM_STEPS, -1, 2)), 1)
-    found = [
-        monitor.series[name] for name in ("grad_sq_norm", "example_noise")
-    ]
+    found = [monitor.series[name] for name in ("grad_sq_norm", "example_noise")]
     # The very first step of training is not measured.
     np.testing.assert_allclose(np.transpose(found), expected[1:], rtol=1e-4)
 

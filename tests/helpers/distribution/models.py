@@ -140,9 +140,7 @@ def check_examples_of_ngd_that_do_not_divide_are_refused(strategy):
 
 def check_first_batch_that_splits_unevenly_trains(strategy):
     x, y = regression(22)
-    model = under(
-        strategy, lambda: keras.optimizers.SGD(0.1), wrap=Replicated
-    )
+    model = under(strategy, lambda: keras.optimizers.SGD(0.1), wrap=Replicated)
     before = model.get_weights()
     logs = fit(model, x, y, 11)
     assert np.all(np.isfinite(logs["loss"]))

@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 import time
+import zlib
 
 import keras
 import numpy as np
@@ -12,21 +13,20 @@ import tensorflow as tf
 from experiments.checkpoint import CheckpointFolder
 from experiments.run_folder import WorkDir
 from experiments.strategies import agree, begin_together, lost_worker
-from keras_svag import NGDModel, SVAGModel
-from keras_svag.models.internals import is_chief
-from keras_svag.models.wrapper import ModelWrapper, with_logs_as_vectors
-from tests.helpers.distribution.checks import SUB_BATCH, fit, optimizer, pairs
+from keras_svag import GradientNoiseMonitor, ScalingRuleCheck, SVAGModel
+from keras_svag.backend import is_chief
+from tests.helpers.distribution.checks import (
+    SUB_BATCH,
+    Replicated,
+    adam,
+    fit,
+    pairs,
+    under,
+)
 from tests.helpers.distribution.models import refused
 from tests.helpers.small_problems import dense_network, regression
 
 LONGEST_WAIT = 60  # seconds, until a worker notices that another is gone
-
-
-def compiled(strategy, wrap=SVAGModel, **kwargs):
-    with strategy.scope():
-        model = wrap(dense_network(), **kwargs)
-        model.compile(optimizer(), "mse", metrics=["mae"])
-    return model
 
 
 def assert_workers_agree(strategy, values):
@@ -48,55 +48,42 @@ class Logs(keras.callbacks.Callback):
 
 
 def check_workers_agree_and_logs_are_scalars(strategy):
-    for wrap in (SVAGModel, ModelWrapper):
-        logs = Logs()
-        model = compiled(strategy, wrap)
+    """All of them have one series, of an SVAGModel and beside a model."""
+    for wrap in (SVAGModel, Replicated):
+        logs, monitor = Logs(), GradientNoiseMonitor(every=1, per_layer=True)
+        model = under(strategy, adam, wrap=wrap, metrics=["mae"])
         history = fit(
             model,
             *pairs(),
             2 * SUB_BATCH,
             epochs=2,
             validation_data=regression(31),
-            callbacks=[logs],
+            callbacks=[monitor, logs],
         )
         assert {"loss", "mae", "val_loss", "val_mae"} <= set(history)
+        assert {"noise_to_signal", "preconditioned_noise_to_signal"} <= set(
+            history
+        )
+        series = monitor.series
+        assert len(series) == (8 if wrap is SVAGModel else 7)
+        columns = [series[name] for name in series.COLUMNS]
+        layers = [series.layer(name) for name in series.layers]
         assert_workers_agree(
-            strategy, [*history.values(), *model.get_weights()]
+            strategy,
+            [*history.values(), *model.get_weights(), *columns, *layers],
         )
         for values in (logs.of_step, logs.of_epoch):
             assert all(np.ndim(value) == 0 for value in values.values())
-        assert logs.of_epoch.items() >= logs.of_step.items() or (
-            set(logs.of_step) <= set(logs.of_epoch)
-        )
-
-
-def check_state_is_read_and_restored(strategy):
-    model = compiled(strategy)
-    fit(model, *pairs(), 2 * SUB_BATCH)
-    variables = [
-        *model.variables,
-        *model.optimizer.variables,
-        *model.metrics_variables,
-    ]
-    saved = [keras.ops.convert_to_numpy(v) for v in variables]
-    assert any(v.path.endswith("gradient_noise/sums") for v in variables)
-    for variable in variables:
-        variable.assign(keras.ops.zeros_like(variable))
-    for variable, value in zip(variables, saved, strict=True):
-        variable.assign(value)
-    restored = [keras.ops.convert_to_numpy(v) for v in variables]
-    for value, before in zip(restored, saved, strict=True):
-        # What is summed over three workers was divided by three.
-        np.testing.assert_allclose(value, before, rtol=1e-6)
-    assert_workers_agree(strategy, restored)
+        assert set(logs.of_step) <= set(logs.of_epoch)
 
 
 def check_chief_alone_writes(strategy):
-    model = compiled(strategy)
+    model = under(strategy)
     with tempfile.TemporaryDirectory() as folder:
-        callbacks = []
+        check = ScalingRuleCheck(log_dir=folder, verbose=0)
+        callbacks = [check]
         if is_chief(strategy):
-            callbacks = [
+            callbacks += [
                 keras.callbacks.CSVLogger(os.path.join(folder, "history.csv")),
                 keras.callbacks.TensorBoard(folder, write_graph=False),
             ]
@@ -104,26 +91,20 @@ def check_chief_alone_writes(strategy):
         model.evaluate(*pairs(), batch_size=2 * SUB_BATCH, verbose=0)
         if is_chief(strategy):
             model.save(os.path.join(folder, "model.keras"))
+            assert len(os.listdir(folder)) > 3
         assert bool(os.listdir(folder)) == is_chief(strategy)
+    assert check.report.verdict.batch_size == SUB_BATCH
+    assert_workers_agree(strategy, [zlib.crc32(str(check.report).encode())])
 
 
 def check_batch_that_does_not_divide_is_refused(strategy):
     replicas = strategy.num_replicas_in_sync
-    model = compiled(strategy)
     size = 2 * replicas + 1
     refused(
-        lambda: fit(model, *regression(4 * size), size),
+        lambda: fit(under(strategy), *regression(4 * size), size),
         "drop_remainder=True",
         f"multiple of {2 * replicas}",
     )
-
-
-def check_noise_that_workers_would_draw_apart_is_refused(strategy):
-    def build():
-        with strategy.scope():
-            NGDModel(dense_network(), 4, 4)
-
-    refused(build, "`seed` must be an integer", "got None")
 
 
 def raised(action):
@@ -185,7 +166,7 @@ def check_a_checkpoint_that_one_worker_cannot_read_is_noticed(strategy):
         with open(f"{folder}/config.json", "w") as file:
             file.write('{"run_id": "1"}')
         checkpoints = CheckpointFolder(f"{folder}/checkpoints")
-        checkpoints.about = {"run_id": "1"}
+        checkpoints.about = {"run_id": "1", "config": {}}
         for step in (10, 20):
             checkpoints.save(step, [], None)
         if not is_chief(strategy):
@@ -215,18 +196,18 @@ def check_keras_still_needs_the_build_from_local_rows(strategy):
         model.compile("sgd", "mse")
     assert fails(
         lambda: fit(model, *regression(12), 12), ValueError, TypeError
-    ), NOT_NEEDED.format("ModelWrapper._maybe_symbolic_build")
+    ), NOT_NEEDED.format("MultiWorkerModel._maybe_symbolic_build")
 
 
 def check_keras_still_needs_logs_as_vectors(strategy):
-    class WithKerasReduction(ModelWrapper):
+    class WithKerasReduction(Replicated):
         def _make_function(self, step_function):
             return keras.Model._make_function(self, step_function)
 
-    model = compiled(strategy, WithKerasReduction)
+    model = under(strategy, wrap=WithKerasReduction)
     assert fails(
         lambda: fit(model, *regression(12), 12), ValueError, TypeError
-    ), NOT_NEEDED.format(with_logs_as_vectors.__name__)
+    ), NOT_NEEDED.format("_with_logs_as_vectors")
 
 
 def rows_when_traced(strategy, data):
@@ -250,7 +231,7 @@ def check_tensorflow_still_loses_static_shapes(strategy):
     ):
         data = strategy.experimental_distribute_dataset(batches)
         assert rows_when_traced(strategy, data) == rows, NOT_NEEDED.format(
-            "keep_static_shapes"
+            "_keep_static_shapes"
         )
 
 
@@ -269,7 +250,7 @@ def last_worker_dies(strategy):
     """The others notice; nothing can be exchanged after this check."""
     last = strategy.num_replicas_in_sync - 1
     kills = KillsAWorker(strategy.cluster_resolver.task_id == last)
-    model = compiled(strategy)
+    model = under(strategy)
     try:
         fit(model, *pairs(), 2 * SUB_BATCH, epochs=10**6, callbacks=[kills])
     except Exception as error:

@@ -16,9 +16,7 @@ import time
 import keras
 
 from experiments.strategies import lost_worker, make_strategy
-from keras_svag import SVAGModel
-from tests.helpers.distribution.checks import SUB_BATCH, optimizer, pairs
-from tests.helpers.small_problems import dense_network
+from tests.helpers.distribution.checks import SUB_BATCH, pairs, under
 from tests.helpers.workers.processes import free_addresses, start
 
 WORKER = "--worker"
@@ -36,9 +34,7 @@ class Signs(keras.callbacks.Callback):
 
 def work():
     strategy = make_strategy("multi_worker")
-    with strategy.scope():
-        model = SVAGModel(dense_network())
-        model.compile(optimizer(), "mse")
+    model = under(strategy)
     signs = Signs()
     try:
         model.fit(*pairs(), 2 * SUB_BATCH, 10**6, verbose=0, callbacks=[signs])

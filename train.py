@@ -18,8 +18,8 @@ import os
 import sys
 import warnings
 
-from experiments.interruption import end_on_signals
-from experiments.startup import start_tensorflow
+from experiments.process.interruption import end_on_signals
+from experiments.process.startup import start_tensorflow
 
 if __name__ == "__main__":
     # Before the imports that take seconds.
@@ -31,7 +31,6 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import fingerprint
 from experiments.build import (
     compile_model,
     evaluation_data,
@@ -48,6 +47,7 @@ from experiments.fit import (
     TrainingInterrupted,
     resumable_fit,
 )
+from experiments.process import fingerprint
 from experiments.run_folder import (
     FolderCheck,
     HistoryFile,

@@ -1,8 +1,8 @@
 """SGD on the optical digits of scikit-learn: the quick demonstration.
 
 A scale-invariant perceptron on 1,437 images of 8×8, at batch size 16. Its
-weights come to rest over 1/(2ηλ) = 125 steps, 1.4 epochs, and the last 20 epochs
-are enough to show that: the verdict is one on an equilibrium.
+weights come to rest over 1/(2ηλ) = 125 steps, 1.4 epochs, which the last 20
+epochs are enough to show: the verdict is one on an equilibrium.
 
     python train.py --config=configs/digits.py --workdir=runs/digits
 

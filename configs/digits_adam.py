@@ -3,7 +3,7 @@
 The batch size is swept at a fixed number of epochs; learning rate, betas,
 epsilon and weight decay follow it by the rule of Malladi et al. 2022, and the
 report has the preconditioned noise and the bound that follows from it beside
-what test accuracy and training loss did. The nine runs take 1:44 minutes of one
+what test accuracy and training loss did. The nine runs take 2:25 minutes of one
 CPU core's time:
 
     python train.py --config=configs/digits_adam.py --workdir=runs/adam \

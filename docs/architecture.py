@@ -25,6 +25,7 @@ LIBRARY = {
 }
 EXPERIMENTS = {
     "experiments.datasets": "images as tf.data pipelines",
+    "experiments.process": "how a process starts and ends, its last bits",
     "experiments": "a configuration becomes a run that can be resumed",
     "experiments.report": "the studies of finished runs",
     "experiments.sweep": "a grid of runs",

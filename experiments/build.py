@@ -94,7 +94,7 @@ def compile_model(config, dataset, plan):
     else:
         is_measured_beside = config.measure_noise
         if model.distribute_strategy.num_replicas_in_sync > 1:
-            model = _ReplicatedModel(model)
+            model = ReplicatedModel(model)
     model.compile(
         optimizer=_make_optimizer(config, plan.sgd_steps_per_epoch),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -109,7 +109,7 @@ def compile_model(config, dataset, plan):
     return model
 
 
-class _ReplicatedModel(backend.MultiWorkerModel):
+class ReplicatedModel(backend.MultiWorkerModel):
     """Trains a model over several replicas where Keras's own `fit` fails."""
 
     # Of the mended class no functional model is made: Keras would change the

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
-from experiments.interruption import Interruption, exit_code
+from experiments.process.interruption import Interruption, exit_code
 from keras_svag import backend
 from keras_svag.arguments import refusal
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
@@ -95,10 +95,10 @@ def resumable_fit(
     remember something have `state_dict()`, a value of JSON, and
     `load_state_dict`.
 
-    SIGINT, SIGTERM and their kin (`experiments.interruption`) end the training
-    at the next step (after validation, if that is going on), when its state is
-    saved; but in the last epoch's validation training is done. Several workers,
-    which would have to agree, end at once.
+    SIGINT, SIGTERM and their kin (`experiments.process.interruption`) end the
+    training at the next step (after validation, if that is going on), when its
+    state is saved; but in the last epoch's validation training is done. Several
+    workers, which would have to agree, end at once.
 
     Args:
         model: a compiled and built model.

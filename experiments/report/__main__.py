@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 
-from experiments.startup import start_tensorflow
+from experiments.process.startup import start_tensorflow
 
 if __name__ == "__main__":
     # Before the imports that do.

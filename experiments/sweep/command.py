@@ -7,7 +7,7 @@ import signal
 import sys
 
 from experiments.config import scaled_down
-from experiments.interruption import exit_code
+from experiments.process.interruption import exit_code
 from experiments.run_folder import WorkDir, is_locked, unwritable
 from experiments.sweep.grid import arguments_of_a_run, swept_runs
 from experiments.sweep.runner import Job, SweepRunner

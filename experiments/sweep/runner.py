@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from experiments.interruption import SIGNALS, Interruption, exit_code
+from experiments.process.interruption import SIGNALS, Interruption, exit_code
 from experiments.sweep.progress import duration, progress_line, time_left
 
 # How long a process may take to end after it was asked to: it ends the step

@@ -50,7 +50,7 @@ def has_fixed_batch_size(model):
         for layer in layers_of(model)
     ) or any(
         x.shape and x.shape[0] is not None
-        for x in tree.flatten(getattr(model, "inputs", None))
+        for x in tree.flatten(getattr(model, "inputs", None) or [])
     )
 
 
@@ -248,8 +248,12 @@ def set_global_seed(generator):
 
 
 def iterations(optimizer):
-    """The number of steps that an optimizer has done; 0 without one."""
+    """The steps that an optimizer has done; 0 without one.
+
+    A batch whose gradient is accumulated is a part of a step.
+    """
     optimizer = without_loss_scale(optimizer)
     if optimizer is None:
-        return 0
-    return int(ops.convert_to_numpy(optimizer.iterations))
+        return 0.0
+    batches = ops.cast(optimizer._iterations, "float64")
+    return batches / accumulated_batches(optimizer)

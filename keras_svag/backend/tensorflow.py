@@ -30,6 +30,7 @@ from keras_svag.backend.model import (
     has_second_moments,
     inverse_root_second_moments,
     is_masked,
+    iterations,
     layers_of,
     set_global_seed,
     training_loss,
@@ -125,7 +126,7 @@ class PairProgram:
             )
             if optimizer is not None:
                 values["learning_rate"] = _scalar(optimizer.learning_rate)
-                values["iteration"] = _scalar(optimizer.iterations)
+                values["iteration"] = iterations(optimizer)
         return values
 
     def _moments(self, batch):

@@ -500,7 +500,12 @@ their kin |
 
     def _take_own(self):
         """Takes the observations that a call has made itself."""
-        self._wait(self._steps, self._observations.last())
+        rows, steps = self._observations.last(), self.params.get("steps")
+        if steps is not None:
+            # An epoch may end within a call.
+            left = steps - (self._steps - self._steps_before_epoch)
+            rows = rows[-left:] if left < len(rows) else rows
+        self._wait(self._steps, rows)
 
     def _wait(self, step, values):
         self._waiting.append((step, self._epoch, values, self._observations))
@@ -522,11 +527,15 @@ their kin |
 
     def _append_own(self, step, epoch, rows, own):
         newest = rows[-1][0]
-        rows = [row for row in rows if self._last_own < row[0] <= newest]
+        rows = [
+            (place, row)
+            for place, row in enumerate(rows, start=1)
+            if self._last_own < row[0] <= newest
+        ]
         self._last_own = newest
         if self.every not in (None, 1) and rows:
             rows = [rows[self._choose(len(rows))]]
-        for place, row in enumerate(rows, start=1):
+        for place, row in rows:
             self._append(step + place, epoch, own.unpacked(row))
 
     def _append(self, step, epoch, values):
@@ -592,6 +601,7 @@ their kin |
             "epoch": self._epoch,
             "epochs_of_earlier_fits": self._epochs_of_earlier_fits,
             "block": [self._block_end, self._due],
+            "looks_due": self._looks_due,
             "generator": self._random.bit_generator.state,
         }
 
@@ -625,6 +635,7 @@ their kin |
             ) from error
         self.series, self._random = series, generator
         self._block_end, self._due = block_end, due
+        self._looks_due = bool(state["looks_due"])
         for name, number in numbers.items():
             setattr(self, f"_{name}", number)
         self._optimizer_seen = None

@@ -115,18 +115,19 @@ class NoiseEstimate:
         z = np.stack(
             [np.ravel(grad_sq_norm), np.ravel(example_noise)], axis=1
         ).astype(np.float64)
-        finite = np.isfinite(z).all(axis=1)
-        z = z[finite]
-        if sampling == "shuffle" and n is not None:
-            z = z @ [[1.0, 0.0], [1.0 / n, (n - 1.0) / n]]
         means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
         dof, blocks = None, np.empty((0, 2))
         # Squares of the largest numbers overflow; there are no errors then.
         with np.errstate(over="ignore", invalid="ignore"):
+            if sampling == "shuffle" and n is not None:
+                z = z @ [[1.0, 0.0], [1.0 / n, (n - 1.0) / n]]
+            finite = np.isfinite(z).all(axis=1)
+            z = z[finite]
             if len(z):
                 means = z.mean(axis=0)
             if len(z) > 1:
                 covariance, dof = covariance_of_mean(z)
+            if np.isfinite(covariance).all():
                 blocks = block_means(z)
         return cls(
             **_moment_fields(means, covariance),

@@ -116,7 +116,7 @@ def fieller_interval(
     low = min(c / outer, high) if c > 0 else 0.0
     high = max(high, 0.0)
     return tuple(
-        float(end * numerator_scale / denominator_scale) for end in (low, high)
+        float(end) * numerator_scale / denominator_scale for end in (low, high)
     )
 
 
@@ -231,7 +231,7 @@ class RunRatio:
         g, s = map(float, self.means)
         if g > 0:
             low = min(low, max(s, 0.0) / g)
-        return Interval(low, high)
+        return Interval(min(low, high), high)
 
     def sign_of_g(self, quantile):
         """1 or -1 where G is told apart from 0, else 0.

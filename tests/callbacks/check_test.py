@@ -1,444 +1,495 @@
+"""The verdict on a run, from what the monitor observed of it."""
+
+import copy
+import csv
 import json
+import math
+import pickle
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.optimizers import SGD, Adam
 from tensorboard.backend.event_processing import event_accumulator
 
 from keras_svag import (
     SVAG,
-    LinearScalingRuleCheck,
+    GradientNoiseMonitor,
+    ScalingRuleCheck,
     SVAGModel,
     applications,
+    scaling,
 )
-from keras_svag.callbacks.report import LOG_KEYS
-from tests.helpers.small_problems import (
-    dense_network,
-    largest_difference,
-    regression,
-)
+from tests.helpers.small_problems import dense_network, regression
 
-ROWS = 64
-BATCH_SIZE = 8
+ROWS, BATCH_SIZE, STEPS = 32, 8, 4
+X, Y = regression(ROWS)
+RATE, DECAY = 0.05, 0.1
+C = 2**0.5
+MOMENTS = ("grad_sq_norm", "example_noise")
 
 
-def check(batch_size=BATCH_SIZE, **kwargs):
-    return LinearScalingRuleCheck(batch_size, **{"verbose": 0} | kwargs)
+def check(**arguments):
+    return ScalingRuleCheck(**{"every": 1, "verbose": 0} | arguments)
 
 
-def measuring_model(optimizer="sgd", network=None, **kwargs):
-    model = SVAGModel(network or dense_network(), **kwargs)
-    model.compile(optimizer=optimizer, loss="mse")
-    return model
-
-
-def train(model, *callbacks, epochs=4, batch_size=BATCH_SIZE, **kwargs):
-    x, y = regression(ROWS)
+def train(optimizer, *callbacks, network=None, loss="mse", **arguments):
+    """Trains by equal batches, and returns the logs."""
+    model = network or dense_network()
+    model.compile(optimizer, loss, run_eagerly=type(model) is not Whimsical)
+    arguments = {"x": X, "y": Y, "epochs": 2, "verbose": 0} | arguments
     return model.fit(
-        x,
-        y,
-        batch_size,
-        epochs=epochs,
-        callbacks=list(callbacks),
-        verbose=0,
-        **kwargs,
+        batch_size=BATCH_SIZE, callbacks=list(callbacks), **arguments
     ).history
 
 
-def sgd(**kwargs):
-    return keras.optimizers.SGD(0.05, **kwargs)
+def sgd(rate=RATE, weight_decay=DECAY, **arguments):
+    return SGD(rate, weight_decay=weight_decay, **arguments)
 
 
-def test_report_averages_the_logs_of_the_last_epochs():
-    one = check(window=2)
-    history = train(measuring_model(sgd()), one)
-    grad_sq_norm, noise_trace, weight_sq_norm = (
-        np.mean(history[key][-2:])
-        for key in ("grad_sq_norm", "noise_trace", "weight_sq_norm")
-    )
-    estimate = one.report.estimate
-    assert estimate.grad_sq_norm == pytest.approx(grad_sq_norm, rel=1e-5)
-    assert estimate.noise_trace == pytest.approx(noise_trace, rel=1e-5)
-    assert estimate.count == 2 * ROWS / BATCH_SIZE
-    assert one.report.weight_sq_norm == pytest.approx(weight_sq_norm)
-    assert one.report.verdict.noise_to_signal == pytest.approx(
-        noise_trace / grad_sq_norm, rel=1e-5
-    )
+def judged(optimizer, epochs=2, **arguments):
+    """The verdict on a run whose batches count as independent draws."""
+    training = {
+        name: arguments.pop(name)
+        for name in ("network", "loss", "y")
+        if name in arguments
+    }
+    one = check(num_examples=None, **arguments)
+    train(optimizer, one, epochs=epochs, **training)
+    return one.report.verdict
 
 
-def test_the_check_leaves_training_and_logs_as_they_are():
-    with_check, without = (
-        measuring_model(sgd(), dense_network()) for _ in "ab"
-    )
-    seen = train(with_check, check(), shuffle=False)
-    expected = train(without, shuffle=False)
-    assert {key: seen[key] for key in expected} == expected
-    assert set(seen) - set(expected) == set(LOG_KEYS)
-    assert largest_difference(with_check, without) == 0
+def codes(verdict):
+    return {reason.code for reason in verdict.reasons}
 
 
-def test_size_of_the_data_may_be_given_to_the_check_or_to_the_model():
-    given_to_check = check(num_examples=ROWS, window=4)
-    train(measuring_model(sgd()), given_to_check, shuffle=False)
-    given_to_model = check(window=4)
-    model = measuring_model(sgd(), num_examples=ROWS)
-    train(model, given_to_model, shuffle=False)
-    unknown = check(window=4)
-    train(measuring_model(sgd()), unknown, shuffle=False)
-    assert given_to_check.report == given_to_model.report
-    reason = "the data are shuffled and their number is not known"
-    assert reason in str(unknown.report)
-    assert reason not in str(given_to_check.report)
-    raw = unknown.report.estimate
-    assert given_to_check.report.estimate.grad_sq_norm == pytest.approx(
-        raw.grad_sq_norm + BATCH_SIZE / ROWS * raw.noise_trace
-    )
+def means(series, prefix=""):
+    """G and S, for epochs that are permutations of the data."""
+    g, s = (series[f"{prefix}{name}"].mean() for name in MOMENTS)
+    return g + s / ROWS, s * (ROWS - 1) / ROWS
 
 
-def test_a_scale_invariant_run_is_seen_to_reach_equilibrium():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(256, 6)).astype("float32")
-    y = (x[:, 0] > 0) + (rng.uniform(size=256) < 0.3)
-    network = applications.ScaleInvariantMLP((6,), 3, (8, 8), seed=0)
-    model = SVAGModel(network, sampling="with_replacement")
-    model.compile(
-        SVAG(0.5, ell=2, weight_decay=0.1),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=50,
-    )
-    one = check(window=80, scale_invariant=x[:16])
-    drawn = rng.integers(0, 256, 16 * 8000)
-    # 20 epochs, of 50 SGD steps, are long against 1 / (2 η λ) = 10 of them.
-    model.fit(
-        x[drawn][: 16 * 1000],
-        y[drawn][: 16 * 1000],
-        16,
-        epochs=1,
-        verbose=0,
-        shuffle=False,
-    )
-    model.fit(
-        x[drawn],
-        y[drawn],
-        16,
-        steps_per_epoch=100,
-        epochs=80,
-        shuffle=False,
-        callbacks=[one],
-        verbose=0,
-    )
+def test_verdict_is_of_the_window():
+    one = check(scale_invariant=False)
+    train(sgd(), one, epochs=8)
+    for window, steps in (
+        ({}, range(25, 33)),
+        ({"window": 3}, range(21, 33)),
+        ({"window": None, "window_steps": 10}, range(23, 33)),
+    ):
+        vars(one).update(window)
+        rows = one.series[-len(steps) :]
+        assert rows["step"].tolist() == list(steps)
+        g, s = means(rows)
+        q = s / BATCH_SIZE / g
+        report, verdict = one.report, one.report.verdict
+        assert verdict.noise_to_signal == pytest.approx(q)
+        run = {"closeness": C, "learning_rate": RATE, "weight_decay": DECAY}
+        assert verdict.max_batch_size == pytest.approx(
+            BATCH_SIZE * scaling.max_batch_multiplier(q, **run)
+        )
+        needed = scaling.min_noise_to_signal(**run)
+        assert verdict.min_noise_to_signal == pytest.approx(needed)
+        assert report.weight_sq_norm == rows["weight_sq_norm"].mean()
+        assert (report.estimate.count, report.every) == (len(steps), 1)
+        first_epoch = -(-steps[0] // STEPS)
+        assert (report.first_epoch, report.last_epoch) == (first_epoch, 8)
+
+
+def test_arguments_reach_the_verdict():
+    one = check(closeness=2, kappas=(0.25, 2), level=0.5)
+    train(sgd(), one)
     verdict = one.report.verdict
-    assert verdict.at_equilibrium
-    # Over 24 seeds a quarter as long a run has a standard deviation of 0.05.
-    assert verdict.balance == pytest.approx(1, abs=4 * 0.05 / 4**0.5)
-    assert verdict.heuristic_reasons == ()
-    assert verdict.compared.endswith("SVAG with ell 2")
+    assert verdict.interval == one.report.estimate.interval(0.5)
+    assert verdict.interval != one.report.estimate.interval(0.95)
+    ends = [
+        scaling.max_batch_multiplier(q, 2, RATE, DECAY)
+        for q in verdict.interval
+    ]
+    assert [
+        verdict.max_multiplier_low,
+        verdict.max_multiplier_high,
+    ] == pytest.approx(ends)
+    assert verdict.scaled == {
+        kappa: pytest.approx({"learning_rate": kappa * RATE})
+        for kappa in (0.25, 2)
+    }
 
 
-def test_steps_that_are_not_finite_are_counted_and_left_out():
-    model = measuring_model(sgd())
-
-    def spoil(batch, logs):
-        if batch == 3:
-            model.gradient_noise.update_state(np.nan, 1.0)
-
-    one = check(window=4)
-    train(model, keras.callbacks.LambdaCallback(on_train_batch_end=spoil), one)
-    assert one.report.estimate.num_skipped == 4
-    assert "4 observations were not finite" in str(one.report)
-    assert np.isfinite(one.report.verdict.noise_to_signal)
+def test_balance_is_of_the_moments_as_they_are():
+    one = check(scale_invariant=True, window=2)
+    train(sgd(), one, epochs=4)
+    rows = one.series.window(epochs=2)
+    g, s, r = (rows[name].mean() for name in (*MOMENTS, "weight_sq_norm"))
+    balance = (2 - RATE * DECAY) * DECAY * r / (RATE * (g + s / BATCH_SIZE))
+    assert one.report.verdict.balance == pytest.approx(balance)
 
 
-def test_gradients_of_zero_leave_the_ratio_undefined():
-    model = SVAGModel(dense_network())
-    model.compile(sgd(), lambda y, prediction: 0.0 * prediction)
-    one = check()
-    train(model, one)
-    assert "N/G is undefined: every gradient was exactly zero" in (
-        str(one.report)
-    )
-
-
-def test_rate_set_by_a_later_callback_is_that_of_its_epoch():
-    one = check(window=4)
+def test_stretches_of_one_rate_are_judged_apart():
+    one = check(window=8)
     schedule = keras.callbacks.LearningRateScheduler(
-        lambda epoch, rate: 0.1 if epoch < 2 else 0.01
+        lambda epoch: 0.1 if epoch < 4 else 0.01
     )
-    train(measuring_model(sgd()), one, schedule, epochs=4)
-    assert one.report.first_epoch == 3
-    assert one.report.verdict.learning_rate == 0.01
-    assert one.report.earlier[0].verdict.learning_rate == 0.1
+    train(sgd(1.0), one, schedule, epochs=8)
+    (earlier,) = one.report.earlier
+    for report, epochs, rate in (
+        (earlier, (1, 4), 0.1),
+        (one.report, (5, 8), 0.01),
+    ):
+        assert (report.first_epoch, report.last_epoch) == epochs
+        assert report.verdict.learning_rate == pytest.approx(rate)
+        assert "rate_changes" not in codes(report.verdict)
+    assert "Before, epochs 1 to 4: batch 8" in str(one.report)
 
 
-def test_rate_that_an_earlier_callback_changes_is_that_of_the_steps():
-    def decay(epoch, logs):
-        if epoch == 2:
-            model.optimizer.learning_rate = 0.01
-
-    model = measuring_model(sgd())
-    one = check(window=4)
-    train(model, keras.callbacks.LambdaCallback(on_epoch_end=decay), one)
-    assert one.report.earlier[0].last_epoch == 3
-    assert (one.report.first_epoch, one.report.last_epoch) == (4, 4)
-    assert one.report.verdict.learning_rate == 0.01
+def test_rate_that_moves_at_every_step_is_averaged_over_the_window():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.1, 10, 0.0)
+    verdict = judged(sgd(schedule), window_steps=4)
+    # Of iterations 4 to 7.
+    assert verdict.learning_rate == pytest.approx(0.1 * (1 - 5.5 / 10))
+    assert "rate_changes" in codes(verdict)
 
 
-def test_rate_that_a_callback_changes_within_an_epoch_is_noticed():
-    def decay(batch, logs):
-        if batch == 5:
-            model.optimizer.learning_rate = 0.01
-
-    model = measuring_model(sgd())
-    one = check()
-    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=decay)
-    train(model, callback, one, epochs=1)
-    assert "the learning rate changes within" in str(one.report)
-    assert one.report.verdict.learning_rate == pytest.approx(0.03)
-
-
-@pytest.mark.parametrize("ell", [None, 1, 2])
-@pytest.mark.parametrize("boundary, first_epoch", [(16, 3), (19, 4)])
-def test_schedule_that_changes_within_an_epoch_spoils_this_epoch(
-    boundary, first_epoch, ell
-):
-    # Keras keeps a value up to and including its boundary.
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [boundary - 1 if ell != 2 else boundary // 2 - 1], [0.1, 0.01]
+def test_momentum_is_judged_at_the_effective_rate():
+    verdict = judged(sgd(momentum=0.9), scale_invariant=False)
+    assert "momentum" in codes(verdict)
+    assert verdict.max_multiplier == pytest.approx(
+        scaling.max_batch_multiplier(
+            verdict.noise_to_signal, C, 10 * RATE, DECAY
+        )
     )
-    one = check(BATCH_SIZE if ell is None else BATCH_SIZE // 2, window=4)
-    optimizer = (
-        keras.optimizers.SGD(schedule) if ell is None else SVAG(schedule, ell)
-    )
-    train(measuring_model(optimizer), one, epochs=4)
-    assert one.report.first_epoch == first_epoch
-    assert one.report.verdict.learning_rate == 0.01
-    assert one.report.earlier[0].last_epoch == 2
 
 
-def test_optimizer_with_a_loss_scale_is_unwrapped():
-    network = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(2, dtype="mixed_float16"),
-        ]
-    )
-    one = check()
-    scaled = keras.optimizers.LossScaleOptimizer(
-        sgd(momentum=0.9, weight_decay=0.01)
-    )
-    train(measuring_model(scaled, network), one)
-    assert one.report.verdict.weight_decay == 0.01
-    assert one.report.verdict.learning_rate == 0.05
-    assert "momentum is 0.9" in str(one.report)
-
-
-def test_adam_is_refused_and_pointed_to_the_square_root_rule():
-    one = check()
-    train(measuring_model("adam"), one)
-    assert one.report.verdict.refusal
-    assert "square_root_scaling_rule" in str(one.report)
+def without_decay_of(*names):
+    optimizer = sgd()
+    optimizer.exclude_from_weight_decay(var_names=list(names))
+    return optimizer
 
 
 @pytest.mark.parametrize(
-    "optimizer, reason",
+    ("optimizer", "dense", "expected"),
     [
-        (lambda: sgd(clipnorm=1.0), "gradients are clipped"),
+        (sgd(), {}, set()),
+        (sgd(weight_decay=None), {}, {"no_weight_decay"}),
+        (sgd(clipnorm=1.0), {}, {"clipped"}),
+        (without_decay_of("bias"), {}, {"not_all_decayed"}),
         (
-            lambda: sgd(weight_decay=0.01),
-            "the loss is not scale-invariant",
+            without_decay_of("bias", "kernel"),
+            {},
+            {"none_decayed", "no_weight_decay"},
         ),
-        (lambda: sgd(), "there is no weight decay"),
+        (
+            sgd(),
+            {"kernel_regularizer": "l2"},
+            {"regularizer", "not_scale_invariant"},
+        ),
     ],
 )
-def test_reasons_for_a_heuristic_are_read_from_the_optimizer(optimizer, reason):
-    one = check()
-    train(measuring_model(optimizer()), one)
-    assert reason in str(one.report).split("Only a heuristic, because")[1]
-
-
-def test_weights_that_are_not_decayed_are_noticed():
-    some, none = (sgd(weight_decay=0.01) for _ in "ab")
-    some.exclude_from_weight_decay(var_names=["bias"])
-    none.exclude_from_weight_decay(var_names=["bias", "kernel"])
-    reports = []
-    for optimizer in (some, none):
-        one = check()
-        train(measuring_model(optimizer), one)
-        reports.append(str(one.report))
-    assert "some trainable weights are not decayed" in reports[0]
-    assert "weight decay excludes every trainable weight" in reports[1]
-    assert "there is no weight decay" in reports[1]
-
-
-def test_a_regularizer_is_no_weight_decay():
-    network = dense_network(kernel_regularizer="l2")
-    one = check(scale_invariant=True)
-    train(measuring_model(sgd(weight_decay=0.01), network), one)
-    assert "the loss contains a regularizer" in str(one.report)
-    assert "the loss is not scale-invariant" in str(one.report)
-
-
-@pytest.mark.filterwarnings("ignore:SVAGModel normalizes")
-@pytest.mark.filterwarnings("ignore:pairing='halves'")
-@pytest.mark.parametrize(
-    "optimizer, halves",
-    [
-        (lambda: sgd(), True),
-        (lambda: SVAG(0.05, ell=2, pairing="halves"), True),
-        (lambda: SVAG(0.05, ell=2), False),
-    ],
-)
-def test_halves_that_batch_normalization_saw_apart_are_named(optimizer, halves):
-    network = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dense(2),
-        ]
+def test_reasons_for_a_heuristic_are_read_from_the_script(
+    optimizer, dense, expected
+):
+    verdict = judged(
+        optimizer, network=dense_network(**dense), scale_invariant=True
     )
-    model = measuring_model(optimizer(), network)
-    one = check(BATCH_SIZE if halves else BATCH_SIZE // 2)
-    train(model, one)
-    assert ("batch normalization saw halves" in str(one.report)) == halves
+    at_rest = {"not_at_equilibrium", "equilibrium_unknown"}
+    assert codes(verdict) - at_rest == expected
 
 
-def test_epochs_are_kept_through_another_fit():
-    parted, whole = check(window=2), check(window=2)
-    model = measuring_model(sgd(), dense_network())
-    train(model, parted, epochs=2, shuffle=False)
-    train(model, parted, epochs=3, initial_epoch=2, shuffle=False)
-    other = measuring_model(sgd(), dense_network())
-    train(other, whole, epochs=3, shuffle=False)
-    assert (parted.report.first_epoch, parted.report.last_epoch) == (2, 3)
-    assert str(parted.report) == str(whole.report)
+class Whimsical(keras.Model):
+    """Refuses any batch that is not one of training, in a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x, training=None):
+        if not training or tf.executing_eagerly():
+            raise RuntimeError("It is not training in a graph.")
+        return self.dense(x)
 
 
-def test_epochs_trained_anew_replace_what_was_known():
-    one = check(window=4)
-    model = measuring_model(sgd())
-    train(model, one, epochs=4)
-    train(model, one, epochs=4, initial_epoch=3)
-    assert one.report.estimate.count == 4 * ROWS / BATCH_SIZE
-    train(model, one, epochs=4)
-    assert one.report.estimate.count == 4 * ROWS / BATCH_SIZE
+def invariant():
+    return applications.ScaleInvariantMLP((4,), 2, (6, 6), seed=0)
 
 
-def test_epochs_are_kept_through_backup_and_restore(tmp_path):
-    class Crash(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise RuntimeError("crash")
+@pytest.mark.parametrize(
+    ("network", "given", "expected"),
+    [
+        (dense_network, True, True),
+        (invariant, False, False),
+        (dense_network, X, False),
+        (invariant, X, True),
+        (dense_network, None, False),
+        (invariant, None, True),
+        (Whimsical, None, None),
+    ],
+)
+def test_scale_invariance_is_given_or_measured(network, given, expected):
+    verdict = judged(
+        sgd(),
+        1,
+        network=network(),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        y=np.eye(2)[(Y[:, 0] > 0).astype(int)],
+        scale_invariant=given,
+    )
+    assert verdict.conditions.scale_invariant is expected
+    is_unknown = "scale_invariance_unknown" in codes(verdict)
+    assert is_unknown == (expected is None)
+    no_inference = verdict.estimate.loss_difference is None
+    assert no_inference == (network is Whimsical)
 
-    one = check(window=4)
-    model = measuring_model(sgd())
-    with pytest.raises(RuntimeError):
-        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-        train(model, one, backup, Crash())
-    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    train(model, one, backup)
-    assert one.report.num_epochs == 4
+
+# The square-root rule
+
+
+def test_adam_is_judged_in_its_norm():
+    one = check(window=1)
+    optimizer = Adam(0.01, beta_2=0.8, epsilon=0.5, weight_decay=0.1)
+    train(optimizer, one)
+    verdict = one.report.verdict
+    g, s = means(one.series.window(epochs=1), "preconditioned_")
+    q = s / BATCH_SIZE / g
+    assert (verdict.rule, verdict.batch_size) == ("square_root", BATCH_SIZE)
+    assert verdict.noise_to_signal == pytest.approx(q)
+    # From √((1 + q) / (κ + q)) = 1 / C.
+    assert verdict.max_multiplier == pytest.approx(C**2 * (1 + q) - q)
+    assert verdict.scaled[4] == pytest.approx(
+        {
+            "learning_rate": 0.02,
+            "beta_1": 0.6,
+            "beta_2": 0.2,
+            "epsilon": 0.25,
+            "weight_decay": 0.2,
+        }
+    )
+    v = np.concatenate([np.ravel(m) for m in optimizer._velocities])
+    ratio = np.mean(v / (np.sqrt(v) + 0.5) ** 2)
+    adaptive = verdict.conditions.adaptive
+    assert adaptive.epsilon_ratio == pytest.approx(ratio, rel=1e-5)
+    assert "large_epsilon" in codes(verdict)
+
+
+@pytest.mark.parametrize("beta_2", [0.7, 0.8])
+def test_second_moments_are_as_old_as_the_window_begins(beta_2):
+    verdict = judged(Adam(0.01, beta_2=beta_2), window=1)
+    assert verdict.conditions.adaptive.second_moment_steps == STEPS
+    # They follow over 1 / (1 - β₂) steps.
+    assert ("second_moment_is_young" in codes(verdict)) == (beta_2 == 0.8)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rule", "judged_by", "refusal"),
+    [
+        ("sgd", "auto", "linear", None),
+        ("adamw", "auto", "square_root", None),
+        ("lion", "auto", "square_root", "no_second_moments"),
+        ("sgd", "square_root", "square_root", "square_root_rule_for_sgd"),
+        ("adam", "linear", "linear", "linear_rule_for_adaptive"),
+    ],
+)
+def test_rule_goes_by_the_optimizer(optimizer, rule, judged_by, refusal):
+    one = check(rule=rule)
+    logs = train(optimizer, one, epochs=1)
+    verdict = one.report.verdict
+    assert verdict.rule == judged_by
+    assert (verdict.refusal and verdict.refusal.code) == refusal
+    assert math.isnan(logs["max_batch_size_low"][-1]) == bool(refusal)
+    assert not math.isnan(logs["noise_to_signal_low"][-1])
+
+
+def test_svag_is_compared_with_sgd_at_its_batch():
+    model = SVAGModel(dense_network())
+    verdict = judged(SVAG(RATE, ell=2, weight_decay=DECAY), network=model)
+    # A pair of a batch is two batches of the SGD that is simulated.
+    assert (verdict.ell, verdict.batch_size) == (2, BATCH_SIZE // 2)
+    assert verdict.max_multiplier == pytest.approx(
+        scaling.max_batch_multiplier(
+            verdict.noise_to_signal, C, RATE, DECAY, ell=2
+        )
+    )
+
+
+# Logs and files
+
+KEYS = [
+    "max_batch_size",
+    "max_batch_size_low",
+    "max_batch_size_high",
+    "noise_to_signal_low",
+    "noise_to_signal_high",
+]
+
+
+def test_loggers_that_come_later_have_the_verdict_of_every_epoch(tmp_path):
+    one, reports = check(window=1), []
+    before, after = (
+        keras.callbacks.CSVLogger(tmp_path / name) for name in "ab"
+    )
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: reports.append(one.report)
+    )
+    # All of the first epoch is a step that is not measured.
+    rows = {"x": X[:BATCH_SIZE], "y": Y[:BATCH_SIZE], "epochs": 4}
+    history = train(sgd(), before, one, look, after, **rows)
+    assert [report is None for report in reports] == [True] + 3 * [False]
+    for epoch, report in enumerate(reports):
+        actual = [history[key][epoch] for key in KEYS]
+        expected = [math.nan] * 5
+        if report is not None:
+            low, high = report.verdict.interval
+            sizes = report.verdict
+            expected = [
+                math.nan
+                if sizes.max_batch_size is None
+                else sizes.max_batch_size,
+                sizes.not_ruled_out_up_to,
+                sizes.ruled_out_beyond,
+                low,
+                high,
+            ]
+        np.testing.assert_array_equal(actual, expected)
+    first, second = (
+        list(csv.DictReader((tmp_path / name).open())) for name in "ab"
+    )
+    assert not set(KEYS) & set(first[0])
+    for key in KEYS:
+        values = [float(row[key]) for row in second]
+        np.testing.assert_array_equal(values, history[key])
+
+
+def test_training_may_stop_by_the_largest_batch_size():
+    stopping = keras.callbacks.EarlyStopping(
+        "max_batch_size", mode="max", min_delta=1e9, patience=2
+    )
+    logs = train(sgd(), check(), stopping, epochs=9)
+    assert len(logs["max_batch_size"]) == 3
+
+
+def test_report_is_there_from_the_first_observation_on(capsys):
+    reports = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            reports.append(one.report)
+
+    one = check(verbose=1)
+    assert one.report is None
+    train(sgd(), one, check(), Look())
+    assert [report is None for report in reports] == [True] * 2 + [False] * 6
+    assert [report.estimate.count for report in reports[2:]] == [
+        1,
+        2,
+        3,
+        1,
+        2,
+        3,
+    ]
+    assert capsys.readouterr().out == f"{one.report}\n"
+
+
+@pytest.mark.parametrize(
+    ("update_freq", "places"), [("epoch", [4, 8]), (3, [3, 4, 7, 8])]
+)
+@pytest.mark.parametrize("make", [ScalingRuleCheck, GradientNoiseMonitor])
+def test_tensorboard_has_the_points_and_the_cards(
+    make, update_freq, places, tmp_path
+):
+    settings = {"verbose": 0} if make is ScalingRuleCheck else {}
+    settings |= {"log_dir": str(tmp_path), "update_freq": update_freq}
+    one = make(every=1, per_layer=True, **settings)
+    train(sgd(), one)
+    events = event_accumulator.EventAccumulator(
+        str(tmp_path / "gradient_noise"), size_guidance={"tensors": 0}
+    ).Reload()
+    expected = {}
+    for place in places:
+        seen = one.series[: np.sum(one.series["step"] <= place)]
+        window = seen.window(epochs=1) if "verbose" in settings else seen
+        step = place // STEPS if update_freq == "epoch" else place
+        expected[step] = means(window)
+    for index, name in enumerate(("grad_sq_norm", "noise_trace")):
+        points = events.Tensors(f"gradient_noise/{name}")
+        assert {
+            event.step: float(tf.make_ndarray(event.tensor_proto))
+            for event in points
+        } == pytest.approx(
+            {
+                step: values[index] / (1, BATCH_SIZE)[index]
+                for step, values in expected.items()
+            }
+        )
+    cards = {"linear_scaling_rule", "gradient_noise_per_layer"}
+    is_judged = cards <= set(events.Tags()["tensors"])
+    assert is_judged == (make is ScalingRuleCheck)
+
+
+# Copies and states
+
+
+def test_copies_made_in_training_and_after_it_go_on_by_themselves():
+    copies, one = [], check()
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: copies.append(copy.deepcopy(one))
+    )
+    network = dense_network()
+    train(sgd(), one, look, network=network)
+    pickled = pickle.loads(pickle.dumps(one))
+    for other in (copies[1], pickled):
+        assert str(other.report) == str(one.report)
+    assert [len(other.series) for other in copies] == [3, 7]
+    network.fit(X, Y, BATCH_SIZE, callbacks=[pickled], verbose=0)
+    assert (len(one.series), len(pickled.series)) == (7, 10)
 
 
 def test_state_goes_on_in_another_process():
-    first = check(window=2)
-    model = measuring_model(sgd())
-    train(model, first, epochs=2)
-    state = json.loads(json.dumps(first.state_dict(), allow_nan=False))
-    second = check(window=2)
-    second.load_state_dict(state)
-    train(model, second, epochs=3, initial_epoch=2)
-    assert (second.report.first_epoch, second.report.last_epoch) == (2, 3)
-    with pytest.raises(ValueError, match="saved state, 8, got 4"):
-        check(4).load_state_dict(state)
+    one, other, network = check(), check(), invariant()
+    train(sgd(), one, network=network)
+    state = json.loads(json.dumps(one.state_dict(), allow_nan=False))
+    other.load_state_dict(state)
+    assert other.report is None
+    network.fit(X, Y, BATCH_SIZE, callbacks=[other], verbose=0)
+    assert other.series["epoch"].tolist() == [1] * 3 + [2] * 4 + [3] * 3
+    assert other.report.verdict.conditions.scale_invariant
 
 
-def test_state_within_an_epoch_keeps_its_first_learning_rate():
-    one = check()
-
-    class Resumed(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            one.load_state_dict({**one.state_dict(), "first_learning_rate": 7})
-
-    train(measuring_model(sgd()), one, Resumed(), epochs=1)
-    (epoch,) = one.state_dict()["epochs"]
-    assert epoch["learning_rate"] == 7
-    assert epoch["last_learning_rate"] != 7
-
-
-def test_state_of_before_the_first_learning_rate_was_kept_is_read():
-    one = check()
-    one.load_state_dict({"batch_size": BATCH_SIZE, "epochs": []})
-    assert one.state_dict()["first_learning_rate"] is None
-
-
-def test_report_is_printed_unless_told_otherwise(capsys):
-    loud = check(verbose=1)
-    train(measuring_model(sgd()), check(), loud)
-    assert capsys.readouterr().out == f"{loud.report}\n"
-
-
-def test_a_run_without_epochs_has_no_report():
-    one = check()
-    train(measuring_model(sgd()), one, epochs=0)
+def test_a_run_without_steps_has_no_report():
+    one = check(verbose=1)
+    train(sgd(), one, epochs=0)
     assert one.report is None
 
 
-def test_tensorboard_gets_every_epoch_and_the_report(tmp_path):
-    one = check(log_dir=str(tmp_path), window=3)
-    train(measuring_model(sgd(), per_layer=True), one)
-    events = event_accumulator.EventAccumulator(
-        str(tmp_path / "linear_scaling")
-    ).Reload()
-    steps = [e.step for e in events.Tensors("gradient_noise/noise_trace")]
-    assert steps == [1, 2, 3, 4]
-    last = events.Tensors("gradient_noise/noise_trace")[-1].tensor_proto
-    assert float(tf.make_ndarray(last)) == pytest.approx(
-        one.report.estimate.noise_trace
-    )
-    assert events.Tensors("linear_scaling_rule")[0].step == 4
-    assert events.Tensors("gradient_noise_per_layer")
+# What is refused
 
 
-def test_batch_size_other_than_the_measured_one_is_refused_early():
-    model = measuring_model(sgd())
-    with pytest.raises(ValueError, match="must be 8, .*got 16"):
-        train(model, check(16))
-    assert int(model.optimizer.iterations) == 1
-    svag = measuring_model(SVAG(0.05))
-    with pytest.raises(ValueError, match="must be 4, .*got 8; .*half of"):
-        train(svag, check(8))
+@pytest.mark.parametrize(
+    "window", [{"window": 3}, {"window_steps": 9}], ids=str
+)
+def test_window_longer_than_the_run_is_refused(window):
+    (name,) = window
+    with pytest.raises(ValueError, match=f"`{name}` must be .* the run has no"):
+        train(sgd(), check(**window))
 
 
-def test_sizes_of_the_data_that_differ_are_refused():
-    model = measuring_model(sgd(), num_examples=ROWS)
-    with pytest.raises(ValueError, match="`num_examples` must be 64.*got 100"):
-        train(model, check(num_examples=100))
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("rule", "cubic", ValueError),
+        ("closeness", 1, ValueError),
+        ("kappas", 2, TypeError),
+        ("kappas", (0,), ValueError),
+        ("window", 0, ValueError),
+        ("window_steps", 1.5, ValueError),
+        ("level", 1, ValueError),
+        ("every", 0, ValueError),
+    ],
+)
+def test_bad_arguments_are_refused(name, value, error):
+    with pytest.raises(error, match=f"`{name}` must be"):
+        check(**{name: value})
 
 
-def test_a_window_longer_than_the_run_is_refused():
-    with pytest.raises(ValueError, match="`window` must be .* <= 4, got 5"):
-        train(measuring_model(sgd()), check(window=5))
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_without_noise_to_read_the_model_must_be_wrapped(wrapped):
-    model = dense_network()
-    if wrapped:
-        model = SVAGModel(model, measure_noise=False)
-    model.compile(sgd(), "mse")
-    with pytest.raises(ValueError, match="wrap the model in keras_svag.SVAG"):
-        train(model, check())
-
-
-def test_a_model_without_trainable_weights_is_refused():
-    network = dense_network()
-    network.trainable = False
-    with pytest.raises(ValueError, match="no trainable weights"):
-        train(measuring_model(sgd(), network), check())
-
-
-def test_one_example_a_batch_has_no_pair():
-    one = check(1)
-    train(measuring_model(sgd()), one, batch_size=1)
-    assert "there were no observations" in str(one.report)
+def test_window_has_one_unit():
+    with pytest.raises(ValueError, match="`window_steps` must be None where"):
+        check(window=2, window_steps=100)

@@ -1,8 +1,8 @@
 """What every training script of this folder is given and gives back.
 
-A script is a function `(wrap, folder)` in the style of Keras's guides: it
+A script is a function `(callbacks, folder)` in the style of Keras's guides: it
 makes data and a model, compiles, fits, and writes its files into `folder`.
-`wrap` is `keras_svag.SVAGModel` or nothing: the only line that differs.
+`callbacks` has a callback of keras_svag in it, or none: nothing else differs.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ class Trained:
     """A trained model, the logs of its training, and data to try it on.
 
     Args:
-        model: what `wrap` gave.
+        model: A compiled `keras.Model`.
         history: `{key: values}`, one an epoch, or one a call.
-        data: the arguments of `model.evaluate`, of which `"x"` is that of
+        data: The arguments of `model.evaluate`, of which `"x"` is that of
             `model.predict`.
     """
 

@@ -1,134 +1,45 @@
-"""Whole training scripts run with SVAGModel as they do without."""
+"""Whole training scripts run with a check as they do without."""
 
 import csv
-import pathlib
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import SVAGModel
-from tests.clients import images, loops, series, tables, text
-from tests.clients.script import Trained
-from tests.helpers.noise_keys import NOISE, noise_keys
+from keras_svag import ScalingRuleCheck
+from tests.clients import images, loops, tables, text
 
 SCRIPTS = [
     script
-    for module in (text, series, images, tables, loops)
+    for module in (text, images, tables, loops)
     for script in module.SCRIPTS
 ]
+KEYS = {
+    "grad_sq_norm",
+    "noise_trace",
+    "noise_to_signal",
+    "noise_scale",
+    "weight_sq_norm",
+    "noise_to_signal_low",
+    "noise_to_signal_high",
+    "max_batch_size",
+    "max_batch_size_low",
+    "max_batch_size_high",
+}
 
 
-def as_it_is(model):
-    return model
-
-
-class Runs(NamedTuple):
-    script: Callable
-    plain: Trained
-    wrapped: Trained
-    plain_folder: pathlib.Path
-    wrapped_folder: pathlib.Path
-
-
-@pytest.fixture(scope="module", params=SCRIPTS, ids=lambda s: s.__name__)
-def runs(request, tmp_path_factory):
-    """What a script trains, unwrapped and wrapped, and its two folders."""
-    script = request.param
-    folders = [tmp_path_factory.mktemp(script.__name__) for _ in range(2)]
-    plain = script(as_it_is, folders[0])
-    wrapped = script(SVAGModel, folders[1])
-    yield Runs(script, plain, wrapped, *folders)
-    keras.backend.clear_session()
-
-
-def keys_of(runs):
-    return noise_keys(runs.wrapped.model.optimizer)
-
-
-def assert_logs_close(ours, theirs):
-    for key, values in theirs.items():
-        np.testing.assert_allclose(
-            ours[key], values, rtol=1e-4, atol=1e-5, err_msg=key
-        )
-
-
-def test_weights_are_those_of_the_unwrapped_model(runs):
-    assert isinstance(runs.wrapped.model, SVAGModel)
-    for ours, theirs in zip(
-        runs.wrapped.model.weights,
-        runs.plain.model.weights,
-        strict=True,
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-
-
-def test_history_is_the_same_with_the_noise_added(runs):
-    ours, theirs = runs.wrapped.history, runs.plain.history
-    assert set(ours) == set(theirs) | keys_of(runs)
-    assert_logs_close(ours, theirs)
-
-
-def test_noise_is_measured(runs):
-    history = runs.wrapped.history
-    for key in keys_of(runs):
-        assert len(history[key]) == len(history["loss"])
-    for key in ("noise_trace", "weight_sq_norm"):
-        assert 0 < history[key][-1] < np.inf
-
-
-def test_one_row_says_nothing_of_noise(tmp_path):
-    history = loops.loop_of_ones_own(SVAGModel, tmp_path).history
-    alone = np.equal(loops.SIZES, 1)
-    assert alone.any()
-    for key in NOISE - {"weight_sq_norm"}:
-        np.testing.assert_array_equal(np.isnan(history[key]), alone)
-
-
-def test_model_evaluates_as_unwrapped(runs):
-    ours, theirs = (
-        run.model.evaluate(**run.data, return_dict=True, verbose=0)
-        for run in (runs.wrapped, runs.plain)
-    )
-    assert set(ours) == set(theirs)
-    assert_logs_close(ours, theirs)
-
-
-def test_model_predicts_as_unwrapped(runs):
-    ours, theirs = (
-        keras.tree.flatten(run.model.predict(run.data["x"], verbose=0))
-        for run in (runs.wrapped, runs.plain)
-    )
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
-
-
-def parameters(model):
-    lines = []
-    model.summary(print_fn=lines.append, line_length=120)
-    return re.findall(r"rainable params: [\d,]+", "\n".join(lines))
-
-
-def test_summary_counts_the_same_parameters(runs):
-    theirs = parameters(runs.plain.model)
-    assert len(theirs) == 2
-    assert parameters(runs.wrapped.model) == theirs
-
-
-def test_saved_models_load_wrapped_and_unwrapped(runs, tmp_path):
-    wrapped = runs.wrapped.model
-    for model in (wrapped, wrapped.model):
-        model.save(tmp_path / "model.keras")
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
-        assert type(loaded) is type(model)
-        for ours, theirs in zip(loaded.weights, model.weights, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-        if model is wrapped:
-            assert loaded.optimizer.iterations == model.optimizer.iterations
+def scalars(folder):
+    """The values of TensorBoard's scalars, `{tag: [bytes]}`."""
+    values = {}
+    for file in sorted(folder.rglob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                content = value.tensor.SerializeToString()
+                values.setdefault(value.tag, []).append(content)
+    return values
 
 
 def names_of_files(folder):
@@ -140,60 +51,60 @@ def names_of_files(folder):
     )
 
 
-def test_files_are_those_of_the_unwrapped_script(runs):
-    ours, theirs = runs.wrapped_folder, runs.plain_folder
-    assert names_of_files(ours) == names_of_files(theirs)
-    for path in theirs.rglob("*.csv"):
-        wrapped, plain = (
+def assert_same_arrays(ours, theirs):
+    for a, b in zip(
+        keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
+def test_script_gives_the_same_with_the_check(script, tmp_path):
+    folders = [tmp_path / "plain", tmp_path / "checked"]
+    check = ScalingRuleCheck(every=2, verbose=0)
+    plain, checked = (
+        (folder.mkdir(), script(callbacks, folder))[1]
+        for callbacks, folder in zip(([], [check]), folders, strict=True)
+    )
+    keys = set(checked.history) - set(plain.history)
+
+    # The model, its logs, and what it computes.
+    assert_same_arrays(checked.model.get_weights(), plain.model.get_weights())
+    assert_same_arrays(
+        [v.numpy() for v in checked.model.optimizer.variables],
+        [v.numpy() for v in plain.model.optimizer.variables],
+    )
+    for key, values in plain.history.items():
+        assert checked.history[key] == values, key
+    logs, predictions = (
+        (
+            run.model.evaluate(**run.data, return_dict=True, verbose=0),
+            run.model.predict(run.data["x"], verbose=0),
+        )
+        for run in (checked, plain)
+    )
+    assert_same_arrays(logs, predictions)
+
+    # What was measured.
+    assert check.report.estimate.example_noise > 0
+    assert check.report.verdict.noise_to_signal != 0
+    if script is not loops.loop_of_ones_own:
+        assert keys - {"preconditioned_noise_to_signal"} == KEYS
+
+    # Its files.
+    assert names_of_files(folders[1]) == names_of_files(folders[0])
+    for path in folders[0].rglob("*.csv"):
+        theirs, ours = (
             list(csv.DictReader((folder / path.name).open()))
-            for folder in (ours, theirs)
+            for folder in folders
         )
-        assert set(wrapped[0]) == set(plain[0]) | keys_of(runs)
-        for row, expected in zip(wrapped, plain, strict=True):
-            for key, value in expected.items():
-                assert float(row[key]) == pytest.approx(float(value), rel=1e-4)
-
-
-def scalars(folder):
-    """The tags of TensorBoard's scalars."""
-    return {
-        value.tag
-        for file in folder.rglob("events*")
-        for event in tf.compat.v1.train.summary_iterator(str(file))
-        for value in event.summary.value
-    }
-
-
-def test_tensorboard_shows_the_noise(runs):
-    theirs = scalars(runs.plain_folder)
+        assert set(ours[0]) - set(theirs[0]) == keys
+        for row, expected in zip(ours, theirs, strict=True):
+            assert {key: row[key] for key in expected} == expected
+    theirs, ours = map(scalars, folders)
+    assert {tag: ours[tag] for tag in theirs} == theirs
     if theirs:
-        noise = {f"epoch_{key}" for key in keys_of(runs)}
-        assert scalars(runs.wrapped_folder) == theirs | noise
-
-
-def test_half_precision_errs_as_unwrapped(tmp_path):
-    exact = images.half_precision(as_it_is, tmp_path, "float32")
-    weights = {
-        wrap: images.half_precision(wrap, tmp_path).model.get_weights()
-        for wrap in (as_it_is, SVAGModel)
-    }
-    errors = {
-        wrap: np.sqrt(
-            sum(
-                np.sum((ours - theirs) ** 2)
-                for ours, theirs in zip(
-                    values, exact.model.get_weights(), strict=True
-                )
-            )
-        )
-        for wrap, values in weights.items()
-    }
-    assert 0 < errors[SVAGModel] < 1.5 * errors[as_it_is]
-
-
-def test_batch_normalization_warns_and_trains(tmp_path):
-    script = images.convnet_with_batch_normalization
-    with pytest.warns(UserWarning, match="normalizes the halves .* apart"):
-        history = script(SVAGModel, tmp_path).history
-    assert set(history) == {"loss", "accuracy"} | NOISE
-    assert history["loss"][-1] < history["loss"][0]
+        assert set(ours) - set(theirs) == {f"epoch_{key}" for key in keys}
+    for path in folders[1].rglob("*.keras"):
+        with zipfile.ZipFile(path) as file:
+            assert b"keras_svag" not in file.read("config.json")

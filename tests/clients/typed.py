@@ -26,25 +26,19 @@ def data() -> tuple[NDArray[Any], NDArray[Any]]:
 def measured_model() -> None:
     """The noise of a training, and the verdict on its batch size."""
     x, y = data()
-    network = applications.ScaleInvariantMLP(
+    model = applications.ScaleInvariantMLP(
         (4,), 3, hidden_units=[8], normalization="layer", seed=0
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model = keras_svag.SVAGModel(network)
-    model.compile(
-        optimizer=keras_svag.SVAG(0.1, ell=2, weight_decay=5e-3), loss=loss
-    )
+    model.compile(keras.optimizers.SGD(0.1, weight_decay=5e-3), loss)
     check = keras_svag.ScalingRuleCheck(
-        kappas=(0.5, 2, 4), window=2, verbose=0, every=1, per_layer=True
+        kappas=(2, 4), window=2, every=1, per_layer=True, verbose=0
     )
     history = model.fit(
         x, y, batch_size=8, epochs=2, callbacks=[check], verbose=0
     )
     print(history.history["noise_to_signal"])
 
-    assert_type(check.series, keras_svag.NoiseSeries)
-    assert_type(check.series.window(epochs=1), keras_svag.NoiseSeries)
-    assert_type(check.batch_size, int | None)
     noise = check.estimate()
     assert_type(noise, keras_svag.NoiseEstimate)
     assert_type(noise.noise_to_signal, float)
@@ -52,14 +46,20 @@ def measured_model() -> None:
     assert_type(noise.interval(level=0.9).high, float)
     assert_type(noise.per_layer, dict[str, keras_svag.NoiseEstimate] | None)
     assert_type(noise.describe(), str)
+    assert_type(noise.summary(), list[tuple[str, str]])
     assert_type(
         keras_svag.NoiseEstimate.from_dict(noise.to_dict()),
         keras_svag.NoiseEstimate,
     )
+    assert_type(check.series, keras_svag.NoiseSeries)
+    assert_type(check.series.window(epochs=1), keras_svag.NoiseSeries)
+    assert_type(check.batch_size, int | None)
 
     report = check.report
     assert report is not None
+    assert_type(report, keras_svag.ScalingReport)
     assert_type(report.estimate, keras_svag.NoiseEstimate)
+    assert_type(report.verdict, scaling.ScalingVerdict)
     assert_type(report.verdict.max_batch_size, float | None)
     assert_type(report.verdict.not_ruled_out_up_to, float)
     assert_type(report.verdict.interval.low, float)
@@ -70,10 +70,28 @@ def measured_model() -> None:
     assert_type(report.to_logs(), dict[str, float])
 
     probe = keras_svag.measure_gradient_noise(
-        network, (x, y), 8, 4, loss=loss, seed=0, verbose=0
+        model, (x, y), 8, 4, loss=loss, seed=0, verbose=0
     )
     assert_type(probe, keras_svag.NoiseEstimate)
-    assert_type(keras_svag.is_scale_invariant(network, x), bool)
+    assert_type(keras_svag.is_scale_invariant(model, x), bool)
+
+
+def trained_on_pairs() -> None:
+    """An SVAGModel, whose pairs a monitor takes, and a loop of one's own."""
+    x, y = data()
+    inner = applications.ScaleInvariantMLP((4,), 3, hidden_units=[8], seed=0)
+    model = keras_svag.SVAGModel(inner)
+    model.compile(
+        keras_svag.SVAG(0.1, ell=2, weight_decay=5e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    monitor = keras_svag.GradientNoiseMonitor(num_examples=None)
+    model.fit(x, y, batch_size=16, callbacks=[monitor], verbose=0)
+    with monitor.watch(model):
+        model.train_on_batch(x[:16], y[:16])
+    assert_type(model.model, keras.Model)
+    state = monitor.state_dict()
+    keras_svag.GradientNoiseMonitor().load_state_dict(state)
 
 
 def optimizers() -> None:
@@ -98,8 +116,12 @@ def theory() -> None:
     bounds = scaling.max_batch_multiplier(ratios, 2, form="loose", ell=4)
     assert_type(bounds, NDArray[Any])
     assert_type(scaling.min_closeness(2, kappa=4, balance=1.1), float)
-    balance = scaling.equilibrium_balance("svag", 1.0, 2.0, 3.0, 0.1, 1e-3, 4)
+    balance = scaling.equilibrium_balance(
+        "svag", 1.0, 2.0, 3.0, 0.1, 1e-3, ell=4
+    )
     assert_type(balance, float)
+    scaled = scaling.scale_optimizer(keras.optimizers.Adam(1e-3), 4)
+    assert_type(scaled, keras.optimizers.Optimizer)
 
     linear = scaling.linear_scaling_rule(0.1, 2, batch_size=128)
     assert_type(linear["learning_rate"], float)
@@ -122,5 +144,6 @@ def theory() -> None:
 
 def main() -> None:
     measured_model()
+    trained_on_pairs()
     optimizers()
     theory()

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 import keras_svag
 import train
-from experiments import datasets, fingerprint
+from experiments import datasets
+from experiments.process import fingerprint
 from experiments.run_folder import WorkDir
 from tests.helpers.small_problems import dense_network
 from tests.train.train_test import small_config

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from experiments import fingerprint, run_folder
+from experiments import run_folder
 from experiments.checkpoint import (
     Checkpoint,
     CheckpointFolder,
@@ -25,6 +25,7 @@ from experiments.checkpoint import (
     restore_training_arrays,
     training_arrays,
 )
+from experiments.process import fingerprint
 from experiments.report.runs import find_runs
 from experiments.run_folder import (
     HistoryFile,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments.interruption import Interruption
+from experiments.process.interruption import Interruption
 from tests.helpers.paths import ROOT
 
 NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2".split()
@@ -34,7 +34,9 @@ def start():
     def start(script, **kwargs):
         imports = (
             "import ctypes, hashlib, os, signal, sys, time\n"
-            "from experiments.interruption import Interruption, end_on_signals"
+            "from experiments.process.interruption import (\n"
+            "    Interruption, end_on_signals\n"
+            ")"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", f"{imports}\n{textwrap.dedent(script)}"],

@@ -29,8 +29,8 @@ a line that is not TensorFlow's: Could not find cuda drivers on your machine
 
 SCRIPT = """
 import os
-from experiments.interruption import end_on_signals
-from experiments.startup import start_tensorflow
+from experiments.process.interruption import end_on_signals
+from experiments.process.startup import start_tensorflow
 end_on_signals()
 before = os.fstat(2)
 start_tensorflow()
@@ -125,7 +125,9 @@ def test_a_closed_stderr_is_no_error(start, tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "class config:\n    list_physical_devices = lambda: None"
     )
-    script = "from experiments.startup import start_tensorflow as s; s()"
+    script = (
+        "from experiments.process.startup import start_tensorflow as s; s()"
+    )
     command = f'exec "{sys.executable}" -c "{script}" 2>&-'
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     assert subprocess.call(["sh", "-c", command], env=environment) == 0

@@ -48,15 +48,26 @@ def test_they_are_the_same_whenever_checkpoints_are_saved(
         raise Begun
 
     monkeypatch.setattr(train, "resumable_fit", fit)
-    config = small_config(optimizer="sgd", ell=1, measure_noise=False)
-    for interval in ("1", "500", "60s"):
-        workdir = WorkDir(str(tmp_path / interval), config.to_dict())
+    for interval, measure_noise in (
+        ("1", False),
+        ("500", False),
+        ("60s", False),
+        ("500", True),
+    ):
+        config = small_config(
+            optimizer="sgd", ell=1, measure_noise=measure_noise
+        )
+        path = str(tmp_path / f"{interval}-{measure_noise}")
         with pytest.raises(Begun):
             train.train(
-                config, workdir, None, tf.distribute.get_strategy(), interval
+                config,
+                WorkDir(path, config.to_dict()),
+                None,
+                tf.distribute.get_strategy(),
+                interval,
             )
-    # 1,437 // 128 steps an epoch.
-    assert found == [11, 11, 11]
+    # 1,437 // 128 steps an epoch; beside training each is observed by itself.
+    assert found == [11, 11, 11, 1]
 
 
 def test_the_more_a_step_takes_the_fewer_are_in_a_call():

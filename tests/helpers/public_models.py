@@ -590,7 +590,7 @@ def float8(**compilation):
 
 
 def _trained_by(optimizer, compilation):
-    return perceptron(optimizer=optimizer, **compilation)
+    return _regression(optimizer=optimizer, **compilation)
 
 
 def moving_average_of_weights(**compilation):

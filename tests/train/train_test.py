@@ -185,6 +185,25 @@ def test_mirrored_run_is_that_of_one_device(finished, tmp_path):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
 
 
+def test_mirrored_run_of_sgd_is_that_of_one_device(trained, tmp_path):
+    one = trained(optimizer="sgd", ell=1)
+    code, _, errors = command(
+        f"--workdir={tmp_path}",
+        "--strategy=mirrored",
+        "--virtual_devices=2",
+        "--config.epochs=1",
+        "--config.batch_size=128",
+        "--config.learning_rate=0.5",
+        "--config.model.hidden_units=(8,)",
+        "--config.lsr.enabled=False",
+        "--config.optimizer=sgd",
+    )
+    assert code == 0, errors
+    two = keras.saving.load_model(os.path.join(str(tmp_path), "model.keras"))
+    two = np.concatenate([v.numpy().ravel() for v in two.weights])
+    np.testing.assert_allclose(two, weights(one), atol=1e-5)
+
+
 SVAG_RUN = {"sampling": "shuffle", "pairing": "halves", "ell": 2}
 
 

@@ -232,8 +232,8 @@ def check_embedding_equals_one_device(strategy):
     assert largest_difference(model, expected) < 1e-6
 
 
-def collectives(strategy, model):
-    """Numbers of elements that each all-reduce of a training step carries."""
+def operations(strategy, model):
+    """The operations of a training step that no branch or loop holds."""
     x, y = (tf.constant(rows[: 2 * SUB_BATCH]) for rows in pairs())
     data = tf.data.Dataset.from_tensors((x, y)).unbatch()
     data = data.batch(2 * SUB_BATCH, drop_remainder=True).repeat()
@@ -248,12 +248,27 @@ def collectives(strategy, model):
 
     graph = step.get_concrete_function(batch).graph
     graphs = [graph, *(f.graph for f in graph._functions.values())]
+    return [operation for g in graphs for operation in g.get_operations()]
+
+
+def collectives(strategy, model):
+    """Numbers of elements that each all-reduce of a training step carries."""
     return sorted(
         operation.inputs[0].shape.num_elements()
-        for g in graphs
-        for operation in g.get_operations()
+        for operation in operations(strategy, model)
         if operation.type.startswith("CollectiveReduce")
     )
+
+
+def ancestors(operation):
+    seen, stack = set(), [operation]
+    while stack:
+        op = stack.pop()
+        if op not in seen:
+            seen.add(op)
+            stack.extend(op.control_inputs)
+            stack.extend(tensor.op for tensor in op.inputs)
+    return seen
 
 
 def check_no_more_gradients_are_reduced_than_by_sgd(strategy):
@@ -263,6 +278,16 @@ def check_no_more_gradients_are_reduced_than_by_sgd(strategy):
     assert sum(expected) >= total, "the all-reduces of SGD were not found"
     for wrap in (Replicated, SVAGModel):
         assert collectives(strategy, under(strategy, wrap=wrap)) == expected
+
+
+def check_second_pass_waits_for_the_first_gradients(strategy):
+    products = [
+        operation
+        for operation in operations(strategy, under(strategy))
+        if operation.type == "MatMul" and "replica_" not in operation.name
+    ]
+    first, second = np.split(np.array(products, object), 2)
+    assert set(first) <= ancestors(second[0])
 
 
 def check_evaluate_and_predict(strategy):

@@ -14,8 +14,8 @@ from tests.helpers.paths import ROOT
 OUTSIDE = ("experiments", "train", "configs", "benchmarks", "tests", "docs")
 # Of the project, these lie under every package.
 FOUNDATIONS = ("keras_svag.arguments", "keras_svag.version")
-# What `pip install` brings, beside Python's own modules; pandas is for those who
-# ask for a frame, and imported there.
+# What `pip install` brings, beside Python's own modules. Who asks for a frame has
+# pandas.
 REQUIRED = {"tensorflow", "keras", "numpy", "scipy", "tensorboard", "pandas"}
 FILES = {"os", "pathlib", "io", "shutil", "tempfile", "glob"}
 FORBIDDEN = {

@@ -26,20 +26,6 @@ _BATCH_SIZE = 16
 _SETTLING = {"halves": 4000, "independent": 8000}  # steps
 
 
-class Recording(keras.callbacks.Callback):
-    """Keeps each step's observation: what it adds to the metric's sums."""
-
-    def on_train_begin(self, logs=None):
-        self._before = np.zeros(2)
-        self.observations = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        sums = self.model.gradient_noise.sums()
-        after = np.array([sums.sum_g, sums.sum_n])
-        self.observations.append(after - self._before)
-        self._before = after
-
-
 def drawn(x, y, rows, seed):
     """Batches drawn with replacement, without end; others in each iteration."""
     seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
@@ -71,9 +57,10 @@ def record(ell, count, seed=0):
     rows = _BATCH_SIZE if pairing == "halves" else 2 * _BATCH_SIZE
     batches = drawn(x, y, rows, seed)
     model.fit(batches, steps_per_epoch=_SETTLING[pairing], verbose=2)
-    recording = Recording()
-    model.fit(batches, steps_per_epoch=count, verbose=2, callbacks=[recording])
-    return np.transpose(recording.observations)
+    monitor = keras_svag.GradientNoiseMonitor(num_examples=None)
+    model.fit(batches, steps_per_epoch=count, verbose=2, callbacks=[monitor])
+    series = monitor.series
+    return series["grad_sq_norm"], series["example_noise"] / _BATCH_SIZE
 
 
 def main():

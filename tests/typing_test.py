@@ -86,7 +86,7 @@ def test_what_users_get_is_among_the_functions():
     } <= set(FUNCTIONS)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_public_function_has_all_hints(name):
     signature = inspect.signature(FUNCTIONS[name])
     bare = [

@@ -14,8 +14,7 @@ from tests.helpers.paths import ROOT
 OUTSIDE = ("experiments", "train", "configs", "benchmarks", "tests", "docs")
 # Of the project, these lie under every package.
 FOUNDATIONS = ("keras_svag.arguments", "keras_svag.version")
-# What `pip install` brings, beside Python's own modules. Who asks for a frame has
-# pandas.
+# What `pip install` brings, beside Python's own modules. A frame needs pandas.
 REQUIRED = {"tensorflow", "keras", "numpy", "scipy", "tensorboard", "pandas"}
 FILES = {"os", "pathlib", "io", "shutil", "tempfile", "glob"}
 FORBIDDEN = {

@@ -154,7 +154,7 @@ def test_bare_wheel_trains_and_checks(bare_python, tmp_path):
 import keras, keras_svag, numpy
 model = keras_svag.SVAGModel(keras.Sequential([keras.layers.Dense(1)]))
 model.compile(keras_svag.SVAG(0.1, ell=2, weight_decay=0.1), "mse")
-check = keras_svag.LinearScalingRuleCheck(batch_size=2, log_dir="logs")
+check = keras_svag.ScalingRuleCheck(log_dir="logs")
 x = numpy.ones((8, 2))
 model.fit(x, x[:, 0], batch_size=4, verbose=0, callbacks=[check])
 print(keras_svag.__file__)

@@ -6,6 +6,12 @@ from typing import NamedTuple
 import keras
 from keras import ops, tree
 from keras.src.backend.common import global_state
+from keras.src.trainers.data_adapters.array_data_adapter import (
+    ArrayDataAdapter,
+)
+from keras.src.trainers.data_adapters.tf_dataset_adapter import (
+    TFDatasetAdapter,
+)
 from keras.src.trainers.epoch_iterator import EpochIterator
 
 from keras_svag import arguments
@@ -201,11 +207,14 @@ class FitData(NamedTuple):
         examples: Their exact number, or None.
         batches: The number of batches in which they come, or None.
         batch_size: Rows of a batch, or None.
+        is_read_in_python: Whether Python code of the script's own makes the
+            batches, in threads beside training.
     """
 
     examples: int | None = None
     batches: int | None = None
     batch_size: int | None = None
+    is_read_in_python: bool = False
 
 
 def data_of_fit():
@@ -227,14 +236,15 @@ def examples_of(data):
     """The `FitData` of Keras's iterator over the epochs of a `fit`."""
     adapter = data.data_adapter
     batches, size = adapter.num_batches, adapter.batch_size
+    in_python = not isinstance(adapter, (ArrayDataAdapter, TFDatasetAdapter))
     if data.steps_per_epoch is not None or batches is None:
-        return FitData(batch_size=size)
+        return FitData(batch_size=size, is_read_in_python=in_python)
     if not size:
-        return FitData(batches=batches)
+        return FitData(batches=batches, is_read_in_python=in_python)
     last = size
     if adapter.has_partial_batch:
         last = adapter.partial_batch_size
-    return FitData((batches - 1) * size + last, batches, size)
+    return FitData((batches - 1) * size + last, batches, size, in_python)
 
 
 def global_seed():

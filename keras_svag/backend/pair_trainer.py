@@ -137,7 +137,7 @@ class PairTrainer(MultiWorkerModel):
             with tf.init_scope():
                 self.model._symbolic_build(data_batch=data)
                 self.built = True
-        if not self.optimizer.built:
+        if self.trainable_variables and not self.optimizer.built:
             with tf.init_scope():
                 self.optimizer.build(self.trainable_variables)
 

@@ -60,14 +60,20 @@ class PairProgram:
         loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
             does not.
         per_layer: Whether to measure each variable apart too.
+        keeps_generators: Whether to put back the global generators of Python
+            and NumPy. Threads that draw from them at the same time would see
+            their numbers again.
 
     Attributes:
         is_masked: Whether a batch was seen whose loss Keras divides by the
             entries that a mask keeps.
     """
 
-    def __init__(self, model, loss=None, per_layer=False):
+    def __init__(
+        self, model, loss=None, per_layer=False, keeps_generators=True
+    ):
         self._model = model
+        self._keeps_generators = keeps_generators
         self._strategy = model.distribute_strategy
         self._per_layer = per_layer
         self._objective = model
@@ -108,7 +114,7 @@ class PairProgram:
                 made._omit_frequent_tracing_warning = True
                 self._programs[function] = made
             program = self._programs[function]
-        with _python_state_kept(self._model):
+        with _python_state_kept(self._model, self._keeps_generators):
             try:
                 return program(batch)
             except NewVariables:
@@ -293,23 +299,21 @@ def _assign(handle, value):
 
 
 @contextlib.contextmanager
-def _python_state_kept(model):
+def _python_state_kept(model, with_generators):
     """Keeps what a call changes outside of variables."""
     losses = [
         (layer, list(layer._losses), set(layer._loss_ids))
         for layer in layers_of(model)
     ]
-    seed, of_python, of_numpy = (
-        global_seed(),
-        random.getstate(),
-        np.random.get_state(),
-    )
+    seed = global_seed()
+    of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         yield
     finally:
         set_global_seed(seed)
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+        if with_generators:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
         for layer, own, ids in losses:
             layer._losses[:] = own
             layer._loss_ids.clear()

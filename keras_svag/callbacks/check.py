@@ -147,7 +147,6 @@ class ScalingRuleCheck(GradientNoiseMonitor):
 
     @property
     def report(self) -> ScalingReport | None:
-        self._fetch()
         if not len(self.series):
             return None
         if self._model_seen is not None:

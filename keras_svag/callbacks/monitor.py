@@ -64,9 +64,11 @@ their kin |
     negatives, masks), that is another loss: `estimate().assumptions` says so.
 
     Limits. Variables and the global generators of Keras, NumPy and Python are
-    put back. Attributes of Python objects that `call` changes in eager mode
-    are not, and layers that draw from TensorFlow's own generator
-    (`tf.random.normal`) do not draw the same numbers.
+    put back; the last two not where a generator or a `PyDataset` makes the
+    batches, which draws from them at the same time. Attributes of Python
+    objects that `call` changes in eager mode are not put back, and layers that
+    draw from TensorFlow's own generator (`tf.random.normal`) do not draw the
+    same numbers.
 
     The place in the block, the steps done and the observations go on over
     several calls of `fit` with one model; another model starts anew. An epoch
@@ -89,17 +91,12 @@ their kin |
             every so many steps.
         seed: Seed of the steps that are measured; None is a fixed one.
 
-    Attributes:
-        series: The `NoiseSeries` of all observations.
-
     Raises:
         TypeError: If an argument is no number where one is wanted.
         ValueError: If one is out of range; at the start of training, if
             batches of the model cannot be halved, if there is nothing to
             measure, or if `num_examples` is not that of the data.
     """
-
-    series: NoiseSeries
 
     def __init__(
         self,
@@ -128,7 +125,7 @@ their kin |
         self._start_anew()
 
     def _start_anew(self):
-        self.series = NoiseSeries()
+        self._series = NoiseSeries()
         self._random = np.random.default_rng(self.seed or 0)
         # Steps done before this epoch, and before the call that begins.
         self._steps_before_epoch = self._steps = 0
@@ -264,10 +261,16 @@ their kin |
             self.on_train_end()
 
     @property
+    def series(self) -> NoiseSeries:
+        """The `NoiseSeries` of all observations so far."""
+        self._fetch()
+        return self._series
+
+    @property
     def batch_size(self) -> int | None:
         """B: the examples of one update of SGD, or of the optimizer that SVAG
         simulates; None before the first observation."""
-        rows = self.series["rows"]
+        rows = self._series["rows"]
         if not len(rows):
             return None
         return max(round(self._updates_per_batch * float(np.max(rows))), 1)
@@ -301,8 +304,8 @@ their kin |
 
     def _last(self):
         self._fetch()
-        last = self.series.window(epochs=1)
-        return last if len(last) >= _LOGGED else self.series.tail(_LOGGED)
+        last = self._series.window(epochs=1)
+        return last if len(last) >= _LOGGED else self._series.tail(_LOGGED)
 
     def _logs(self):
         last = self._last()
@@ -369,7 +372,7 @@ their kin |
         given, data = self.num_examples, self._data
         known = data.examples
         if given is None:
-            self.series.sampling = "independent"
+            self._series.sampling = "independent"
             return
         if given != "auto":
             if known not in (None, given):
@@ -382,18 +385,18 @@ their kin |
                     )
                 )
             known = given
-        elif known is None and data.batches is not None and len(self.series):
+        elif known is None and data.batches is not None and len(self._series):
             # All but the last batch are sure to have as many rows.
-            known = data.batches * int(np.max(self.series["rows"]))
-        self.series.sampling = "shuffle" if known else None
-        self.series.num_examples = known
+            known = data.batches * int(np.max(self._series["rows"]))
+        self._series.sampling = "shuffle" if known else None
+        self._series.num_examples = known
 
     def _drop_what_is_trained_anew(self):
         """Drops observations of steps after those that the model has done."""
         self._fetch()
         optimizer = getattr(self._model_seen, "optimizer", None)
         self._last_own = -1.0
-        series, done = self.series, float(backend.iterations(optimizer))
+        series, done = self._series, float(backend.iterations(optimizer))
         kept = series.before(done)
         if (
             self._optimizer_seen in (None, optimizer)
@@ -407,7 +410,7 @@ their kin |
             self._steps = round(series["step"][first] - 1 - batches)
             self._steps_before_epoch = self._block_end = self._steps
             self._epoch = 0
-            self.series = kept
+            self._series = kept
         self._optimizer_seen = optimizer
 
     def _window_begins(self, epoch):
@@ -431,6 +434,9 @@ their kin |
             function is not self._function_seen,
             function,
         )
+        if is_new:
+            # Another loss, or other weights, may be trained from now on.
+            self._program = None
         if self._observations is not None:
             if is_due and not is_new:
                 self._look_at_own_batch()
@@ -457,14 +463,20 @@ their kin |
         """Measures a batch that is about to be trained on."""
         if backend.fewest_rows(batch) < 2:
             return
-        if self._program is None:
-            self._program = backend.PairProgram(
-                self._model_seen, self.loss, self.per_layer
-            )
+        self._make_program()
         if self._looks_due:
             self._look_at_batch(batch)
         values = self._program.moments(batch)
         self._wait(self._steps + place + 1, values)
+
+    def _make_program(self):
+        if self._program is None:
+            self._program = backend.PairProgram(
+                self._model_seen,
+                self.loss,
+                self.per_layer,
+                keeps_generators=not self._data.is_read_in_python,
+            )
 
     def _look_at_own_batch(self):
         """Has a batch of an `SVAGModel` looked at before it trains on it."""
@@ -480,8 +492,7 @@ their kin |
         self._looks_due = False
         if self._pairs_are_batches:
             return
-        if self._program is None:
-            self._program = backend.PairProgram(self._model_seen)
+        self._make_program()
         try:
             losses = self._program.losses(batch)
         except Exception:
@@ -521,7 +532,7 @@ their kin |
             elif "whole" in values:
                 whole, mean = float(values["whole"]), float(values["mean"])
                 size = max(abs(whole), abs(mean)) or 1.0
-                self.series.couplings.append((step, abs(whole - mean) / size))
+                self._series.couplings.append((step, abs(whole - mean) / size))
             else:
                 self._append(step, epoch, values)
 
@@ -539,12 +550,12 @@ their kin |
             self._append(step + place, epoch, own.unpacked(row))
 
     def _append(self, step, epoch, values):
-        if not len(self.series):
+        if not len(self._series):
             self._begin_series()
         if self._program is not None and self._program.is_masked:
-            self.series.codes.add("masked_loss")
+            self._series.codes.add("masked_loss")
         layers = values.pop("layers", None)
-        self.series.append(
+        self._series.append(
             step=step,
             epoch=epoch,
             layer_moments=layers if self.per_layer else None,
@@ -553,15 +564,18 @@ their kin |
 
     def _begin_series(self):
         """Makes the series, now that the variables of the model are known."""
-        model, begun = self._model_seen, self.series
+        model, begun = self._model_seen, self._series
         layers = None
         if self.per_layer:
             layers = [v.path for v in backend.gradient_weights(model)]
-        self.series = NoiseSeries(begun.num_examples, begun.sampling, layers)
-        self.series.couplings, self.series.codes = begun.couplings, begun.codes
+        self._series = NoiseSeries(begun.num_examples, begun.sampling, layers)
+        self._series.couplings, self._series.codes = (
+            begun.couplings,
+            begun.codes,
+        )
         if backend.has_batch_normalization(model):
             if not self._pairs_are_batches:
-                self.series.codes.add("batch_normalization")
+                self._series.codes.add("batch_normalization")
 
     def _write(self, is_epoch=False):
         """Writes a point for TensorBoard, if it is time for one."""
@@ -576,7 +590,7 @@ their kin |
             self._fetch()
         elif not (is_epoch or in_steps):
             return
-        if len(self.series):
+        if len(self._series):
             self._step_written = self._steps
             self._write_point(self._steps if in_steps else self._epoch)
 
@@ -595,7 +609,7 @@ their kin |
         """What the callback has seen, as plain values for strict JSON."""
         self._fetch()
         return {
-            "series": self.series.to_dict(),
+            "series": self._series.to_dict(),
             "steps": self._steps,
             "steps_before_epoch": self._steps_before_epoch,
             "epoch": self._epoch,
@@ -633,7 +647,7 @@ their kin |
                 "`state` must be what `state_dict` returned, got "
                 f"{state!r:.200}."
             ) from error
-        self.series, self._random = series, generator
+        self._series, self._random = series, generator
         self._block_end, self._due = block_end, due
         self._looks_due = bool(state["looks_due"])
         for name, number in numbers.items():

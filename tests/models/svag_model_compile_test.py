@@ -217,3 +217,20 @@ def test_scales_of_float8_are_overwritten_and_not_mixed():
     fit(wrapped, x, y)
     history = script.model.layers[0].inputs_amax_history
     assert np.max(history) == np.max(np.abs(x[1::2]))
+
+
+def test_inputs_are_cast_by_the_model_alone():
+    # 2049 is no number of float16.
+    x = np.full((2, 4), 2049.0, "float32")
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        wrapped = SVAGModel(
+            keras.Sequential(
+                [keras.Input((4,)), layers.Rescaling(1.0, dtype="float32")]
+            )
+        )
+    finally:
+        keras.config.set_dtype_policy(usual)
+    assert wrapped.dtype_policy.name == "mixed_float16"
+    np.testing.assert_array_equal(wrapped(x), x)

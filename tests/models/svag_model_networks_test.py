@@ -22,12 +22,12 @@ def fit(model, *data, **kwargs):
 
 
 def check_equal_to_plain(model, data, compiled, copy=copy_of, **kwargs):
-    """With SGD, the wrapped model trains and reports as the plain one."""
+    """With ell=1 on halves the model trains and reports as plain SGD does."""
     plain = copy(model)
     plain.compile(keras.optimizers.SGD(0.2), **compiled)
     expected = fit(plain, *data, **kwargs)
     wrapped = SVAGModel(model)
-    wrapped.compile(keras.optimizers.SGD(0.2), **compiled)
+    wrapped.compile(SVAG(0.2, ell=1, pairing="halves"), **compiled)
     history = fit(wrapped, *data, **kwargs)
     assert largest_difference(plain, wrapped) < 1e-5
     assert set(expected) <= set(history)
@@ -201,53 +201,3 @@ def test_subclassed_model(model_type):
     check_equal_to_plain(
         model, regression(32), {"loss": "mse"}, copy=subclass_copy
     )
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "svag"])
-@pytest.mark.parametrize("kind", ["sequential", "subclassed"])
-def test_model_that_is_not_built_yet(kind, optimizer):
-    x, y = regression(32)
-    logs = []
-    for build_first in (True, False):
-        keras.utils.set_random_seed(0)
-        if kind == "subclassed":
-            model = NoTrainingArgument()
-        else:
-            model = keras.Sequential(
-                [keras.layers.Dense(5), keras.layers.Dense(2)]
-            )
-        if build_first:
-            model(x)
-        wrapped = SVAGModel(model, per_layer=True)
-        svag = SVAG(0.1, ell=2, weight_decay=0.1)
-        wrapped.compile(svag if optimizer == "svag" else "sgd", "mse")
-        logs.append(fit(wrapped, x, y))
-        assert len(wrapped.gradient_noise.estimate().per_layer) == 4
-    assert logs[0].keys() == logs[1].keys()
-    assert np.all(np.isfinite(list(logs[1].values())))
-
-
-def test_per_layer_moments_add_up_to_the_total():
-    wrapped = SVAGModel(dense_network(), per_layer=True)
-    wrapped.compile(SVAG(0.1, ell=2), "mse")
-    fit(wrapped, *regression(32))
-    estimate = wrapped.gradient_noise.estimate()
-    assert list(estimate.per_layer) == [
-        v.path for v in wrapped.trainable_variables
-    ]
-    for moment in ("grad_sq_norm", "noise_trace"):
-        layers = [getattr(e, moment) for e in estimate.per_layer.values()]
-        assert sum(layers) == pytest.approx(getattr(estimate, moment), rel=1e-6)
-
-
-def test_layers_that_are_frozen_later_are_not_measured():
-    model = dense_network()
-    wrapped = SVAGModel(model, per_layer=True)
-    wrapped.compile(SVAG(0.1, ell=2), "mse")
-    fit(wrapped, *regression(32))
-    model.layers[0].trainable = False
-    wrapped.compile(SVAG(0.1, ell=2), "mse")
-    fit(wrapped, *regression(32))
-    assert list(wrapped.gradient_noise.estimate().per_layer) == [
-        v.path for v in model.layers[1].trainable_variables
-    ]

@@ -6,6 +6,7 @@ A pair of gradients is measured beside training by a program of its own,
 """
 
 import contextlib
+import inspect
 import itertools
 import random
 
@@ -381,10 +382,12 @@ class TrainFunction:
 
     Args:
         model: The model whose train function it takes the place of.
+        in_loop: Whether `train_on_batch` calls it, whose data are a generator.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, in_loop=False):
         self._model = model
+        self._in_loop = in_loop
         self._is_over = False
         self._fit = getattr(model, "history", None)
         self.found = model.train_function
@@ -394,7 +397,11 @@ class TrainFunction:
         model = self._model
         if model.train_function is self:
             model.train_function = self.found
-        if self._is_over or getattr(model, "history", None) is not self._fit:
+        if (
+            self._is_over
+            or getattr(model, "history", None) is not self._fit
+            or (inspect.isgenerator(iterator) and not self._in_loop)
+        ):
             return self.found(iterator)
         self._is_over = True
         return self._call(iterator)
@@ -411,10 +418,11 @@ class Beside(TrainFunction):
         choose: Function from the number of batches of the call, which are more
             than one with `steps_per_execution`, to the index of the one.
         observe: Function of that batch and its index.
+        in_loop: Whether `train_on_batch` calls it.
     """
 
-    def __init__(self, model, choose, observe):
-        super().__init__(model)
+    def __init__(self, model, choose, observe, in_loop=False):
+        super().__init__(model, in_loop)
         self._choose, self._observe = choose, observe
 
     def _call(self, iterator):
@@ -437,10 +445,11 @@ class Within(TrainFunction):
     Args:
         model: The model.
         observe: The function, without arguments.
+        in_loop: Whether `train_on_batch` calls it.
     """
 
-    def __init__(self, model, observe):
-        super().__init__(model)
+    def __init__(self, model, observe, in_loop=False):
+        super().__init__(model, in_loop)
         self._observe = observe
 
     def _call(self, iterator):

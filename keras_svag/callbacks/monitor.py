@@ -129,6 +129,8 @@ their kin |
         self._random = np.random.default_rng(self.seed or 0)
         # Steps done before this epoch, and before the call that begins.
         self._steps_before_epoch = self._steps = 0
+        # Rows of an optimizer that the model was compiled with before.
+        self._settled = 0
         self._epoch = self._epochs_of_earlier_fits = 0
         # The first step after the block, and the one to measure, from 0.
         self._block_end = self._due = 0
@@ -138,6 +140,7 @@ their kin |
         self._function_seen = self._optimizer_seen = None
         # The number of the last step whose own observation was taken.
         self._last_own = -1.0
+        self._is_watching = False
         self._waiting: collections.deque = collections.deque()
         self._data = backend.FitData()
         self._is_first_epoch_of_fit = False
@@ -240,6 +243,7 @@ their kin |
         self._epoch = max(self._epoch, 1)
         model.make_train_function()
         hers = model.train_function
+        self._is_watching = True
 
         def watched(*args):
             model.train_function = hers
@@ -257,6 +261,7 @@ their kin |
         finally:
             if model.train_function is watched:
                 model.train_function = hers
+            self._is_watching = False
             self._steps_before_epoch = self._steps
             self.on_train_end()
 
@@ -396,22 +401,20 @@ their kin |
         self._fetch()
         optimizer = getattr(self._model_seen, "optimizer", None)
         self._last_own = -1.0
-        series, done = self._series, float(backend.iterations(optimizer))
-        kept = series.before(done)
-        if (
-            self._optimizer_seen in (None, optimizer)
-            and len(kept) < len(series)
-            # A train_step may have optimizers of its own.
-            and series["iteration"][-1] > 0
-        ):
-            first = len(kept)
+        if self._optimizer_seen not in (None, optimizer):
+            self._settled = len(self._series)
+        self._optimizer_seen = optimizer
+        series = self._series[self._settled :]
+        done = float(backend.iterations(optimizer))
+        first = len(series.before(done))
+        # A train_step may have optimizers of its own, and this one no steps.
+        if first < len(series) and series["iteration"][-1] > 0:
             batches = series["iteration"][first] - done
             batches *= backend.accumulated_batches(optimizer)
             self._steps = round(series["step"][first] - 1 - batches)
             self._steps_before_epoch = self._block_end = self._steps
             self._epoch = 0
-            self._series = kept
-        self._optimizer_seen = optimizer
+            self._series = self._series[: self._settled + first]
 
     def _window_begins(self, epoch):
         """Whether the window of a verdict begins with an epoch of this fit."""
@@ -441,13 +444,15 @@ their kin |
             if is_due and not is_new:
                 self._look_at_own_batch()
             if is_due:
-                backend.Within(model, self._take_own)
+                backend.Within(model, self._take_own, self._is_watching)
         elif is_new:
             # It gets its trace from `fit`, and not from a batch of ours.
             backend.FirstCall(model)
             self._due = max(self._due, step + steps)
         elif is_due:
-            backend.Beside(model, self._choose, self._observe)
+            backend.Beside(
+                model, self._choose, self._observe, self._is_watching
+            )
 
     def _steps_of_block(self, done):
         if self.every is not None:
@@ -485,6 +490,7 @@ their kin |
                 self._model_seen,
                 self._choose,
                 lambda batch, _: self._look_at_batch(batch),
+                self._is_watching,
             )
 
     def _look_at_batch(self, batch):
@@ -612,6 +618,7 @@ their kin |
             "series": self._series.to_dict(),
             "steps": self._steps,
             "steps_before_epoch": self._steps_before_epoch,
+            "settled": self._settled,
             "epoch": self._epoch,
             "epochs_of_earlier_fits": self._epochs_of_earlier_fits,
             "block": [self._block_end, self._due],
@@ -634,6 +641,7 @@ their kin |
                 for name in (
                     "steps",
                     "steps_before_epoch",
+                    "settled",
                     "epoch",
                     "epochs_of_earlier_fits",
                 )

@@ -116,7 +116,8 @@ class PairedOptimizer(keras.optimizers.Optimizer):
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
-        if _replicated(self._iterations) != all(map(_replicated, variables)):
+        is_replicated = _replicated(self._iterations)
+        if any(_replicated(v) != is_replicated for v in variables):
             raise ValueError(
                 f"The optimizer {self.name!r} was not created under the "
                 "distribution strategy of the variables, so its counters would "

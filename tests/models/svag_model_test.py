@@ -162,7 +162,8 @@ def test_float16_trains_alike():
         )
         for is_wrapped in (False, True)
     )
-    assert_same(wrapped.model.variables, plain.variables)
+    # Convolutions of half precision round otherwise in another graph.
+    assert_same(wrapped.model.variables, plain.variables, atol=1e-7)
     assert logs == expected
 
 

@@ -103,7 +103,11 @@ class PairProgram:
     def _run(self, function, batch):
         batch = without_optionals(batch)
 
+        self._runs_python = False
+
         def program(batch):
+            # A program that is traced already runs nothing of Python.
+            self._runs_python = True
             return self._averaged(self._strategy.run(function, (batch,)))
 
         if not self._model.run_eagerly:
@@ -115,11 +119,32 @@ class PairProgram:
                 made._omit_frequent_tracing_warning = True
                 self._programs[function] = made
             program = self._programs[function]
-        with _python_state_kept(self._model, self._keeps_generators):
+        with self._python_state_kept():
             try:
                 return program(batch)
             except NewVariables:
                 return program(batch)
+
+    @contextlib.contextmanager
+    def _python_state_kept(self):
+        """Keeps what a call changes outside of variables."""
+        losses = [
+            (layer, list(layer._losses), set(layer._loss_ids))
+            for layer in layers_of(self._model)
+        ]
+        seed = global_seed()
+        of_python, of_numpy = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            set_global_seed(seed)
+            if self._runs_python and self._keeps_generators:
+                random.setstate(of_python)
+                np.random.set_state(of_numpy)
+            for layer, own, ids in losses:
+                layer._losses[:] = own
+                layer._loss_ids.clear()
+                layer._loss_ids.update(ids)
 
     def _averaged(self, values):
         values = {
@@ -297,28 +322,6 @@ def _read(handle):
 
 def _assign(handle, value):
     tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-
-
-@contextlib.contextmanager
-def _python_state_kept(model, with_generators):
-    """Keeps what a call changes outside of variables."""
-    losses = [
-        (layer, list(layer._losses), set(layer._loss_ids))
-        for layer in layers_of(model)
-    ]
-    seed = global_seed()
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        set_global_seed(seed)
-        if with_generators:
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)
-        for layer, own, ids in losses:
-            layer._losses[:] = own
-            layer._loss_ids.clear()
-            layer._loss_ids.update(ids)
 
 
 def loss_scale(model):

@@ -561,6 +561,9 @@ their kin |
         if self._program is not None and self._program.is_masked:
             self._series.codes.add("masked_loss")
         layers = values.pop("layers", None)
+        if self.per_layer and len(layers) != len(self._series.layers):
+            # Frozen since, or not any more: they are other variables.
+            layers = None
         self._series.append(
             step=step,
             epoch=epoch,

@@ -400,7 +400,6 @@ their kin |
         """Drops observations of steps after those that the model has done."""
         self._fetch()
         optimizer = getattr(self._model_seen, "optimizer", None)
-        self._last_own = -1.0
         if self._optimizer_seen not in (None, optimizer):
             self._settled = len(self._series)
         self._optimizer_seen = optimizer

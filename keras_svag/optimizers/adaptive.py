@@ -277,8 +277,8 @@ class SVAGAdam(_Adaptive):
         done = self._steps()
         seen = ops.sqrt(self._seen(self.beta_2, ops.maximum(done, 1)))
         correction = seen / self._seen(self.beta_1, done + 1)
-        step_size = learning_rate / math.sqrt(self.ell)
-        step_size *= ops.cast(correction, variable.dtype)
+        step_size = ops.cast(learning_rate, "float64") / math.sqrt(self.ell)
+        step_size = ops.cast(step_size * correction, variable.dtype)
         step = ops.divide(ops.multiply(mean, step_size), root)
         return step, [(old_mean, mean), update]
 

@@ -162,8 +162,7 @@ def test_float16_trains_alike():
         )
         for is_wrapped in (False, True)
     )
-    # Convolutions of half precision round otherwise in another graph.
-    assert_same(wrapped.model.variables, plain.variables, atol=1e-7)
+    assert_same(wrapped.model.variables, plain.variables)
     assert logs == expected
 
 

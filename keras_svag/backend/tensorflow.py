@@ -64,6 +64,8 @@ class PairProgram:
         keeps_generators: Whether to put back the global generators of Python
             and NumPy. Threads that draw from them at the same time would see
             their numbers again.
+        rows_vary: Whether one program is to serve batches of any number of
+            rows.
 
     Attributes:
         is_masked: Whether a batch was seen whose loss Keras divides by the
@@ -71,10 +73,16 @@ class PairProgram:
     """
 
     def __init__(
-        self, model, loss=None, per_layer=False, keeps_generators=True
+        self,
+        model,
+        loss=None,
+        per_layer=False,
+        keeps_generators=True,
+        rows_vary=False,
     ):
         self._model = model
         self._keeps_generators = keeps_generators
+        self._rows_vary = rows_vary
         self._strategy = model.distribute_strategy
         self._per_layer = per_layer
         self._objective = model
@@ -102,28 +110,31 @@ class PairProgram:
 
     def _run(self, function, batch):
         batch = without_optionals(batch)
-
         self._runs_python = False
+        with self._python_state_kept():
+            try:
+                return self._program(function, batch)(batch)
+            except NewVariables:
+                return self._program(function, batch)(batch)
+
+    def _program(self, function, batch):
+        """The function of a batch, on every replica, as a graph if Keras is."""
 
         def program(batch):
             # A program that is traced already runs nothing of Python.
             self._runs_python = True
             return self._averaged(self._strategy.run(function, (batch,)))
 
-        if not self._model.run_eagerly:
-            if function not in self._programs:
-                made = tf.function(
-                    program, autograph=False, reduce_retracing=True
-                )
-                # TensorFlow takes those of several models for one function.
-                made._omit_frequent_tracing_warning = True
-                self._programs[function] = made
-            program = self._programs[function]
-        with self._python_state_kept():
-            try:
-                return program(batch)
-            except NewVariables:
-                return program(batch)
+        if self._model.run_eagerly:
+            return program
+        if function not in self._programs:
+            made = tf.function(program, autograph=False, reduce_retracing=True)
+            # TensorFlow takes those of several models for one function.
+            made._omit_frequent_tracing_warning = True
+            if self._rows_vary:
+                made.get_concrete_function(_with_open_rows(batch))
+            self._programs[function] = made
+        return self._programs[function]
 
     @contextlib.contextmanager
     def _python_state_kept(self):
@@ -242,6 +253,22 @@ class PairProgram:
         variables += [v for metric in metrics for v in metric.variables]
         variables += [] if seed is None else [seed.state]
         return list({id(v): v for v in variables}.values())
+
+
+def _with_open_rows(batch):
+    """The specifications of batches like this one, of any number of rows."""
+
+    def opened(spec):
+        if hasattr(spec, "_value_specs"):  # Of several replicas.
+            return type(spec)(*map(opened, spec._value_specs))
+        shape = [None, *spec.shape[1:]]
+        if isinstance(spec, tf.RaggedTensorSpec):
+            return tf.RaggedTensorSpec(
+                shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype
+            )
+        return type(spec)(shape, spec.dtype)
+
+    return map_arrays(lambda leaf: opened(tf.type_spec_from_value(leaf)), batch)
 
 
 class GivenLoss(keras.Model):
@@ -462,12 +489,23 @@ class Within(TrainFunction):
 
 
 class FirstCall(TrainFunction):
-    """Looks at what the iterator of `fit` declares, and draws nothing."""
+    """Looks at what the iterator of `fit` declares, and draws nothing.
+
+    Args:
+        model: The model.
+        note: Function of whether batches may differ in their rows.
+    """
+
+    def __init__(self, model, note):
+        super().__init__(model)
+        self._note = note
 
     def _call(self, iterator):
         spec = getattr(iterator, "element_spec", None)
         if spec is not None:
-            check_rows([_declared_rows(s) for s in tf.nest.flatten(spec)])
+            rows = [_declared_rows(s) for s in tf.nest.flatten(spec)]
+            check_rows(rows)
+            self._note(None in rows)
         return self.found(iterator)
 
 

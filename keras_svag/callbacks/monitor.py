@@ -143,6 +143,7 @@ their kin |
         self._is_watching = False
         self._waiting: collections.deque = collections.deque()
         self._data = backend.FitData()
+        self._rows_vary = False
         self._is_first_epoch_of_fit = False
         self._looks_due = False
         self._summaries = None
@@ -446,12 +447,15 @@ their kin |
                 backend.Within(model, self._take_own, self._is_watching)
         elif is_new:
             # It gets its trace from `fit`, and not from a batch of ours.
-            backend.FirstCall(model)
+            backend.FirstCall(model, self._note_rows)
             self._due = max(self._due, step + steps)
         elif is_due:
             backend.Beside(
                 model, self._choose, self._observe, self._is_watching
             )
+
+    def _note_rows(self, vary):
+        self._rows_vary = vary
 
     def _steps_of_block(self, done):
         if self.every is not None:
@@ -480,6 +484,7 @@ their kin |
                 self.loss,
                 self.per_layer,
                 keeps_generators=not self._data.is_read_in_python,
+                rows_vary=self._rows_vary,
             )
 
     def _look_at_own_batch(self):

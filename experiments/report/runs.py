@@ -41,6 +41,9 @@ _ESTIMATE_CHECKS = {
     "degrees_of_freedom": functools.partial(
         arguments.number, above=0, optional=True
     ),
+    "effective_sample_size": functools.partial(
+        arguments.number, above=0, optional=True
+    ),
     "loss_difference": functools.partial(arguments.number, optional=True),
     "grad_sq_norm_se": _optional_number,
     "example_noise_se": _optional_number,

@@ -9,6 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_svag import arguments
+from keras_svag.noise import sentences
+from keras_svag.noise.diagnostics import (
+    effective_sample_size,
+    largest_share,
+    sample_size_over_runs,
+)
 from keras_svag.noise.ratio import (
     MOST_BLOCKS,
     Interval,
@@ -16,16 +22,11 @@ from keras_svag.noise.ratio import (
     block_means,
     covariance_of_mean,
     probe_interval,
+    satterthwaite,
     student_t_quantile,
 )
 
 SAMPLING = ("independent", "shuffle")
-
-# Below 0.06 n both readings of shuffled data, as they are and corrected, cover
-# in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
-_SMALL_NOISE_SCALE = 0.05
-
-_NOT_MEASURED = "not measured"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,13 @@ class NoiseEstimate:
             in the order of time; empty if there is no such order.
         probe: Of a probe at fixed weights the estimates of V = ∇Lᵀ Σ ∇L and
             T = Tr Σ², with Σ the covariance of one of its batches; else None.
+        effective_sample_size: Independent observations that would have the
+            error of these: the variance of S - q G at the estimate q over the
+            long-run variance of its mean, known to a third. None for a probe,
+            and where it is not defined.
+        largest_share: `(in G, in S)`, the share of the largest 1% of the
+            observations, one at least, in the sum of all their sizes; of
+            several runs the mean of theirs. None as above.
         num_examples: Size n of the data set, or None if not known.
         sampling: `"independent"` batches, `"shuffle"` for those of an epoch's
             permutation, or None if not known.
@@ -76,6 +84,8 @@ class NoiseEstimate:
         default=(), repr=False
     )
     probe: tuple[float, float] | None = None
+    effective_sample_size: float | None = None
+    largest_share: tuple[float, float] | None = None
     num_examples: int | None = None
     sampling: str | None = None
     assumptions: tuple[str, ...] = ()
@@ -129,12 +139,15 @@ class NoiseEstimate:
                 covariance, dof = covariance_of_mean(z)
             if np.isfinite(covariance).all():
                 blocks = block_means(z)
+            size, share = effective_sample_size(z), largest_share(z)
         return cls(
             **_moment_fields(means, covariance),
             count=len(z),
             num_skipped=int(np.sum(~finite)),
             degrees_of_freedom=dof,
             blocks=_tuples(blocks),
+            effective_sample_size=size,
+            largest_share=share,
             **fields,
         )
 
@@ -174,7 +187,8 @@ class NoiseEstimate:
         estimates = list(estimates)
         runs = [estimate for estimate in estimates if estimate.count]
         means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
-        dof, blocks = None, np.empty((0, 2))
+        dof = size = share = None
+        blocks = np.empty((0, 2))
         if runs:
             counts = np.array([run.count for run in runs])
             weights = counts / counts.sum()
@@ -187,14 +201,19 @@ class NoiseEstimate:
             )
             covariance = parts.sum(axis=0)
             direction = np.array([-means[1], means[0]])
-            dof = _satterthwaite(
-                direction @ parts @ direction, [r._dof for r in runs]
+            variances = direction @ parts @ direction
+            dof = satterthwaite(variances, [run._dof for run in runs])
+            size = sample_size_over_runs(
+                variances, weights, [r.effective_sample_size for r in runs]
             )
+            shares = [run.largest_share for run in runs]
+            if None not in shares:
+                share = tuple((weights @ shares).tolist())
             if all(run.blocks for run in runs):
                 blocks = np.concatenate(
                     [
-                        block_means(run.blocks, max(round(share), 1))
-                        for share, run in zip(
+                        block_means(run.blocks, max(round(many), 1))
+                        for many, run in zip(
                             MOST_BLOCKS * weights, runs, strict=True
                         )
                     ]
@@ -205,6 +224,8 @@ class NoiseEstimate:
             count=sum(run.count for run in runs),
             degrees_of_freedom=dof,
             blocks=_tuples(blocks),
+            effective_sample_size=size,
+            largest_share=share,
             per_layer=_by_layer(cls.over_runs, estimates),
         )
 
@@ -344,35 +365,7 @@ class NoiseEstimate:
 
         Without a batch size it is S / G, the noise scale.
         """
-        if self.batch_size is None:
-            return self.at(1).describe(level).replace("N/G", "S/G")
-        if self.count == 0:
-            text = "N/G is not measured: there were no observations"
-            if self.num_skipped:
-                text += f" ({self.num_skipped:,} were not finite and left out)"
-            return text
-        if self.grad_sq_norm == 0 and self.example_noise == 0:
-            return "N/G is undefined: every gradient was exactly zero"
-        if math.isnan(self.noise_to_signal):
-            return (
-                "N/G is not measured: the gradients are too large to be summed"
-            )
-        low, high = map(_ratio_text, self.interval(level))
-        sign = self.grad_sq_norm_sign(level)
-        if sign == "not told apart from 0":
-            return (
-                f"N/G is at least {low} with no upper bound: G is not told "
-                "apart from 0"
-            )
-        if sign == "negative":
-            return (
-                "N/G is not measured: G is significantly below 0, so the "
-                "batches were not drawn independently"
-            )
-        point = f"N/G = {_ratio_text(self.noise_to_signal)}"
-        if sign == "unknown":
-            return f"{point}, from too few observations for an interval"
-        return f"{point} [{low}, {high}]"
+        return sentences.describe(self, level)
 
     @property
     def noise_scale_warning(self) -> str | None:
@@ -384,55 +377,11 @@ class NoiseEstimate:
         overcorrect by about as much. Batches drawn independently, or a data
         set of unknown size, give no warning.
         """
-        n, scale = self.num_examples, self.noise_scale
-        if self.sampling == "independent" or n is None or math.isnan(scale):
-            return None
-        if 0 <= scale <= _SMALL_NOISE_SCALE * n:
-            return None
-        size = "cannot be told, because G is not measured above 0, for a set"
-        if 0 < scale < math.inf:
-            size = f"is {scale:,.0f} examples, {scale / n:.2g} of the data set"
-        state = "this reading of N/G is not corrected and can be too high"
-        if self.corrected_for_sampling:
-            state = (
-                "this reading is corrected, which is exact only at fixed "
-                "weights"
-            )
-        return (
-            f"The noise scale {size} of {n:,} examples: gradients of disjoint "
-            f"batches are then correlated, and {state}; draw batches with "
-            "replacement, or measure with measure_gradient_noise."
-        )
+        return sentences.noise_scale_warning(self)
 
     def summary(self, level: float = 0.95) -> list[tuple[str, str]]:
         """What is known, as rows of `(name, text)`."""
-        count = f"{self.count:,}"
-        if self.num_skipped:
-            count += f", {self.num_skipped:,} not finite and left out"
-        scale = f"{self.noise_scale:,.0f} examples"
-        if math.isnan(self.noise_scale):
-            scale = _NOT_MEASURED
-        rows = [
-            ("Noise-to-signal ratio", self.describe(level)),
-            ("Gradient noise scale", scale),
-            ("Squared gradient norm G", _pm(*self._with_error("grad_sq_norm"))),
-            ("Noise of one example S", _pm(*self._with_error("example_noise"))),
-        ]
-        if self.batch_size is not None:
-            name = f"Noise N at batch size {self.batch_size:,}"
-            rows.append((name, _pm(*self._with_error("noise_trace"))))
-        rows.append(("Observations", count))
-        if self.assumptions:
-            rows.append(("Assumptions", ", ".join(self.assumptions)))
-        if self.loss_difference is not None:
-            difference = f"{self.loss_difference:.2%}"
-            rows.append(("Loss of a batch against its halves'", difference))
-        if self.noise_scale_warning:
-            rows.append(("Warning", self.noise_scale_warning))
-        return rows
-
-    def _with_error(self, name):
-        return getattr(self, name), getattr(self, f"{name}_se")
+        return sentences.summary(self, level)
 
     def to_frame(self, level: float = 0.95) -> Any:
         """A pandas frame with a row for the sum, `"all"`, and each layer."""
@@ -446,6 +395,9 @@ class NoiseEstimate:
             row = {name: getattr(estimate, name) for name in columns}
             row |= {"noise_to_signal_low": low, "noise_to_signal_high": high}
             row |= {name: getattr(estimate, name) for name in _COUNTS}
+            shares = estimate.largest_share or (math.nan, math.nan)
+            for name, share in zip(_MOMENTS, shares, strict=False):
+                row[f"{name}_largest_share"] = share
             rows.append(row)
         return pandas.DataFrame(rows, index=list(estimates))
 
@@ -471,6 +423,7 @@ class NoiseEstimate:
             "warning": self.noise_scale_warning,
             "blocks": [list(block) for block in self.blocks],
             "probe": self.probe and list(self.probe),
+            "largest_share": self.largest_share and list(self.largest_share),
             "assumptions": list(self.assumptions),
             "per_layer": {
                 name: layer.to_dict() for name, layer in self.per_layer.items()
@@ -493,10 +446,12 @@ class NoiseEstimate:
             if fields[name] is None:
                 fields[name] = math.nan
         layers, probe = fields["per_layer"], fields["probe"]
+        share = fields["largest_share"]
         fields |= {
             "count": int(fields["count"]),
             "blocks": _tuples(fields["blocks"]),
             "probe": probe and tuple(map(float, probe)),
+            "largest_share": share and tuple(map(float, share)),
             "assumptions": tuple(fields["assumptions"]),
             "per_layer": layers
             and {name: cls.from_dict(layer) for name, layer in layers.items()},
@@ -512,7 +467,13 @@ _MOMENTS = (
     "covariance",
 )
 _FIELDS = tuple(field.name for field in dataclasses.fields(NoiseEstimate))
-_COUNTS = ("noise_scale", "batch_size", "count", "num_skipped")
+_COUNTS = (
+    "noise_scale",
+    "batch_size",
+    "count",
+    "num_skipped",
+    "effective_sample_size",
+)
 
 
 def finite_or_none(value):
@@ -529,15 +490,6 @@ def _moment_fields(means, covariance):
 
 def _tuples(rows):
     return tuple((float(g), float(s)) for g, s in rows)
-
-
-def _satterthwaite(variances, degrees_of_freedom):
-    variances, dof = np.asarray(variances), np.asarray(degrees_of_freedom)
-    largest = variances.max()
-    if not largest > 0:
-        return float(dof.min())
-    shares = variances / largest
-    return float(shares.sum() ** 2 / np.sum(shares**2 / dof))
 
 
 def _common_fields(estimates):
@@ -577,15 +529,3 @@ def _by_layer(pool, estimates):
     if any(not other or other.keys() != layers[0].keys() for other in layers):
         return None
     return {name: pool([of[name] for of in layers]) for name in layers[0]}
-
-
-def _pm(value, error):
-    if math.isnan(value):
-        return _NOT_MEASURED
-    text = f"{value:.4g}"
-    return text if math.isnan(error) else f"{text} ± {error:.2g}"
-
-
-def _ratio_text(value):
-    """A ratio for people: three digits below 10, whole numbers above."""
-    return f"{value:.3g}" if abs(value) < 9.995 else f"{value:,.0f}"

@@ -54,6 +54,29 @@ def student_t_quantile(level, dof):
     return float(special.stdtrit(dof, (1 + level) / 2))
 
 
+def satterthwaite(variances, degrees_of_freedom):
+    """Degrees of freedom of a sum of estimated variances.
+
+    Args:
+        variances: Array-like of shape (k,).
+        degrees_of_freedom: Theirs; infinite for those that are known.
+
+    Returns:
+        A float, the least of them if no variance is above 0.
+
+    References:
+        B. L. Welch, Biometrika 34 (1947). F. E. Satterthwaite, Biometrics
+        Bulletin 2 (1946).
+    """
+    variances, dof = np.asarray(variances), np.asarray(degrees_of_freedom)
+    largest = variances.max()
+    if not largest > 0:
+        return float(dof.min())
+    shares = variances / largest
+    estimated = np.sum(shares**2 / dof)
+    return float(shares.sum() ** 2 / estimated) if estimated else math.inf
+
+
 def fieller_interval(
     numerator,
     denominator,
@@ -144,6 +167,27 @@ def covariance_of_mean(observations, cosines=_MOST_COSINES):
     return weights.T @ weights / count, count
 
 
+def differences(means, values):
+    """D = S - q G of values (G, S) at the point estimate q, but for a factor.
+
+    Where the mean of G is not above 0, q is infinite, and D is -G.
+
+    Args:
+        means: (G, S).
+        values: Array of shape (T, 2).
+
+    Returns:
+        An array of shape (T,).
+    """
+    # The factor is free, and so are the units of G and S.
+    units = np.max(np.abs(values), axis=0)
+    units = np.where(units > 0, units, 1.0)
+    (g, s), scaled = means / units, values / units
+    if g > 0:
+        return g * scaled[:, 1] - max(s, 0.0) * scaled[:, 0]
+    return -scaled[:, 0]
+
+
 def block_means(observations, most=MOST_BLOCKS):
     """Means of at most so many equal blocks, in the order of time."""
     parts = np.array_split(observations, min(most, len(observations)))
@@ -205,17 +249,11 @@ class RunRatio:
         blocks = np.asarray(blocks, float).reshape(-1, 2)
         if not len(blocks):
             return
-        # Skewness has no unit: of S and G any may serve.
-        units = np.max(np.abs(blocks), axis=0)
-        units = np.where(units > 0, units, 1.0)
-        (g, s), scaled = self.means / units, blocks / units
-        minus_g = d = -scaled[:, 0]
-        if g > 0:
-            d = g * scaled[:, 1] - max(s, 0.0) * scaled[:, 0]
+        d = differences(self.means, blocks)
         worst = d.argmin()
         self.skewness = skewness_of_mean(d)
         self.threat = min(
-            skewness_of_mean(d, twice=worst), skewness_of_mean(minus_g)
+            skewness_of_mean(d, twice=worst), skewness_of_mean(-blocks[:, 0])
         )
         step = (blocks[worst] - self.means) / (len(blocks) + 1)
         self.threatened = self.means + step

@@ -1,10 +1,12 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 
+from keras_svag.noise.diagnostics import effective_sample_size, largest_share
 from keras_svag.noise.estimate import Interval, NoiseEstimate
 from keras_svag.noise.ratio import (
     block_means,
@@ -46,6 +48,9 @@ def test_observations_give_means_and_their_long_run_covariance():
     )
     assert (result.count, result.degrees_of_freedom) == (50, cosines)
     np.testing.assert_array_equal(result.blocks, block_means(z.T))
+    size = effective_sample_size(z.T)
+    assert result.effective_sample_size == pytest.approx(size)
+    assert result.largest_share == pytest.approx(largest_share(z.T))
 
 
 def test_what_is_not_finite_is_left_out_and_counted():
@@ -265,11 +270,16 @@ def test_summary_names_what_is_known():
     assert "±" in rows["Squared gradient norm G"]
     assert "Noise N at batch size 8" in rows
     assert rows["Observations"] == "50"
+    assert int(rows["Effective sample size"]) > 0
+    assert re.fullmatch(
+        r"\d+% of G, \d+% of S", rows["In the largest 1% of them"]
+    )
     assert rows["Assumptions"] == "coupled_loss, batch_normalization"
     assert rows["Loss of a batch against its halves'"] == "2.00%"
     assert "is corrected" in rows["Warning"]
     few = dict(estimate(num_skipped=2, batch_size=None).summary())
     assert few["Observations"] == "200, 2 not finite and left out"
+    assert "Effective sample size" not in few
     assert "Warning" not in few and "Noise N at batch size 1" not in few
 
 
@@ -280,6 +290,10 @@ def test_frame_has_a_row_for_the_sum_and_for_each_layer():
     for name, one in {"all": result, **result.per_layer}.items():
         row = frame.loc[name]
         assert row["count"] == one.count
+        if one.count:
+            assert row["effective_sample_size"] == one.effective_sample_size
+            share = row["example_noise_largest_share"]
+            assert share == one.largest_share[1]
         np.testing.assert_equal(row["noise_scale"], one.noise_scale)
         ends = row["noise_to_signal_low"], row["noise_to_signal_high"]
         assert ends == one.interval(0.8)
@@ -361,6 +375,9 @@ def test_runs_of_one_kind_have_its_error_over_the_root_of_their_number():
         result.covariance_matrix, one.covariance_matrix / 4
     )
     assert result.degrees_of_freedom == pytest.approx(4 * 16)
+    size = 4 * one.effective_sample_size
+    assert result.effective_sample_size == pytest.approx(size)
+    assert result.largest_share == pytest.approx(one.largest_share)
     assert NoiseEstimate.over_runs([one]) == one
 
 

@@ -1,0 +1,109 @@
+"""The words of a `NoiseEstimate`."""
+
+import math
+
+# Below 0.06 n both readings of shuffled data, as they are and corrected, cover
+# in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
+_SMALL_NOISE_SCALE = 0.05
+
+_NOT_MEASURED = "not measured"
+
+
+def describe(estimate, level):
+    """N / G with its interval, S / G without a batch size."""
+    if estimate.batch_size is None:
+        return describe(estimate.at(1), level).replace("N/G", "S/G")
+    if estimate.count == 0:
+        text = "N/G is not measured: there were no observations"
+        if estimate.num_skipped:
+            text += f" ({estimate.num_skipped:,} were not finite and left out)"
+        return text
+    if estimate.grad_sq_norm == 0 and estimate.example_noise == 0:
+        return "N/G is undefined: every gradient was exactly zero"
+    if math.isnan(estimate.noise_to_signal):
+        return "N/G is not measured: the gradients are too large to be summed"
+    low, high = map(_ratio_text, estimate.interval(level))
+    sign = estimate.grad_sq_norm_sign(level)
+    if sign == "not told apart from 0":
+        return (
+            f"N/G is at least {low} with no upper bound: G is not told "
+            "apart from 0"
+        )
+    if sign == "negative":
+        return (
+            "N/G is not measured: G is significantly below 0, so the "
+            "batches were not drawn independently"
+        )
+    point = f"N/G = {_ratio_text(estimate.noise_to_signal)}"
+    if sign == "unknown":
+        return f"{point}, from too few observations for an interval"
+    return f"{point} [{low}, {high}]"
+
+
+def noise_scale_warning(estimate):
+    """A sentence where shuffling biases the reading, else None."""
+    n, scale = estimate.num_examples, estimate.noise_scale
+    if estimate.sampling == "independent" or n is None or math.isnan(scale):
+        return None
+    if 0 <= scale <= _SMALL_NOISE_SCALE * n:
+        return None
+    size = "cannot be told, because G is not measured above 0, for a set"
+    if 0 < scale < math.inf:
+        size = f"is {scale:,.0f} examples, {scale / n:.2g} of the data set"
+    state = "this reading of N/G is not corrected and can be too high"
+    if estimate.corrected_for_sampling:
+        state = (
+            "this reading is corrected, which is exact only at fixed weights"
+        )
+    return (
+        f"The noise scale {size} of {n:,} examples: gradients of disjoint "
+        f"batches are then correlated, and {state}; draw batches with "
+        "replacement, or measure with measure_gradient_noise."
+    )
+
+
+def summary(estimate, level):
+    """What is known, as rows of `(name, text)`."""
+    count = f"{estimate.count:,}"
+    if estimate.num_skipped:
+        count += f", {estimate.num_skipped:,} not finite and left out"
+    scale = f"{estimate.noise_scale:,.0f} examples"
+    if math.isnan(estimate.noise_scale):
+        scale = _NOT_MEASURED
+    rows = [
+        ("Noise-to-signal ratio", describe(estimate, level)),
+        ("Gradient noise scale", scale),
+        ("Squared gradient norm G", _with_error(estimate, "grad_sq_norm")),
+        ("Noise of one example S", _with_error(estimate, "example_noise")),
+    ]
+    if estimate.batch_size is not None:
+        name = f"Noise N at batch size {estimate.batch_size:,}"
+        rows.append((name, _with_error(estimate, "noise_trace")))
+    rows.append(("Observations", count))
+    if estimate.effective_sample_size is not None:
+        size = f"{estimate.effective_sample_size:,.0f}"
+        rows.append(("Effective sample size", size))
+    if estimate.largest_share is not None:
+        shares = "{:.0%} of G, {:.0%} of S".format(*estimate.largest_share)
+        rows.append(("In the largest 1% of them", shares))
+    if estimate.assumptions:
+        rows.append(("Assumptions", ", ".join(estimate.assumptions)))
+    if estimate.loss_difference is not None:
+        difference = f"{estimate.loss_difference:.2%}"
+        rows.append(("Loss of a batch against its halves'", difference))
+    if estimate.noise_scale_warning:
+        rows.append(("Warning", estimate.noise_scale_warning))
+    return rows
+
+
+def _with_error(estimate, name):
+    value, error = getattr(estimate, name), getattr(estimate, f"{name}_se")
+    if math.isnan(value):
+        return _NOT_MEASURED
+    text = f"{value:.4g}"
+    return text if math.isnan(error) else f"{text} ± {error:.2g}"
+
+
+def _ratio_text(value):
+    """A ratio for people: three digits below 10, whole numbers above."""
+    return f"{value:.3g}" if abs(value) < 9.995 else f"{value:,.0f}"

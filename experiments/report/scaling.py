@@ -34,7 +34,6 @@ from keras_svag.reporting.markdown import (
 from keras_svag.scaling.bounds import min_noise_to_signal
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.optimizers import rule_refusal
-from keras_svag.scaling.prediction import FIRST_ORDER_REACHES
 from keras_svag.scaling.reasons import Reason
 
 # The test error that is observed beside the theorem, over the best.
@@ -439,15 +438,14 @@ def _prediction_text(study):
             "not in this report."
         )
         return
-    leaves, low, high = study.leaves_at
     svag = study.comparison.svag
+    leaves = sections.leaves_text(
+        first.batch_size, study.target, study.leaves_at
+    )
     yield (
         f"**Predicted** from ell = {', '.join(map(str, svag.groups))} at B = "
-        f"{svag.runs[0].config['batch_size']:,}: linear scaling from B = "
-        f"{first.batch_size:,} leaves C = {number(study.target)} at about B = "
-        f"{number(leaves)} {interval(low, high)}. The prediction (derived) is "
-        "of first order in the learning rate and overshoots beyond C of about "
-        f"{FIRST_ORDER_REACHES:g}."
+        f"{svag.runs[0].config['batch_size']:,}: {leaves}. The prediction "
+        f"(derived) is of first order in the learning rate. {sections.SHAPES}"
     )
 
 
@@ -559,8 +557,7 @@ def save_closeness(path, study):
                 if b.predicted
             ],
             2,
-            "predicted from SVAG (first order: to about C = "
-            f"{FIRST_ORDER_REACHES:g})",
+            "predicted from SVAG",
         )
         ends = np.array([(b.closeness.low, b.closeness.high) for b in measured])
         axes.errorbar(

@@ -1,6 +1,7 @@
 """What the studies of a report and their sections have in common."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from experiments.report.runs import equilibrium_counts
@@ -16,6 +17,13 @@ from keras_svag.reporting.markdown import (
 _ONE_SEED = (
     "There is one seed only for some values: bands and standard errors over "
     "seeds are left out there."
+)
+
+# How a `ClosenessPrediction` gets from a slope to C.
+SHAPES = (
+    "Its point takes R, G and N, or their inverses, whichever grow, to be "
+    "linear in κ, if they are told apart from no change; its 95% interval has "
+    "the exponential in it too, for the shape is not known."
 )
 
 
@@ -101,6 +109,22 @@ def ratios_text(study, second, first):
     return (
         f"Ratios of {second} to {first}{'' if is_one_seed else held}: {ratios}."
     )
+
+
+def leaves_text(batch_size, closeness, ends):
+    """Where linear scaling is predicted to leave C, by `(value, low, high)`."""
+    value, low, high = ends
+    leaves = (
+        f"linear scaling from B = {number(batch_size)} leaves C = "
+        f"{number(closeness)}"
+    )
+    if math.isnan(value):
+        return (
+            "R, G and N are not told apart from no change, so there is no "
+            f"point, and the interval alone says that {leaves} within "
+            f"{interval(low, high)}"
+        )
+    return f"{leaves} at about B = {number(value)} {interval(low, high)}"
 
 
 def reasons_text(reasons):

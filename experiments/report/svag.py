@@ -17,10 +17,7 @@ from experiments.report.figures import (
 from experiments.report.runs import equilibrium_counts
 from keras_svag.reporting.markdown import interval, number, table, with_error
 from keras_svag.scaling.closeness import Closeness
-from keras_svag.scaling.prediction import (
-    FIRST_ORDER_REACHES,
-    ClosenessPrediction,
-)
+from keras_svag.scaling.prediction import ClosenessPrediction
 from keras_svag.scaling.verdict import ScalingVerdict, Verdict
 
 
@@ -317,15 +314,14 @@ def _prediction(study):
     size = config.get("batch_size")
     if not isinstance(size, (int, float)):
         return
-    leaves, low, high = (
+    leaves = [
         size * kappa
         for kappa in study.prediction.max_batch_multiplier(study.target)
-    )
+    ]
     ells = ", ".join(map(str, study.comparison.groups))
     text = (
-        f"**Predicted** from ell = {ells}: linear scaling from B = "
-        f"{number(size)} leaves C = {number(study.target)} at about B = "
-        f"{number(leaves)} {interval(low, high)}"
+        f"**Predicted** from ell = {ells}: "
+        f"{sections.leaves_text(size, study.target, leaves)}"
     )
     condition = study.condition
     if condition and math.isfinite(condition.ruled_out_beyond):
@@ -334,17 +330,17 @@ def _prediction(study):
         f"{seeds.SYMBOLS[name]} {slope:+.3f}"
         for name, slope in study.prediction.slopes.items()
     )
-    errors = "over seeds"
+    errors = "over the seeds"
     if study.comparison.num_seeds == 1:
         errors = "between the epochs of single runs, which seeds vary more than"
     yield (
         f"{text}. The prediction (derived, not the paper's) is of first order "
         "in the learning rate: SVAG with ell and SGD at κB, κη are one family, "
-        "with steps η/ell and κη, and the logarithms of its R, G and N change "
-        f"with κ at the rates {slopes}. It overshoots beyond C of about "
-        f"{FIRST_ORDER_REACHES:g}. Its 95% interval is from the spread "
-        f"{errors}. The bound says what is impossible, the prediction where "
-        "it happens; both are to SGD at the batch size above."
+        "with steps η/ell and κη, and between these ell the logarithms of its "
+        f"R, G and N change with κ at the rates {slopes}. {sections.SHAPES} "
+        f"The errors of the rates are those {errors}. The bound says what is "
+        "impossible, the prediction where it happens; both are to SGD at the "
+        "batch size above."
     )
 
 

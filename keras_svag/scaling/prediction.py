@@ -11,33 +11,43 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import special
+from scipy import optimize
 
 from keras_svag import arguments
+from keras_svag.noise.ratio import satterthwaite, student_t_quantile
 from keras_svag.scaling.bounds import FloatOrArray, checked_closeness
 from keras_svag.scaling.closeness import STATISTICS, EquilibriumStatistics
-
-# Farther, the first order is seen to overshoot.
-FIRST_ORDER_REACHES = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ClosenessPrediction:
     """How R, G and N move along linear scaling, to first order.
 
-    Good until C is about 2; beyond, it overshoots. A prediction, unlike the
-    bounds: it can be wrong on both sides.
+    A prediction, unlike the bounds: it can be wrong on both sides. The shape of
+    a statistic S in κ is not known. The point takes S or 1/S, whichever grows,
+    to be linear; the interval goes from the lower one of this and the
+    exponential, at the low end of the slope, to the higher one at its high end.
+
+    Only a slope that is told apart from 0 counts for the point. Where none is,
+    nothing is predicted: the point is NaN, and the interval is all there is.
 
     Attributes:
-        slopes: `{statistic: d ln S / dκ}`, of R, G and N, at the batch size
-            measured: from κ to κ' the statistic changes by the factor
-            exp(slope (κ' - κ)).
-        speed: `(value, low, high)` of the largest of their sizes, with its
-            confidence interval; `high` is infinite without errors.
+        ells: SVAG's amplifications in the runs.
+        slopes: `{statistic: d ln S / dκ}` of R, G and N between these ell, by
+            least squares of ln S on 1/ell.
+        sizes: `{statistic: (low, high)}`, the confidence interval of the size
+            of a slope; `low` is 0 where it is not told apart from 0, `high`
+            is infinite without errors.
     """
 
+    ells: tuple[float, ...]
     slopes: dict[str, float]
-    speed: tuple[float, float, float]
+    sizes: dict[str, tuple[float, float]]
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """The statistics that are told apart from no change."""
+        return tuple(name for name, (low, _) in self.sizes.items() if low > 0)
 
     def closeness(
         self, kappa: FloatOrArray, reference: float = 1.0
@@ -49,18 +59,31 @@ class ClosenessPrediction:
             reference: κ of the run compared with, at least 0.
 
         Returns:
-            `(value, low, high)`, each like `kappa`.
+            `(value, low, high)`, each like `kappa`; `value` is NaN where
+            nothing is told apart from no change.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If κ or the reference is negative or not finite.
         """
-        steps = np.abs(np.asarray(kappa, np.float64) - reference)
-        with np.errstate(over="ignore", invalid="ignore"):
-            # Without an upper end C at the reference itself is still 1.
-            ends = (
-                np.where(steps == 0, 1.0, np.exp(speed * steps))
-                for speed in self.speed
-            )
-            like_kappa: tuple[Any, ...] = tuple(
-                float(end) if np.ndim(kappa) == 0 else end for end in ends
-            )
+        for one in np.ravel(np.asarray(kappa, object)):
+            arguments.number("kappa", one, least=0)
+        arguments.number("reference", reference, least=0)
+        near, far = np.sort(np.broadcast_arrays(kappa, reference), axis=0)
+
+        def factors(shapes):
+            return np.array([shape.factor(near, far) for shape in shapes])
+
+        points, slow, fast = self._shapes()
+        value = np.full(np.shape(kappa), math.nan)
+        if points:
+            value = factors(points).max(axis=0)
+        low = np.max([factors(pair).min(axis=0) for pair in slow], axis=0)
+        high = np.max([factors(pair).max(axis=0) for pair in fast], axis=0)
+        like_kappa: tuple[Any, ...] = tuple(
+            float(end) if np.ndim(kappa) == 0 else end
+            for end in (value, low, high)
+        )
         return like_kappa
 
     def max_batch_multiplier(
@@ -73,24 +96,103 @@ class ClosenessPrediction:
             reference: As for `closeness`.
 
         Returns:
-            `(value, low, high)`, infinite where nothing moves.
+            `(value, low, high)`: the κ above the reference at which `value`,
+            `high` and `low` of `closeness` reach C. They are infinite where it
+            is not reached; `value` is NaN where nothing is told apart from no
+            change.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If C is not above 1, or the reference is negative, or
+                one of the two not finite.
         """
-        reach = math.log(checked_closeness(closeness))
-        value, slow, fast = self.speed
-        most, low, high = (
-            reference + (reach / speed if speed else math.inf)
-            for speed in (value, fast, slow)
+        checked_closeness(closeness)
+        arguments.number("reference", reference, least=0)
+
+        def ends(shapes):
+            return [shape.reaches(closeness, reference) for shape in shapes]
+
+        points, slow, fast = self._shapes()
+        value = min(ends(points), default=math.nan)
+        low = min(min(ends(pair)) for pair in fast)
+        high = min(max(ends(pair)) for pair in slow)
+        return value, low, high
+
+    def _shapes(self):
+        """Lines of what moves; both shapes at the low and at the high ends."""
+        points = [_Linear(self.slopes[name], self.ells) for name in self.moving]
+        slow, fast = (
+            [(_Linear(end, self.ells), _Exponential(end)) for end in ends]
+            for ends in zip(*self.sizes.values(), strict=True)
         )
-        return most, low, high
+        return points, slow, fast
+
+
+class _Exponential:
+    """exp(s h) for steps h, in units of η."""
+
+    def __init__(self, slope):
+        self.slope = abs(slope)
+
+    def factor(self, near, far):
+        """How much it grows from one step to another."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.where(far > near, np.exp(self.slope * (far - near)), 1.0)
+
+    def reaches(self, factor, near):
+        """The step to which it grows by a factor."""
+        return near + _ratio(math.log(factor), self.slope)
+
+
+class _Linear:
+    """1 + r (h - h0), with the r of a line of least squares of its logarithm.
+
+    h0 is the largest step of the runs.
+    """
+
+    def __init__(self, slope, ells):
+        steps = 1 / np.array(ells)
+        self.origin = steps.max()
+        below = steps - self.origin
+        weights = _weights(steps)
+
+        def excess(rise):
+            return weights @ np.log1p(rise * below) - abs(slope)
+
+        # With more it would not be above 0 at all the steps of the runs.
+        self.rise = -(1 - 1e-12) / below.min()
+        if excess(self.rise) > 0:
+            self.rise = optimize.brentq(excess, 0.0, self.rise)
+
+    def _at(self, step):
+        return np.maximum(1 + self.rise * (step - self.origin), 0.0)
+
+    def factor(self, near, far):
+        """How much it grows from one step to another."""
+        start = self._at(near)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            grown = np.where(start > 0, self._at(far) / start, math.inf)
+        return np.where(far > near, grown, 1.0)
+
+    def reaches(self, factor, near):
+        """The step to which it grows by a factor."""
+        return near + _ratio((factor - 1) * self._at(near), self.rise)
+
+
+def _ratio(distance, speed):
+    return float(distance / speed) if speed else math.inf
+
+
+def _weights(steps):
+    """Those of the slope of a line of least squares."""
+    centred = steps - steps.mean()
+    return centred / np.sum(centred**2)
 
 
 def predict_closeness(
     statistics: dict[int, EquilibriumStatistics], level: float = 0.95
 ) -> ClosenessPrediction:
     """Predicts how close SGD stays along linear scaling, from SVAG runs.
-
-    The slope of ln S in 1/ell, S being each of R, G and N, is that of a line
-    of least squares: `(ln S_1 - ln S_l) / (1 - 1/l)` for two ell.
 
     ```python
     prediction = predict_closeness({1: sgd, 2: svag})
@@ -102,10 +204,10 @@ def predict_closeness(
             SGD) at one batch size and learning rate, of at least two ell.
             Their errors, over seeds or blocks, give the interval; a NaN among
             them gives none.
-        level: Level of the interval of the speed, Student's with the degrees
-            of freedom of Welch and Satterthwaite. At its upper end only the
-            statistic that moves most has to be covered, at its lower end all
-            three (Bonferroni).
+        level: Level of the intervals, Student's with the degrees of freedom
+            of Welch and Satterthwaite. At the upper end only the statistic
+            that moves most has to be covered, at the lower end all three
+            (Bonferroni); a slope is told apart from 0 by the latter.
 
     Returns:
         A `ClosenessPrediction`.
@@ -132,52 +234,27 @@ def predict_closeness(
             )
         )
     arguments.number("level", level, above=0, below=1)
-    steps = np.array([1 / ell for ell in statistics])
-    centred = steps - steps.mean()
-    weights = centred / np.sum(centred**2)
-    slopes, lows, highs = {}, [], []
+    runs = statistics.values()
+    weights = _weights(1 / np.array([*statistics]))
+    dofs = [
+        math.inf if run.count is None else max(run.count - 1, 1) for run in runs
+    ]
+    slopes, sizes = {}, {}
     for name in STATISTICS:
-        values = [getattr(of_ell, name) for of_ell in statistics.values()]
+        values = [getattr(run, name) for run in runs]
         for value in values:
             arguments.number(name, value, above=0)
         slopes[name] = float(weights @ np.log(values))
-        # Of ln S, weighted.
-        errors = [
-            weight * getattr(of_ell, f"{name}_se") / value
-            for weight, of_ell, value in zip(
-                weights, statistics.values(), values, strict=True
-            )
-        ]
-        variances = np.square(errors)
-        dof = _degrees_of_freedom(variances, statistics.values())
-        error = math.sqrt(variances.sum())
-        inner = _reach(error, dof, (1 - level) / 6)
-        outer = _reach(error, dof, (1 - level) / 2)
-        lows.append(max(abs(slopes[name]) - inner, 0.0))
-        highs.append(abs(slopes[name]) + outer)
-    fastest = max(map(abs, slopes.values()))
-    return ClosenessPrediction(slopes, (fastest, max(lows), max(highs)))
-
-
-def _reach(error, dof, tail):
-    """How far an interval reaches that errs on a side with `tail`."""
-    if math.isnan(error):
-        return math.inf
-    if not error:
-        return 0.0
-    quantile = (
-        special.ndtri(1 - tail)
-        if math.isinf(dof)
-        else special.stdtrit(dof, 1 - tail)
-    )
-    return float(quantile) * error
-
-
-def _degrees_of_freedom(variances, statistics):
-    """Welch's and Satterthwaite's; infinite if all errors are known."""
-    estimated = sum(
-        variance**2 / max(of_ell.count - 1, 1)
-        for variance, of_ell in zip(variances, statistics, strict=True)
-        if of_ell.count is not None
-    )
-    return sum(variances) ** 2 / estimated if estimated > 0 else math.inf
+        # Of ln S.
+        errors = [getattr(run, f"{name}_se") for run in runs]
+        variances = np.square(weights * errors / values)
+        error, dof = math.sqrt(variances.sum()), satterthwaite(variances, dofs)
+        inner, outer = (
+            student_t_quantile(two_sided, dof) * error
+            if math.isfinite(error)
+            else math.inf
+            for two_sided in (1 - (1 - level) / len(STATISTICS), level)
+        )
+        size = abs(slopes[name])
+        sizes[name] = max(size - inner, 0.0), size + outer
+    return ClosenessPrediction(tuple(statistics), slopes, sizes)

@@ -2,34 +2,75 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from keras_svag import scaling
 from keras_svag.scaling import EquilibriumStatistics, predict_closeness
 
 C = 2**0.5
+KAPPAS = np.array([0.25, 1.0, 2.0, 5.0, 16.0])
 
 
-def family(step, slopes=(0.1, -0.03, -0.4)):
-    """R, G and N of processes whose logarithms are linear in the step."""
-    return EquilibriumStatistics(
-        *(
-            s0 * math.exp(a * step)
-            for s0, a in zip((9, 2, 5), slopes, strict=True)
-        )
+def linear(step, rises=(0.1, 0.05, 0.4)):
+    """R that grows linearly with the step, G and N whose inverses do."""
+    r, g, n = (1 + rise * step for rise in rises)
+    return EquilibriumStatistics(9 * r, 2 / g, 5 / n)
+
+
+def exponential(step, slopes=(0.1, -0.03, -0.4)):
+    """R, G and N whose logarithms are linear in the step."""
+    r, g, n = (math.exp(slope * step) for slope in slopes)
+    return EquilibriumStatistics(9 * r, 2 * g, 5 * n)
+
+
+def predicted(family, ells, **arguments):
+    runs = {ell: family(1 / ell) for ell in ells}
+    return predict_closeness(runs, **arguments)
+
+
+def actual(family, kappas, reference):
+    # SGD at κB, κη has the step κ; N is stated at one batch size.
+    return np.array(
+        [
+            scaling.c_closeness(family(reference), family(kappa)).value
+            for kappa in kappas
+        ]
     )
 
 
 @pytest.mark.parametrize("ells", [(1, 2), (1, 4), (2, 8), (1, 2, 4, 8)])
-def test_a_family_that_is_log_linear_is_predicted_exactly(ells):
-    prediction = predict_closeness({ell: family(1 / ell) for ell in ells})
-    for kappa in (0.25, 1.0, 2.0, 5.0):
-        for reference in (0.0, 0.125, 1.0):
-            # SGD at κB, κη has the step κ; N is stated at one batch size.
-            actual = scaling.c_closeness(family(reference), family(kappa))
-            values = prediction.closeness(kappa, reference)
-            assert values == pytest.approx((actual.value,) * 3)
-    leaves = prediction.max_batch_multiplier(C, reference=0.125)
-    assert leaves == pytest.approx((0.125 + math.log(C) / 0.4,) * 3)
+@pytest.mark.parametrize("reference", [0.0, 0.125, 1.0])
+def test_points_are_exact_where_s_or_its_inverse_is_linear(ells, reference):
+    prediction = predicted(linear, ells)
+    value, low, high = prediction.closeness(KAPPAS, reference)
+    np.testing.assert_allclose(value, actual(linear, KAPPAS, reference))
+    assert np.all(low <= value) and np.all(value <= high)
+
+
+@pytest.mark.parametrize("ells", [(1, 2), (1, 4), (2, 8), (1, 2, 4, 8)])
+@pytest.mark.parametrize("reference", [0.0, 0.125, 1.0])
+def test_intervals_end_where_s_is_exponential(ells, reference):
+    # Without errors of the slopes the shape is all that is not known.
+    prediction = predicted(exponential, ells)
+    truth = actual(exponential, KAPPAS, reference)
+    value, low, high = prediction.closeness(KAPPAS, reference)
+    ends = np.array([low, high])
+    assert np.all(np.isclose(ends, truth).any(axis=0))
+    assert np.all(low < high * (1 + 1e-12))
+    # Far beyond the runs the exponential is the higher one.
+    assert high[-1] == pytest.approx(truth[-1])
+    assert value[-1] == pytest.approx(low[-1]) and low[-1] < 0.1 * high[-1]
+
+
+@pytest.mark.parametrize("family", [linear, exponential])
+@pytest.mark.parametrize("reference", [0.125, 1.0])
+def test_c_is_left_where_the_closeness_says(family, reference):
+    prediction = predicted(family, (1, 2))
+    value, low, high = prediction.max_batch_multiplier(C, reference)
+    for kappa, end in ((value, 0), (high, 1), (low, 2)):
+        assert kappa > reference
+        assert prediction.closeness(kappa, reference)[end] == pytest.approx(C)
+    assert low <= value <= high
 
 
 def test_several_ell_give_the_line_of_least_squares():
@@ -44,13 +85,15 @@ def test_several_ell_give_the_line_of_least_squares():
     )
     lines = np.polyfit(1 / ells, np.log(values), 1)[0]
     assert list(prediction.slopes.values()) == pytest.approx(list(lines))
-    assert prediction.speed[0] == pytest.approx(np.abs(lines).max())
+    sizes = [end for ends in prediction.sizes.values() for end in ends]
+    assert sizes == pytest.approx(list(np.repeat(np.abs(lines), 2)))
 
 
 @pytest.mark.parametrize("ell", [2, 4])
 def test_the_prediction_is_of_first_order(ell):
     # A quadratic loss a x²/2 with noise: its R is that of the stationary
-    # variance at a fixed noise scale, 1 / (2 - h a).
+    # variance at a fixed noise scale, 1 / (2 - h a), and 1 / R is linear, but R
+    # is what grows.
     def run(step, a=1.0):
         return EquilibriumStatistics(1 / (2 - step * a), 1.0, 1.0)
 
@@ -63,51 +106,133 @@ def test_the_prediction_is_of_first_order(ell):
     np.testing.assert_allclose(orders, 2, atol=0.3)
 
 
+def of_seeds(rng, mean, spread, seeds=3):
+    """What seeds around the mean show, with their errors."""
+    means = [mean.weight_sq_norm, mean.grad_sq_norm, mean.noise_trace]
+    values = means * np.exp(spread * rng.normal(size=(seeds, 3)))
+    errors = values.std(axis=0, ddof=1) / math.sqrt(seeds)
+    return EquilibriumStatistics(*values.mean(axis=0), *errors, seeds)
+
+
 @pytest.mark.parametrize("spreads", [(0.02, 0.02), (0.005, 0.03)])
-def test_the_interval_covers_with_three_seeds(spreads):
+@pytest.mark.parametrize(
+    ("family", "slopes"),
+    [
+        # All three move alike, the hardest for the lower end; then one of them.
+        (exponential, (0.3, -0.3, 0.3)),
+        (exponential, (0.0, 0.0, -0.3)),
+        (linear, (0.3, 0.3, 0.3)),
+        (linear, (0.0, 0.0, 0.3)),
+    ],
+)
+def test_the_interval_covers_with_three_seeds(family, slopes, spreads):
     rng = np.random.default_rng(1)
-    # All three move at the same speed: the hardest for the lower end.
-    truth = {ell: family(1 / ell, (0.3, -0.3, 0.3)) for ell in (1, 2)}
+    kappas = np.array([0.25, 2.0, 4.0, 8.0])
+    truth = actual(lambda step: family(step, slopes), kappas, 1.0)
     above, below = [], []
     for _ in range(600):
-        runs = {}
-        for (ell, mean), spread in zip(truth.items(), spreads, strict=True):
-            means = [mean.weight_sq_norm, mean.grad_sq_norm, mean.noise_trace]
-            seeds = means * np.exp(spread * rng.normal(size=(3, 3)))
-            errors = seeds.std(axis=0, ddof=1) / math.sqrt(3)
-            runs[ell] = EquilibriumStatistics(*seeds.mean(axis=0), *errors, 3)
-        _, low, high = predict_closeness(runs).speed
-        above.append(low > 0.3)
-        below.append(high < 0.3)
+        runs = {
+            ell: of_seeds(rng, family(1 / ell, slopes), spread)
+            for ell, spread in zip((1, 2), spreads, strict=True)
+        }
+        _, low, high = predict_closeness(runs).closeness(kappas)
+        above.append(low > truth * (1 + 1e-12))
+        below.append(high < truth * (1 - 1e-12))
     # 2.5% on each side, and three standard errors of 600 runs.
     most = 0.025 + 3 * math.sqrt(0.025 * 0.975 / 600)
-    assert np.mean(above) <= most
-    assert np.mean(below) <= most
+    assert np.all(np.mean(above, axis=0) <= most)
+    assert np.all(np.mean(below, axis=0) <= most)
 
 
-def test_the_upper_end_is_that_of_one_statistic():
-    # Student's t of Welch's 4 degrees of freedom, for equal relative errors.
+def test_where_nothing_changes_nothing_is_predicted():
+    rng = np.random.default_rng(2)
+    still = EquilibriumStatistics(9.0, 2.0, 5.0)
+    predictions = [
+        predict_closeness({ell: of_seeds(rng, still, 0.025) for ell in (1, 2)})
+        for _ in range(1000)
+    ]
+    points = np.array([p.closeness(8.0) for p in predictions])
+    silent = np.isnan(points[:, 0])
+    # Each of three slopes is told apart from 0 in 5% / 3.
+    assert np.mean(~silent) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
+    for prediction, is_silent in zip(predictions, silent, strict=True):
+        assert (prediction.moving == ()) == is_silent
+        value, low, high = prediction.max_batch_multiplier(C)
+        assert math.isnan(value) == is_silent
+        assert math.isinf(high) or not is_silent
+        assert low < math.inf
+    # The largest of three slopes would have predicted a change.
+    largest = [max(map(abs, p.slopes.values())) for p in predictions]
+    assert np.median(np.exp(7 * np.array(largest))) > 1.2
+
+
+def test_a_slope_that_is_not_told_apart_from_0_has_no_say():
+    # G may move most, but what is known is that N moves.
+    runs = {
+        ell: EquilibriumStatistics(9.0, g, n, 0.01, 1.0, 0.01, 3)
+        for ell, g, n in ((1, 2.0, 5.0), (2, 3.0, 5.5))
+    }
+    prediction = predict_closeness(runs)
+    assert prediction.moving == ("noise_trace",)
+    value, _, high = prediction.closeness(2.0)
+    # 1 / N is linear: 1 at the step 1, 5 / 5.5 at 1/2.
+    assert value == pytest.approx(1 + 2 * (1 - 5 / 5.5))
+    assert high > 10
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_ends_of_a_slope_are_student_s(level):
+    # Welch's 4 degrees of freedom, for equal relative errors.
     runs = {
         ell: EquilibriumStatistics(10.0, 10.0, n, 0.1, 0.1, 0.01 * n, 3)
         for ell, n in ((1, 10.0), (2, 12.0))
     }
-    value, low, high = predict_closeness(runs).speed
-    error = math.hypot(0.01, 0.01) / 0.5
-    assert value == pytest.approx(math.log(1.2) / 0.5)
-    assert high == pytest.approx(value + 2.776445 * error)
-    # 0.975 to 1 - 0.025 / 3 on the other side.
-    assert value - low > 1.3 * (high - value)
+    low, high = predict_closeness(runs, level).sizes["noise_trace"]
+    size, error = math.log(1.2) / 0.5, math.hypot(0.01, 0.01) / 0.5
+    tail = (1 - level) / 2
+    assert high == pytest.approx(size + stats.t.ppf(1 - tail, 4) * error)
+    # All three have to be covered at the low end.
+    assert low == pytest.approx(size - stats.t.ppf(1 - tail / 3, 4) * error)
+
+
+def test_known_errors_have_the_normal_quantile():
+    runs = {
+        ell: EquilibriumStatistics(10.0, 10.0, n, 0.1, 0.1, 0.01 * n)
+        for ell, n in ((1, 10.0), (2, 12.0))
+    }
+    size, error = math.log(1.2) / 0.5, math.hypot(0.01, 0.01) / 0.5
+    high = predict_closeness(runs).sizes["noise_trace"][1]
+    assert high == pytest.approx(size + stats.norm.ppf(0.975) * error)
 
 
 def test_without_errors_there_is_no_interval():
     one_seed = EquilibriumStatistics(9.0, 2.0, 5.0, *(math.nan,) * 3, 1)
-    prediction = predict_closeness({1: one_seed, 2: family(0.5)})
+    prediction = predict_closeness({1: one_seed, 2: exponential(0.5)})
     value, low, high = prediction.closeness(np.array([1.0, 2.0]))
+    np.testing.assert_array_equal(value, [math.nan] * 2)
     np.testing.assert_array_equal(low, [1, 1])
     np.testing.assert_array_equal(high, [1, math.inf])
-    assert value[1] > 1
+    leaves = prediction.max_batch_multiplier(C)
+    np.testing.assert_array_equal(leaves, [math.nan, 1.0, math.inf])
 
 
 def test_what_does_not_move_never_leaves():
-    prediction = predict_closeness({1: family(1.0), 2: family(1.0)})
-    assert prediction.max_batch_multiplier(C) == (math.inf,) * 3
+    prediction = predict_closeness({1: linear(1.0), 2: linear(1.0)})
+    leaves = prediction.max_batch_multiplier(C)
+    np.testing.assert_array_equal(leaves, [math.nan, math.inf, math.inf])
+    assert prediction.closeness(8.0)[1:] == (1.0, 1.0)
+
+
+def test_a_line_that_is_0_below_the_runs_has_no_upper_end_there():
+    # 1 / N is h - 0.1, which the step 0 of the SDE is beyond.
+    runs = {
+        ell: EquilibriumStatistics(1.0, 1.0, 1 / (1 / ell - 0.1))
+        for ell in (1, 2)
+    }
+    prediction = predict_closeness(runs)
+    value, low, high = prediction.closeness(1.0, reference=0.0)
+    assert value == high == math.inf
+    # By the exponential, from 0.9 over 0.4 between the steps 1/2 and 1.
+    assert low == pytest.approx((0.9 / 0.4) ** 2)
+    assert prediction.closeness(0.02, reference=0.01)[2] == math.inf
+    assert prediction.max_batch_multiplier(C, reference=0.0)[:2] == (0, 0)

@@ -132,6 +132,14 @@ def cases_of_equilibrium():
     yield from refused_numbers(
         prediction.max_batch_multiplier, {}, "closeness", NOT_ABOVE_1
     )
+    good = {"closeness": 2.0}
+    yield from refused_numbers(
+        prediction.max_batch_multiplier, good, "reference", NOT_NONNEGATIVE
+    )
+    call, good = prediction.closeness, {"kappa": 2.0}
+    yield from refused_numbers(call, good, "kappa", (-5, "1", None, NAN, INF))
+    yield from refused(call, good, "kappa", [np.array([2.0, -5.0])], given=-5.0)
+    yield from refused_numbers(call, good, "reference", NOT_NONNEGATIVE)
 
 
 def cases_of_rules():

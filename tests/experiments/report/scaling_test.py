@@ -178,10 +178,12 @@ def test_runs_of_several_ell_predict_where_c_is_left(tmp_path):
             )
     study = study_of(tmp_path)
     at_32 = study.batches[2]
-    # From κ = 8/16 to 32/16.
-    assert at_32.predicted[0] == pytest.approx(math.exp(0.4 * 1.5))
+    # From κ = 8/16 to 32/16, with 1 / N linear: exp(-0.2) at 8/16, 1 at 1.
+    at_half = math.exp(-0.2)
+    rise = 2 * (1 - at_half)
+    assert at_32.predicted[0] == pytest.approx((1 + rise) / at_half)
     assert at_32.predicted[1] < at_32.predicted[0] < at_32.predicted[2]
-    leaves = 16 * (0.5 + math.log(2) / 2 / 0.4)
+    leaves = 16 * (0.5 + (2**0.5 - 1) * at_half / rise)
     assert study.leaves_at[0] == pytest.approx(leaves)
     assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(study)
     assert {"batch-sizes", "closeness"} == set(scaling_section(study).figures)

@@ -218,7 +218,8 @@ def test_the_section_predicts_and_bounds(tmp_path):
     # Of R, G and N the logarithms fall alike, by ln(1 / 0.8) from ell 4 to 1.
     slope = math.log(0.8) / (1 - 1 / 4)
     assert study.prediction.slopes["grad_sq_norm"] == pytest.approx(slope)
-    leaves = 16 * (1 + math.log(2) / 2 / -slope)
+    # Their inverses grow from 0.8 to 1, and by as much in every 3/4.
+    leaves = 16 * (1 + (2**0.5 - 1) * (1 - 1 / 4) / (1 - 0.8))
     low, high = (
         16 * end for end in study.prediction.max_batch_multiplier(2**0.5)[1:]
     )
@@ -230,12 +231,24 @@ def test_the_section_predicts_and_bounds(tmp_path):
     # SGD's own N/G, 5, of which its κ_max is made.
     assert study.condition.ell == 1
     assert study.condition.max_multiplier == pytest.approx(7, abs=0.05)
-    assert "overshoots beyond C of about 2" in text
+    assert "not told apart" not in text
+
+
+def test_without_a_change_there_is_no_point(tmp_path):
+    write_pair(tmp_path, 1.001)
+    study = study_of(tmp_path)
+    value, low, high = study.prediction.max_batch_multiplier(2**0.5)
+    assert math.isnan(value) and math.isinf(high)
+    text = text_of(svag_section(study))
+    assert "R, G and N are not told apart from no change" in text
+    assert f"leaves C = 1.41 within [{16 * low:.3g}, ∞)" in text
+    assert "nan" not in text
 
 
 def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
     write_svag_sweep(tmp_path, ells=(1, 2), seeds=(0,), excess=0.2)
-    assert math.isinf(study_of(tmp_path).prediction.speed[2])
+    for _, high in study_of(tmp_path).prediction.sizes.values():
+        assert math.isinf(high)
     for ell in (1, 2):
         file = tmp_path / f"ell={ell},seed=0" / "history.csv"
         rows = file.read_text().splitlines()
@@ -252,15 +265,18 @@ def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
                 ]
             )
         )
-    value, _, high = study_of(tmp_path).prediction.speed
+    prediction = study_of(tmp_path).prediction
+    size, high = (
+        abs(prediction.slopes["grad_sq_norm"]),
+        prediction.sizes["grad_sq_norm"][1],
+    )
     # Two epochs a run: a standard error of 0.01 of each mean, 1 degree of
     # freedom each. The means are those of results.json.
-    # G is the smallest, so that its relative error is the largest.
     means = [0.3 * (1 + 0.2 / ell) * 0.99 for ell in (1, 2)]
     a, b = (0.01 / mean / (1 - 1 / 2) for mean in means)
     dof = (a**2 + b**2) ** 2 / (a**4 + b**4)
     reach = stats.t.ppf(0.975, dof) * math.hypot(a, b)
-    assert high - value == pytest.approx(reach)
+    assert high - size == pytest.approx(reach)
 
 
 def set_rest(folder, rest):

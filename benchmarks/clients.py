@@ -1,11 +1,13 @@
 """What `GradientNoiseMonitor` adds to the training of users.
 
     python benchmarks/clients.py [--clients vit transformer lstm …]
-        [--rounds 5] [--memory]
+        [--rounds 40] [--memory]
 
-Networks in the style of Keras's guides, with Adam, through `fit`: plain, and
-with the callback, which measures one step of 20 or of 100. Batches are in
-memory, static and even.
+Networks in the style of Keras's guides, with Adam, through `fit`: plain, with
+a callback that measures one step of each turn of 20, and with one that measures
+none. Batches are in memory, static and even. A turn is short, because a shared
+machine changes its speed within seconds. One step of 100 costs what the
+callback costs by itself, and a fifth of what one of 20 adds to that.
 
 With `--memory`, megabytes in place of milliseconds: the highest resident set
 of a process of its own for each training, minus the resident set before the
@@ -31,6 +33,7 @@ from side_by_side import (
     print_header,
     print_row,
     ratio_cells,
+    ratios,
 )
 from workloads import seconds_per_step
 
@@ -137,7 +140,7 @@ def ratings(rng, rows):
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """A user's training, and the steps of one turn.
+    """A user's training.
 
     Args:
         examples: `(rng, rows) -> (x, the shape of y, the number of classes)`.
@@ -149,7 +152,6 @@ class Client:
     loss: str
     metric: str
     batch_size: int
-    steps: int
 
     def batches(self, rows):
         """The same batch of `rows` examples, for ever."""
@@ -173,7 +175,6 @@ CLIENTS = {
         "sparse_categorical_crossentropy",
         "accuracy",
         64,
-        100,
     ),
     "transformer": Client(
         "Transformer classifier, 200 words, B = 32",
@@ -182,10 +183,9 @@ CLIENTS = {
         "sparse_categorical_crossentropy",
         "accuracy",
         32,
-        100,
     ),
     "lstm": Client(
-        "LSTM, 120 hours, B = 256", lstm, windows, "mse", "mae", 256, 100
+        "LSTM, 120 hours, B = 256", lstm, windows, "mse", "mae", 256
     ),
     "recommender": Client(
         "recommender, 1,000,000 users x 32, B = 256",
@@ -194,7 +194,6 @@ CLIENTS = {
         "binary_crossentropy",
         "accuracy",
         256,
-        100,
     ),
     "cnn": Client(
         "CNN with BatchNormalization, 32 x 32 images, B = 64",
@@ -203,7 +202,6 @@ CLIENTS = {
         "sparse_categorical_crossentropy",
         "accuracy",
         64,
-        100,
     ),
     "mlp": Client(
         "perceptron, 3 x 256, B = 64",
@@ -212,13 +210,14 @@ CLIENTS = {
         "sparse_categorical_crossentropy",
         "accuracy",
         64,
-        400,
     ),
 }
 
 
-# Steps of a block of which one is measured; None: without the callback.
-CONTENDERS = {"plain": None, "every=20": 20, "every=100": 100}
+# Steps of a turn, one of which is measured.
+STEPS = 20
+# Steps of a block; None: without the callback.
+CONTENDERS = {"plain": None, "callback": 10**9, "every=20": STEPS}
 
 
 def callbacks_of(every):
@@ -233,7 +232,7 @@ def steps_timed(client):
 
     def timed(every):
         model, callbacks = client.compiled(), callbacks_of(every)
-        return lambda: seconds_per_step(model, batches, client.steps, callbacks)
+        return lambda: seconds_per_step(model, batches, STEPS, callbacks)
 
     return {name: timed(every) for name, every in CONTENDERS.items()}
 
@@ -259,6 +258,36 @@ def megabytes(values):
     return f"{statistics.median(values):.0f}"
 
 
+def print_seconds(client, rounds):
+    seconds = alternating_rounds(steps_timed(client), rounds)
+    plain = seconds["plain"]
+    alone, measured = (
+        ratios(seconds[name], plain) for name in ("callback", "every=20")
+    )
+    base = statistics.median(alone)
+    rarely = base + (statistics.median(measured) - base) / 5
+    cells = [
+        f"{statistics.median(each):.3f} ± {standard_error(each):.3f}"
+        for each in (alone, measured)
+    ]
+    print_row(client.title, milliseconds(plain), *cells, f"{rarely:.3f}")
+
+
+def standard_error(values):
+    """That of the median, from the middle half of the values."""
+    first, _, third = statistics.quantiles(values)
+    return 1.2533 * (third - first) / 1.349 / len(values) ** 0.5
+
+
+def print_megabytes(name, rounds):
+    weighed = alternating_rounds(trainings_weighed(name), rounds, False)
+    print_row(
+        CLIENTS[name].title,
+        megabytes(weighed["plain"]),
+        ratio_cells(weighed["every=20"], weighed["plain"]),
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -267,39 +296,28 @@ def main():
     parser.add_argument(
         "--clients", nargs="+", default=list(CLIENTS), choices=CLIENTS
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
         print_memory_of_training(*arguments.train)
         return
-    unit, shown = "ms", milliseconds
     if arguments.memory:
-        unit, shown = "MB", megabytes
-    measured_by = [*CONTENDERS][1:2] if arguments.memory else [*CONTENDERS][1:]
-    print_header(
-        "training",
-        f"plain, {unit}",
-        *(f"{name}, ratio | range" for name in measured_by),
-    )
+        print_header("training", "plain, MB", "measured, ratio | range")
+    else:
+        print_header(
+            "training",
+            "plain, ms",
+            "callback, ratio",
+            "every=20, ratio",
+            "every=100, ratio",
+        )
     for name in arguments.clients:
-        client = CLIENTS[name]
         if arguments.memory:
-            contenders = trainings_weighed(name)
+            print_megabytes(name, arguments.rounds)
         else:
-            contenders = steps_timed(client)
-        measured = alternating_rounds(
-            contenders, arguments.rounds, warm_up=not arguments.memory
-        )
-        print_row(
-            client.title,
-            shown(measured["plain"]),
-            *(
-                ratio_cells(measured[column], measured["plain"])
-                for column in measured_by
-            ),
-        )
+            print_seconds(CLIENTS[name], arguments.rounds)
         keras.backend.clear_session()
 
 

@@ -31,6 +31,7 @@ from keras_svag.backend.model import (
     iterations,
     layers_of,
     learning_rate_schedule,
+    names_of,
     overrides,
     training_loss,
 )

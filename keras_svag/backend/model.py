@@ -114,6 +114,15 @@ def gradient_weights(model):
     ]
 
 
+def names_of(variables):
+    """The path of each variable, numbered from its second use on."""
+    paths = [v.path for v in variables]
+    return [
+        f"{path}_{paths[:i].count(path)}" if path in paths[:i] else path
+        for i, path in enumerate(paths)
+    ]
+
+
 def accumulated_batches(optimizer):
     """The number of batches whose mean gradient makes one update."""
     optimizer = without_loss_scale(optimizer)

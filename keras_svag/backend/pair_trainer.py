@@ -18,6 +18,7 @@ from keras_svag.backend.model import (
     examples_of,
     has_second_moments,
     layers_of,
+    names_of,
 )
 from keras_svag.backend.tensorflow import loss_scale, preconditioned_pair
 from keras_svag.backend.workers import MultiWorkerModel
@@ -264,6 +265,7 @@ class PairTrainer(MultiWorkerModel):
             if not _is_overwritten(weight)
         ]
         g1, g2, weights = zip(*moved, strict=True)
+        self._observations.layers = names_of(weights)
         pairs = [layer_moments(g1, g2, rows, rows)]
         if has_second_moments(optimizer):
             scaled = preconditioned_pair(g1, g2, weights, optimizer)
@@ -297,9 +299,11 @@ class Observations:
 
     Attributes:
         per_layer: Whether the moments of each variable are kept.
+        layers: A name for each variable that is measured.
     """
 
     per_layer = False
+    layers: list[str] = []
     _steps = 1
     _rows = None
     _next = 0

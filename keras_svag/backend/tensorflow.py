@@ -33,6 +33,7 @@ from keras_svag.backend.model import (
     is_masked,
     iterations,
     layers_of,
+    names_of,
     set_global_seed,
     training_loss,
 )
@@ -70,6 +71,7 @@ class PairProgram:
     Attributes:
         is_masked: Whether a batch was seen whose loss Keras divides by the
             entries that a mask keeps.
+        layers: A name for each variable that was measured.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class PairProgram:
         self._handles = []
         self._programs = {}
         self.is_masked = False
+        self.layers = []
 
     def moments(self, batch):
         """The observation of a batch: `{column: scalar tensor}`.
@@ -175,6 +178,7 @@ class PairProgram:
     def _moments(self, batch):
         model, state = self._model, State(self._variables(), self._handles)
         weights = gradient_weights(model)
+        self.layers = names_of(weights)
         first, second = halves(batch)
         g1 = self._gradients(first, weights, state)
         # Unordered, both halves' activations could be held at once.

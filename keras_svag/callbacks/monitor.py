@@ -134,6 +134,8 @@ their kin |
         self._epoch = self._epochs_of_earlier_fits = 0
         # The first step after the block, and the one to measure, from 0.
         self._block_end = self._due = 0
+        # The first step at which the loss of a batch is looked at.
+        self._next_look = 0
 
     def _forget_model(self):
         self._model_seen = self._program = self._observations = None
@@ -145,7 +147,6 @@ their kin |
         self._data = backend.FitData()
         self._rows_vary = False
         self._is_first_epoch_of_fit = False
-        self._looks_due = False
         self._summaries = None
         self._step_written = 0
 
@@ -176,7 +177,6 @@ their kin |
         self._check_model()
         self._settle_num_examples()
         self._is_first_epoch_of_fit = True
-        self._looks_due = True
 
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, Any] | None = None
@@ -188,7 +188,6 @@ their kin |
             number = self._epoch + 1
         self._is_first_epoch_of_fit = False
         self._epoch = number
-        self._looks_due |= self._window_begins(epoch)
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -416,11 +415,6 @@ their kin |
             self._epoch = 0
             self._series = self._series[: self._settled + first]
 
-    def _window_begins(self, epoch):
-        """Whether the window of a verdict begins with an epoch of this fit."""
-        epochs = self.params.get("epochs") or 0
-        return epoch == epochs - max(1, epochs // 4)
-
     def _begin_call(self, step):
         """Has the call that begins measured, if that is its turn."""
         model, self._steps = self._model_seen, step
@@ -433,13 +427,13 @@ their kin |
             self._due = step + int(self._random.integers(length))
         is_due = step <= self._due < step + steps
         function = backend.innermost(model.train_function)
-        is_new, self._function_seen = (
-            function is not self._function_seen,
-            function,
-        )
+        before, self._function_seen = self._function_seen, function
+        is_new = function is not before
         if is_new:
             # Another loss, or other weights, may be trained from now on.
             self._program = None
+            if before is not None:
+                self._next_look = 0
         if self._observations is not None:
             if is_due and not is_new:
                 self._look_at_own_batch()
@@ -472,10 +466,10 @@ their kin |
         if backend.fewest_rows(batch) < 2:
             return
         self._make_program()
-        if self._looks_due:
+        if self._look_is_due:
             self._look_at_batch(batch)
         values = self._program.moments(batch)
-        self._wait(self._steps + place + 1, values)
+        self._wait(self._steps + place + 1, values, self._program.layers)
 
     def _make_program(self):
         if self._program is None:
@@ -489,7 +483,7 @@ their kin |
 
     def _look_at_own_batch(self):
         """Has a batch of an `SVAGModel` looked at before it trains on it."""
-        if self._looks_due:
+        if self._look_is_due:
             backend.Beside(
                 self._model_seen,
                 self._choose,
@@ -497,9 +491,14 @@ their kin |
                 self._is_watching,
             )
 
+    @property
+    def _look_is_due(self):
+        return self._steps >= self._next_look
+
     def _look_at_batch(self, batch):
         """Compares the loss of a batch with the mean of its halves'."""
-        self._looks_due = False
+        # Some couplings show in a model that is trained.
+        self._next_look = 2 * (self._steps + 1)
         if self._pairs_are_batches:
             return
         self._make_program()
@@ -509,7 +508,7 @@ their kin |
             # A model may compute something else where it is not trained, and
             # training must not end because of it.
             return
-        self._waiting.append((self._steps, self._epoch, losses, None))
+        self._waiting.append((self._steps, self._epoch, losses, None, ()))
 
     @property
     def _pairs_are_batches(self):
@@ -526,27 +525,28 @@ their kin |
             # An epoch may end within a call.
             left = steps - (self._steps - self._steps_before_epoch)
             rows = rows[-left:] if left < len(rows) else rows
-        self._wait(self._steps, rows)
+        self._wait(self._steps, rows, self._observations.layers)
 
-    def _wait(self, step, values):
-        self._waiting.append((step, self._epoch, values, self._observations))
+    def _wait(self, step, values, layers):
+        own = self._observations
+        self._waiting.append((step, self._epoch, values, own, layers))
         self._fetch(keep=_WAITING)
 
     def _fetch(self, keep=0):
         """Appends to the series what has waited on the device."""
         while len(self._waiting) > keep:
-            step, epoch, values, own = self._waiting.popleft()
+            step, epoch, values, own, layers = self._waiting.popleft()
             values = backend.fetched(values)
             if own is not None:
-                self._append_own(step, epoch, values, own)
+                self._append_own(step, epoch, values, own, layers)
             elif "whole" in values:
                 whole, mean = float(values["whole"]), float(values["mean"])
                 size = max(abs(whole), abs(mean)) or 1.0
                 self._series.couplings.append((step, abs(whole - mean) / size))
             else:
-                self._append(step, epoch, values)
+                self._append(step, epoch, values, layers)
 
-    def _append_own(self, step, epoch, rows, own):
+    def _append_own(self, step, epoch, rows, own, layers):
         newest = rows[-1][0]
         rows = [
             (place, row)
@@ -557,38 +557,23 @@ their kin |
         if self.every not in (None, 1) and rows:
             rows = [rows[self._choose(len(rows))]]
         for place, row in rows:
-            self._append(step + place, epoch, own.unpacked(row))
+            self._append(step + place, epoch, own.unpacked(row), layers)
 
-    def _append(self, step, epoch, values):
-        if not len(self._series):
-            self._begin_series()
+    def _append(self, step, epoch, values, layers):
+        if not len(self._series) and not self._pairs_are_batches:
+            if backend.has_batch_normalization(self._model_seen):
+                self._series.codes.add("batch_normalization")
         if self._program is not None and self._program.is_masked:
             self._series.codes.add("masked_loss")
-        layers = values.pop("layers", None)
-        if self.per_layer and len(layers) != len(self._series.layers):
-            # Frozen since, or not any more: they are other variables.
-            layers = None
+        moments = values.pop("layers", ())
+        if not self.per_layer:
+            moments = layers = ()
         self._series.append(
             step=step,
             epoch=epoch,
-            layer_moments=layers if self.per_layer else None,
+            layer_moments=dict(zip(layers, moments, strict=True)),
             **{name: float(value) for name, value in values.items()},
         )
-
-    def _begin_series(self):
-        """Makes the series, now that the variables of the model are known."""
-        model, begun = self._model_seen, self._series
-        layers = None
-        if self.per_layer:
-            layers = [v.path for v in backend.gradient_weights(model)]
-        self._series = NoiseSeries(begun.num_examples, begun.sampling, layers)
-        self._series.couplings, self._series.codes = (
-            begun.couplings,
-            begun.codes,
-        )
-        if backend.has_batch_normalization(model):
-            if not self._pairs_are_batches:
-                self._series.codes.add("batch_normalization")
 
     def _write(self, is_epoch=False):
         """Writes a point for TensorBoard, if it is time for one."""
@@ -629,7 +614,7 @@ their kin |
             "epoch": self._epoch,
             "epochs_of_earlier_fits": self._epochs_of_earlier_fits,
             "block": [self._block_end, self._due],
-            "looks_due": self._looks_due,
+            "next_look": self._next_look,
             "generator": self._random.bit_generator.state,
         }
 
@@ -651,6 +636,7 @@ their kin |
                     "settled",
                     "epoch",
                     "epochs_of_earlier_fits",
+                    "next_look",
                 )
             }
             block_end, due = (
@@ -664,7 +650,6 @@ their kin |
             ) from error
         self._series, self._random = series, generator
         self._block_end, self._due = block_end, due
-        self._looks_due = bool(state["looks_due"])
         for name, number in numbers.items():
             setattr(self, f"_{name}", number)
         self._optimizer_seen = None

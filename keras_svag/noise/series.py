@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,14 @@ class NoiseSeries:
     Attributes:
         num_examples: Size of the data set, or None if not known.
         sampling: `"independent"`, `"shuffle"`, or None if not known.
-        layers: Names of the variables that are kept apart, or None.
+        layers: Names of the variables that are kept apart: all that any row
+            has; in rows without them they are NaN.
         couplings: `(step, relative difference)` of a whole batch's loss to the
             mean of its halves', wherever that was looked at.
         codes: What an estimate has to assume, see `NoiseEstimate.assumptions`.
 
     Args:
-        num_examples, sampling, layers: The attributes.
+        num_examples, sampling: The attributes.
     """
 
     COLUMNS = (
@@ -52,36 +53,48 @@ class NoiseSeries:
         self,
         num_examples: int | None = None,
         sampling: str | None = None,
-        layers: Sequence[str] | None = None,
     ) -> None:
         self.num_examples = num_examples
         self.sampling = sampling
-        self.layers = None if layers is None else tuple(layers)
+        self.layers: tuple[str, ...] = ()
         self.couplings: list[tuple[int, float]] = []
         self.codes: set[str] = set()
         # There is room for more than there are rows, which grows by halves.
         self._length = 0
         self._values = np.empty((0, len(self.COLUMNS)))
-        self._layer_values = np.empty((0, len(self.layers or ()), 2))
+        self._layer_values = np.empty((0, 0, 2))
 
     def append(
-        self, layer_moments: ArrayLike | None = None, **values: float
+        self,
+        layer_moments: Mapping[str, ArrayLike] | None = None,
+        **values: float,
     ) -> None:
         """Adds one observation.
 
         Args:
-            layer_moments: (G, S) of each layer, of shape `(len(layers), 2)`.
+            layer_moments: `{name: (G, S)}` of the variables kept apart.
             **values: Any of `COLUMNS`, by name.
         """
+        layer_moments = layer_moments or {}
         row = np.full(len(self.COLUMNS), math.nan)
         for name, value in values.items():
             row[self._column(name)] = value
+        new = [name for name in layer_moments if name not in self.layers]
+        if new:
+            # Frozen before, or built later.
+            self.layers = (*self.layers, *new)
+            unknown = np.full((len(self._values), len(new), 2), math.nan)
+            self._layer_values = np.concatenate(
+                [self._layer_values, unknown], axis=1
+            )
         if self._length == len(self._values):
             self._values = _with_room(self._values)
             self._layer_values = _with_room(self._layer_values)
-        moments = math.nan if layer_moments is None else layer_moments
+        missing = (math.nan, math.nan)
+        moments = [layer_moments.get(name, missing) for name in self.layers]
         self._values[self._length] = _finite(row)
-        self._layer_values[self._length] = _finite(moments)
+        if moments:
+            self._layer_values[self._length] = _finite(moments)
         self._length += 1
 
     def __len__(self) -> int:
@@ -98,7 +111,7 @@ class NoiseSeries:
 
     def layer(self, name: str) -> NDArray[np.float64]:
         """(G, S) of one layer in every row, of shape `(len(self), 2)`."""
-        index = (self.layers or ()).index(name)
+        index = self.layers.index(name)
         return self._layer_values[: self._length, index]
 
     @property
@@ -190,7 +203,7 @@ class NoiseSeries:
             "sampling": self.sampling,
         }
         per_layer = None
-        if self.layers is not None and not preconditioned:
+        if self.layers and not preconditioned:
             per_layer = {
                 name: NoiseEstimate.from_observations(
                     *self.layer(name).T, **common
@@ -219,7 +232,7 @@ class NoiseSeries:
         import pandas
 
         frame = pandas.DataFrame(self._rows, columns=list(self.COLUMNS))
-        for layer in self.layers or ():
+        for layer in self.layers:
             for index, name in enumerate(("grad_sq_norm", "example_noise")):
                 frame[f"{layer}: {name}"] = self.layer(layer)[:, index]
         return frame
@@ -229,12 +242,12 @@ class NoiseSeries:
         return {
             "num_examples": self.num_examples,
             "sampling": self.sampling,
-            "layers": self.layers and list(self.layers),
+            "layers": list(self.layers),
             "couplings": [list(coupling) for coupling in self.couplings],
             "codes": sorted(self.codes),
             "columns": {name: _plain(self[name]) for name in self.COLUMNS},
             "layer_moments": [
-                _plain(self.layer(name).ravel()) for name in self.layers or ()
+                _plain(self.layer(name).ravel()) for name in self.layers
             ],
         }
 
@@ -246,7 +259,8 @@ class NoiseSeries:
             AttributeError, LookupError, TypeError, ValueError: If `values`
                 are not of that form.
         """
-        series = cls(*map(values.get, ("num_examples", "sampling", "layers")))
+        series = cls(values["num_examples"], values["sampling"])
+        series.layers = tuple(values["layers"])
         series.couplings = [
             (step, difference) for step, difference in values["couplings"]
         ]
@@ -256,7 +270,7 @@ class NoiseSeries:
         series._length = len(series._values)
         series._layer_values = (
             np.array(values["layer_moments"], np.float64)
-            .reshape(len(series.layers or ()), series._length, 2)
+            .reshape(len(series.layers), series._length, 2)
             .swapaxes(0, 1)
         )
         return series

@@ -168,7 +168,7 @@ def measure_gradient_noise(
     if per_layer:
         layers = {
             name: _estimate(gradients.moments(index), gradients.count, **fields)
-            for index, name in enumerate(gradients.names)
+            for index, name in enumerate(gradients.layers)
         }
         estimate = dataclasses.replace(estimate, per_layer=layers)
     if verbose:
@@ -189,6 +189,7 @@ class SequentialGradients:
         preconditioned: Whether they are scaled as the optimizer does it.
 
     Attributes:
+        layers: A name for each variable.
         count: Number of finite gradients so far.
     """
 
@@ -200,16 +201,8 @@ class SequentialGradients:
         ]
         self._alternating_sum = list(self._mean_sum)
         self._moments = []
+        self.layers = backend.names_of(self._gradients.variables)
         self.count = 0
-
-    @property
-    def names(self):
-        """The path of each variable, numbered from its second use on."""
-        paths = [v.path for v in self._gradients.variables]
-        return [
-            f"{path}_{paths[:i].count(path)}" if path in paths[:i] else path
-            for i, path in enumerate(paths)
-        ]
 
     def add(self, batch):
         """Compares one more gradient with those before it."""

@@ -149,11 +149,12 @@ def test_estimate_is_that_of_the_rows():
 
 def layered(count=40):
     rng = np.random.default_rng(1)
-    series = NoiseSeries(layers=["kernel", "bias"])
+    series = NoiseSeries()
     for step in range(count):
         moments = rng.normal([[1, 40], [2, 10]], 3)
         g, s = moments.sum(0)
-        series.append(moments, step=step, grad_sq_norm=g, example_noise=s)
+        layers = {"kernel": moments[0], "bias": moments[1]}
+        series.append(layers, step=step, grad_sq_norm=g, example_noise=s)
     return series
 
 
@@ -170,6 +171,13 @@ def test_layers_have_estimates_of_their_own():
     # A row without them is left out of theirs.
     series.append(step=40, grad_sq_norm=1.0, example_noise=1.0)
     assert series.estimate().per_layer["bias"].num_skipped == 1
+    # One that is trained from some row on is not known before.
+    series.append({"scale": (1.0, 2.0), "bias": (3.0, 4.0)}, step=41)
+    assert series.layers == ("kernel", "bias", "scale")
+    layers = series.estimate().per_layer
+    assert [layers[name].count for name in series.layers] == [40, 41, 1]
+    np.testing.assert_array_equal(series.layer("bias")[-1], [3, 4])
+    assert layers["scale"].grad_sq_norm == 1
 
 
 @pytest.mark.parametrize(

@@ -265,11 +265,11 @@ def test_report_as_dict_is_strict_json():
 
 
 def test_layers_are_those_of_the_window():
-    series = NoiseSeries(sampling="independent", layers=("a", "b"))
+    series = NoiseSeries(sampling="independent")
     for step in range(1, 41):
         g = 1.0 if step <= 20 else 3.0
         series.append(
-            [[g, 10.0 * BATCH_SIZE], [2 * g, 20.0 * BATCH_SIZE]],
+            {"a": (g, 10.0 * BATCH_SIZE), "b": (2 * g, 20.0 * BATCH_SIZE)},
             step=step,
             epoch=1 + (step > 20),
             iteration=step,

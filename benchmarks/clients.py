@@ -1,13 +1,14 @@
 """What `GradientNoiseMonitor` adds to the training of users.
 
     python benchmarks/clients.py [--clients vit transformer lstm …]
-        [--rounds 40] [--memory]
+        [--rounds 30] [--memory]
 
-Networks in the style of Keras's guides, with Adam, through `fit`: plain, with
-a callback that measures one step of each turn of 20, and with one that measures
-none. Batches are in memory, static and even. A turn is short, because a shared
-machine changes its speed within seconds. One step of 100 costs what the
-callback costs by itself, and a fifth of what one of 20 adds to that.
+Networks in the style of Keras's guides, with Adam, through `fit`: plain, and
+with the callback, which measures one of the 20 steps of a turn. Batches are in
+memory, static and even. A shared machine changes its speed from second to
+second, so a measured step is held against the other steps of its turn, and
+these against those of a plain turn just before or after. What `every=20` and
+`every=100` cost follows from both.
 
 With `--memory`, megabytes in place of milliseconds: the highest resident set
 of a process of its own for each training, minus the resident set before the
@@ -18,6 +19,7 @@ import argparse
 import dataclasses
 import os
 import statistics
+import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -33,9 +35,7 @@ from side_by_side import (
     print_header,
     print_row,
     ratio_cells,
-    ratios,
 )
-from workloads import seconds_per_step
 
 import keras_svag
 
@@ -216,33 +216,81 @@ CLIENTS = {
 
 # Steps of a turn, one of which is measured.
 STEPS = 20
-# Steps of a block; None: without the callback.
-CONTENDERS = {"plain": None, "callback": 10**9, "every=20": STEPS}
 
 
-def callbacks_of(every):
-    if every is None:
-        return []
-    return [keras_svag.GradientNoiseMonitor(every=every)]
+class StepSeconds(keras.callbacks.Callback):
+    """The seconds of each step of the last `fit`, other callbacks included."""
+
+    def on_train_begin(self, logs=None):
+        self._times = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._times.append(time.perf_counter())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._times.append(time.perf_counter())
+
+    @property
+    def seconds(self):
+        return np.diff(self._times)
 
 
-def steps_timed(client):
-    """`{contender: function}` that give the seconds of a step."""
-    batches = client.batches(client.batch_size)
+def timed(client, monitored):
+    """A function that trains for a turn.
 
-    def timed(every):
-        model, callbacks = client.compiled(), callbacks_of(every)
-        return lambda: seconds_per_step(model, batches, STEPS, callbacks)
+    It returns the median seconds of an ordinary step, and the seconds of the
+    measured one, NaN without the callback.
+    """
+    batches, model = client.batches(client.batch_size), client.compiled()
+    clock, monitor = StepSeconds(), keras_svag.GradientNoiseMonitor(every=STEPS)
+    callbacks = [clock, monitor] if monitored else [clock]
 
-    return {name: timed(every) for name, every in CONTENDERS.items()}
+    def turn():
+        arguments = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
+        model.fit(batches, callbacks=callbacks, **arguments)
+        seconds = clock.seconds
+        if not monitored:
+            return np.median(seconds), np.nan
+        place = int(monitor.series["step"][-1] - 1) % STEPS
+        return np.median(np.delete(seconds, place)), seconds[place]
+
+    return turn
+
+
+def print_seconds(client, rounds):
+    turns = alternating_rounds(
+        {"plain": timed(client, False), "every=20": timed(client, True)}, rounds
+    )
+    plain, _ = np.transpose(turns["plain"])
+    ordinary, measured = np.transpose(turns["every=20"])
+    between, step = (
+        (np.median(values), standard_error(values))
+        for values in (ordinary / plain, measured / ordinary)
+    )
+    print_row(
+        client.title,
+        milliseconds(plain),
+        *(f"{value:.3f} ± {error:.3f}" for value, error in (between, step)),
+        *(
+            f"{between[0] * (1 + (step[0] - 1) / every):.3f}"
+            for every in (20, 100)
+        ),
+    )
+
+
+def standard_error(values):
+    """That of the median, from the middle half of the values."""
+    first, third = np.quantile(values, [0.25, 0.75])
+    return 1.2533 * (third - first) / 1.349 / len(values) ** 0.5
 
 
 def print_memory_of_training(name, contender):
     """Trains in this process and prints what it added, in MB."""
     client = CLIENTS[name]
     batches = client.batches(client.batch_size)
-    # Some of the few steps are measured for sure.
-    callbacks = callbacks_of(CONTENDERS[contender] and 1)
+    callbacks = []
+    if contender == "measured":
+        callbacks = [keras_svag.GradientNoiseMonitor(every=1)]
     print_added(client.compiled(), batches, callbacks, steps=4)
 
 
@@ -250,7 +298,7 @@ def trainings_weighed(name):
     """`{contender: function}` that give the megabytes of a training."""
     return {
         contender: lambda c=contender: megabytes_printed(__file__, name, c)
-        for contender in ("plain", "every=20")
+        for contender in ("plain", "measured")
     }
 
 
@@ -258,33 +306,12 @@ def megabytes(values):
     return f"{statistics.median(values):.0f}"
 
 
-def print_seconds(client, rounds):
-    seconds = alternating_rounds(steps_timed(client), rounds)
-    plain = seconds["plain"]
-    alone, measured = (
-        ratios(seconds[name], plain) for name in ("callback", "every=20")
-    )
-    base = statistics.median(alone)
-    rarely = base + (statistics.median(measured) - base) / 5
-    cells = [
-        f"{statistics.median(each):.3f} ± {standard_error(each):.3f}"
-        for each in (alone, measured)
-    ]
-    print_row(client.title, milliseconds(plain), *cells, f"{rarely:.3f}")
-
-
-def standard_error(values):
-    """That of the median, from the middle half of the values."""
-    first, _, third = statistics.quantiles(values)
-    return 1.2533 * (third - first) / 1.349 / len(values) ** 0.5
-
-
 def print_megabytes(name, rounds):
     weighed = alternating_rounds(trainings_weighed(name), rounds, False)
     print_row(
         CLIENTS[name].title,
         megabytes(weighed["plain"]),
-        ratio_cells(weighed["every=20"], weighed["plain"]),
+        ratio_cells(weighed["measured"], weighed["plain"]),
     )
 
 
@@ -296,7 +323,7 @@ def main():
     parser.add_argument(
         "--clients", nargs="+", default=list(CLIENTS), choices=CLIENTS
     )
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -309,9 +336,10 @@ def main():
         print_header(
             "training",
             "plain, ms",
-            "callback, ratio",
-            "every=20, ratio",
-            "every=100, ratio",
+            "a step between / plain",
+            "a measured step / between",
+            "every=20",
+            "every=100",
         )
     for name in arguments.clients:
         if arguments.memory:

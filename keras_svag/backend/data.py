@@ -13,6 +13,9 @@ from keras.src.trainers.data_adapters import (
 
 from keras_svag.backend.batches import arrays_of, map_arrays
 
+# Operations of TensorFlow.
+_CALLS_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+
 
 class ArrayRows:
     """Rows of arrays, as `fit` takes them from arrays.
@@ -60,6 +63,23 @@ def are_arrays(data):
     is_nest = isinstance(data, (dict, tuple))
     return (is_nest or not tree.is_nested(data)) and all(
         map(array_slicing.can_slice_array, tree.flatten(data))
+    )
+
+
+def runs_python(dataset):
+    """Whether a `tf.data.Dataset` calls Python, in threads of its own.
+
+    Of one that a strategy has distributed already it is not known: True.
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        return True
+    graphs = [f.function.graph.as_graph_def() for f in dataset._functions()]
+    nodes = itertools.chain(
+        *(graph.node for graph in graphs),
+        *(f.node_def for graph in graphs for f in graph.library.function),
+    )
+    return any(node.op in _CALLS_PYTHON for node in nodes) or any(
+        map(runs_python, dataset._inputs())
     )
 
 

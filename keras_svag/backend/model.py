@@ -1,5 +1,6 @@
 """What Keras does not show in public of a model and of its optimizer."""
 
+import contextlib
 import sys
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import (
 from keras.src.trainers.epoch_iterator import EpochIterator
 
 from keras_svag import arguments
+from keras_svag.backend.data import runs_python
 from keras_svag.scaling.optimizers import kind_of, without_loss_scale
 
 _GLOBAL_SEED = "global_seed_generator"
@@ -245,7 +247,9 @@ def examples_of(data):
     """The `FitData` of Keras's iterator over the epochs of a `fit`."""
     adapter = data.data_adapter
     batches, size = adapter.num_batches, adapter.batch_size
-    in_python = not isinstance(adapter, (ArrayDataAdapter, TFDatasetAdapter))
+    in_python = not isinstance(adapter, ArrayDataAdapter)
+    if isinstance(adapter, TFDatasetAdapter):
+        in_python = runs_python(adapter.get_tf_dataset())
     if data.steps_per_epoch is not None or batches is None:
         return FitData(batch_size=size, is_read_in_python=in_python)
     if not size:
@@ -261,9 +265,26 @@ def global_seed():
     return global_state.get_global_attribute(_GLOBAL_SEED)
 
 
-def set_global_seed(generator):
-    """Puts back what `global_seed` returned."""
-    global_state.set_global_attribute(_GLOBAL_SEED, generator)
+@contextlib.contextmanager
+def notes_kept(model):
+    """Context after which Keras's own notes of a call are those of before.
+
+    They are the losses that layers added in it, and which seed generator is
+    the global one: no variables.
+    """
+    losses = [
+        (layer, list(layer._losses), set(layer._loss_ids))
+        for layer in layers_of(model)
+    ]
+    seed = global_seed()
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_GLOBAL_SEED, seed)
+        for layer, own, ids in losses:
+            layer._losses[:] = own
+            layer._loss_ids.clear()
+            layer._loss_ids.update(ids)
 
 
 def iterations(optimizer):

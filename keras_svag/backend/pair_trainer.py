@@ -58,6 +58,10 @@ class PairTrainer(MultiWorkerModel):
     _observations = None
     _notes_batches = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._last_logs: dict[str, tf.Variable] = {}
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
         if self._observations is not None:
@@ -126,10 +130,26 @@ class PairTrainer(MultiWorkerModel):
             self._build_in_step(data)
             is_pair = self._is_pair(data)
             if is_pair is True:
-                self._take_step(data)
-            elif is_pair is not False:
-                tf.cond(is_pair, lambda: self._take_step(data), lambda: None)
-            return self.get_metrics_result()
+                own = self._take_step(data)
+            else:
+                own = {}
+                tf.cond(
+                    is_pair,
+                    lambda: self._keep(self._take_step(data), own),
+                    lambda: None,
+                )
+            return {**self.get_metrics_result(), **own}
+
+    def _keep(self, logs, kept):
+        """Keeps logs for the batches that are left out, in variables."""
+        for key, value in logs.items():
+            if key not in self._last_logs:
+                with tf.init_scope():
+                    self._last_logs[key] = tf.Variable(
+                        tf.zeros(value.shape, value.dtype), trainable=False
+                    )
+            self._last_logs[key].assign(value)
+        kept.update(self._last_logs)
 
     def _build_in_step(self, data):
         loss = self.model._compile_loss
@@ -177,7 +197,12 @@ class PairTrainer(MultiWorkerModel):
         return True
 
     def _take_step(self, data):
-        """Mixes the gradients of a batch's two halves and applies them."""
+        """Mixes the gradients of a batch's two halves and applies them.
+
+        Returns:
+            What the model's own `compute_metrics` adds to the logs: the mean
+            of the two halves' where both count.
+        """
         optimizer = without_loss_scale(self.optimizer)
         first, second = halves(even_number_of_rows(data))
         leaves_no_trace = optimizer.gradient_weights == (1, 0)
@@ -193,10 +218,11 @@ class PairTrainer(MultiWorkerModel):
                 autograph=False,
                 experimental_attributes={"_noinline": True},
             )
-        loss, g1 = gradients_of(first)
+        loss, g1, logs = gradients_of(first)
         self._count_loss(loss, rows)
         if leaves_no_trace and self._observations is None:
-            return self._apply([_summed(g) for g in g1])
+            self._apply([_summed(g) for g in g1])
+            return logs
         if leaves_no_trace:
             state = [
                 (v, tf.identity(v.value)) for v in self.non_trainable_variables
@@ -205,17 +231,23 @@ class PairTrainer(MultiWorkerModel):
         # alone wait: if every operation did, tracing would take much longer.
         with tf.control_dependencies([g for g in g1 if g is not None]):
             second = map_arrays(tf.identity, second)
-        loss, g2 = gradients_of(second)
+        loss, g2, others = gradients_of(second)
         self._count_loss(loss, rows)
         if leaves_no_trace:
             for variable, value in state:
                 variable.assign(value)
+        else:
+            logs = {key: (logs[key] + others[key]) / 2 for key in logs}
         if self._observations is not None:
             self._observe(g1, g2, rows)
         self._apply(list(map(self._mix, g1, g2, self.trainable_weights)))
+        return logs
 
     def _gradients(self, half):
-        """The loss of a half, and its gradients, scaled as the loss is."""
+        """The loss of a half, its gradients, scaled as the loss is, and logs.
+
+        Of the logs those that no metric of the model has.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
@@ -224,8 +256,15 @@ class PairTrainer(MultiWorkerModel):
             )
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        self.compute_metrics(x, y, y_pred, sample_weight)
-        return loss, [None if g is None else _kept_apart(g) for g in gradients]
+        logs = self.compute_metrics(x, y, y_pred, sample_weight)
+        known = self.get_metrics_result()
+        logs = {
+            key: tf.convert_to_tensor(value)
+            for key, value in logs.items()
+            if key not in known
+        }
+        gradients = [None if g is None else _kept_apart(g) for g in gradients]
+        return loss, gradients, logs
 
     def _count_loss(self, loss, rows):
         # Keras divides a loss by the number of replicas.

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.backend.model import global_seed, layers_of, set_global_seed
+from keras_svag.backend.model import global_seed, layers_of, notes_kept
 
 
 @contextlib.contextmanager
@@ -21,10 +21,6 @@ def preserved_state(model):
     Args:
         model: a `keras.Model`, built.
     """
-    losses = [
-        (layer, list(layer._losses), set(layer._loss_ids))
-        for layer in layers_of(model)
-    ]
     seed = global_seed()
     variables = list(model.variables)
     for metric in _all_metrics(model):
@@ -38,18 +34,14 @@ def preserved_state(model):
         for part in replicas(variable)
     ]
     try:
-        yield
+        with notes_kept(model):
+            yield
     finally:
         for part, value in values:
             part.assign(value)
-        set_global_seed(seed)
         for metric in _all_metrics(model):
             if not all(id(v) in known for v in metric.variables):
                 metric.reset_state()
-        for layer, own, ids in losses:
-            layer._losses[:] = own
-            layer._loss_ids.clear()
-            layer._loss_ids.update(ids)
 
 
 def _all_metrics(model):

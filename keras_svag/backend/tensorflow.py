@@ -34,7 +34,7 @@ from keras_svag.backend.model import (
     iterations,
     layers_of,
     names_of,
-    set_global_seed,
+    notes_kept,
     training_loss,
 )
 from keras_svag.noise.moments import (
@@ -142,23 +142,14 @@ class PairProgram:
     @contextlib.contextmanager
     def _python_state_kept(self):
         """Keeps what a call changes outside of variables."""
-        losses = [
-            (layer, list(layer._losses), set(layer._loss_ids))
-            for layer in layers_of(self._model)
-        ]
-        seed = global_seed()
         of_python, of_numpy = random.getstate(), np.random.get_state()
         try:
-            yield
+            with notes_kept(self._model):
+                yield
         finally:
-            set_global_seed(seed)
             if self._runs_python and self._keeps_generators:
                 random.setstate(of_python)
                 np.random.set_state(of_numpy)
-            for layer, own, ids in losses:
-                layer._losses[:] = own
-                layer._loss_ids.clear()
-                layer._loss_ids.update(ids)
 
     def _averaged(self, values):
         values = {

@@ -27,8 +27,8 @@ class SVAGModel(backend.PairTrainer):
     model, whose pairs are then consecutive batches, to the same weights.
 
     Loss and metrics are those of the whole batch; the model's own
-    `compute_loss`, `compute_metrics` and `test_step` compute them; only the
-    metrics that the model holds come into the logs. Dropout
+    `compute_loss`, `compute_metrics` and `test_step` compute them. What
+    `compute_metrics` adds to the logs is the mean of the halves'. Dropout
     draws anew for each half; BatchNormalization normalizes each by its own
     statistics. With `ell=1` and `pairing="independent"` the second half has
     weight 0: nothing of it is computed, unless it is observed.

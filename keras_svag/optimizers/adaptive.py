@@ -150,7 +150,9 @@ class SVAGRMSprop(_Adaptive):
         mixed = dense(mixed, variable)
         moment, update = self._second_moment(mixed, variable, self.rho)
         root = ops.sqrt(ops.add(moment, self.scaled_epsilon))
-        step_size = learning_rate / math.sqrt(self.ell)
+        # Rounded once, or the graph around it decides on the last bit.
+        step_size = ops.cast(learning_rate, "float64") / math.sqrt(self.ell)
+        step_size = ops.cast(step_size, variable.dtype)
         return ops.divide(ops.multiply(mixed, step_size), root), [update]
 
     def get_config(self) -> dict[str, Any]:

@@ -76,18 +76,33 @@ def py_data_set(script, **arguments):
     ).history
 
 
-def generator(script, **arguments):
+def drawn(script):
     """Drawn by NumPy's global generator, in the thread that prefetches."""
+    for _ in range(12):
+        # Too late for the next step, so that both run at once.
+        time.sleep(0.01)
+        size = np.random.randint(2, 9)
+        yield _rows(script, np.random.choice(models.ROWS, size))
 
-    def batches():
-        for _ in range(12):
-            # Too late for the next step, so that both run at once.
-            time.sleep(0.01)
-            size = np.random.randint(2, 9)
-            yield _rows(script, np.random.choice(models.ROWS, size))
 
+def generator(script, **arguments):
     return script.model.fit(
-        batches(), steps_per_epoch=6, epochs=2, verbose=0, **arguments
+        drawn(script), steps_per_epoch=6, epochs=2, verbose=0, **arguments
+    ).history
+
+
+def generator_of_tensorflow(script, **arguments):
+    parts = (script.x, script.y)
+    data = tf.data.Dataset.from_generator(
+        lambda: drawn(script),
+        output_signature=keras.tree.map_structure(
+            lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), parts
+        ),
+    )
+    # One call of it within the graph of another data set.
+    data = tf.data.Dataset.range(1).interleave(lambda _: data).prefetch(2)
+    return script.model.fit(
+        data, steps_per_epoch=6, epochs=2, verbose=0, **arguments
     ).history
 
 
@@ -103,6 +118,7 @@ WAYS = {
     "without a length": (without_a_length, {}),
     "PyDataset": (py_data_set, {}),
     "generator": (generator, {}),
+    "from_generator": (generator_of_tensorflow, {}),
     "eager": (arrays, {"run_eagerly": True}),
     "XLA": (arrays, {"jit_compile": True}),
     "four steps at once": (arrays, {"steps_per_execution": 4}),
@@ -136,6 +152,7 @@ MODELS = [
     models.class_weights,
     models.sample_weights,
     models.embeddings,
+    models.tuple_of_inputs,
     models.sparse_input,
     models.ragged_input,
     models.subclass,

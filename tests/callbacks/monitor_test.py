@@ -789,6 +789,27 @@ def test_loop_of_ones_own_is_measured_as_fit():
     )
 
 
+def test_variables_that_are_frozen_between_fits_are_told_apart_by_name():
+    model = dense_network(3, 1)
+    first, second = model.layers
+    monitor = GradientNoiseMonitor(every=1, per_layer=True)
+    for frozen in (second, first, None):
+        for layer in (first, second):
+            layer.trainable = layer is not frozen
+        model.compile(SGD(1e-3), "mse", run_eagerly=True)
+        fit(model, monitor, epochs=1)
+    series = monitor.series
+    paths = [v.path for layer in (first, second) for v in layer.variables]
+    assert series.layers == tuple(paths)
+    layers = np.stack([series.layer(path) for path in paths], axis=1)
+    fits = np.repeat([0, 1, 2], [len(series) - 2 * STEPS, STEPS, STEPS])
+    known = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], bool)
+    np.testing.assert_array_equal(np.isfinite(layers[..., 0]), known[fits])
+    np.testing.assert_allclose(
+        np.nansum(layers, axis=1), observed(monitor, *MOMENTS), 1e-4, 1e-6
+    )
+
+
 # What is refused
 
 

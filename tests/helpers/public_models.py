@@ -322,6 +322,14 @@ def embeddings(**compilation):
     return Script(model, {"user": user, "movie": movie}, numbers(ROWS, 1))
 
 
+def tuple_of_inputs(**compilation):
+    x = numbers(ROWS, 4), numbers(ROWS, 3, seed=2)
+    inputs = tuple(keras.Input(part.shape[1:]) for part in x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(inputs)))
+    model.compile("sgd", "mse", metrics=["mae"], **compilation)
+    return Script(model, x, numbers(ROWS, 2, seed=1))
+
+
 def sparse_input(**compilation):
     """A bag of words as a `tf.SparseTensor`."""
     model = keras.Sequential([keras.Input((20,), sparse=True), layers.Dense(2)])

@@ -120,6 +120,7 @@ SCRIPTS = [
     public_models.class_weights,
     public_models.sample_weights,
     public_models.embeddings,
+    public_models.tuple_of_inputs,
     public_models.sparse_input,
     public_models.ragged_input,
     public_models.subclass,
@@ -229,6 +230,37 @@ def test_halves_with_ell_1_are_sgd_on_the_whole_batch():
     logs = fit(wrapped, x, y, epochs=2)
     assert_same(wrapped.variables, plain.variables, 1e-6)
     assert logs["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+class Biased(keras.Sequential):
+    """Adds what no metric holds to the logs."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {**logs, "bias": ops.mean(y_pred - y)}
+
+
+@pytest.mark.filterwarnings("ignore:SVAG leaves out")
+@pytest.mark.parametrize("rows", [40, 43])
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_compute_metrics_adds_to_the_logs_is_that_of_the_batch(
+    rows, eager
+):
+    """Of a batch that is left out it is that of the one before."""
+    x, y = regression(rows)
+    plain, ours = (Biased(dense_network().layers) for _ in range(2))
+    ours.set_weights(plain.get_weights())
+    plain.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=eager)
+    expected = fit(plain, x[:40], y[:40], batch_size=8, epochs=2)
+    optimizer = SVAG(0.1, pairing="halves")
+    wrapped = svag_model(ours, optimizer, run_eagerly=eager)
+    logs = fit(wrapped, x, y, batch_size=8, epochs=2)
+    assert logs["bias"] == pytest.approx(expected["bias"], rel=1e-5)
+    # That of the first pass where the second has weight 0.
+    wrapped = svag_model(ours, SVAG(0.0, ell=1), run_eagerly=eager)
+    logs = fit(wrapped, x[:8], y[:8], batch_size=8)
+    bias = np.mean(ours.predict(x[:8:2], verbose=0) - y[:8:2])
+    assert logs["bias"] == pytest.approx([bias], rel=1e-5)
 
 
 def test_steps_of_one_call_are_those_of_several():

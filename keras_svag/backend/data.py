@@ -69,11 +69,15 @@ def are_arrays(data):
 def runs_python(dataset):
     """Whether a `tf.data.Dataset` calls Python, in threads of its own.
 
-    Of one that a strategy has distributed already it is not known: True.
+    It may, if a strategy has distributed it already, or if a function in it
+    uses a data set from outside.
     """
     if not isinstance(dataset, tf.data.Dataset):
         return True
-    graphs = [f.function.graph.as_graph_def() for f in dataset._functions()]
+    graphs = [f.function.graph for f in dataset._functions()]
+    if any(t.dtype == tf.variant for g in graphs for t, _ in g.captures):
+        return True
+    graphs = [graph.as_graph_def() for graph in graphs]
     nodes = itertools.chain(
         *(graph.node for graph in graphs),
         *(f.node_def for graph in graphs for f in graph.library.function),

@@ -20,9 +20,11 @@ import warnings
 
 from experiments.process.interruption import end_on_signals
 from experiments.process.startup import start_tensorflow
+from experiments.process.streams import check_arguments, protect_streams
 
 if __name__ == "__main__":
     # Before the imports that take seconds.
+    protect_streams()
     end_on_signals()
     start_tensorflow()
 
@@ -229,7 +231,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     if monitor:
         results |= _measured(monitor)
     if writes:
-        getattr(model, "model", model).save(workdir.file("model.keras"))
+        workdir.save_model(getattr(model, "model", model))
         workdir.results = results
         checkpoints.remove()
     return results
@@ -301,6 +303,7 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)
     config = _CONFIG.value
     try:
+        check_arguments(sys.argv)
         if _SWEEP.value:
             return run_sweep(
                 _SWEEP.value,

@@ -1,11 +1,11 @@
 """A training state, saved and restored exactly."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import re
-import shutil
 import warnings
 import zipfile
 
@@ -14,10 +14,8 @@ import numpy as np
 from keras import ops
 
 from experiments.datasets import STREAMS_VERSIONS
+from experiments.own_files import remove_partial, replaced
 from keras_svag import backend
-
-_PARTIAL = ".partial"
-_NAME = re.compile(r"step-(\d+)\.npz")
 
 _ABOUT, _STATE = "about", "state"
 
@@ -31,17 +29,19 @@ class Checkpoint:
         arrays: list of arrays.
         state: a value of JSON.
         about: dict of JSON values, of what run it is.
+        suffix: what follows the step in the name of its file.
     """
 
     step: int
     arrays: list
     state: object
     about: dict = dataclasses.field(default_factory=dict)
+    suffix: str = ".npz"
 
     @property
     def file_name(self):
         """Name of its file in the `CheckpointFolder`."""
-        return f"step-{self.step}.npz"
+        return f"step-{self.step}{self.suffix}"
 
     @property
     def states(self):
@@ -93,6 +93,9 @@ class CheckpointFolder:
     that a process killed at any moment leaves whole files; the archive's
     checksums tell one that was damaged later. Nothing is pickled.
 
+    Its files are those named `step-N` and the suffix. All others in the
+    folder are left as they are.
+
     Args:
         path: the folder; it is made when the first checkpoint is saved.
         keep: how many checkpoints are kept, at least 1.
@@ -101,11 +104,13 @@ class CheckpointFolder:
 
     Attributes:
         about: dict of JSON values that is saved with each checkpoint.
+        suffix: string, what follows the step in the names of the files.
     """
 
     def __init__(self, path, keep=3, check=lambda about: None):
         self.path = path
         self.about = {}
+        self.suffix = ".npz"
         self._keep = keep
         self._check = check
         self._useless = set()
@@ -129,25 +134,22 @@ class CheckpointFolder:
         named |= {str(index): array for index, array in enumerate(arrays)}
         try:
             os.makedirs(self.path, exist_ok=True)
-            with open(path + _PARTIAL, "wb") as file:
+            with replaced(path) as partial, open(partial, "xb") as file:
                 np.savez(file, allow_pickle=False, **named)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(path + _PARTIAL, path)
             self._flush_folder()
         except OSError as error:
-            self._remove(path + _PARTIAL)
             raise ValueError(
                 f"The checkpoint {path!r} cannot be written "
                 f"({error.strerror}): make room and start again with the same "
                 "command, which goes on from the last checkpoint."
             ) from error
         # What nobody can use must not push out what somebody can.
-        useless, self._useless = self._useless - {step}, set()
-        for old in useless:
-            self._remove(self._file(old))
-        for old in self._steps()[self._keep :]:
-            self._remove(self._file(old))
+        self._useless.discard(step)
+        usable = [s for s in self._steps() if s not in self._useless]
+        for old in [*self._useless, *usable[self._keep :]]:
+            self._remove(old)
 
     def newest(self, is_ours=lambda about: True):
         """The last `Checkpoint` that is whole, or None; others warn.
@@ -159,7 +161,7 @@ class CheckpointFolder:
         for step in self._steps():
             path = self._file(step)
             try:
-                found = _read(path, step)
+                found = _read(path, step, self.suffix)
             except Exception as error:
                 # One changed bit can raise anything that a reader can.
                 reason = str(error) or type(error).__name__
@@ -186,19 +188,24 @@ class CheckpointFolder:
         return None
 
     def remove(self):
-        """Removes the folder and all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Removes the checkpoints, and the folder if it is empty then."""
+        for step in self._steps():
+            self._remove(step)
+        with contextlib.suppress(OSError):
+            remove_partial(self.path)
+            os.rmdir(self.path)
 
     def _steps(self):
         """Steps of the checkpoints, the last one first."""
+        name = re.compile(rf"step-(\d+){re.escape(self.suffix)}")
         try:
-            names = map(_NAME.fullmatch, os.listdir(self.path))
+            found = map(name.fullmatch, os.listdir(self.path))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted((int(name[1]) for name in names if name), reverse=True)
+        return sorted((int(match[1]) for match in found if match), reverse=True)
 
     def _file(self, step):
-        return os.path.join(self.path, f"step-{step}.npz")
+        return os.path.join(self.path, f"step-{step}{self.suffix}")
 
     def _flush_folder(self):
         # Only then a renamed file is sure to outlive a power failure.
@@ -208,21 +215,17 @@ class CheckpointFolder:
         finally:
             os.close(descriptor)
 
-    def _remove(self, path):
-        try:
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            else:
-                os.remove(path)
-        except FileNotFoundError:
-            pass
+    def _remove(self, step):
+        # What is no file stays, and so does what cannot be removed.
+        with contextlib.suppress(OSError):
+            os.remove(self._file(step))
 
 
 def _text(value):
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
-def _read(path, step):
+def _read(path, step, suffix):
     """The `Checkpoint` of a file; raises anything if it is damaged."""
     if not os.path.isfile(path):
         raise ValueError("it is no file")
@@ -242,7 +245,7 @@ def _read(path, step):
             f"{about['step']}"
         )
     arrays = [arrays[str(index)] for index in range(len(arrays))]
-    return Checkpoint(step, arrays, state, about)
+    return Checkpoint(step, arrays, state, about, suffix)
 
 
 def training_arrays(model):

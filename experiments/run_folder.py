@@ -2,19 +2,29 @@
 
 import contextlib
 import csv
+import errno
 import functools
+import hashlib
 import json
 import math
 import os
+import re
 import secrets
-import shutil
 import time
 import weakref
+import zipfile
 
 import keras
 from keras import ops
 
 from experiments.checkpoint import CheckpointFolder
+from experiments.own_files import (
+    foreign,
+    is_log,
+    is_partial,
+    remove_partial,
+    replaced,
+)
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.optimizers import without_loss_scale
@@ -27,8 +37,15 @@ except ImportError:
 
 
 _RUN_ID = "run_id"
+_ID = re.compile(r"\w{1,64}", re.ASCII)
+_OF = "configuration_checksum"  # In results.json.
+_NO_SETTINGS = {"version", _RUN_ID}
+_FILES = ("config.json", "history.csv", "results.json", "model.keras")
+_FOLDERS = ("checkpoints", "train", "validation", "gradient_noise")
+OUTPUT_LOG = "output.log"
 _LONGEST_DELAY = 5  # seconds
 _LONGEST_LOOK = 0.5
+_MOST_NAMES = 3
 
 
 class WorkDir:
@@ -37,9 +54,13 @@ class WorkDir:
     Nothing is written before `begin`, from which on the directory is this
     process's. `results.json` is written last: a run that has it is finished.
 
-    A run has an identity, a random number that is written into `config.json`
-    and into every checkpoint, so that what another run left or writes there
-    is told from its own.
+    A run begins in a directory that is new or empty, and replaces or removes
+    nothing there but what it wrote itself. Its identity, a random number,
+    tells that: `config.json` and `model.keras` hold it, and the names of the
+    checkpoints. `results.json`, which is the same to the bit in every run of
+    a configuration, holds the configuration's checksum. Events are written to
+    files of new names. `history.csv` is made with `config.json`, and is the
+    run's from then on.
 
     Args:
         path: the directory.
@@ -50,7 +71,8 @@ class WorkDir:
         checkpoints: the `CheckpointFolder` of the run.
 
     Raises:
-        ValueError: if the directory holds a run of another configuration.
+        ValueError: if the directory holds a run of another configuration, or
+            anything else that no run has written.
     """
 
     def __init__(self, path, config):
@@ -65,36 +87,32 @@ class WorkDir:
         self._config = json.loads(
             json.dumps({**config, "version": __version__})
         )
-        self._read_config()
+        self._identity()
 
     def begin(self):
         """Makes the directory, takes hold of it and writes `config.json`.
 
-        What an unfinished run left there of its events stays if there is a
-        checkpoint to go on from.
-
         Returns:
-            That `Checkpoint`, or None.
+            The `Checkpoint` to go on from, or None.
 
         Raises:
             ValueError: if the directory cannot be written, or another process
-                writes to it, or it holds another run.
+                writes to it, or something in it is not this run's.
         """
         try:
             os.makedirs(self.path, exist_ok=True)
             self._lock()
             # Another process may have begun, and ended, in the meantime.
-            config = self._read_config()
-            self._identify(config)
+            self.run_id = self._identity() or secrets.token_hex(8)
+            self._check_places()
+            remove_partial(self.path)
             config = {**self._config, _RUN_ID: self.run_id}
             _write_json(self.file("config.json"), config)
+            with open(self.file("history.csv"), "a", encoding="utf-8"):
+                pass
         except OSError as error:
             raise unwritable(self.path, error) from error
-        found = self._newest()
-        if found is None:
-            for name in ("train", "validation", "gradient_noise"):
-                shutil.rmtree(self.file(name), ignore_errors=True)
-        return found
+        return self._newest()
 
     def join(self):
         """Reads what another process, that has begun, goes on from.
@@ -122,19 +140,57 @@ class WorkDir:
     @property
     def results(self):
         """Results of the finished run, a dict, or `None`."""
-        return read_json(self.file("results.json"))
+        path = self.file("results.json")
+        results = read_json(path)
+        if results is None:
+            return None
+        if results.pop(_OF, None) != configuration_checksum(self._config):
+            raise foreign(path)
+        return results
 
     @results.setter
     def results(self, results):
+        results = {_OF: configuration_checksum(self._config), **results}
+        with self._writing("results.json"):
+            _write_json(self.file("results.json"), results)
+
+    def save_model(self, model):
+        """Writes `model.keras`, which bears the run's identity."""
+        with self._writing("model.keras"):
+            with replaced(self.file("model.keras")) as partial:
+                model.save(partial)
+                with zipfile.ZipFile(partial, "a") as archive:
+                    archive.comment = self.run_id.encode()
+
+    @contextlib.contextmanager
+    def _writing(self, name):
         self.check_ours()
         try:
-            _write_json(self.file("results.json"), results)
+            self._check_places()
+            yield
         except OSError as error:
             raise ValueError(
-                f"The results cannot be written to {self.path!r} "
+                f"{name} cannot be written to {self.path!r} "
                 f"({error.strerror}); make room there and start the same "
                 "command again."
             ) from error
+
+    def _check_places(self):
+        """Refuses what stands where the run writes and is not the run's."""
+        for name in (*_FILES, *_FOLDERS):
+            path = self.file(name)
+            is_usual = os.path.isfile if name in _FILES else os.path.isdir
+            if os.path.islink(path) or (
+                os.path.lexists(path) and not is_usual(path)
+            ):
+                raise foreign(path)
+            if name in _FOLDERS and os.path.isdir(path):
+                if not os.access(path, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, "Permission denied")
+        model = self.file("model.keras")
+        if os.path.exists(model) and _comment(model) != self.run_id:
+            raise foreign(model)
+        _ = self.results  # Refused unless they are the run's.
 
     def _lock(self):
         # The lock ends with the process, also if that is killed.
@@ -158,12 +214,10 @@ class WorkDir:
         path = self.file("config.json")
         config = read_json(path)
         if config is not None:
+            run_id = config.get(_RUN_ID)
+            if not (isinstance(run_id, str) and _ID.fullmatch(run_id)):
+                raise foreign(path)
             self._refuse_other(config)
-            if not isinstance(config.get(_RUN_ID), str):
-                raise ValueError(
-                    f"{path} must hold a text as {_RUN_ID}, got "
-                    f"{config.get(_RUN_ID)!r:.100}; remove it."
-                )
         return config
 
     def _refuse_other(self, config):
@@ -178,31 +232,28 @@ class WorkDir:
     def _differing(self, config):
         return sorted(
             key
-            for key in {*self._config, *config} - {"version", _RUN_ID}
+            for key in {*self._config, *config} - _NO_SETTINGS
             if self._config.get(key) != config.get(key)
         )
 
-    def _identify(self, config):
-        """Finds or makes the identity, from what `config.json` holds."""
+    def _identity(self):
+        """That of the run in the directory; None if none has begun there."""
+        config = self._read_config()
         if config is not None:
-            self.run_id = config[_RUN_ID]
-            return
-        found = self.checkpoints.newest()
-        if found is None:
-            self.run_id = secrets.token_hex(8)
-            return
-        config = found.about.get("config")
-        run_id = found.about.get(_RUN_ID)
-        if not (isinstance(config, dict) and isinstance(run_id, str)):
-            raise ValueError(
-                f"The working directory {self.path!r} holds checkpoints, but "
-                "no config.json that says of which run; give another "
-                "--workdir, or remove it."
-            )
-        self._refuse_other(config)
-        self.run_id = run_id
+            return config[_RUN_ID]
+        for run_id in _checkpointed(self.checkpoints.path):
+            self.checkpoints.suffix = f".{run_id}.npz"
+            found = self.checkpoints.newest()
+            if found is not None and isinstance(
+                found.about.get("config"), dict
+            ):
+                self._refuse_other(found.about["config"])
+                return run_id
+        _refuse_foreign(self.path)
+        return None
 
     def _newest(self):
+        self.checkpoints.suffix = f".{self.run_id}.npz"
         self.checkpoints.about = {_RUN_ID: self.run_id, "config": self._config}
         return self.checkpoints.newest(self._is_ours)
 
@@ -212,6 +263,58 @@ class WorkDir:
             about.get(_RUN_ID) == self.run_id
             and isinstance(config, dict)
             and not self._differing(config)
+        )
+
+
+def configuration_checksum(config):
+    """That of the settings in a run's configuration, a dict."""
+    settings = {k: v for k, v in config.items() if k not in _NO_SETTINGS}
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checkpointed(folder):
+    """Identities of the runs whose checkpoints lie in a folder."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    parts = (name.split(".") for name in names if name.startswith("step-"))
+    found = {part[1] for part in parts if part[2:] == ["npz"]}
+    return sorted(filter(_ID.fullmatch, found))
+
+
+def _comment(path):
+    """The comment of an archive, "" if it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment.decode(errors="replace")
+    except (zipfile.BadZipFile, NotImplementedError):
+        return ""
+
+
+def _refuse_foreign(path):
+    """Refuses a directory in which somebody else has put something."""
+    try:
+        names = sorted(os.listdir(path))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
+    found = [
+        name
+        for name in names
+        if not is_partial(name)
+        and not (name == OUTPUT_LOG and is_log(os.path.join(path, name)))
+    ]
+    if found:
+        shown = ", ".join(f"{name!r:.60}" for name in found[:_MOST_NAMES])
+        if found[_MOST_NAMES:]:
+            shown += f" and {len(found) - _MOST_NAMES} more"
+        raise ValueError(
+            f"The working directory {path!r} must be new, empty or that of a "
+            f"run of train.py, which has a config.json, but it holds {shown}; "
+            "give another --workdir."
         )
 
 
@@ -288,19 +391,13 @@ class HistoryFile(keras.callbacks.Callback):
         super().__init__()
         self._path = path
         self._rows = []
-        self._columns = []
 
     def on_train_begin(self, logs=None):
         self._write()
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch, **(logs or {})}
-        self._rows.append(row)
-        if not set(row) <= set(self._columns):
-            self._write()
-            return
-        with open(self._path, "a", encoding="utf-8", newline="") as file:
-            self._writer(file).writerow(row)
+        self._rows.append({"epoch": epoch, **(logs or {})})
+        self._write()
 
     def state_dict(self):
         """The rows so far, as a value of JSON."""
@@ -319,14 +416,15 @@ class HistoryFile(keras.callbacks.Callback):
 
     def _write(self):
         names = {name for row in self._rows for name in row} - {"epoch"}
-        self._columns = ["epoch", *sorted(names)]
-        with _replaced(self._path) as file:
-            writer = self._writer(file)
+        with (
+            replaced(self._path) as partial,
+            open(partial, "x", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.DictWriter(
+                file, ["epoch", *sorted(names)], restval="NA"
+            )
             writer.writeheader()
             writer.writerows(self._rows)
-
-    def _writer(self, file):
-        return csv.DictWriter(file, self._columns, restval="NA")
 
 
 class TrainingClock(keras.callbacks.Callback):
@@ -464,31 +562,20 @@ def read_json(path):
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); remove it."
+            f"{path} cannot be read ({error}); move it away or remove it."
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} must hold a JSON object, got {content!r:.100}; remove it."
+            f"{path} must hold a JSON object, got {content!r:.100}; move it "
+            "away or remove it."
         )
     return content
 
 
 def _write_json(path, value):
-    with _replaced(path) as file:
+    with (
+        replaced(path) as partial,
+        open(partial, "x", encoding="utf-8") as file,
+    ):
         json.dump(value, file, indent=2)
         file.write("\n")
-
-
-@contextlib.contextmanager
-def _replaced(path):
-    """A file that takes the place of the one at `path` when it is whole."""
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".{name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-        raise

@@ -13,8 +13,10 @@ import os
 import sys
 
 from experiments.process.startup import start_tensorflow
+from experiments.process.streams import check_arguments, protect_streams
 
 if __name__ == "__main__":
+    protect_streams()
     # Before the imports that do.
     start_tensorflow()
 
@@ -41,6 +43,7 @@ def main(arguments=None):
     if options.figures < 0:
         parser.error(f"--figures must be at least 0, got {options.figures}.")
     try:
+        check_arguments(sys.argv if arguments is None else arguments)
         path = write_report(options.workdir, options.output, options.figures)
     except ValueError as error:
         sys.exit(f"experiments.report: {error}")

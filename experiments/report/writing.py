@@ -1,13 +1,18 @@
 """The files of a report: its text, its figures, and both for TensorBoard."""
 
+import contextlib
 import dataclasses
 import errno
 import glob
+import hashlib
+import json
 import os
+import re
 import tempfile
 
 import tensorflow as tf
 
+from experiments.own_files import replaced
 from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
@@ -22,12 +27,18 @@ MOST_COMPARISONS_DRAWN = 20
 # In the order of their sections.
 STUDIES = (SVAG_AND_SGD, LINEAR_SCALING, SQUARE_ROOT_SCALING, NGD_AND_SGD)
 
+# The file that says what a report has written: `{name: [checksum]}`.
+_MANIFEST = ".report.json"
+_FOLDERS = ("figures", "report")
+_NAME = re.compile(rf"report\.md|({'|'.join(_FOLDERS)})/[^/]+")
+
 
 def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
     """Writes the report on the runs below a folder.
 
     A run of which a file cannot be used is left out, and listed with the
-    reason. All of the report is written, or nothing.
+    reason. All of the report is written, or nothing. It takes the place of an
+    earlier one whose files are as they were written, and of nothing else.
 
     Args:
         workdir: Folder of the runs.
@@ -40,10 +51,11 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
         Path of `report.md`.
 
     Raises:
-        ValueError: If there are no runs to compare, or `output` cannot be
-            written.
+        ValueError: If there are no runs to compare, `output` cannot be
+            written, or a file that no report has written is in its place.
     """
     output = workdir if output is None else output
+    _written_before(output)
     found, unfinished, unusable = find_runs(workdir)
     runs, repeated = without_repeated(found)
     converged = [run for run in runs if not run.diverged]
@@ -93,16 +105,85 @@ def _write(folder, head, sections):
 
 def _replace(output, new):
     """Moves a report to its place; TensorBoard would show old events too."""
-    old_events = os.path.join(
-        glob.escape(output), "report", "events.out.tfevents.*"
+    names = [
+        os.path.relpath(os.path.join(folder, name), new)
+        for folder, _, files in os.walk(new)
+        for name in files
+    ]
+    now = {name: [_checksum(os.path.join(new, name))] for name in names}
+    before = _written_before(output, now)
+    # A process that is killed meanwhile leaves some of both.
+    both = {n: before.get(n, []) + now.get(n, []) for n in {*before, *now}}
+    _write_manifest(output, both)
+    for name in {*before} - {*now}:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(output, name))
+    for name in now:
+        place = os.path.join(output, name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.replace(os.path.join(new, name), place)
+    _write_manifest(output, now)
+
+
+def _written_before(output, names=()):
+    """Checksums of what an earlier report wrote, `{name: [checksum]}`.
+
+    Args:
+        output: Folder of the report.
+        names: Names of the files that are to be written.
+
+    Raises:
+        ValueError: If something that it did not write is in the way.
+    """
+    written = _read_manifest(os.path.join(output, _MANIFEST))
+    for name in sorted({"report.md", *_FOLDERS, *written, *names}):
+        path = os.path.join(output, name)
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
+        if not os.path.lexists(path) or (
+            written and name in _FOLDERS and is_folder
+        ):
+            continue
+        if _checksum(path) not in written.get(name, ()):
+            raise _foreign(path)
+    return written
+
+
+def _read_manifest(path):
+    if not os.path.lexists(path):
+        return {}
+    if os.path.isfile(path) and not os.path.islink(path):
+        with contextlib.suppress(OSError, LookupError, TypeError, ValueError):
+            with open(path, encoding="utf-8") as file:
+                written = json.load(file)["written"]
+            if all(map(_NAME.fullmatch, written)):
+                return {name: list(sums) for name, sums in written.items()}
+    raise _foreign(path)
+
+
+def _write_manifest(output, written):
+    with (
+        replaced(os.path.join(output, _MANIFEST)) as partial,
+        open(partial, "x", encoding="utf-8") as file,
+    ):
+        json.dump({"written": written}, file, indent=2)
+
+
+def _checksum(path):
+    """That of a file's content; None if it is no file, or a link."""
+    if os.path.islink(path) or not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return None
+
+
+def _foreign(path):
+    return ValueError(
+        f"{path} is not as a report has written it, and is left as it is: "
+        "move it away, or give another --output."
     )
-    for events in glob.glob(old_events):
-        os.remove(events)
-    for folder, _, names in os.walk(new):
-        place = os.path.join(output, os.path.relpath(folder, new))
-        os.makedirs(place, exist_ok=True)
-        for name in names:
-            os.replace(os.path.join(folder, name), os.path.join(place, name))
 
 
 def _why_incomparable(workdir, runs, unusable):

@@ -7,8 +7,14 @@ import signal
 import sys
 
 from experiments.config import scaled_down
+from experiments.own_files import check_log, make_log
 from experiments.process.interruption import exit_code
-from experiments.run_folder import WorkDir, is_locked, unwritable
+from experiments.run_folder import (
+    OUTPUT_LOG,
+    WorkDir,
+    is_locked,
+    unwritable,
+)
 from experiments.sweep.grid import arguments_of_a_run, swept_runs
 from experiments.sweep.runner import Job, SweepRunner
 from experiments.sweep.shard import Shard
@@ -54,12 +60,14 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
         )
     runner = SweepRunner(jobs, parallel)
     for job in jobs:
-        if not job.is_finished():
-            folder = os.path.dirname(job.log_file)
-            try:
-                os.makedirs(folder, exist_ok=True)
-            except OSError as error:
-                raise unwritable(folder, error) from error
+        if job.is_finished() or job.has_diverged() or job.is_elsewhere():
+            continue
+        folder = os.path.dirname(job.log_file)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        check_log(job.log_file)
     runner.run()
     print(_summary(runner, jobs, workdir))
     if runner.signal is not None:
@@ -72,9 +80,11 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
 def _job(run, path, command):
     config = scaled_down(run.config)
     workdir = WorkDir(path, config.to_dict())
+    log_file = workdir.file(OUTPUT_LOG)
     return Job(
         name=run.name,
-        log_file=workdir.file("output.log"),
+        log_file=log_file,
+        make_log=lambda: make_log(log_file, run.name),
         command=[*command, *run.arguments, f"--workdir={path}"],
         cost=config.epochs * config.ell * (config.get("num_examples") or 1),
         is_finished=lambda: workdir.results is not None,
@@ -154,7 +164,7 @@ def _summary(runner, jobs, workdir):
 def _last_line(log_file):
     try:
         with open(log_file, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except OSError:
+            _, *lines = (line.strip() for line in file)
+    except (OSError, ValueError):
         return ""
-    return lines[-1] if lines else ""
+    return next(filter(None, reversed(lines)), "")

@@ -28,9 +28,10 @@ class Job:
 
     Args:
         name: of the run.
-        log_file: path of the file that its output goes to.
+        log_file: path of the file that its output is appended to.
         command: list of strings, the program and its arguments.
         cost: a number > 0, proportional to the time that it takes.
+        make_log: function without arguments that makes the file anew.
         is_finished: function without arguments to whether it is finished.
         has_diverged: function without arguments to whether its loss has
             become one that is not finite, which ends it for good.
@@ -44,6 +45,7 @@ class Job:
     log_file: str
     command: list
     cost: float = 1.0
+    make_log: object = lambda: None
     is_finished: object = lambda: False
     has_diverged: object = lambda: False
     is_elsewhere: object = lambda: False
@@ -77,7 +79,7 @@ def start_process(job):
     if sys.platform == "linux":
         launcher = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())]
         command = [*launcher, *command]
-    with open(job.log_file, "w", encoding="utf-8") as log:
+    with open(job.log_file, "ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -184,6 +186,7 @@ class SweepRunner:
             else:
                 self._before[job.name] = job.fraction_done(0.0)
                 self._started[job.name] = time.time()
+                job.make_log()
                 self._processes[job.name] = self._start(job)
 
     def _collect_ended(self):

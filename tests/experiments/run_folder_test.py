@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -32,12 +33,104 @@ def test_a_finished_run_is_known_by_its_results(tmp_path):
     assert WorkDir(str(tmp_path), CONFIG).results == {"accuracy": 0.5}
 
 
-def test_beginning_again_removes_the_events_of_the_unfinished_run(tmp_path):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "events").write_text("")
-    (tmp_path / "notes.txt").write_text("mine")
-    WorkDir(str(tmp_path), CONFIG).begin()
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "notes.txt"]
+NAMES = ["config.json", "history.csv", "results.json", "model.keras"]
+NAMES += ["train", "validation", "gradient_noise", "checkpoints"]
+OTHER_NAMES = ["notes.txt", ".git", "linear_scaling", "output.log", "x.partial"]
+
+
+def put(path, kind):
+    if kind == "folder":
+        path.mkdir(parents=True)
+        (path / "step-5.npz").write_text("hers")
+    elif kind == "link":
+        path.symlink_to(path.parent.parent / "elsewhere")
+    else:
+        path.write_text('{"accuracy": 1.0}')
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): (
+            os.readlink(path)
+            if path.is_symlink()
+            else path.is_file() and path.read_bytes()
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+@pytest.mark.parametrize("name", NAMES + OTHER_NAMES)
+def test_a_folder_of_somebody_elses_is_refused_and_kept(tmp_path, name, kind):
+    folder = tmp_path / "run"
+    workdir = WorkDir(str(folder), CONFIG)
+    folder.mkdir()
+    put(folder / name, kind)
+    before = contents(tmp_path)
+    for refuse in (workdir.begin, lambda: WorkDir(str(folder), CONFIG)):
+        with pytest.raises(ValueError, match=str(folder)):
+            refuse()
+    assert contents(tmp_path) == before
+
+
+def test_a_refusal_names_some_of_what_was_found(tmp_path):
+    for index in range(100):
+        (tmp_path / f"{index:03}.jpg").write_text("")
+    with pytest.raises(ValueError) as refused:
+        WorkDir(str(tmp_path), CONFIG)
+    assert str(refused.value) == (
+        f"The working directory '{tmp_path}' must be new, empty or that of a "
+        "run of train.py, which has a config.json, but it holds '000.jpg', "
+        "'001.jpg', '002.jpg' and 97 more; give another --workdir."
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_put_in_a_runs_place_is_refused_or_left(tmp_path, name, kind):
+    folder = tmp_path / "run"
+    begun(folder)
+    if (folder / name).exists():
+        (folder / name).rename(tmp_path / name)
+    put(folder / name, kind)
+    before = contents(folder)
+    is_its_own = name in NAMES[4:] and kind == "folder"
+    if is_its_own or (name == "history.csv" and kind == "file"):
+        begun(folder)
+    else:
+        with pytest.raises(ValueError, match=str(folder)):
+            begun(folder)
+    assert {**contents(folder), "config.json": before["config.json"]} == before
+
+
+def test_a_model_or_results_put_there_meanwhile_are_refused(tmp_path):
+    workdir, _ = begun(tmp_path)
+    for name, write in (
+        ("model.keras", lambda: workdir.save_model(None)),
+        ("results.json", lambda: setattr(workdir, "results", {})),
+    ):
+        put(tmp_path / name, "file")
+        with pytest.raises(ValueError, match=f"{name} is not what this run"):
+            write()
+        (tmp_path / name).unlink()
+
+
+def test_a_model_bears_the_runs_identity_and_is_read_as_before(tmp_path):
+    workdir, _ = begun(tmp_path)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    for _ in range(2):
+        workdir.save_model(model)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        loaded.get_weights()[0], model.get_weights()[0]
+    )
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
+    name = "config.0123456789abcdef.partial.json"
+    (tmp_path / name).write_text("{")
+    begun(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "history.csv"]
 
 
 def test_a_directory_in_use_is_refused_until_it_is_free(tmp_path):
@@ -115,19 +208,29 @@ def test_a_folder_begun_anew_under_a_running_process_stays_the_new_ones(
     assert begun(path, {**CONFIG, "ell": 8})[1].state == "new"
 
 
-def test_the_checkpoint_of_another_run_is_left_out_and_then_removed(tmp_path):
+def checkpoint(workdir, step):
+    return os.path.join(
+        workdir.checkpoints.path, f"step-{step}.{workdir.run_id}.npz"
+    )
+
+
+def test_the_checkpoint_of_another_run_is_left_out_and_left(tmp_path):
     old, _ = begun(tmp_path / "old", {**CONFIG, "ell": 8})
     old.checkpoints.save(500, [], "old")
     new, _ = begun(tmp_path / "new")
     new.checkpoints.save(1, [], "new")
-    foreign = tmp_path / "new/checkpoints/step-500.npz"
-    shutil.copy(tmp_path / "old/checkpoints/step-500.npz", foreign)
+    shutil.copy(checkpoint(old, 500), new.checkpoints.path)
+    # One that was given the other run's name is noticed.
+    shutil.copy(checkpoint(old, 500), checkpoint(new, 500))
     del new
-    with pytest.warns(UserWarning, match="step-500.npz' is of another run"):
+    with pytest.warns(UserWarning, match="step-500.*npz' is of another run"):
         again, found = begun(tmp_path / "new")
     assert found.state == "new"
-    again.checkpoints.save(2, [], "new")
-    assert not foreign.exists()
+    for step in (2, 3, 4, 5):
+        again.checkpoints.save(step, [], "new")
+    again.checkpoints.remove()
+    name = os.path.basename(checkpoint(old, 500))
+    assert os.listdir(again.checkpoints.path) == [name]
 
 
 def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
@@ -143,39 +246,19 @@ def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
     assert (again.run_id, found.step) == (first_id, 3)
 
 
-def test_a_configuration_without_an_identity_is_one_sentence(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(ValueError, match="text as run_id, got None; remove"):
-        begun(tmp_path)
-
-
 def nested(depth):
     return json.loads("[" * depth + "]" * depth)
 
 
-@pytest.mark.parametrize("depth", [1, 100, 500, 900])
-def test_an_identity_that_is_nested_is_one_sentence(tmp_path, depth):
-    first, _ = begun(tmp_path)
-    first.checkpoints.about["run_id"] = "[]"
-    first.checkpoints._check = lambda about: None
-    first.checkpoints.save(3, [], None)
-    del first
-    file = tmp_path / "checkpoints" / "step-3.npz"
-    arrays = dict(np.load(file))
-    about = arrays["about"].tobytes()
-    deep = b"[" * depth + b"]" * depth
-    arrays["about"] = np.frombuffer(about.replace(b'"[]"', deep), np.uint8)
-    np.savez(file, **arrays)
-    with pytest.warns(UserWarning, match="is of another run"):
+@pytest.mark.parametrize(
+    "run_id", [None, "", 3, "../x", "é", "x" * 65, *map(nested, (1, 500, 900))]
+)
+def test_a_configuration_without_an_identity_is_one_sentence(tmp_path, run_id):
+    config = json.dumps({**CONFIG, "run_id": run_id})
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="config.json is not what this run"):
         begun(tmp_path)
-    config = tmp_path / "config.json"
-    config.unlink()
-    with pytest.raises(ValueError, match="no config.json that says of which"):
-        begun(tmp_path)
-    assert not config.exists()
-    config.write_text(json.dumps({**CONFIG, "run_id": nested(depth)}))
-    with pytest.raises(ValueError, match="must hold a text as run_id"):
-        begun(tmp_path)
+    assert (tmp_path / "config.json").read_text() == config
 
 
 def test_what_another_process_writes_at_the_same_time_is_refused(tmp_path):

@@ -16,6 +16,7 @@ import argparse
 import glob
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -105,7 +106,8 @@ def contents(path):
 
 def steps_saved(path):
     names = glob.glob(os.path.join(path, "checkpoints", "step-*.npz"))
-    return max((int(n.rsplit("-", 1)[1][:-4]) for n in names), default=0)
+    steps = (re.search(r"step-(\d+)", name)[1] for name in names)
+    return max(map(int, steps), default=0)
 
 
 def run_with_kills(
@@ -137,7 +139,7 @@ def run_with_kills(
         assert ended(child, 3600) == 0, open(log.name).read()[-3000:]
         print(f"in peace: {time.monotonic() - began:.1f} s", flush=True)
         killed = os.path.join(folder, "killed")
-        pattern = os.path.join(killed, "checkpoints", "*.partial")
+        pattern = os.path.join(killed, "checkpoints", "*.partial.npz")
         for count in range(kills):
             interval, number = drawn()
             if count % 2:

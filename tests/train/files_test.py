@@ -72,7 +72,7 @@ def test_results_that_cannot_be_written_leave_no_partial_file(tmp_path):
     with full_disk(20):
         sentence = refusal(setattr, workdir, "results", {"text": "x" * 100})
     assert "File too large" in sentence
-    assert os.listdir(tmp_path) == ["config.json"]
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "history.csv"]
     # As it would go on when there is room again.
     workdir.results = RESULTS
     assert WorkDir(str(tmp_path), CONFIG).results == RESULTS

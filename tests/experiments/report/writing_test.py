@@ -90,6 +90,7 @@ def test_the_report_goes_where_it_is_asked_to(tmp_path):
     assert "## NGD and SGD" in text
     assert not (tmp_path / "runs" / "report.md").exists()
     assert sorted(os.listdir(tmp_path / "out")) == [
+        ".report.json",
         "figures",
         "report",
         "report.md",
@@ -257,6 +258,84 @@ def test_a_report_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     assert "No space left" in failure(tmp_path)
     assert sorted(tmp_path.rglob("*")) == files
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
+
+
+def snapshot(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path):
+    write_svag_sweep(tmp_path / "svag", ells=(1, 2), seeds=(0, 1))
+    write_ngd_and_sgd(tmp_path / "ngd")
+    write_report(str(tmp_path))
+    old = snapshot(tmp_path)
+    for name in ("figures/hers.png", "report/hers.txt", "notes.md"):
+        (tmp_path / name).write_text("hers")
+    (tmp_path / "ngd").rename(tmp_path.parent / "away")
+    write_report(str(tmp_path))
+    gone = {p for p in old if p.exists() is False and "ngd/" not in str(p)}
+    assert {p.parent.name for p in gone} == {"figures", "report"}
+    assert all("ngd-" in p.name or "tfevents" in p.name for p in gone)
+    for name in ("figures/hers.png", "report/hers.txt", "notes.md"):
+        assert (tmp_path / name).read_text() == "hers"
+
+
+@pytest.mark.parametrize("name", ["report.md", "figures/*.png", "report/*"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_was_changed_since_is_kept(tmp_path, name, is_link):
+    runs = tmp_path / "runs"
+    write_svag_sweep(runs, ells=(1, 2), seeds=(0, 1))
+    write_report(str(runs))
+    changed = next(runs.glob(name))
+    if is_link:
+        changed.rename(tmp_path / "hers")
+        changed.symlink_to(tmp_path / "hers")
+    else:
+        changed.write_text("hers")
+    before = snapshot(tmp_path)
+    assert f"{changed} is not as a report has written it" in failure(runs)
+    assert changed.is_symlink() == is_link
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "content", ["hers", "{}", '{"written": {"../hers": ["x"]}}']
+)
+def test_a_list_of_files_that_no_report_wrote_is_kept(tmp_path, content):
+    write_ngd_and_sgd(tmp_path)
+    (tmp_path / ".report.json").write_text(content)
+    assert ".report.json is not as a report has" in failure(tmp_path)
+    assert (tmp_path / ".report.json").read_text() == content
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moves", range(8))
+def test_a_report_that_was_killed_is_replaced(tmp_path, monkeypatch, moves):
+    write_svag_sweep(tmp_path, ells=(1, 2), seeds=(0, 1))
+    write_report(str(tmp_path))
+    figures = sorted((tmp_path / "figures").iterdir())
+    rename, left = os.replace, [moves]
+
+    def replace(*paths):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        rename(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        try:
+            write_report(str(tmp_path))
+        except Killed:
+            pass
+        else:
+            assert moves > 4
+    write_report(str(tmp_path))
+    [events] = (tmp_path / "report").iterdir()
+    assert sorted((tmp_path / "figures").iterdir()) == figures
 
 
 def test_events_that_are_missing_are_an_error(tmp_path, monkeypatch):

@@ -1,35 +1,41 @@
 import json
+import os
 
 import pytest
 
 from configs import digits
-from experiments.run_folder import WorkDir
+from experiments.config import scaled_down
+from experiments.own_files import make_log
+from experiments.run_folder import WorkDir, configuration_checksum
 from experiments.sweep.command import run_sweep
+from experiments.sweep.grid import swept_runs
 
 # Stands in for train.py: fails with ell=3, has the sweep interrupted with
 # ell=5, diverges with ell=6, is interrupted itself with ell=7.
 PROGRAM = """
 import json, os, signal, sys
 
+def write(name, text):
+    with open(os.path.join(flags["workdir"], name), "w") as file:
+        file.write(text)
+
 flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:])
+with open(sys.argv[0].replace("program.py", "configurations")) as file:
+    configurations = json.load(file)
 if flags["config.ell"] == "3":
     print("a step before")
     sys.exit("train.py: it did not work.")
 if flags["config.ell"] == "5":
     os.kill(os.getppid(), signal.SIGTERM)
     signal.pause()
-if flags["config.ell"] == "6":
-    for name, text in (
-        ("config.json", os.environ["OTHER_CONFIG"]),
-        ("history.csv", "epoch,loss\\n0,2.3\\n1,nan\\n"),
-    ):
-        with open(os.path.join(flags["workdir"], name), "w") as file:
-            file.write(text)
-    sys.exit("train.py: The loss is not finite.")
 if flags["config.ell"] == "7":
     sys.exit(143)
-with open(os.path.join(flags["workdir"], "results.json"), "w") as file:
-    json.dump(flags, file)
+config, done = configurations[flags["workdir"]]
+write("config.json", json.dumps(config))
+if flags["config.ell"] == "6":
+    write("history.csv", "epoch,loss\\n0,2.3\\n1,nan\\n")
+    sys.exit("train.py: The loss is not finite.")
+write("results.json", json.dumps({**done, **flags}))
 """
 
 
@@ -43,8 +49,17 @@ def sweep(tmp_path):
         config.update(overrides)
         command = [str(program), *arguments, *specifications]
         workdir = str(tmp_path / "runs")
+        swept = [s.removeprefix("--sweep=") for s in specifications]
+        configurations = {
+            os.path.join(workdir, run.name): (
+                {**scaled_down(run.config).to_dict(), "run_id": "another"},
+                done(scaled_down(run.config).to_dict()),
+            )
+            for run in swept_runs(swept, config)
+        }
+        (tmp_path / "configurations").write_text(json.dumps(configurations))
         return run_sweep(
-            [s.removeprefix("--sweep=") for s in specifications],
+            swept,
             config,
             workdir,
             command,
@@ -53,6 +68,11 @@ def sweep(tmp_path):
         )
 
     return run
+
+
+def done(config):
+    """What results.json holds in any case."""
+    return {"configuration_checksum": configuration_checksum(config)}
 
 
 def configuration(**keys):
@@ -75,10 +95,13 @@ def write_folder(tmp_path):
 
 
 def results(tmp_path):
-    return {
+    found = {
         path.parent.name: json.loads(path.read_text())
         for path in (tmp_path / "runs").glob("*/results.json")
     }
+    for content in found.values():
+        del content["configuration_checksum"]
+    return found
 
 
 def test_every_run_has_a_folder_and_its_flags(sweep, tmp_path, capsys):
@@ -104,7 +127,7 @@ def test_what_is_finished_is_skipped_and_the_rest_is_run(sweep, tmp_path):
     first, second = (
         tmp_path / "runs" / f"ell={ell}" / "results.json" for ell in (1, 2)
     )
-    first.write_text("{}")
+    first.write_text(json.dumps(done(configuration(ell=1))))
     second.unlink()
     assert sweep("--sweep=ell=1,2,4") == 0
     assert results(tmp_path)["ell=1"] == {}
@@ -132,10 +155,7 @@ def test_interrupted_sweep_says_how_it_goes_on(sweep, tmp_path, capsys):
     )
 
 
-def test_a_diverged_run_is_listed_and_not_run_again(
-    sweep, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("OTHER_CONFIG", json.dumps(configuration(ell=6)))
+def test_a_diverged_run_is_listed_and_not_run_again(sweep, tmp_path, capsys):
     folder = tmp_path / "runs" / "ell=6"
     assert sweep("--sweep=ell=1,6") == 0
     *_, diverged, summary = capsys.readouterr().out.splitlines()
@@ -170,12 +190,13 @@ def test_a_run_of_another_process_is_no_failure(sweep, tmp_path, capsys):
     folder = tmp_path / "runs" / "ell=2"
     other = WorkDir(str(folder), configuration(ell=2))
     other.begin()
-    (folder / "output.log").write_text("of the other process")
+    make_log(str(folder / "output.log"), "of the other process")
+    log = (folder / "output.log").read_text()
     assert sweep("--sweep=ell=1,2,4") == 0
     *_, elsewhere, summary = capsys.readouterr().out.splitlines()
     assert elsewhere == "elsewhere: ell=2, which another process runs"
     assert summary.startswith("2 of 3 runs are finished, 1 elsewhere, in")
-    assert (folder / "output.log").read_text() == "of the other process"
+    assert (folder / "output.log").read_text() == log
     del other
     assert sweep("--sweep=ell=1,2,4") == 0
     assert set(results(tmp_path)) == {"ell=1", "ell=2", "ell=4"}
@@ -207,9 +228,47 @@ def test_folder_of_other_runs_is_refused_before_any_is_run(
 def test_scale_is_part_of_what_a_run_is(sweep, tmp_path, write_folder):
     half = configuration(ell=1, scale=0.5, epochs=40, num_examples=718)
     half["model"]["hidden_units"] = (32, 32)
-    write_folder("ell=1", config_json=half, results_json={})
+    write_folder("ell=1", config_json=half, results_json=done(half))
     assert sweep("--sweep=ell=1", scale=0.5) == 0
     assert results(tmp_path) == {"ell=1": {}}
+
+
+@pytest.mark.parametrize("name", ["output.log", "photo.jpg", "results.json"])
+def test_folder_of_somebody_elses_is_refused_before_any_is_run(
+    sweep, tmp_path, name
+):
+    foreign = tmp_path / "runs" / "ell=2" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("hers")
+    with pytest.raises(ValueError, match=f"it holds '{name}'; give another"):
+        sweep("--sweep=ell=1,2")
+    assert foreign.read_text() == "hers"
+    assert not (tmp_path / "runs" / "ell=1").exists()
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_log_that_the_sweep_did_not_write_is_refused(
+    sweep, tmp_path, write_folder, is_link
+):
+    write_folder("ell=2", config_json=configuration(ell=2))
+    log = tmp_path / "runs" / "ell=2" / "output.log"
+    hers = tmp_path / "hers" if is_link else log
+    hers.write_text("# A run of mine")
+    if is_link:
+        log.symlink_to(hers)
+    with pytest.raises(ValueError, match="output.log is not what this run"):
+        sweep("--sweep=ell=1,2")
+    assert results(tmp_path) == {}
+    assert hers.read_text() == "# A run of mine"
+
+
+def test_a_log_begins_with_the_runs_name_and_is_made_anew(sweep, tmp_path):
+    log = tmp_path / "runs" / "ell=3" / "output.log"
+    for _ in range(2):
+        assert sweep("--sweep=ell=3") == 1
+        first, *lines = log.read_text().splitlines()
+        assert first == "# A run of a sweep of train.py, ell=3"
+        assert lines == ["a step before", "train.py: it did not work."]
 
 
 def test_folder_that_cannot_be_made_is_one_sentence(sweep, tmp_path):

@@ -167,10 +167,11 @@ def check_a_checkpoint_that_one_worker_cannot_read_is_noticed(strategy):
             file.write('{"run_id": "1"}')
         checkpoints = CheckpointFolder(f"{folder}/checkpoints")
         checkpoints.about = {"run_id": "1", "config": {}}
+        checkpoints.suffix = ".1.npz"
         for step in (10, 20):
             checkpoints.save(step, [], None)
         if not is_chief(strategy):
-            open(f"{folder}/checkpoints/step-20.npz", "wb").close()
+            open(f"{folder}/checkpoints/step-20.1.npz", "wb").close()
         workdir = WorkDir(folder, {})
         sentence = raised(lambda: begin_together(strategy, workdir))
         assert (

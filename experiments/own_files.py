@@ -1,0 +1,81 @@
+"""Files written whole or not at all, and told from those of others."""
+
+import contextlib
+import os
+import re
+import secrets
+
+_LOG_HEAD = b"# A run of a sweep of train.py, "
+_PARTIAL = re.compile(r".+\.[0-9a-f]{16}\.partial(\.\w+)?")
+
+
+@contextlib.contextmanager
+def replaced(path):
+    """Path of a new file that takes the place of the one at `path`.
+
+    It does so when the context ends, or is removed if an exception ends it; a
+    process that is killed leaves it under its own name, which
+    `remove_partial` knows. Where `path` is a link the link is replaced, not
+    the file that it leads to.
+    """
+    stem, extension = os.path.splitext(path)
+    partial = f"{stem}.{secrets.token_hex(8)}.partial{extension}"
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+
+
+def is_partial(name):
+    """Whether a file has the name of one that `replaced` did not finish."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
+def remove_partial(folder):
+    """Removes what killed processes left unfinished in a folder."""
+    for name in filter(is_partial, os.listdir(folder)):
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(folder, name))
+
+
+def foreign(path):
+    """The `ValueError` about what stands where a run would write."""
+    return ValueError(
+        f"{path} is not what this run of train.py writes there, and is left "
+        "as it is: move it away, or give another --workdir."
+    )
+
+
+def is_log(path):
+    """Whether a file is the log that a sweep made for one of its runs."""
+    if os.path.islink(path) or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_LOG_HEAD)) == _LOG_HEAD
+    except OSError:
+        return False
+
+
+def check_log(path):
+    """Raises a `ValueError` if a sweep's log cannot take a file's place."""
+    if os.path.lexists(path) and not is_log(path):
+        raise foreign(path)
+
+
+def make_log(path, name):
+    """Makes the log of a run of a sweep, in place of an earlier one.
+
+    Args:
+        path: path of the file.
+        name: of the run.
+
+    Raises:
+        ValueError: if something else stands there.
+    """
+    check_log(path)
+    with replaced(path) as partial, open(partial, "xb") as file:
+        file.write(_LOG_HEAD + name.encode(errors="replace") + b"\n")

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from experiments.datasets import STREAMS_VERSIONS
-from experiments.own_files import remove_partial, replaced
+from experiments.process.own_files import remove_partial, replaced
 from keras_svag import backend
 
 _ABOUT, _STATE = "about", "state"

@@ -18,7 +18,7 @@ import keras
 from keras import ops
 
 from experiments.checkpoint import CheckpointFolder
-from experiments.own_files import (
+from experiments.process.own_files import (
     foreign,
     is_log,
     is_partial,

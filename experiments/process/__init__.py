@@ -1,1 +1,1 @@
-"""How a process starts and ends, and what its last bits depend on."""
+"""How a process starts and ends, what it writes, and its last bits."""

@@ -12,7 +12,7 @@ import tempfile
 
 import tensorflow as tf
 
-from experiments.own_files import replaced
+from experiments.process.own_files import replaced
 from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs

@@ -7,8 +7,8 @@ import signal
 import sys
 
 from experiments.config import scaled_down
-from experiments.own_files import check_log, make_log
 from experiments.process.interruption import exit_code
+from experiments.process.own_files import check_log, make_log
 from experiments.run_folder import (
     OUTPUT_LOG,
     WorkDir,

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from experiments.own_files import make_log
+from experiments.process.own_files import make_log
 from experiments.report.writing import write_report
 from tests.helpers.processes import Program
 from tests.helpers.synthetic_runs import write_run

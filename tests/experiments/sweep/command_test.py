@@ -5,7 +5,7 @@ import pytest
 
 from configs import digits
 from experiments.config import scaled_down
-from experiments.own_files import make_log
+from experiments.process.own_files import make_log
 from experiments.run_folder import WorkDir, configuration_checksum
 from experiments.sweep.command import run_sweep
 from experiments.sweep.grid import swept_runs

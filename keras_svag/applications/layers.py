@@ -105,6 +105,7 @@ class NetworkLayers:
 
     def head(self, x, trainable):
         """Logits: weights from N(0, 2 / fan_in) and a bias of zero."""
+        arguments.boolean("trainable_head", trainable)
         stddev = (2.0 / x.shape[-1]) ** 0.5
         return keras.layers.Dense(
             self.num_classes,

@@ -11,7 +11,7 @@ from keras_svag.backend.batches import (
     without_optionals,
 )
 from keras_svag.backend.data import ArrayRows, are_arrays, batches_of
-from keras_svag.backend.gradients import Gradients
+from keras_svag.backend.gradients import Gradients, one_sentence
 from keras_svag.backend.model import (
     FitData,
     accumulated_batches,

@@ -37,8 +37,8 @@ class ArrayRows:
         rows = {shape[0] if shape else 0 for shape in shapes}
         if len(rows) != 1 or 0 in rows:
             raise ValueError(
-                "The arrays of `data` must have one and the same number of "
-                "rows, at least 1, got shapes "
+                "`data` must be arrays with one and the same number of rows, "
+                "at least 1, got shapes "
                 f"{', '.join(map(str, shapes)) or 'of no array'}."
             )
         (self.num_rows,) = rows
@@ -97,8 +97,9 @@ def batches_of(data):
     Raises:
         TypeError: If `data` is none of these.
     """
-    is_distributed = isinstance(data, tf.distribute.DistributedDataset)
-    if is_distributed or not isinstance(data, collections.abc.Iterable):
+    if isinstance(
+        data, (tf.distribute.DistributedDataset, str, bytes)
+    ) or not isinstance(data, collections.abc.Iterable):
         raise TypeError(
             "`data` must be arrays x, a tuple (x, y) or (x, y, sample_weight) "
             "of arrays, or batches of them: a tf.data.Dataset that is not "

@@ -1,5 +1,8 @@
 """The gradients of whole batches at weights that stand still, on TensorFlow."""
 
+import contextlib
+import re
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -14,6 +17,9 @@ from keras_svag.backend.model import (
 )
 from keras_svag.backend.state import replicas
 from keras_svag.backend.tensorflow import GivenLoss, loss_scale
+
+# What an error begins with where Keras runs eagerly.
+_NODE = re.compile(r"^\{\{.*?\}\}")
 
 
 class Gradients:
@@ -88,6 +94,32 @@ class Gradients:
         if self._model.run_eagerly:
             return function
         return tf.function(function, autograph=False, reduce_retracing=True)
+
+
+@contextlib.contextmanager
+def one_sentence(name):
+    """Context in which what TensorFlow refuses of a batch is one sentence.
+
+    Args:
+        name: of the argument that the batch is of.
+
+    Raises:
+        ValueError: If a label or an index is out of its range, for example.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        # The reason stands between the stack and the name of the node.
+        *_, why = (
+            line
+            for line in error.message.splitlines()
+            if line and not line.startswith("\t")
+        )
+        why = " ".join(_NODE.sub("", why).split())
+        raise ValueError(
+            f"`{name}` must have batches of which the loss can be computed, "
+            f"got one of which it cannot ({why:.200})."
+        ) from None
 
 
 def _all_but_seeds(model):

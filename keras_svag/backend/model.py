@@ -24,8 +24,7 @@ _GLOBAL_SEED = "global_seed_generator"
 
 def check_model(model):
     """Raises a `TypeError` for what is no `keras.Model`."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(arguments.refusal("model", "a keras.Model", model))
+    arguments.instance("model", model, keras.Model, "a keras.Model")
 
 
 def layers_of(model):

@@ -1,5 +1,6 @@
 """A monitor that judges a scaling rule by the noise that it measures."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from keras_svag.scaling.verdict import checked_kappas
 
 # Enough to normalize a batch by its own statistics.
 _ROWS = 8
+_INVARIANCE = "None, True, False or a batch of inputs of the model"
 
 
 class ScalingRuleCheck(GradientNoiseMonitor):
@@ -64,7 +66,8 @@ class ScalingRuleCheck(GradientNoiseMonitor):
             trainable weights: True, False, or a batch of inputs on which to
             measure it. None: measured on a batch of the training; where that
             fails it is not known, which makes a linear verdict a heuristic.
-        verbose: 1 prints the report at the end of training, 0 does not.
+        verbose: 0 prints nothing; 1 and 2 print the report at the end of
+            training.
         **monitor: Arguments of `GradientNoiseMonitor`.
 
     Attributes:
@@ -74,7 +77,9 @@ class ScalingRuleCheck(GradientNoiseMonitor):
     Raises:
         TypeError: If an argument is no number where one is wanted.
         ValueError: If one is out of range; at the start of training, if the
-            window is longer than the run, or as `GradientNoiseMonitor` raises.
+            window is longer than the run, if the model cannot be called on
+            the inputs in `scale_invariant`, or as `GradientNoiseMonitor`
+            raises.
     """
 
     def __init__(
@@ -109,8 +114,16 @@ class ScalingRuleCheck(GradientNoiseMonitor):
                 )
             )
         self.level = arguments.number("level", level, above=0, below=1)
+        if not _is_answer(scale_invariant):
+            for inputs in keras.tree.flatten(scale_invariant) or [None]:
+                if not getattr(inputs, "shape", None):
+                    raise TypeError(
+                        arguments.refusal(
+                            "scale_invariant", _INVARIANCE, scale_invariant
+                        )
+                    )
         self.scale_invariant = scale_invariant
-        self.verbose = verbose
+        self.verbose = arguments.choice("verbose", verbose, (0, 1, 2))
 
     def _forget_model(self):
         super()._forget_model()
@@ -134,9 +147,18 @@ class ScalingRuleCheck(GradientNoiseMonitor):
                 remedy=remedy,
             )
         given = self.scale_invariant
-        if not (given is None or isinstance(given, (bool, np.bool_))):
-            if self._model_seen.built:
+        if not _is_answer(given) and self._model_seen.built:
+            try:
                 self._measure_invariance(given)
+            except Exception as error:
+                raise ValueError(
+                    arguments.refusal(
+                        "scale_invariant",
+                        _INVARIANCE,
+                        given,
+                        "the model cannot be called on it",
+                    )
+                ) from error
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_end(logs)
@@ -217,19 +239,16 @@ class ScalingRuleCheck(GradientNoiseMonitor):
                 batch = backend.first_rows(batch, _ROWS)
                 given, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
             if not isinstance(given, (bool, np.bool_)):
-                self._measure_invariance(given)
+                # What a model does with other inputs than a batch is not
+                # known, and training must not end because of it.
+                with contextlib.suppress(Exception):
+                    self._measure_invariance(given)
 
     def _measure_invariance(self, inputs):
         weights = self._model_seen.trainable_variables
         if not all(np.isfinite(ops.convert_to_numpy(v)).all() for v in weights):
             return
-        try:
-            invariant = is_scale_invariant(self._model_seen, inputs)
-        except Exception:
-            # What a model does with other inputs than a batch is not known,
-            # and training must not end because of it.
-            return
-        self._measured_invariance = invariant
+        self._measured_invariance = is_scale_invariant(self._model_seen, inputs)
 
     def _logs(self):
         report = self.report
@@ -255,3 +274,10 @@ class ScalingRuleCheck(GradientNoiseMonitor):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._measured_invariance = state.get("scale_invariant")
+
+
+def _is_answer(scale_invariant):
+    """Whether it is no batch on which to measure it."""
+    return scale_invariant is None or isinstance(
+        scale_invariant, (bool, np.bool_)
+    )

@@ -112,13 +112,25 @@ their kin |
         super().__init__()
         self.every = arguments.integer("every", every, optional=True)
         if num_examples != "auto":
-            arguments.integer("num_examples", num_examples, 2, optional=True)
+            arguments.integer(
+                "num_examples",
+                num_examples,
+                least=2,
+                optional=True,
+                remedy="'auto' takes what `fit` shows of its data",
+            )
         self.num_examples = num_examples
-        self.per_layer = per_layer
+        self.per_layer = arguments.boolean("per_layer", per_layer)
         self.loss = loss
+        if log_dir is not None:
+            arguments.instance(
+                "log_dir", log_dir, (str, os.PathLike), "None or a path"
+            )
         self.log_dir = log_dir
         if update_freq != "epoch":
-            arguments.integer("update_freq", update_freq)
+            arguments.integer(
+                "update_freq", update_freq, remedy="or 'epoch', for its ends"
+            )
         self.update_freq = update_freq
         self.seed = arguments.integer("seed", seed, least=0, optional=True)
         self._forget_model()

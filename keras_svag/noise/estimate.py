@@ -69,6 +69,10 @@ class NoiseEstimate:
         per_layer: The same by variable path, or None.
         probe_batch_size: Examples of a batch of the probe; `batch_size` if
             None.
+
+    Raises:
+        TypeError: If something is no number where one is wanted.
+        ValueError: If a standard error or a count is out of range.
     """
 
     grad_sq_norm: float
@@ -95,10 +99,24 @@ class NoiseEstimate:
 
     def __post_init__(self):
         for name in _MOMENTS:
-            value = float(getattr(self, name))
+            least = 0 if name.endswith("_se") else None
+            value = float(arguments.array(name, getattr(self, name), least))
             # One NaN for all that is not finite: such fields are then equal.
             value = value if math.isfinite(value) else math.nan
             object.__setattr__(self, name, value)
+        for name in ("count", "num_skipped"):
+            arguments.integer(name, getattr(self, name), least=0)
+        for name in ("batch_size", "num_examples"):
+            arguments.integer(name, getattr(self, name), optional=True)
+        for name, least in (
+            ("degrees_of_freedom", 0),
+            ("probe_batch_size", 0),
+            ("effective_sample_size", 0),
+            ("loss_difference", None),
+        ):
+            value = getattr(self, name)
+            arguments.number(name, value, least, optional=True, unknown=True)
+        arguments.choice("sampling", self.sampling, SAMPLING, optional=True)
 
     @classmethod
     def from_observations(
@@ -120,11 +138,10 @@ class NoiseEstimate:
             **fields: Other attributes, such as `batch_size`.
         """
         sampling, n = fields.get("sampling"), fields.get("num_examples")
-        arguments.choice("sampling", sampling, SAMPLING, optional=True)
         arguments.integer("num_examples", n, least=2, optional=True)
-        z = np.stack(
-            [np.ravel(grad_sq_norm), np.ravel(example_noise)], axis=1
-        ).astype(np.float64)
+        g = arguments.array("grad_sq_norm", grad_sq_norm)
+        s = arguments.array("example_noise", example_noise)
+        z = np.stack([g.ravel(), s.ravel()], axis=1)
         means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
         dof, blocks = None, np.empty((0, 2))
         # Squares of the largest numbers overflow; there are no errors then.
@@ -448,7 +465,6 @@ class NoiseEstimate:
         layers, probe = fields["per_layer"], fields["probe"]
         share = fields["largest_share"]
         fields |= {
-            "count": int(fields["count"]),
             "blocks": _tuples(fields["blocks"]),
             "probe": probe and tuple(map(float, probe)),
             "largest_share": share and tuple(map(float, share)),

@@ -5,6 +5,8 @@ from typing import Any
 
 from keras import backend, ops
 
+from keras_svag import arguments
+
 
 def pair_moments(
     g1: Sequence[Any], g2: Sequence[Any], rows1: Any, rows2: Any
@@ -26,11 +28,22 @@ def pair_moments(
         `(grad_sq_norm, example_noise)`: float32 scalars, squared gradient
         units.
 
+    Raises:
+        TypeError: If `rows1` or `rows2` is no number.
+        ValueError: If one is not above 0, or the lists differ in length.
+
     References:
         The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
         appendix A), written for two batches of any sizes: derived, THEORY.md
         §4.
     """
+    if len(g1) != len(g2):
+        raise ValueError(
+            arguments.refusal("g2", f"{len(g1)} gradients, as g1", len(g2))
+        )
+    for name, rows in (("rows1", rows1), ("rows2", rows2)):
+        if not ops.is_tensor(rows):
+            arguments.number(name, rows, above=0)
     moments = ops.sum(layer_moments(g1, g2, rows1, rows2), axis=0)
     return moments[0], moments[1]
 

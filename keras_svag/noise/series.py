@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_svag import arguments
-from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.estimate import SAMPLING, NoiseEstimate
 
 # Relative difference of learning rates, and of losses.
 _SAME_RATE = 1e-6
@@ -34,6 +34,10 @@ class NoiseSeries:
 
     Args:
         num_examples, sampling: The attributes.
+
+    Raises:
+        TypeError: If `num_examples` is no number.
+        ValueError: If one is out of range.
     """
 
     COLUMNS = (
@@ -54,6 +58,8 @@ class NoiseSeries:
         num_examples: int | None = None,
         sampling: str | None = None,
     ) -> None:
+        arguments.integer("num_examples", num_examples, optional=True)
+        arguments.choice("sampling", sampling, SAMPLING, optional=True)
         self.num_examples = num_examples
         self.sampling = sampling
         self.layers: tuple[str, ...] = ()
@@ -74,11 +80,23 @@ class NoiseSeries:
         Args:
             layer_moments: `{name: (G, S)}` of the variables kept apart.
             **values: Any of `COLUMNS`, by name.
+
+        Raises:
+            KeyError: If there is no such column.
+            TypeError: If a value is no number.
+            ValueError: If `layer_moments` are no pairs.
         """
         layer_moments = layer_moments or {}
         row = np.full(len(self.COLUMNS), math.nan)
         for name, value in values.items():
-            row[self._column(name)] = value
+            row[self._column(name)] = arguments.array(name, value)
+        for moments in layer_moments.values():
+            if np.shape(moments) != (2,):
+                raise ValueError(
+                    arguments.refusal(
+                        "layer_moments", "{name: (G, S)}", layer_moments
+                    )
+                )
         new = [name for name in layer_moments if name not in self.layers]
         if new:
             # Frozen before, or built later.
@@ -111,7 +129,7 @@ class NoiseSeries:
 
     def layer(self, name: str) -> NDArray[np.float64]:
         """(G, S) of one layer in every row, of shape `(len(self), 2)`."""
-        index = self.layers.index(name)
+        index = self.layers.index(arguments.choice("name", name, self.layers))
         return self._layer_values[: self._length, index]
 
     @property
@@ -141,16 +159,19 @@ class NoiseSeries:
         """
         kept = np.ones(len(self), bool)
         for name, size in (("epoch", epochs), ("step", steps)):
+            arguments.integer(f"{name}s", size, optional=True)
             if size is not None and len(self):
                 kept &= self[name] > self[name][-1] - size
         return self._select(kept)
 
     def tail(self, count: int) -> "NoiseSeries":
         """The last `count` rows."""
+        arguments.integer("count", count, least=0)
         return self[max(len(self) - count, 0) :]
 
     def before(self, iteration: int) -> "NoiseSeries":
         """The rows whose iteration is below the given one."""
+        arguments.number("iteration", iteration)
         return self._select(self["iteration"] < iteration)
 
     def stretches(self) -> "list[NoiseSeries]":
@@ -194,6 +215,7 @@ class NoiseSeries:
             preconditioned: Whether G and S are those in the norm of an
                 adaptive optimizer. They have no layers.
         """
+        arguments.boolean("preconditioned", preconditioned)
         rows = self["rows"]
         if batch_size is None and np.isfinite(rows).any():
             batch_size = int(np.nanmax(rows))

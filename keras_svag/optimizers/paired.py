@@ -273,6 +273,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
                 one that a file brings could take for ever.
 
         Raises:
+            TypeError: if `var_names` are no strings.
             ValueError: if the optimizer is built, or a name is a regular
                 expression.
         """
@@ -282,7 +283,12 @@ class PairedOptimizer(keras.optimizers.Optimizer):
                 "is built already; call it before `fit` and before "
                 "`optimizer.build`."
             )
-        for name in var_names or ():
+        wanted = "a list of strings"
+        if isinstance(var_names, str):
+            raise TypeError(arguments.refusal("var_names", wanted, var_names))
+        names = list(var_names or ())
+        for name in names:
+            arguments.instance("var_names", name, str, wanted)
             if not _SPECIAL.isdisjoint(name):
                 raise ValueError(
                     arguments.refusal(
@@ -293,7 +299,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
                 )
         self._excluded = {
             "paths": sorted(_path(v) for v in var_list or ()),
-            "names": sorted(var_names or ()),
+            "names": sorted(names),
             "mask": [],
         }
 

@@ -111,7 +111,10 @@ def measure_gradient_noise(
     arguments.integer("batch_size", batch_size, optional=True)
     arguments.integer("num_batches", num_batches, least=2)
     arguments.number("rtol", rtol, above=0, optional=True)
+    arguments.boolean("per_layer", per_layer)
     arguments.integer("seed", seed, least=0, optional=True)
+    arguments.boolean("preconditioned", preconditioned)
+    arguments.choice("verbose", verbose, ("auto", 0, 1, 2))
     if loss is None and not model.compiled:
         raise ValueError(
             "`model` has no loss, because it is not compiled; give `loss`, or "
@@ -149,7 +152,8 @@ def measure_gradient_noise(
             if backend.num_rows(batch) != rows:
                 continue
             drawn += 1
-            gradients.add(batch)
+            with backend.one_sentence("data"):
+                gradients.add(batch)
             if verbose:
                 progress.update(drawn, gradients.summary(), finalize=False)
             if rtol is not None and gradients.count >= _FEWEST_BEFORE_STOPPING:

@@ -258,7 +258,7 @@ def equilibrium_balance(
 
     Raises:
         TypeError: If an argument is no number.
-        ValueError: If one is out of range.
+        ValueError: If one is out of range, or `process` is no such name.
     """
     if isinstance(process, str):
         process = process.lower()
@@ -269,13 +269,12 @@ def equilibrium_balance(
     decay_per_step(rate, decay)
     # The signal's share is that of the squared step, 1 / ell; the SDE's is 0.
     share = {"svag": 1 / ell, "sde": 0.0}.get(process, 1.0)
-    r, g, n = (
-        np.asarray(values, np.float64)
-        for values in (weight_sq_norm, grad_sq_norm, noise_trace)
-    )
+    r = arguments.array("weight_sq_norm", weight_sq_norm, least=0)
+    g = arguments.array("grad_sq_norm", grad_sq_norm)
+    n = arguments.array("noise_trace", noise_trace)
     left = (2 - rate * decay * share) * decay * r
     right = rate * (n + share * g)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return _like(weight_sq_norm, left / right)
 
 
@@ -291,15 +290,10 @@ def _like(argument, result):
 
 
 def _checked_noise_to_signal(noise_to_signal):
-    q = np.asarray(noise_to_signal, np.float64)
-    if np.any(q < 0):
-        raise ValueError(
-            arguments.refusal(
-                "noise_to_signal",
-                "at least 0",
-                noise_to_signal,
-                "a negative measured ratio means that G is not told apart "
-                "from 0",
-            )
-        )
-    return q
+    return arguments.array(
+        "noise_to_signal",
+        noise_to_signal,
+        least=0,
+        remedy="a negative measured ratio means that G is not told apart "
+        "from 0",
+    )

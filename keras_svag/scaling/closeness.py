@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-import statistics
+
+from scipy import special
 
 from keras_svag import arguments
 from keras_svag.noise.ratio import fieller_interval, student_t_quantile
@@ -25,6 +26,13 @@ class EquilibriumStatistics:
             errors; 0 for exact values.
         count: Independent observations, such as seeds, behind the errors; None
             takes the errors as known.
+
+    What is not known is NaN.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If one is not finite, or an error or `count` is out of
+            range.
     """
 
     weight_sq_norm: float
@@ -34,6 +42,13 @@ class EquilibriumStatistics:
     grad_sq_norm_se: float = 0.0
     noise_trace_se: float = 0.0
     count: int | None = None
+
+    def __post_init__(self):
+        for name in STATISTICS:
+            arguments.number(name, getattr(self, name), unknown=True)
+            error = f"{name}_se"
+            arguments.number(error, getattr(self, error), 0, unknown=True)
+        arguments.integer("count", self.count, optional=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +103,7 @@ def c_closeness(
         A `Closeness`.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If `kappa` or `level` is out of range, or R or N of a run
             is not positive.
 
@@ -98,10 +114,14 @@ def c_closeness(
         heteroscedastic data, J. Biopharm. Stat. 14 (2004): those degrees of
         freedom for a ratio.
     """
+    for run, values in (("first", first), ("second", second)):
+        arguments.instance(
+            run, values, EquilibriumStatistics, "EquilibriumStatistics"
+        )
+        for name in ("weight_sq_norm", "noise_trace"):
+            arguments.number(f"{run}.{name}", getattr(values, name), above=0)
     arguments.number("kappa", kappa, above=0)
-    for name in ("weight_sq_norm", "noise_trace"):
-        for run in (first, second):
-            arguments.number(name, getattr(run, name), above=0)
+    arguments.number("level", level, above=0, below=1)
     counts = first.count, second.count
     ratios = {}
     for name in STATISTICS:
@@ -128,7 +148,7 @@ def _quantile(level, variances, counts):
     """The quantile for the sum of two estimated variances."""
     known = [count for count in counts if count is not None]
     if not known:
-        return statistics.NormalDist().inv_cdf((1 + level) / 2)
+        return float(special.ndtri((1 + level) / 2))
     least = max(min(known) - 1, 1)
     estimated = math.hypot(
         *(

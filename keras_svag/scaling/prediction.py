@@ -218,12 +218,15 @@ def predict_closeness(
             not above 0.
     """
     remedy = "give runs of at least two ell, such as {1: ..., 2: ...}"
-    if not isinstance(statistics, dict):
-        raise TypeError(
-            arguments.refusal("statistics", "a dict", statistics, remedy)
+    arguments.instance("statistics", statistics, dict, "a dict")
+    for ell, run in statistics.items():
+        key = f"statistics[{ell!r}]"
+        arguments.number(key, ell, least=1)
+        arguments.instance(
+            key, run, EquilibriumStatistics, "EquilibriumStatistics"
         )
-    for ell in statistics:
-        arguments.number("ell", ell, least=1)
+        for name in STATISTICS:
+            arguments.number(f"{key}.{name}", getattr(run, name), above=0)
     if len(statistics) < 2:
         raise ValueError(
             arguments.refusal(
@@ -242,8 +245,6 @@ def predict_closeness(
     slopes, sizes = {}, {}
     for name in STATISTICS:
         values = [getattr(run, name) for run in runs]
-        for value in values:
-            arguments.number(name, value, above=0)
         slopes[name] = float(weights @ np.log(values))
         # Of ln S.
         errors = [getattr(run, f"{name}_se") for run in runs]

@@ -54,6 +54,7 @@ def linear_scaling_rule(
     """
     arguments.number("kappa", kappa, above=0)
     arguments.number("learning_rate", learning_rate, least=0)
+    arguments.number("weight_decay", weight_decay, least=0)
     decay = decay_per_step(learning_rate, weight_decay)
     _check_converges(kappa, decay)
     scaled = {
@@ -105,6 +106,8 @@ def square_root_scaling_rule(
     """
     arguments.number("kappa", kappa, above=0)
     arguments.number("learning_rate", learning_rate, least=0)
+    arguments.boolean("decoupled", decoupled)
+    arguments.boolean("epsilon_in_root", epsilon_in_root)
     root = math.sqrt(kappa)
     scaled = {"learning_rate": root * learning_rate}
     for name, beta in (("beta_1", beta_1), ("beta_2", beta_2), ("rho", rho)):
@@ -129,7 +132,7 @@ def square_root_scaling_rule(
 
 def _finite(scaled):
     for name, value in scaled.items():
-        arguments.number(name, value, remedy="take a smaller kappa")
+        arguments.number(f"scaled {name}", value, remedy="take another kappa")
     return scaled
 
 
@@ -146,8 +149,8 @@ def _scaled_sizes(kappa, batch_size, steps):
             )
         scaled["batch_size"] = round(exact)
     if steps is not None:
-        arguments.integer("steps", steps, least=0)
-        scaled["steps"] = round(steps / kappa)
+        exact = arguments.integer("steps", steps, least=0) / kappa
+        scaled["steps"] = round(arguments.number("steps / kappa", exact))
     return scaled
 
 

@@ -48,10 +48,12 @@ def scale_optimizer(
         ValueError: If the rule is not for the optimizer or has no such
             hyperparameters, or the learning rate is a function.
     """
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            arguments.refusal("optimizer", "a Keras optimizer", optimizer)
-        )
+    arguments.instance(
+        "optimizer",
+        optimizer,
+        keras.optimizers.Optimizer,
+        "a Keras optimizer",
+    )
     arguments.number("kappa", kappa, above=0)
     optimizer = without_loss_scale(optimizer)
     conditions = conditions_of(optimizer, rule)

@@ -332,12 +332,13 @@ def scaling_verdict(
     """
     if isinstance(conditions, keras.optimizers.Optimizer):
         conditions = conditions_of(conditions)
-    if not isinstance(conditions, RunConditions):
-        raise TypeError(
-            arguments.refusal(
-                "conditions", "RunConditions or a Keras optimizer", conditions
-            )
-        )
+    arguments.instance(
+        "conditions",
+        conditions,
+        RunConditions,
+        "RunConditions or a Keras optimizer",
+    )
+    arguments.instance("estimate", estimate, NoiseEstimate, "a NoiseEstimate")
     batch_size = arguments.integer(
         "batch_size",
         estimate.batch_size if batch_size is None else batch_size,

@@ -472,22 +472,15 @@ def test_window_longer_than_the_run_is_refused(window):
         train(sgd(), check(**window))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "error"),
-    [
-        ("rule", "cubic", ValueError),
-        ("closeness", 1, ValueError),
-        ("kappas", 2, TypeError),
-        ("kappas", (0,), ValueError),
-        ("window", 0, ValueError),
-        ("window_steps", 1.5, ValueError),
-        ("level", 1, ValueError),
-        ("every", 0, ValueError),
-    ],
-)
-def test_bad_arguments_are_refused(name, value, error):
-    with pytest.raises(error, match=f"`{name}` must be"):
-        check(**{name: value})
+def test_a_batch_that_the_model_does_not_take_is_refused_before_training():
+    model = dense_network()
+    before = model.get_weights()
+    with pytest.raises(
+        ValueError, match="`scale_invariant` must be None, True"
+    ):
+        train(sgd(), check(scale_invariant=np.zeros((8, 5))), network=model)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_window_has_one_unit():

@@ -867,21 +867,3 @@ def test_what_cannot_be_measured_is_refused_before_the_first_step(make, says):
         script.model.fit(script.x, script.y, **arguments, **script.fit)
     check_sentence(str(caught.value), says)
     assert script.model.optimizer.iterations == 0
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "error"),
-    [
-        ("every", 0, ValueError),
-        ("every", 1.5, ValueError),
-        ("every", "10", TypeError),
-        ("num_examples", 1, ValueError),
-        ("num_examples", "all", TypeError),
-        ("update_freq", 0, ValueError),
-        ("update_freq", "batch", TypeError),
-        ("seed", -1, ValueError),
-    ],
-)
-def test_bad_arguments_are_refused(argument, value, error):
-    with pytest.raises(error, match=f"`{argument}` must be .*got {value!r}"):
-        GradientNoiseMonitor(**{argument: value})

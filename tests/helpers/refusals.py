@@ -20,7 +20,6 @@ NOT_POSITIVE = (*NOT_NONNEGATIVE, 0, 0.0)
 NO_INTEGER = (*NO_FINITE_NUMBER, 1.5, 2.0)
 NO_COUNT = (*NO_INTEGER, 0, -1)
 NO_STRING = (None, 1, 0.5, True, ["a"], NAN)
-NO_BOOLEAN = ("yes", "False", None, 2, 0, 1.0, NAN, [])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,58 +7,10 @@ import keras_svag
 from keras_svag import SVAG, SVAGModel
 from tests.helpers import public_models
 from tests.helpers.pairs import fit, svag_model
-from tests.helpers.refusals import (
-    NO_COUNT,
-    NO_STRING,
-    NOT_NONNEGATIVE,
-    check_refused,
-    check_sentence,
-    refused,
-    refused_numbers,
-    table,
-)
+from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import dense_network, regression
 
 X, Y = regression(16)
-NO_MODEL = (None, "model", 3, dict, keras.layers.Dense(2), [])
-
-
-def cases_of_svag():
-    call, good = SVAG, {"learning_rate": 0.1, "ell": 2}
-    yield from refused_numbers(call, good, "ell", NO_COUNT)
-    # Keras takes a dict for a schedule's configuration.
-    rates = [value for value in NOT_NONNEGATIVE if value != {}]
-    yield from refused_numbers(call, good, "learning_rate", rates)
-    decays = [value for value in NOT_NONNEGATIVE if value is not None]
-    yield from refused_numbers(call, good, "weight_decay", decays)
-    yield from refused(call, good, "pairing", (*NO_STRING, "both", [], {}))
-    for name, value, why in (
-        ("momentum", 0.9, "without momentum"),
-        ("nesterov", True, "without momentum"),
-        ("clipnorm", 1.0, "biases"),
-        ("clipvalue", 1.0, "biases"),
-        ("global_clipnorm", 1.0, "biases"),
-        ("use_ema", True, "average"),
-        ("gradient_accumulation_steps", 2, "pairs"),
-    ):
-        yield from refused(call, good, name, [value], says=("left out", why))
-
-
-def cases_of_weights():
-    call, good = keras_svag.svag_weights, {"ell": 2, "pairing": "halves"}
-    yield from refused_numbers(call, good, "ell", NO_COUNT, says=(">= 1",))
-    yield from refused(
-        call, good, "pairing", (*NO_STRING, "half", "HALVES", {}, [])
-    )
-
-
-@table(
-    cases_of_svag(),
-    cases_of_weights(),
-    refused(SVAGModel, {}, "model", NO_MODEL, TypeError),
-)
-def test_bad_argument_is_one_sentence(case, tmp_path):
-    check_refused(case, tmp_path)
 
 
 OTHERS = {

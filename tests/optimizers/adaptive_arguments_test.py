@@ -1,59 +1,9 @@
-"""What SVAGRMSprop and SVAGAdam refuse, and what of them is saved."""
+"""What SVAGRMSprop and SVAGAdam take, and what of them is saved."""
 
 import keras
 import pytest
 
 from keras_svag import SVAGAdam, SVAGRMSprop
-from tests.helpers.refusals import (
-    NO_COUNT,
-    NO_STRING,
-    NOT_NONNEGATIVE,
-    check_refused,
-    refused,
-    refused_numbers,
-    table,
-)
-
-
-def optional(values):
-    return tuple(value for value in values if value is not None)
-
-
-def cases():
-    for call, decay_rates, refusals in (
-        (
-            SVAGRMSprop,
-            ("rho",),
-            (("momentum", 0.9, "SVAGAdam"), ("centered", True, "plain")),
-        ),
-        (SVAGAdam, ("beta_1", "beta_2"), (("amsgrad", True, "without"),)),
-    ):
-        good = {"learning_rate": 0.1, "ell": 2}
-        for name in decay_rates:
-            bad = (*NOT_NONNEGATIVE, 1, 1.5)
-            yield from refused_numbers(call, good, name, bad)
-        for name, bad in (
-            ("epsilon", NOT_NONNEGATIVE),
-            ("ell", NO_COUNT),
-            ("weight_decay", optional(NOT_NONNEGATIVE)),
-        ):
-            yield from refused_numbers(call, good, name, bad)
-        yield from refused(call, good, "pairing", (*NO_STRING, "both"))
-        for name, value, why in (
-            *refusals,
-            ("clipnorm", 1.0, "biases"),
-            ("clipvalue", 1.0, "biases"),
-            ("global_clipnorm", 1.0, "biases"),
-            ("use_ema", True, "average"),
-            ("gradient_accumulation_steps", 2, "pairs"),
-        ):
-            says = (f"left out of {call.__name__}", why)
-            yield from refused(call, good, name, [value], says=says)
-
-
-@table(cases())
-def test_bad_argument_is_one_sentence(case, tmp_path):
-    check_refused(case, tmp_path)
 
 
 @pytest.mark.parametrize(

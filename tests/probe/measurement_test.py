@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_svag.probe.invariance import is_scale_invariant
 from keras_svag.probe.measurement import measure_gradient_noise
+from tests.helpers.refusals import check_sentence
 
 WEIGHT = 0.1
 
@@ -545,6 +546,23 @@ def test_a_model_without_call_is_told_what_can_be_done():
     assert measure(model.generator, (x, y)) == measure(linear_model(), (x, y))
 
 
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_label_out_of_range_is_one_sentence(run_eagerly):
+    model = linear_model()
+    model.compile(
+        loss="sparse_categorical_crossentropy", run_eagerly=run_eagerly
+    )
+    x, _ = regression()
+    with pytest.raises(ValueError) as raised:
+        measure(model, (x, np.full(len(x), 7)))
+    check_sentence(
+        str(raised.value),
+        "`data` must have batches of which the loss can be computed",
+        "(Received a label value of 7 which is outside the valid range",
+    )
+    assert raised.value.__suppress_context__
+
+
 def frozen_model():
     model = linear_model()
     model.trainable = False
@@ -554,9 +572,6 @@ def frozen_model():
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"batch_size": 0}, "`batch_size` must be None or an integer >= 1"),
-        ({"num_batches": 1}, "`num_batches` must be an integer >= 2"),
-        ({"rtol": 0.0}, "`rtol` must be None or a finite number > 0"),
         ({"preconditioned": True}, "`preconditioned` must be False, unless"),
         ({"model": linear_model(loss=None)}, "No loss"),
         ({"data": regression()[0]}, "must have targets y"),

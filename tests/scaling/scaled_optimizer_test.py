@@ -8,13 +8,6 @@ import pytest
 
 from keras_svag import SVAG, SVAGAdam
 from keras_svag.scaling import scale_optimizer
-from tests.helpers.refusals import (
-    NOT_POSITIVE,
-    check_refused,
-    refused,
-    refused_numbers,
-    table,
-)
 
 
 class MyAdamW(keras.optimizers.AdamW):
@@ -126,45 +119,3 @@ def test_a_schedule_is_that_of_the_examples_seen(cls, factor, kappa):
             assert float(optimizer.learning_rate) == pytest.approx(
                 factor(kappa) * rate
             )
-
-
-def refusals():
-    good = {"optimizer": keras.optimizers.Adam(), "kappa": 4}
-    yield from refused_numbers(scale_optimizer, good, "kappa", NOT_POSITIVE)
-    # κ (1 - β₁) = 1.
-    yield from refused(
-        scale_optimizer, good, "kappa", [20], says=("keep kappa below",)
-    )
-    yield from refused(
-        scale_optimizer, good, "optimizer", ["adam", None], TypeError
-    )
-    yield from refused(scale_optimizer, good, "rule", ["cubic", None])
-    for given, rule, shown, why in (
-        (keras.optimizers.Lion(), "auto", "Lion", "no second moment"),
-        (keras.optimizers.Adam(), "linear", "Adam", "rule for SGD"),
-        (keras.optimizers.SGD(), "square_root", "SGD", "rule for Adam"),
-        (
-            keras.optimizers.RMSprop(momentum=0.5),
-            "auto",
-            "momentum=0.5",
-            "no factor",
-        ),
-        (keras.optimizers.SGD(half), "auto", "a function", "returns"),
-    ):
-        yield from refused(
-            scale_optimizer,
-            good | {"rule": rule},
-            "optimizer",
-            [given],
-            says=(why,),
-            given=shown,
-        )
-
-
-def half():
-    return 0.5
-
-
-@table(refusals())
-def test_bad_argument_is_one_sentence(case, tmp_path):
-    check_refused(case, tmp_path)

@@ -21,6 +21,7 @@ if __name__ == "__main__":
     start_tensorflow()
 
 from experiments.report.writing import MOST_COMPARISONS_DRAWN, write_report
+from keras_svag.arguments import printable
 
 
 def main(arguments=None):
@@ -46,9 +47,9 @@ def main(arguments=None):
         check_arguments(sys.argv if arguments is None else arguments)
         path = write_report(options.workdir, options.output, options.figures)
     except ValueError as error:
-        sys.exit(f"experiments.report: {error}")
-    print(f"The report is in {path}.")
-    print(f"tensorboard --logdir={os.path.dirname(path)}")
+        sys.exit(f"experiments.report: {printable(error)}")
+    print(f"The report is in {printable(path)}.")
+    print(f"tensorboard --logdir={printable(os.path.dirname(path))}")
 
 
 if __name__ == "__main__":

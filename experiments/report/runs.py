@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 
+from experiments.optimizers import optimizer_class
 from experiments.run_folder import read_json
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
@@ -18,45 +19,39 @@ from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
 
-# Training gives no larger numbers, and their squares are finite.
-_LARGEST_NUMBER = 1e100
 _DEEPEST_CONFIG = 20
 
-_optional_integer = functools.partial(arguments.integer, optional=True)
-_optional_number = functools.partial(arguments.number, least=0, optional=True)
+_nonnegative = functools.partial(arguments.number, least=0)
 
-# What a report calculates with; keys may be missing.
+# What a report calculates with.
 _CONFIG_CHECKS = {
-    "batch_size": _optional_integer,
-    "ell": _optional_integer,
-    "learning_rate": _optional_number,
-    "weight_decay": _optional_number,
+    "optimizer": lambda _, name: optimizer_class(name),
+    "batch_size": arguments.integer,
+    "epochs": arguments.integer,
+    "ell": arguments.integer,
+    "learning_rate": _nonnegative,
+    "weight_decay": _nonnegative,
+    "seed": functools.partial(arguments.integer, least=0),
     "lsr.closeness": functools.partial(arguments.number, above=1),
 }
-_ESTIMATE_CHECKS = {
-    "count": functools.partial(arguments.integer, least=0),
-    "batch_size": _optional_integer,
-    "num_skipped": functools.partial(arguments.integer, least=0),
-    "num_examples": _optional_integer,
-    "degrees_of_freedom": functools.partial(
-        arguments.number, above=0, optional=True
-    ),
-    "effective_sample_size": functools.partial(
-        arguments.number, above=0, optional=True
-    ),
-    "loss_difference": functools.partial(arguments.number, optional=True),
-    "grad_sq_norm_se": _optional_number,
-    "example_noise_se": _optional_number,
-    "grad_sq_norm": functools.partial(arguments.number, optional=True),
-    "example_noise": functools.partial(arguments.number, optional=True),
-    "covariance": functools.partial(arguments.number, optional=True),
-}
 _CONDITIONS_CHECKS = {
-    "learning_rate": functools.partial(arguments.number, least=0),
-    "weight_decay": functools.partial(arguments.number, least=0),
-    "momentum": functools.partial(arguments.number, least=0),
+    "learning_rate": _nonnegative,
+    "weight_decay": _nonnegative,
+    "momentum": _nonnegative,
     "ell": arguments.integer,
     "balance": functools.partial(arguments.number, optional=True),
+}
+# The most that a column of a history can hold; none of these is below 0.
+_MOST = {
+    "accuracy": 1,
+    "val_accuracy": 1,
+    "loss": math.inf,
+    "val_loss": math.inf,
+    "learning_rate": math.inf,
+    "effective_step": math.inf,
+    "continuous_time": math.inf,
+    "weight_sq_norm": math.inf,
+    "noise_trace": math.inf,
 }
 # More of a history at a time does not fit the caches.
 _CHARACTERS_AT_ONCE = 2**17
@@ -144,7 +139,7 @@ class Run:
             return None
         last = int(self.epochs[-1])
         return Window(
-            _estimate(noise),
+            NoiseEstimate.from_dict(noise),
             float(self.curve("weight_sq_norm")[-1]),
             float(self.curve("learning_rate")[-1]),
             last,
@@ -158,7 +153,7 @@ class Run:
         report = self.results.get("linear_scaling")
         if not report or not _is_preconditioned(report):
             return None
-        return _estimate(report["gradient_noise"])
+        return NoiseEstimate.from_dict(report["gradient_noise"])
 
     @property
     def window_before_decay(self):
@@ -252,11 +247,12 @@ def _read_run(path, name):
         raise ValueError(
             f"{results_file} has no accuracy: remove it and run train.py again."
         )
-    history = _read_history(history_file)
-    if not len(history.get("epoch", ())):
+    history = _read_history(history_file, is_finished=True)
+    done, epochs = len(history.get("epoch", ())), config["epochs"]
+    if done != epochs:
         raise ValueError(
-            f"{path!r} holds a finished run without the epochs of its "
-            "history.csv: remove the folder and run train.py again."
+            f"{history_file} must have the {epochs:,} epochs of a finished "
+            f"run, got {done:,}: remove the folder and run train.py again."
         )
     run = Run(name, config, history, results)
     try:
@@ -294,8 +290,9 @@ def _read_config(path, config_file):
         _refuse_huge_numbers(content)
         config = flat(content)
         for key, check in _CONFIG_CHECKS.items():
-            if key in config:
-                check(key, config[key])
+            if key not in config:
+                raise ValueError(f"it lacks `{key}`")
+            check(key, config[key])
         _refuse_newer(path, config)
     except (TypeError, ValueError) as error:
         if config_file in str(error):
@@ -324,10 +321,10 @@ def _refuse_huge_numbers(content, depth=0):
             _refuse_huge_numbers(value, depth + 1)
         # An integer may be too large for a float.
         elif arguments.is_number(value) and (
-            _LARGEST_NUMBER < abs(value) < math.inf
+            arguments.LARGEST_NUMBER < abs(value) < math.inf
         ):
             raise ValueError(
-                f"it holds a number beyond {_LARGEST_NUMBER:g}, got "
+                f"it holds a number beyond {arguments.LARGEST_NUMBER:g}, got "
                 f"{str(value):.20}"
             )
 
@@ -362,11 +359,11 @@ def _version_numbers(version):
     return numbers + [0] * (3 - len(numbers))
 
 
-def _read_history(path):
+def _read_history(path, is_finished=False):
     """`{column: array}` of a file of CSV; empty if there is none."""
     try:
         with open(path, encoding="utf-8") as file:
-            history = _columns(file)
+            history = _columns(file, is_finished)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, csv.Error) as error:
@@ -377,7 +374,7 @@ def _read_history(path):
     return history
 
 
-def _columns(file):
+def _columns(file, is_finished):
     reader = csv.reader(file)
     header = next(reader, [])
     first = reader.line_num + 1
@@ -385,9 +382,14 @@ def _columns(file):
     lines = file.readlines(_CHARACTERS_AT_ONCE)
     while lines:
         following = file.readlines(_CHARACTERS_AT_ONCE)
+        if not lines[-1].endswith("\n"):
+            # The run was killed while it was written, or is writing it.
+            if is_finished:
+                raise ValueError("its last line is torn")
+            del lines[-1]
         table = _plain_table(lines, len(header))
         if table is None:
-            table = _table(lines, header, first, is_last=not following)
+            table = _table(lines, header, first)
         for name, column in zip(header, table.T, strict=True):
             _check_numbers(column, name, first)
         tables.append(table)
@@ -395,7 +397,15 @@ def _columns(file):
         lines = following
     if not sum(map(len, tables)):
         return {}
-    return dict(zip(header, np.concatenate(tables).T, strict=True))
+    history = dict(zip(header, np.concatenate(tables).T, strict=True))
+    epochs = history.get("epoch", np.empty(0))
+    wrong = epochs != np.arange(len(epochs))
+    if wrong.any():
+        row = np.argmax(wrong)
+        raise ValueError(
+            f"epoch in row {row + 1} must be {row}, got {epochs[row]:.15g}"
+        )
+    return history
 
 
 def _plain_table(lines, width):
@@ -418,12 +428,9 @@ def _plain_table(lines, width):
     return numbers.reshape(len(lines), width)
 
 
-def _table(lines, header, first, is_last):
+def _table(lines, header, first):
     """The numbers of rows of any CSV; says where it finds something else."""
     rows = [row for row in csv.reader(lines) if row]
-    if rows and is_last:
-        # The last row is torn if the run was killed while it was written.
-        rows[-1] += ["NA"] * (len(header) - len(rows[-1]))
     for index, row in enumerate(rows):
         if len(row) != len(header):
             raise ValueError(
@@ -442,10 +449,10 @@ def _table(lines, header, first, is_last):
 
 def _check_numbers(numbers, name, first):
     sizes = np.abs(numbers)
-    wrong = (sizes > _LARGEST_NUMBER) & (sizes < math.inf)
-    if name == "epoch":
-        is_whole = np.floor(numbers) == numbers
-        wrong = ~(is_whole & (numbers >= 0) & (numbers < 2**53))
+    wrong = (sizes > arguments.LARGEST_NUMBER) & (sizes < math.inf)
+    if name in _MOST:
+        # False for NaN.
+        wrong |= (numbers < 0) | (numbers > _MOST[name])
     if wrong.any():
         index = np.argmax(wrong)
         raise ValueError(
@@ -471,7 +478,7 @@ def _window_of_report(report):
     at_equilibrium = saved["rest"]
     if at_equilibrium not in (True, False, None):
         raise TypeError(arguments.refusal("rest", "a boolean", at_equilibrium))
-    estimate = _estimate(report["gradient_noise"])
+    estimate = NoiseEstimate.from_dict(report["gradient_noise"])
     reasons = RunConditions.from_dict(saved).reasons(estimate)
     # A phrase that cannot be made is noticed here.
     _ = [*map(str, reasons)]
@@ -483,24 +490,13 @@ def _window_of_report(report):
         math.nan if norm is None else norm,
         saved["learning_rate"],
         arguments.integer("first_epoch", report["first_epoch"]),
-        arguments.integer("last_epoch", report["last_epoch"]),
+        arguments.integer(
+            "last_epoch", report["last_epoch"], report["first_epoch"]
+        ),
         reasons,
         saved["balance"],
         at_equilibrium,
     )
-
-
-def _estimate(values):
-    _check_estimate(values)
-    return NoiseEstimate.from_dict(values)
-
-
-def _check_estimate(values):
-    for name, check in _ESTIMATE_CHECKS.items():
-        if name in values:
-            check(name, values[name])
-    for layer in (values.get("per_layer") or {}).values():
-        _check_estimate(layer)
 
 
 def equilibrium_counts(windows):

@@ -202,7 +202,7 @@ def damaged_csv(draw, content):
             del one[cell]
     elif how == "empty":
         rows[row] = []
-    return "\n".join(map(",".join, rows)).encode()
+    return "".join(",".join(row) + "\n" for row in rows).encode()
 
 
 def damaged_file(content, damaged_text):
@@ -263,7 +263,6 @@ def history_of(path):
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = [row for row in csv.reader(file)]
     rows = [row for row in rows if row]
-    rows[-1] += ["NA"] * (len(header) - len(rows[-1]))
     columns = zip(header, zip(*rows, strict=True), strict=True)
     return {
         name: [math.nan if c in ("NA", "") else float(c) for c in cells]

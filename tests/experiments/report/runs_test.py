@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from experiments.report.runs import find_runs, flat
+from experiments.report.writing import write_report
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
 from tests.helpers.refusals import check_sentence
-from tests.helpers.synthetic_runs import estimate, window, write_run
+from tests.helpers.synthetic_runs import (
+    estimate,
+    window,
+    write_run,
+    write_svag_sweep,
+)
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
@@ -52,11 +58,13 @@ def test_what_was_not_measured_is_nan(tmp_path):
 def test_without_a_check_the_last_epoch_is_the_window(tmp_path):
     folder = tmp_path / "run"
     noise = estimate(0.25, 1.5)
-    write_run(folder)
+    write_run(folder, epochs=2)
     results = {"accuracy": 0.5, "gradient_noise": noise.to_dict()}
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "history.csv").write_text(
-        "epoch,loss,weight_sq_norm,learning_rate\n0,1.0,9.0,0.2\n1,0.5,8.0,0.1"
+        "epoch,loss,weight_sq_norm,learning_rate\n"
+        "0,1.0,9.0,0.2\n"
+        "1,0.5,8.0,0.1\n"
     )
     [run], *_ = find_runs(str(tmp_path))
     window = run.final_window
@@ -116,11 +124,23 @@ def test_a_run_that_stopped_at_its_loss_has_diverged(tmp_path):
     assert unfinished == []
 
 
+@pytest.mark.parametrize("torn", ["2", "2,", "2,nan", "2,inf,0.9,0.2"])
+def test_a_row_that_is_being_written_is_no_divergence(tmp_path, torn):
+    write_run(tmp_path / "run", losses=[1.0, 0.5], finished=False)
+    with open(tmp_path / "run" / "history.csv", "a") as file:
+        file.write(torn)
+    with pytest.raises(ValueError, match="None of the runs .* is finished"):
+        find_runs(str(tmp_path))
+
+
 # A key of a file with dots, what it holds instead, and what the reason says.
 DAMAGED_JSON = [
     ("config.json", "batch_size", 0, "`batch_size`"),
     ("config.json", "batch_size", "16", "`batch_size`"),
     ("config.json", "ell", 1.5, "`ell`"),
+    ("config.json", "ell", 10**30, "`ell`"),
+    ("config.json", "optimizer", "sdg", "`optimizer`"),
+    ("config.json", "epochs", None, "`epochs`"),
     ("config.json", "learning_rate", 1e308, "1e+100"),
     ("config.json", "learning_rate", [1], "`learning_rate`"),
     ("config.json", "lsr.closeness", "x", "`lsr.closeness`"),
@@ -129,6 +149,7 @@ DAMAGED_JSON = [
     ("results.json", "accuracy", "x", "accuracy"),
     ("results.json", "accuracy", 2.0, "accuracy"),
     ("results.json", "linear_scaling", 3, "report needs"),
+    ("results.json", "linear_scaling.last_epoch", 2, "`last_epoch`"),
     ("results.json", "linear_scaling.weight_sq_norm", "x", "`weight_sq_norm`"),
     (
         "results.json",
@@ -183,12 +204,38 @@ def test_a_run_with_a_damaged_file_is_left_out(
     check_sentence(sentence, str(file), says)
 
 
+@pytest.mark.parametrize(
+    "key", ["optimizer", "batch_size", "epochs", "ell", "seed", "lsr"]
+)
+def test_a_run_without_a_key_is_left_out_beside_the_others(tmp_path, key):
+    write_svag_sweep(tmp_path, ells=(1, 2), seeds=(0,))
+    write_run(tmp_path / "bad")
+    file = tmp_path / "bad" / "config.json"
+    content = json.loads(file.read_text())
+    del content[key]
+    file.write_text(json.dumps(content))
+    *_, unusable = find_runs(str(tmp_path))
+    check_sentence(unusable["bad"], str(file), f"it lacks `{key}")
+    report = write_report(str(tmp_path), str(tmp_path / "report"))
+    with open(report) as file:
+        assert "config.json cannot be used" in file.read()
+
+
 HISTORY = "epoch,loss\n0,1.0\n1,0.5\n2,NA\n"
 DAMAGED_HISTORIES = {
     "a word": (HISTORY.replace("0.5", "abc"), ["loss in line 3", "'abc'"]),
     "a large number": (HISTORY.replace("0.5", "1e308"), ["line 3", "1e+308"]),
-    "a negative epoch": (HISTORY.replace("\n1,", "\n-1,"), ["epoch in line 3"]),
-    "no epoch": (HISTORY.replace("\n1,", "\nNA,"), ["epoch in line 3"]),
+    "a negative epoch": (HISTORY.replace("\n1,", "\n-1,"), ["epoch in row 2"]),
+    "no epoch": (HISTORY.replace("\n1,", "\nNA,"), ["epoch in row 2"]),
+    "an epoch twice": (HISTORY + "2,0.1\n", ["row 4 must be 3, got 2"]),
+    "a negative loss": (HISTORY.replace("0.5", "-0.5"), ["loss in line 3"]),
+    "an accuracy above 1": (
+        HISTORY.replace("loss", "val_accuracy").replace("0.5", "1.5"),
+        ["val_accuracy in line 3 cannot be 1.5"],
+    ),
+    "a torn row": (HISTORY[:-1], ["its last line is torn"]),
+    "a third of it": (HISTORY[:17], ["3 epochs of a finished run, got 1"]),
+    "too many rows": (HISTORY + "3,0.1\n", ["finished run, got 4"]),
     "a short row": (HISTORY.replace("1,0.5", "1"), ["line 3 has 1 cells"]),
     "a short row, read at the end of a part": (
         HISTORY + "3,0.5\n" * 96 + "99\n" + "100,0.5\n" * 150,
@@ -206,7 +253,7 @@ DAMAGED_HISTORIES = {
     "history, says", DAMAGED_HISTORIES.values(), ids=DAMAGED_HISTORIES.keys()
 )
 def test_a_damaged_history_is_told_by_its_line(tmp_path, history, says):
-    write_run(tmp_path / "run")
+    write_run(tmp_path / "run", epochs=3)
     file = tmp_path / "run" / "history.csv"
     file.write_text(history)
     with pytest.raises(ValueError) as refused:
@@ -215,11 +262,11 @@ def test_a_damaged_history_is_told_by_its_line(tmp_path, history, says):
 
 
 def test_a_history_of_any_length_is_read_whole(tmp_path):
-    write_run(tmp_path / "run")
+    write_run(tmp_path / "run", epochs=1235)
     rows = [f"{epoch},{epoch / 8}\n" for epoch in range(1234)]
     rows[7] = "7,NA\n"
     file = tmp_path / "run" / "history.csv"
-    file.write_text("epoch,loss\n" + "".join(rows) + "1234,")
+    file.write_text("epoch,loss\n" + "".join(rows) + "1234,\n")
     [run], *_ = find_runs(str(tmp_path))
     expected = np.arange(1235) / 8
     expected[[7, 1234]] = math.nan

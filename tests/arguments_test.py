@@ -300,11 +300,12 @@ row(
     ),
     level=LEVEL,
 )
-prediction = scaling.predict_closeness({1: STATE, 2: STATE})
+OTHER = scaling.EquilibriumStatistics(1.0, 2.0, 3.0)
+prediction = scaling.predict_closeness({1: STATE, 2: OTHER})
 row(
     prediction.closeness,
     {"kappa": 2.0},
-    kappa=NONNEGATIVE.but(EMPTY).but(values=([2.0, -5.0],)),
+    kappa=NONNEGATIVE.but(NO_NUMBER[3], values=([2.0, -5.0],)),
     reference=NONNEGATIVE,
 )
 row(

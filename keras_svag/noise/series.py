@@ -90,8 +90,8 @@ class NoiseSeries:
         row = np.full(len(self.COLUMNS), math.nan)
         for name, value in values.items():
             row[self._column(name)] = arguments.array(name, value)
-        for moments in layer_moments.values():
-            if np.shape(moments) != (2,):
+        for pair in layer_moments.values():
+            if np.shape(pair) != (2,):
                 raise ValueError(
                     arguments.refusal(
                         "layer_moments", "{name: (G, S)}", layer_moments

@@ -251,20 +251,14 @@ def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
         assert math.isinf(high)
     for ell in (1, 2):
         file = tmp_path / f"ell={ell},seed=0" / "history.csv"
-        rows = file.read_text().splitlines()
-        names = ",weight_sq_norm,grad_sq_norm,noise_trace"
-        file.write_text(
-            "\n".join(
-                [rows[0] + names]
-                # The window is that of epochs 3 and 4.
-                + [
-                    f"{row},{value},{value},{value}"
-                    for row, value in zip(
-                        rows[1:], (90, 90, 1.0, 1.02, *[90] * 36), strict=True
-                    )
-                ]
-            )
-        )
+        header, *rows = file.read_text().splitlines()
+        # The window is that of epochs 3 and 4.
+        values = (90, 90, 1.0, 1.02, *[90] * 36)
+        lines = [f"{header},weight_sq_norm,grad_sq_norm,noise_trace"] + [
+            f"{row},{value},{value},{value}"
+            for row, value in zip(rows, values, strict=True)
+        ]
+        file.write_text("".join(f"{line}\n" for line in lines))
     prediction = study_of(tmp_path).prediction
     size, high = (
         abs(prediction.slopes["grad_sq_norm"]),

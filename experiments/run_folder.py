@@ -27,6 +27,7 @@ from experiments.process.own_files import (
 )
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.numerals import with_error
 from keras_svag.scaling.optimizers import without_loss_scale
 from keras_svag.version import __version__
 
@@ -508,7 +509,7 @@ def results_table(results):
                 ("N/G", "noise_to_signal"),
             ):
                 value = getattr(estimate, key), getattr(estimate, f"{key}_se")
-                rows.append((name, _with_error(*value)))
+                rows.append((name, with_error(*value)))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value}" for name, value in rows]
         if noise:
@@ -530,12 +531,6 @@ def results_table(results):
             f"results.json lacks what a finished run has ({error}); remove it "
             "and start the same command again."
         ) from error
-
-
-def _with_error(value, error):
-    if math.isnan(value):
-        return "not measured"
-    return f"{value:.4g} ± {'unknown' if math.isnan(error) else f'{error:.2g}'}"
 
 
 def unwritable(path, error):

@@ -24,13 +24,13 @@ from experiments.report.figures import (
 )
 from experiments.report.svag import svag_comparisons
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.reporting.markdown import (
+from keras_svag.noise.numerals import (
     interval,
     number,
     percent_with_error,
-    table,
     with_error,
 )
+from keras_svag.reporting.markdown import table
 from keras_svag.scaling.bounds import min_noise_to_signal
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.optimizers import rule_refusal

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from experiments.report.runs import equilibrium_counts
 from experiments.report.seeds import SYMBOLS
-from keras_svag.reporting.markdown import (
-    escaped,
+from keras_svag.noise.numerals import (
     interval,
     number,
     percent_with_error,
     with_error,
 )
+from keras_svag.reporting.markdown import escaped
 
 _ONE_SEED = (
     "There is one seed only for some values: bands and standard errors over "

@@ -24,7 +24,8 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.scaling import scaling_comparisons
-from keras_svag.reporting.markdown import interval, number, table
+from keras_svag.noise.numerals import interval, number
+from keras_svag.reporting.markdown import table
 from keras_svag.scaling.bounds import (
     max_batch_multiplier,
     min_noise_to_signal,

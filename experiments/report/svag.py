@@ -15,7 +15,8 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.runs import equilibrium_counts
-from keras_svag.reporting.markdown import interval, number, table, with_error
+from keras_svag.noise.numerals import interval, number, with_error
+from keras_svag.reporting.markdown import table
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.prediction import ClosenessPrediction
 from keras_svag.scaling.verdict import ScalingVerdict, Verdict

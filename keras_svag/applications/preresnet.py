@@ -35,6 +35,10 @@ def PreResNet(
     makes the logits of degree 0 ([L21], section 5). Between that
     normalization and the pooling there is no ReLU.
 
+    Convolutions of stride 2 are padded as TensorFlow does: an image of even
+    size by 0 at its beginning and 1 at its end. PyTorch's usual padding is 1
+    on both sides, so that the same weights are another function there.
+
     Normalizations have no scale, no offset and an epsilon of 0 (1e-15 with
     `"batch"`); convolutions have no bias. With `"batch"` the network is
     scale-invariant in training mode, which normalizes by the batch; with

@@ -20,7 +20,7 @@ from keras_svag.reporting.report import (
 )
 from keras_svag.scaling.bounds import checked_closeness
 from keras_svag.scaling.conditions import RunConditions, conditions_of
-from keras_svag.scaling.verdict import checked_kappas
+from keras_svag.scaling.verdict import KAPPAS, checked_kappas
 
 # Enough to normalize a batch by its own statistics.
 _ROWS = 8
@@ -87,7 +87,7 @@ class ScalingRuleCheck(GradientNoiseMonitor):
         *,
         rule: Literal["auto", "linear", "square_root"] = "auto",
         closeness: float = 2**0.5,
-        kappas: tuple[float, ...] | list[float] = (0.25, 0.5, 2, 4, 8, 16),
+        kappas: tuple[float, ...] | list[float] = KAPPAS,
         window: int | None = None,
         window_steps: int | None = None,
         level: float = 0.95,

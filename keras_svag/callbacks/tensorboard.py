@@ -6,14 +6,15 @@ import time
 
 import numpy as np
 
-from keras_svag.noise.ratio import student_t_quantile
-from keras_svag.reporting.markdown import escaped, interval, number, table
+from keras_svag.scaling import sentences
 
-_G = "gradient_noise/grad_sq_norm"
-_N = "gradient_noise/noise_trace"
-_RATIO = "gradient_noise/noise_to_signal"
-_MAX_BATCH_SIZE = "scaling_rule/max_batch_size"
-_BALANCE = "scaling_rule/balance"
+_G = "gradient noise/squared gradient norm"
+_N = "gradient noise/noise"
+_RATIO = "gradient noise/noise-to-signal ratio"
+_TAGS = {"grad_sq_norm": _G, "noise_trace": _N, "noise_to_signal": _RATIO}
+_MAX_BATCH_SIZE = "scaling rule/largest batch size"
+_BALANCE = "scaling rule/balance"
+_LOW, _HIGH = " (low end)", " (high end)"
 
 # One quantity a chart: a chart of several reports "Missing Tags" for every run
 # in the folder that has none of them. TensorBoard shows the last chart first.
@@ -25,9 +26,6 @@ _CHARTS = {
     _G: "Squared gradient norm G",
 }
 
-# Characters of the longest bar: a longer one breaks the lines of the table.
-_BAR = 12
-
 
 class NoiseSummaries:
     """Writes scalars over the training, their layout, and the report's card.
@@ -35,9 +33,9 @@ class NoiseSummaries:
     A point is an average over the window that ends there: what the report
     would say if training ended there.
 
-    A quantity with error bars is three scalars, `tag`, `tag_low` and
-    `tag_high`, which the layout of the Custom Scalars tab draws as a line with
-    its band. Where an interval has no upper end nothing is written: a band
+    A quantity with error bars is three scalars, `tag`, `tag (low end)` and
+    `tag (high end)`, which the layout of the Custom Scalars tab draws as a line
+    with its band. Where an interval has no upper end nothing is written: a band
     needs both. The layout has a chart for each quantity that has been written.
 
     Args:
@@ -73,18 +71,11 @@ class NoiseSummaries:
         self._write_scalars(values, step)
 
     def write_report(self, report, step):
-        """Writes the text cards, at the end of training."""
+        """Writes the report as a card of text, at the end of training."""
         from tensorboard.plugins.text.summary_v2 import text_pb
 
-        cards = {
-            f"{report.verdict.rule}_scaling_rule": report._repr_markdown_()
-        }
-        if report.estimate.per_layer:
-            cards["gradient_noise_per_layer"] = layers_markdown(
-                report.estimate.per_layer
-            )
-        for tag, text in cards.items():
-            self._write(text_pb(tag, text), step)
+        tag = sentences.rule(report.verdict)
+        self._write(text_pb(tag, report._repr_markdown_()), step)
         self._writer.flush()
 
     def close(self):
@@ -116,20 +107,16 @@ class NoiseSummaries:
 
 def _bands(estimate, level):
     """The scalars of an estimate, `{tag: value}`."""
-    quantile = student_t_quantile(level, estimate.degrees_of_freedom or 1)
-    low, high = estimate.interval(level)
-    values = _band(_RATIO, low, estimate.noise_to_signal, high)
-    for tag, value, error in (
-        (_G, estimate.grad_sq_norm, estimate.grad_sq_norm_se),
-        (_N, estimate.noise_trace, estimate.noise_trace_se),
-    ):
-        reach = quantile * error
-        values |= _band(tag, value - reach, value, value + reach)
-    return values
+    bands = estimate.bands(level)
+    return {
+        tag: end
+        for name, ends in bands.items()
+        for tag, end in _band(_TAGS[name], *ends).items()
+    }
 
 
 def _band(tag, low, value, high):
-    ends = {f"{tag}_low": low, tag: value, f"{tag}_high": high}
+    ends = {tag + _LOW: low, tag: value, tag + _HIGH: high}
     if any(end is None or not math.isfinite(end) for end in ends.values()):
         return {}
     return ends
@@ -146,7 +133,7 @@ def _layout(tags):
         if tag not in tags:
             continue
         # Charts of plain lines would be smoothed, and lines leave their bands.
-        ends = {"lower": f"{tag}_low", "upper": f"{tag}_high"}
+        ends = {"lower": tag + _LOW, "upper": tag + _HIGH}
         if not tags.issuperset(ends.values()):
             ends = {"lower": tag, "upper": tag}
         series = layout_pb2.MarginChartContent.Series(value=tag, **ends)
@@ -164,33 +151,3 @@ def _layout(tags):
         ),
     )
     return Summary(value=[value])
-
-
-def layers_markdown(per_layer):
-    """G, N and N / G of every variable as a table, the largest N first.
-
-    Args:
-        per_layer: `{name: NoiseEstimate}`.
-    """
-    layers = sorted(
-        per_layer.items(), key=lambda item: item[1].noise_trace, reverse=True
-    )
-    total = sum(estimate.noise_trace for _, estimate in layers)
-    largest = layers[0][1].noise_trace
-    rows = []
-    for name, estimate in layers:
-        share = estimate.noise_trace / total if total > 0 else 0.0
-        bar = round(_BAR * estimate.noise_trace / largest) if total > 0 else 0
-        point = estimate.noise_to_signal
-        rows.append(
-            [
-                escaped(name),
-                f"{estimate.grad_sq_norm:.3g}",
-                f"{estimate.noise_trace:.3g}",
-                f"{number(point if estimate.grad_sq_norm > 0 else None)} "
-                f"{interval(*estimate.interval())}",
-                f"{'█' * bar} {share:.1%}",
-            ]
-        )
-    header = ["variable", "G", "N", "N/G, 95% interval", "share of N"]
-    return table(header, rows)

@@ -15,6 +15,7 @@ from keras_svag.noise.diagnostics import (
     largest_share,
     sample_size_over_runs,
 )
+from keras_svag.noise.plots import draw_layers
 from keras_svag.noise.ratio import (
     MOST_BLOCKS,
     Interval,
@@ -96,6 +97,18 @@ class NoiseEstimate:
     loss_difference: float | None = None
     per_layer: "dict[str, NoiseEstimate] | None" = None
     probe_batch_size: float | None = None
+
+    # NaN, which stands for what is not known, is equal to itself here.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NoiseEstimate):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    def __repr__(self):
+        return (
+            f"<{type(self).__name__}: {self.describe()}, "
+            f"{self.count:,} observations>"
+        )
 
     def __post_init__(self):
         for name in _MOMENTS:
@@ -343,6 +356,24 @@ class NoiseEstimate:
             ends = self._ratio.interval(quantile)
         return Interval(*(end / self.batch_size for end in ends))
 
+    def bands(
+        self, level: float = 0.95
+    ) -> dict[str, tuple[float, float, float]]:
+        """`{name: (low, value, high)}` of G, N and N / G.
+
+        The intervals of G and N are Student's. Where N / G has no point
+        estimate, for G is not positive, it is NaN.
+        """
+        quantile = student_t_quantile(level, self._dof)
+        bands = {}
+        for name in ("grad_sq_norm", "noise_trace"):
+            value = getattr(self, name)
+            reach = quantile * getattr(self, f"{name}_se")
+            bands[name] = value - reach, value, value + reach
+        low, high = self.interval(level)
+        ratio = self.noise_to_signal if self.grad_sq_norm > 0 else math.nan
+        return bands | {"noise_to_signal": (low, ratio, high)}
+
     def grad_sq_norm_sign(
         self, level: float = 0.95
     ) -> Literal["positive", "not told apart from 0", "negative", "unknown"]:
@@ -399,6 +430,33 @@ class NoiseEstimate:
     def summary(self, level: float = 0.95) -> list[tuple[str, str]]:
         """What is known, as rows of `(name, text)`."""
         return sentences.summary(self, level)
+
+    def plot_layers(self, ax: Any = None, *, level: float = 0.95) -> Any:
+        """N / G of the sum, `"all"`, and of each layer: a forest plot.
+
+        The layers are in the order of their noise, the largest first. It needs
+        matplotlib.
+
+        Args:
+            ax: Matplotlib axes to draw into; None for a new figure.
+            level: Level of the intervals.
+
+        Returns:
+            The axes.
+        """
+        estimates = {"all": self} | self.layers_by_noise()
+        if ax is None:
+            from matplotlib import pyplot
+
+            height = 1.0 + 0.25 * len(estimates)
+            _, ax = pyplot.subplots(figsize=(6.4, height), layout="constrained")
+        draw_layers(estimates, ax, level)
+        return ax
+
+    def layers_by_noise(self) -> "dict[str, NoiseEstimate]":
+        """`per_layer` in the order of N, the largest first."""
+        layers = (self.per_layer or {}).items()
+        return dict(sorted(layers, key=lambda item: -item[1].example_noise))
 
     def to_frame(self, level: float = 0.95) -> Any:
         """A pandas frame with a row for the sum, `"all"`, and each layer."""

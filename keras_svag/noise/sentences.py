@@ -2,6 +2,14 @@
 
 import math
 
+from keras_svag.noise.numerals import (
+    number,
+    percent,
+    whole,
+    with_error,
+    within,
+)
+
 # Below 0.06 n both readings of shuffled data, as they are and corrected, cover
 # in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
 _SMALL_NOISE_SCALE = 0.05
@@ -22,11 +30,11 @@ def describe(estimate, level):
         return "N/G is undefined: every gradient was exactly zero"
     if math.isnan(estimate.noise_to_signal):
         return "N/G is not measured: the gradients are too large to be summed"
-    low, high = map(_ratio_text, estimate.interval(level))
+    low, high = estimate.interval(level)
     sign = estimate.grad_sq_norm_sign(level)
     if sign == "not told apart from 0":
         return (
-            f"N/G is at least {low} with no upper bound: G is not told "
+            f"N/G is at least {number(low)} with no upper bound: G is not told "
             "apart from 0"
         )
     if sign == "negative":
@@ -34,10 +42,12 @@ def describe(estimate, level):
             "N/G is not measured: G is significantly below 0, so the "
             "batches were not drawn independently"
         )
-    point = f"N/G = {_ratio_text(estimate.noise_to_signal)}"
+    point = estimate.noise_to_signal
     if sign == "unknown":
-        return f"{point}, from too few observations for an interval"
-    return f"{point} [{low}, {high}]"
+        return (
+            f"N/G = {number(point)}, from too few observations for an interval"
+        )
+    return f"N/G = {within(low, point, high)}"
 
 
 def noise_scale_warning(estimate):
@@ -49,7 +59,9 @@ def noise_scale_warning(estimate):
         return None
     size = "cannot be told, because G is not measured above 0, for a set"
     if 0 < scale < math.inf:
-        size = f"is {scale:,.0f} examples, {scale / n:.2g} of the data set"
+        size = (
+            f"is {number(scale)} examples, {number(scale / n)} of the data set"
+        )
     state = "this reading of N/G is not corrected and can be too high"
     if estimate.corrected_for_sampling:
         state = (
@@ -67,7 +79,7 @@ def summary(estimate, level):
     count = f"{estimate.count:,}"
     if estimate.num_skipped:
         count += f", {estimate.num_skipped:,} not finite and left out"
-    scale = f"{estimate.noise_scale:,.0f} examples"
+    scale = f"{number(estimate.noise_scale)} examples"
     if math.isnan(estimate.noise_scale):
         scale = _NOT_MEASURED
     rows = [
@@ -81,10 +93,11 @@ def summary(estimate, level):
         rows.append((name, _with_error(estimate, "noise_trace")))
     rows.append(("Observations", count))
     if estimate.effective_sample_size is not None:
-        size = f"{estimate.effective_sample_size:,.0f}"
+        size = whole(estimate.effective_sample_size)
         rows.append(("Effective sample size", size))
     if estimate.largest_share is not None:
-        shares = "{:.0%} of G, {:.0%} of S".format(*estimate.largest_share)
+        in_g, in_s = map(percent, estimate.largest_share)
+        shares = f"{in_g} of G, {in_s} of S"
         rows.append(("In the largest 1% of them", shares))
     if estimate.assumptions:
         rows.append(("Assumptions", ", ".join(estimate.assumptions)))
@@ -100,10 +113,4 @@ def _with_error(estimate, name):
     value, error = getattr(estimate, name), getattr(estimate, f"{name}_se")
     if math.isnan(value):
         return _NOT_MEASURED
-    text = f"{value:.4g}"
-    return text if math.isnan(error) else f"{text} ± {error:.2g}"
-
-
-def _ratio_text(value):
-    """A ratio for people: three digits below 10, whole numbers above."""
-    return f"{value:.3g}" if abs(value) < 9.995 else f"{value:,.0f}"
+    return with_error(value, error)

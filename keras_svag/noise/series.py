@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_svag import arguments
+<<<<<<< HEAD
 from keras_svag.noise.estimate import SAMPLING, NoiseEstimate
+=======
+from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.plots import draw_series
+>>>>>>> 65f3ffb (A verdict is asked about any batch size; the first line is the answer; pictures by matplotlib)
 
 # Relative difference of learning rates, and of losses.
 _SAME_RATE = 1e-6
@@ -118,6 +123,13 @@ class NoiseSeries:
     def __len__(self) -> int:
         return self._length
 
+    def __repr__(self):
+        text = f"{len(self):,} observations"
+        if len(self):
+            first, last = self["step"][[0, -1]]
+            text += f" in steps {first:,.0f} to {last:,.0f}"
+        return f"<{type(self).__name__}: {text}>"
+
     def __getitem__(self, key: str | slice) -> Any:
         if isinstance(key, str):
             return self._rows[:, self._column(key)]
@@ -196,6 +208,12 @@ class NoiseSeries:
         """Whether the learning rate is the same in all rows."""
         return not self._rate_changes()
 
+    @property
+    def largest_rows(self) -> int | None:
+        """The rows of the largest batch, or None if none is known."""
+        known = self["rows"][np.isfinite(self["rows"])]
+        return int(known.max()) if len(known) else None
+
     def _rate_changes(self):
         rates = self["learning_rate"].tolist()
         changes, current = [], rates[0] if rates else math.nan
@@ -206,7 +224,10 @@ class NoiseSeries:
         return changes
 
     def estimate(
-        self, batch_size: int | None = None, preconditioned: bool = False
+        self,
+        batch_size: int | None = None,
+        preconditioned: bool = False,
+        per_layer: bool = True,
     ) -> NoiseEstimate:
         """The estimate that all rows give.
 
@@ -214,19 +235,25 @@ class NoiseSeries:
             batch_size: B at which N is stated; None for the largest `rows`.
             preconditioned: Whether G and S are those in the norm of an
                 adaptive optimizer. They have no layers.
+            per_layer: Whether the layers, if there are any, have theirs too.
         """
+<<<<<<< HEAD
         arguments.boolean("preconditioned", preconditioned)
         rows = self["rows"]
         if batch_size is None and np.isfinite(rows).any():
             batch_size = int(np.nanmax(rows))
+=======
+        if batch_size is None:
+            batch_size = self.largest_rows
+>>>>>>> 65f3ffb (A verdict is asked about any batch size; the first line is the answer; pictures by matplotlib)
         common: dict[str, Any] = {
             "batch_size": batch_size,
             "num_examples": self.num_examples,
             "sampling": self.sampling,
         }
-        per_layer = None
-        if self.layers and not preconditioned:
-            per_layer = {
+        layers = None
+        if self.layers and per_layer and not preconditioned:
+            layers = {
                 name: NoiseEstimate.from_observations(
                     *self.layer(name).T, **common
                 )
@@ -236,7 +263,7 @@ class NoiseSeries:
         return NoiseEstimate.from_observations(
             self[f"{prefix}grad_sq_norm"],
             self[f"{prefix}example_noise"],
-            per_layer=per_layer,
+            per_layer=layers,
             assumptions=self._assumptions(),
             loss_difference=self.couplings[-1][1] if self.couplings else None,
             **common,
@@ -248,6 +275,51 @@ class NoiseSeries:
         if is_coupled and "masked_loss" not in codes:
             codes.add("coupled_loss")
         return tuple(sorted(codes))
+
+    def plot(
+        self,
+        axes: Any = None,
+        *,
+        batch_size: int | None = None,
+        preconditioned: bool = False,
+        level: float = 0.95,
+        window: "NoiseSeries | None" = None,
+    ) -> Any:
+        """G, N and N / G along the training, with their bands.
+
+        The run is cut into at most 24 parts, each of one learning rate; a
+        point is the estimate of its part. It needs matplotlib.
+
+        ```python
+        check.series.plot(window=check.series.window(epochs=10))
+        ```
+
+        Args:
+            axes: Three matplotlib axes to draw into; None for a new figure.
+            batch_size, preconditioned: As for `estimate`.
+            level: Level of the bands.
+            window: A part of the series, which is marked.
+
+        Returns:
+            The three axes.
+
+        Raises:
+            ValueError: If there are no rows.
+        """
+        if not len(self):
+            raise ValueError(
+                arguments.refusal("series", "of at least one row", self)
+            )
+        if axes is None:
+            from matplotlib import pyplot
+
+            _, axes = pyplot.subplots(
+                3, 1, sharex=True, figsize=(6.4, 7.2), layout="constrained"
+            )
+        if batch_size is None:
+            batch_size = self.largest_rows
+        draw_series(self, axes, batch_size, preconditioned, level, window)
+        return axes
 
     def to_frame(self) -> Any:
         """A pandas frame of the columns, and of those of the layers."""

@@ -1,18 +1,33 @@
 """What a report is made of, for a terminal, a page and Markdown alike."""
 
 import dataclasses
+import textwrap
 
 from keras_svag.reporting import html, markdown
+
+WIDTH = 80
+
+
+def wrapped(text, first="  ", rest="    "):
+    """Text on lines of at most 80 characters, as far as its words allow."""
+    return textwrap.fill(
+        " ".join(text.split()),
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Headline:
-    """The first line, which says it all."""
+    """The first line, which answers what was asked."""
 
     text: str
 
     def to_text(self) -> str:
-        return self.text
+        return wrapped(self.text, "", "")
 
     def to_html(self) -> str:
         return f"<p><b>{html.escaped(self.text)}</b></p>"
@@ -28,7 +43,7 @@ class Line:
     text: str
 
     def to_text(self) -> str:
-        return f"  {self.text}"
+        return wrapped(self.text)
 
     def to_html(self) -> str:
         return f"<p>{html.escaped(self.text)}</p>"
@@ -45,7 +60,8 @@ class Items:
     items: tuple[str, ...]
 
     def to_text(self) -> str:
-        return "\n".join([f"  {self.title}", *map("  - {}".format, self.items)])
+        items = (wrapped(item, "  - ") for item in self.items)
+        return "\n".join([wrapped(self.title), *items])
 
     def to_html(self) -> str:
         items = "".join(f"<li>{html.escaped(item)}</li>" for item in self.items)
@@ -58,23 +74,27 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows under a title; a terminal shows each as a line of its own.
+    """Rows under a title.
 
     Attributes:
         title: What the rows are about.
         header: Names of the columns.
         rows: Texts of the cells, a tuple a row.
-        lines: The rows as sentences.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    lines: tuple[str, ...]
 
     def to_text(self) -> str:
+        rows = [
+            [" ".join(cell.split()) for cell in row]
+            for row in (self.header, *self.rows)
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
         return "\n".join(
-            f"  {line}" for line in (f"{self.title}:", *self.lines)
+            [wrapped(f"{self.title}:"), *map("    {}".format, lines)]
         )
 
     def to_html(self) -> str:

@@ -4,17 +4,23 @@ import dataclasses
 import functools
 import heapq
 import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.numerals import whole
 from keras_svag.noise.ratio import student_t_quantile
-from keras_svag.noise.series import NoiseSeries
-from keras_svag.reporting.blocks import Block, Headline, Items, Line, Table
-from keras_svag.reporting.html import course_svg
-from keras_svag.reporting.markdown import interval, number
-from keras_svag.scaling.verdict import ScalingVerdict, scaling_verdict
+from keras_svag.reporting import html, layout, picture
+from keras_svag.reporting.blocks import Block
+from keras_svag.scaling.verdict import (
+    KAPPAS,
+    ScaledRun,
+    ScalingVerdict,
+    scaling_verdict,
+)
 
 LOG_KEYS = (
     "max_batch_size",
@@ -27,7 +33,6 @@ LOG_KEYS = (
 # A learning rate that changes every few epochs would fill a page.
 _MOST_EARLIER = 3
 _FEWEST_OBSERVATIONS = 8
-_POINTS_OF_PICTURE = 24
 # Standard errors by which the normal quantile of 80% lies above the mean.
 _POWER = 0.84
 _MANY_TIMES = 100
@@ -36,6 +41,18 @@ _MANY_TIMES = 100
 @dataclasses.dataclass(frozen=True)
 class ScalingReport:
     """How far a scaling rule can carry a run, and from which epochs.
+
+    ```python
+    report = check.report
+    print(report)
+    report.at(256).verdict                # "ruled out", for example
+    report.at(8, level=0.99)              # fewer examples a batch
+    report.to_frame()
+    report.save_html("report.html")
+    ```
+
+    `str` is the whole report on lines of at most 80 characters, `repr` its
+    answer. A notebook shows it with its picture, where matplotlib is there.
 
     Attributes:
         verdict: `ScalingVerdict`, with the `NoiseEstimate` of the window.
@@ -46,7 +63,6 @@ class ScalingReport:
         earlier: Reports on the earlier stretches of constant learning rate.
         first_step, last_step: The window in training steps, counted from 1,
             if it was given in steps; else None.
-        course: The `NoiseSeries` of the whole run, for the picture.
     """
 
     verdict: ScalingVerdict
@@ -57,79 +73,43 @@ class ScalingReport:
     earlier: "tuple[ScalingReport, ...]" = ()
     first_step: int | None = None
     last_step: int | None = None
-    course: NoiseSeries | None = dataclasses.field(
-        default=None, repr=False, compare=False
-    )
+
+    # NaN, which stands for what is not known, is equal to itself here.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScalingReport):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
 
     @property
     def estimate(self) -> NoiseEstimate:
         """The gradient noise of the window."""
         return self.verdict.estimate
 
-    @property
-    def kappa_lines(self) -> list[str]:
-        """A line per factor on the batch size."""
-        return [
-            f"×{kappa:g}: batch {batch}, {self.scaled_name} {scaled}: "
-            f"{answer} ({closeness})"
-            for kappa, (batch, scaled, answer, closeness) in self._rows.items()
-        ]
+    def at(
+        self,
+        batch_size: int,
+        *,
+        level: float | None = None,
+        closeness: float | None = None,
+    ) -> ScaledRun:
+        """What is known of the same training at another batch size.
+
+        See `ScalingVerdict.at`; the rule has to hold in `earlier` too.
+        """
+        return self.verdict.at(batch_size, level=level, closeness=closeness)
+
+    def allows(self, batch_size: int) -> bool | None:
+        """Whether the condition allows a batch size.
+
+        True where it is not ruled out, which promises nothing; False where it
+        is ruled out; None where that is undetermined.
+        """
+        return self.verdict.allows(batch_size)
 
     @property
-    def _rows(self):
-        verdict = self.verdict
-        if verdict.refusal:
-            return {}
-        return {
-            kappa: (
-                f"{kappa * verdict.batch_size:,.0f}",
-                verdict.scaled_text(kappa),
-                str(answer),
-                self.min_closeness_text(kappa),
-            )
-            for kappa, answer in verdict.multiplier_verdicts.items()
-        }
-
-    @property
-    def scaled_name(self) -> str:
-        """What `scaled_text` of the verdict holds, for the head of a table."""
-        if self.verdict.is_square_root:
-            return self.verdict.optimizer
-        return "learning rate"
-
-    def min_closeness_text(self, kappa: float) -> str:
-        """How close the two runs can be at most, such as `C at least 2.1`."""
-        low, value, high = self.verdict.min_closeness[kappa]
-        if math.isinf(low):
-            return "C is infinite: the weights diverge"
-        point = low if value is None else value
-        return f"C at least {number(point)} {interval(low, high)}"
-
-    @property
-    def sde_line(self) -> str:
-        """Whether the measured run may be close to its SDE."""
-        verdict = self.verdict
-        needed = f"needs N/G of at least {verdict.min_noise_to_signal:.3g}"
-        if math.isinf(verdict.min_noise_to_signal):
-            needed = "no N/G is enough at this learning rate and weight decay"
-        return (
-            f"{verdict.process} within a factor {verdict.closeness:.3g} of its "
-            f"SDE: {verdict.sde_verdict} ({needed})"
-        )
-
-    @property
-    def window_line(self) -> str:
-        """The epochs or steps behind the numbers."""
-        window = self._window
-        if self.last_step is None and self.first_epoch == self.last_epoch:
-            window = f"epoch {self.last_epoch}"
-        return f"Measured in {window}, {self.estimate.count:,} observations"
-
-    @property
-    def _window(self):
-        if self.last_step is not None:
-            return f"steps {self.first_step:,} to {self.last_step:,}"
-        return f"epochs {self.first_epoch} to {self.last_epoch}"
+    def stretches(self) -> "tuple[ScalingReport, ...]":
+        """The reports on all stretches, in the order of time; this is last."""
+        return (*self.earlier, self)
 
     @property
     def upper_end_line(self) -> str | None:
@@ -154,58 +134,59 @@ class ScalingReport:
     @property
     def blocks(self) -> list[Block]:
         """The whole report, in the order in which it is shown."""
-        verdict = self.verdict
-        blocks: list[Block] = [Headline(verdict.headline)]
-        if not verdict.refusal:
-            header = ("batch", self.scaled_name, "verdict", "closeness")
-            rows = tuple(self._rows.values())
-            blocks += [
-                Table(verdict.compared, header, rows, tuple(self.kappa_lines)),
-                Line(self.sde_line),
-            ]
-        blocks += [Line(self.window_line)]
-        if self.upper_end_line and not verdict.refusal:
-            blocks += [Line(self.upper_end_line)]
-        blocks += [Line(note.rstrip(".")) for note in verdict.notes]
-        blocks += [Line(f"Before, {report.summary}") for report in self.earlier]
-        if verdict.heuristic and not verdict.refusal:
-            title = "Only a heuristic, because"
-            blocks += [Items(title, verdict.heuristic_reasons)]
-        return blocks
+        return list(layout.blocks(self))
 
     @property
-    def summary(self) -> str:
-        """The headline with its epochs, for a list of several windows."""
-        return f"{self._window}: {self.verdict.headline}"
+    def unit(self) -> str:
+        """What the window is given in: `"epochs"` or `"steps"`."""
+        return "epochs" if self.last_step is None else "steps"
+
+    @property
+    def window(self) -> str:
+        """The epochs or steps behind the numbers, such as `31 to 40`."""
+        ends = self.first_epoch, self.last_epoch
+        if self.last_step is not None:
+            ends = self.first_step, self.last_step
+        return " to ".join(map(whole, ends))
 
     def __str__(self):
         return "\n".join(block.to_text() for block in self.blocks)
+
+    def __repr__(self):
+        window = f"{self.unit} {self.window}"
+        return f"<ScalingReport of {window}: {self.verdict.headline}>"
 
     def _repr_markdown_(self):
         return "\n\n".join(block.to_markdown() for block in self.blocks)
 
     def _repr_html_(self):
         blocks = "".join(block.to_html() for block in self.blocks)
-        picture = course_svg(self._points_of_picture(), self.verdict.level)
-        return f"<div>{blocks}{picture}</div>"
+        return f"<div>{blocks}{picture.as_svg(self.verdict)}</div>"
 
-    def _points_of_picture(self):
-        """`(training step, NoiseEstimate)` of equal parts of the course."""
-        series, verdict = self.course, self.verdict
-        if not series:
-            return []
-        count = min(_POINTS_OF_PICTURE, len(series))
-        parts = [
-            series[rows[0] : rows[-1] + 1]
-            for rows in np.array_split(np.arange(len(series)), count)
-        ]
-        return [
-            (
-                int(part["step"][-1]),
-                part.estimate(verdict.batch_size, verdict.is_square_root),
+    def plot(self, ax: Any = None) -> Any:
+        """The least C against κ, with its interval and the C asked for.
+
+        It needs matplotlib.
+
+        Args:
+            ax: Matplotlib axes to draw into; None for a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ValueError: If there is no verdict.
+        """
+        if self.verdict.refusal:
+            raise ValueError(
+                f"There is no verdict to draw. {self.verdict.refusal}"
             )
-            for part in parts
-        ]
+        if ax is None:
+            from matplotlib import pyplot
+
+            _, ax = pyplot.subplots(layout="constrained")
+        picture.draw(self.verdict, ax)
+        return ax
 
     def to_logs(self) -> dict[str, float]:
         """What loggers get: always the same keys, NaN where there is none.
@@ -227,22 +208,76 @@ class ScalingReport:
             for key, value in zip(LOG_KEYS, values, strict=True)
         }
 
+    def to_frame(self) -> Any:
+        """A pandas frame with a row for each κ of each stretch.
+
+        The stretches are told apart by `first_epoch` and `last_epoch`; the
+        last one is what `verdict` is about.
+        """
+        import pandas
+
+        rows: list[dict[str, Any]] = []
+        for report in self.stretches:
+            verdict = report.verdict
+            stretch = {
+                "first_epoch": report.first_epoch,
+                "last_epoch": report.last_epoch,
+            }
+            for run in verdict.runs.values():
+                low, value, high = run.min_closeness
+                rows.append(
+                    {
+                        **stretch,
+                        "kappa": run.kappa,
+                        "batch_size": run.batch_size,
+                        **(run.hyperparameters or {}),
+                        "verdict": str(run.verdict),
+                        "min_closeness": value,
+                        "min_closeness_low": low,
+                        "min_closeness_high": high,
+                        "heuristic": verdict.heuristic,
+                        "at_equilibrium": verdict.at_equilibrium,
+                        "count": report.estimate.count,
+                    }
+                )
+        return pandas.DataFrame(rows)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for strict JSON: the verdict's, the estimate's, more."""
-        values = self.verdict.to_dict() | {
+        """Plain values for strict JSON: the verdict's, the estimate's, more.
+
+        `from_dict` is the way back.
+        """
+        return self.verdict.to_dict() | {
             "first_epoch": self.first_epoch,
             "last_epoch": self.last_epoch,
+            "first_step": self.first_step,
+            "last_step": self.last_step,
             "weight_sq_norm": finite_or_none(self.weight_sq_norm),
             "every": finite_or_none(self.every),
             "earlier": [report.to_dict() for report in self.earlier],
             "text": str(self),
         }
-        if self.last_step is not None:
-            values |= {
-                "first_step": self.first_step,
-                "last_step": self.last_step,
-            }
-        return values
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "ScalingReport":
+        """The report of which `to_dict` is the dictionary."""
+        names = ("first_epoch", "last_epoch", "first_step", "last_step")
+        numbers = {
+            name: math.nan if saved[name] is None else saved[name]
+            for name in ("weight_sq_norm", "every")
+        }
+        return cls(
+            verdict=ScalingVerdict.from_dict(saved),
+            earlier=tuple(map(cls.from_dict, saved["earlier"])),
+            **{name: saved[name] for name in names},
+            **numbers,
+        )
+
+    def save_html(self, path: str | os.PathLike[str]) -> None:
+        """Writes one page with the report, and its picture within it."""
+        text = html.page(self.verdict.headline, self._repr_html_())
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def scaling_report(
@@ -251,7 +286,7 @@ def scaling_report(
     *,
     batch_size,
     closeness=2**0.5,
-    kappas=(0.25, 0.5, 2, 4, 8, 16),
+    kappas=KAPPAS,
     window=None,
     window_steps=None,
     level=0.95,
@@ -298,7 +333,6 @@ def scaling_report(
     return dataclasses.replace(
         judged(last.window(**size)),
         earlier=tuple(judged(s.window(**size)) for s in _longest(before)),
-        course=series,
     )
 
 

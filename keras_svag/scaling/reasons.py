@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+from keras_svag.noise.numerals import interval, number, whole
 from keras_svag.noise.ratio import Interval
 
 _PHRASES = {
@@ -14,8 +15,8 @@ _PHRASES = {
     "equilibrium_unknown": "the run is not known to be at equilibrium",
     "not_at_equilibrium": "the run is not at equilibrium ({})",
     "momentum": (
-        "momentum is {:g}: the bound is that of SGD at the effective rate "
-        "{:g}, which it is like for small learning rates only "
+        "momentum is {}: the bound is that of SGD at the effective rate "
+        "{}, which it is like for small learning rates only "
         "(arXiv 2307.15196)"
     ),
     "not_all_decayed": "some trainable weights are not decayed",
@@ -35,15 +36,15 @@ _PHRASES = {
         "how many steps the second moment has had is not known"
     ),
     "second_moment_is_young": (
-        "the second moment had had {:,} steps when the measuring began, and "
-        "follows over {:,.0f}"
+        "the second moment had had {} steps when the measuring began, and "
+        "follows over {}"
     ),
     "large_epsilon": (
-        "epsilon is not small against √v (v/(√v + ε)² is {:.2g} in the mean)"
+        "epsilon is not small against √v (v/(√v + ε)² is {} in the mean)"
     ),
     "amsgrad": "amsgrad divides by the largest second moment so far",
     "centered": "the second moment is centered",
-    "adaptive_momentum": "momentum is {:g}, not 0",
+    "adaptive_momentum": "momentum is {}, not 0",
     # The estimate.
     "negative_signal": "G is significantly below 0",
     "sampling_unknown": "how the batches were drawn is not known",
@@ -54,7 +55,7 @@ _PHRASES = {
         "the noise scale is not small against the shuffled data"
     ),
     "coupled_loss": (
-        "the loss of a batch differs from the mean of its halves' by {:.2g}%"
+        "the loss of a batch differs from the mean of its halves' by {}%"
     ),
     "masked_loss": (
         "a mask divides the loss by the entries that a batch keeps"
@@ -62,7 +63,7 @@ _PHRASES = {
     "batch_normalization": "batch normalization saw halves of a batch apart",
     # Why there is no verdict.
     "diverges": (
-        "The weights diverge: learning rate times weight decay is {:.3g}, not "
+        "The weights diverge: learning rate times weight decay is {}, not "
         "below 2."
     ),
     "zero_gradients": (
@@ -100,7 +101,13 @@ class Reason(NamedTuple):
     def __str__(self) -> str:
         if self.code not in _PHRASES:
             return self.code
-        return _PHRASES[self.code].format(*self.values)
+        return _PHRASES[self.code].format(*map(_shown, self.values))
+
+
+def _shown(value):
+    if isinstance(value, int):
+        return whole(value)
+    return number(value) if isinstance(value, float) else value
 
 
 def equilibrium_text(
@@ -109,11 +116,10 @@ def equilibrium_text(
     """What was measured of a run's equilibrium, such as `balance 1.02; ...`."""
     parts = []
     if balance is not None and not math.isnan(balance):
-        parts.append(f"balance {balance:.2f}")
+        parts.append(f"balance {number(balance)}")
     if drift:
         factors = (
-            f"{name} × [{low:.2g}, {high:.2g}]"
-            for name, (low, high) in drift.items()
+            f"{name} × {interval(*ends)}" for name, ends in drift.items()
         )
         parts.append("over the window's halves " + ", ".join(factors))
     return "; ".join(parts)

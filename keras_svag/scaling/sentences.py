@@ -1,68 +1,119 @@
-"""The words of a `ScalingVerdict`."""
+"""The words of a `ScalingVerdict`, sentences without a full stop."""
 
 import math
 
+from keras_svag.noise.numerals import exact, number, whole, within
 from keras_svag.scaling.reasons import equilibrium_text
 
 
-def text(verdict):
-    """The headline with the reasons and notes behind it."""
-    parts = [headline(verdict)]
+def lines(verdict):
+    """The answer, and what is behind it."""
+    yield headline(verdict)
+    yield measured(verdict)
     if not verdict.refusal:
+        yield from equilibrium(verdict)
+        yield sde(verdict)
+        yield from notes(verdict)
         if verdict.heuristic:
-            reasons = "; ".join(verdict.heuristic_reasons)
-            parts.append(f"Only a heuristic: {reasons}")
-        parts += [note.rstrip(".") for note in notes(verdict)]
-    return ". ".join(parts)
+            yield f"{BECAUSE} {'; '.join(verdict.heuristic_reasons)}"
+
+
+BECAUSE = "Only a heuristic, because"
+
+
+def rule(verdict):
+    """The name of the rule."""
+    return f"{verdict.rule.replace('_', '-')} rule"
 
 
 def headline(verdict):
-    """The verdict in one line; batch sizes to two digits."""
-    head = (
-        f"batch {verdict.batch_size:,}, learning rate "
-        f"{verdict.learning_rate:g}: "
-        f"{verdict.estimate.describe(verdict.level)}"
-    )
+    """How far the rule may go, in one sentence."""
     if verdict.refusal:
-        return f"{head}; no verdict. {verdict.refusal}"
-    if verdict.is_square_root:
-        return f"{head}, in the norm of {process(verdict)}; {_range(verdict)}"
-    return f"{head}; {_range(verdict)}; {_equilibrium(verdict)}"
+        return f"No verdict on the {rule(verdict)}. {verdict.refusal}"
+    words = _range(verdict)
+    if verdict.heuristic:
+        return f"Only a heuristic: {words}"
+    return words[0].upper() + words[1:]
 
 
 def _range(verdict):
-    name = "square-root" if verdict.is_square_root else "linear"
-    words = (
-        f"the {name} scaling rule is not ruled out up to batch "
-        f"{_batch(verdict.not_ruled_out_up_to)}, "
-    )
-    if verdict.ell > 1 and not verdict.is_square_root:
-        words = f"{compared(verdict)}: {words}"
-    if math.isfinite(verdict.ruled_out_beyond):
-        words += f"ruled out beyond {_batch(verdict.ruled_out_beyond)}"
+    """What is not ruled out, and what is."""
+    one, beyond = verdict.batch_size, verdict.ruled_out_beyond
+    down_to = math.ceil(verdict.min_multiplier_high * one)
+    up_to = math.floor(verdict.not_ruled_out_up_to)
+    # Below the end by less than the batch is a whole number.
+    end = verdict.rule_defined_below * one
+    first = f"from batch {_with_factor(down_to, one)} to " * (down_to > 1)
+    words = f"the {rule(verdict)} is "
+    if down_to > up_to:
+        words += "undetermined or ruled out at every batch"
+    elif end <= up_to:
+        words += f"not ruled out {first}below batch {exact(end)}, where it ends"
     else:
-        words += "and no larger batch is ruled out"
-    if verdict.max_batch_size is not None:
-        words += f" (point estimate {_batch(verdict.max_batch_size)})"
-    end = verdict.rule_defined_below * verdict.batch_size
-    if end < verdict.ruled_out_beyond:
-        # Below the end by less than the batch is a whole number.
-        words += f"; the rule itself ends below batch {end:,.6g}"
+        words += "not ruled out "
+        words += f"{first or 'up to batch '}{_with_factor(up_to, one)}"
+    ruled_out = []
+    below = math.ceil(verdict.min_multiplier_low * one)
+    if below > 1:
+        ruled_out.append(f"below {_with_factor(below, one)}")
+    if beyond < end:
+        ruled_out.append(f"beyond {_with_factor(math.floor(beyond), one)}")
+    if ruled_out:
+        words += f"; {' and '.join(ruled_out)} it is ruled out"
+    if math.isinf(beyond) and math.isinf(end):
+        words += ", and no larger batch is ruled out"
+    elif up_to < end <= beyond:
+        words += f"; the rule ends below batch {exact(end)}"
     return words
 
 
-def _batch(size):
-    """A batch size to two digits, or as a whole number below 1,000."""
-    if size < 1000:
-        return f"{math.floor(size)}"
-    return f"{float(f'{size:.2g}'):,.0f}"
+def ends(verdict):
+    """Up to which batch nothing is ruled out, and beyond which all is."""
+    up_to, beyond = verdict.not_ruled_out_up_to, verdict.ruled_out_beyond
+    return f"up to {_whole(up_to)}", f"beyond {_whole(beyond)}"
 
 
-def _equilibrium(verdict):
-    answers = {True: "yes", False: "no", None: "not known"}
-    words = f"at equilibrium: {answers[verdict.at_equilibrium]}"
-    measured = equilibrium_text(verdict.balance, verdict.drift)
-    return f"{words} ({measured})" if measured else words
+def _whole(size):
+    """A largest batch size: it is not rounded up."""
+    return whole(math.floor(size)) if math.isfinite(size) else number(size)
+
+
+def _with_factor(size, baseline):
+    return f"{whole(size)} (×{number(size / baseline)})"
+
+
+def measured(verdict):
+    """N / G of the measured run, with its interval."""
+    norm = f", in the norm of {process(verdict)}"
+    return (
+        f"Batch {whole(verdict.batch_size)}, learning rate "
+        f"{exact(verdict.learning_rate)}: "
+        f"{verdict.estimate.describe(verdict.level)}"
+        f"{norm if verdict.is_square_root else ''}"
+    )
+
+
+ANSWERS = {True: "yes", False: "no", None: "not known"}
+
+
+def equilibrium(verdict):
+    """Whether the measured run is at rest; nothing where that is not asked."""
+    if not verdict.is_square_root:
+        words = f"At equilibrium: {ANSWERS[verdict.at_equilibrium]}"
+        seen = equilibrium_text(verdict.balance, verdict.drift)
+        yield f"{words} ({seen})" if seen else words
+
+
+def sde(verdict):
+    """Whether the measured run may be close to its SDE."""
+    least = verdict.min_noise_to_signal
+    needed = f"needs N/G of at least {number(least)}"
+    if math.isinf(least):
+        needed = "no N/G is enough at this learning rate and weight decay"
+    return (
+        f"{process(verdict)} within a factor {number(verdict.closeness)} of "
+        f"its SDE: {verdict.sde_verdict} ({needed})"
+    )
 
 
 def process(verdict):
@@ -85,14 +136,40 @@ def compared(verdict):
     return f"SGD at (κB, κη) against this run of {process(verdict)}"
 
 
-def scaled(verdict, kappa):
-    """The hyperparameters at κB, as arguments of the optimizer."""
-    values = verdict.scaled[kappa]
-    if values is None:
-        return "no such run, for κ (1 - β) is not below 1"
-    if not verdict.is_square_root:
-        return f"{values['learning_rate']:g}"
-    return ", ".join(f"{name}={value:.6g}" for name, value in values.items())
+def scaled_run(run):
+    """The verdict on one batch size, in one sentence."""
+    verdict = run.baseline
+    size = f"batch {_with_factor(run.batch_size, verdict.batch_size)}"
+    if verdict.refusal:
+        return f"No verdict on {size}. {verdict.refusal}"
+    if run.hyperparameters is None:
+        return (
+            f"The {rule(verdict)} has no run at {size}, for κ (1 - β) is not "
+            "below 1"
+        )
+    given = ", ".join(
+        f"{name}={exact(value)}" for name, value in run.hyperparameters.items()
+    )
+    words = (
+        f"{size} with {given} is {run.verdict}: {least_closeness(run)}, asked "
+        f"for is {number(verdict.closeness)}"
+    )
+    if verdict.heuristic:
+        return f"Only a heuristic: {words}"
+    return words[0].upper() + words[1:]
+
+
+def least_closeness(run):
+    """How close a run can be at most, such as `C is at least 2.1 [2, 2.3]`."""
+    return f"C is at least {closeness(run)}"
+
+
+def closeness(run):
+    """The least C with its interval; the low end where there is no point."""
+    low, value, high = run.min_closeness
+    if math.isinf(low):
+        return "∞: the weights diverge"
+    return within(low, low if value is None else value, high)
 
 
 def notes(verdict):
@@ -104,7 +181,7 @@ def notes(verdict):
             "out"
         )
     if estimate.noise_scale_warning:
-        yield estimate.noise_scale_warning
+        yield estimate.noise_scale_warning.rstrip(".")
     product = verdict.conditions.decay_per_step
     if verdict.at_equilibrium is False and product:
         yield (

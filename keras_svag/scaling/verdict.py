@@ -2,9 +2,10 @@
 
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -13,6 +14,7 @@ from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
 from keras_svag.noise.ratio import Interval
 from keras_svag.scaling import sentences
 from keras_svag.scaling.bounds import (
+    checked_closeness,
     forced_ratio,
     max_batch_multiplier,
     min_batch_multiplier,
@@ -23,6 +25,8 @@ from keras_svag.scaling.conditions import RunConditions, conditions_of
 from keras_svag.scaling.optimizers import Rule
 from keras_svag.scaling.reasons import Reason
 from keras_svag.scaling.rules import Hyperparameters
+
+KAPPAS = (0.25, 0.5, 2.0, 4.0, 8.0, 16.0)
 
 
 class Verdict(str, enum.Enum):
@@ -36,6 +40,67 @@ class Verdict(str, enum.Enum):
     __str__ = str.__str__
 
 
+class Bound(NamedTuple):
+    """A bound at the point estimate of N / G, or None, and its interval."""
+
+    low: float
+    value: float | None
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledRun:
+    """What a verdict says of the same training at another batch size.
+
+    Its `str` is one sentence. `ScalingVerdict.at` makes it.
+
+    Attributes:
+        kappa: κ, its batch size over that of the measured run; fewer examples
+            a batch are a κ below 1.
+        verdict: `Verdict` on it.
+        min_closeness: `Bound`: the least C to which it can be close to the
+            measured run, whatever else happens.
+        hyperparameters: Those that the rule changes, as arguments of the
+            optimizer; None where the rule has none.
+        baseline: `ScalingVerdict` on the measured run.
+    """
+
+    kappa: float
+    verdict: Verdict
+    min_closeness: Bound
+    hyperparameters: Hyperparameters | None
+    baseline: "ScalingVerdict" = dataclasses.field(repr=False)
+
+    @property
+    def batch_size(self) -> float:
+        """κB in examples."""
+        return self.kappa * self.baseline.batch_size
+
+    @property
+    def allowed(self) -> bool | None:
+        """True: not ruled out, False: ruled out, None: undetermined."""
+        if self.verdict == Verdict.UNDETERMINED:
+            return None
+        return self.verdict == Verdict.NOT_RULED_OUT
+
+    def __str__(self):
+        return sentences.scaled_run(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for strict JSON; None for what is not finite."""
+        low, value, high = map(finite_or_none, self.min_closeness)
+        return {
+            "kappa": self.kappa,
+            "batch_size": self.batch_size,
+            "verdict": str(self.verdict),
+            "min_closeness_low": low,
+            "min_closeness": value,
+            "min_closeness_high": high,
+            "hyperparameters": self.hyperparameters,
+            "text": str(self),
+        }
+
+
 @dataclasses.dataclass(frozen=True)
 class ScalingVerdict:
     """How far a scaling rule can carry a run, as far as is known.
@@ -43,66 +108,44 @@ class ScalingVerdict:
     It compares SGD at (κB, κη) with the measured run at (B, η), which is one
     of SGD, or of SVAG with `ell`, and its N / G that of the measured one; by
     the square-root rule in the same way Adam or its kin. The conditions are
-    necessary: "not ruled out" promises nothing. Each one-sided verdict errs
-    with at most half of `1 - level`.
+    necessary: "not ruled out" promises nothing. Where their assumptions hold,
+    each one-sided verdict errs as often as that end of the interval of N / G,
+    nominally in half of `1 - level`.
+
+    `scaling_verdict` makes it, and all is computed from the attributes.
 
     Attributes:
-        estimate: `NoiseEstimate` of the baseline, at its batch size B.
-        conditions: `RunConditions` of the baseline.
+        estimate: `NoiseEstimate` of the measured run, at its batch size B.
+        conditions: `RunConditions` of it.
         closeness: C.
         level: Level of the interval.
-        max_multiplier_low, max_multiplier, max_multiplier_high: κ_max at the
-            low end, the point estimate (or None) and the high end. Unless the
-            run is seen not to be at equilibrium, the point has the measured
-            balance in it, and the ends hold with it and without.
-        multiplier_verdicts: `{κ: Verdict}`.
-        min_closeness: `{κ: (low, value, high)}`, the least C to which the two
-            runs can be close, in the same way.
-        sde_verdict: Whether the measured run may be C-close to its SDE.
-        min_noise_to_signal: The least N / G with which it may.
-        reasons: Assumptions of the theorem that fail or are not known to hold,
-            a `Reason` each; if there are any, the numbers are only a
-            heuristic.
-        refusal: `Reason` why there is no verdict at all, or None.
-        scaled: `{κ: dict}`, the hyperparameters at κ by the rule; None where
-            it has none.
+        kappas: The factors on the batch size that a report lists.
     """
 
     estimate: NoiseEstimate
     conditions: RunConditions
-    closeness: float
-    level: float
-    max_multiplier_low: float
-    max_multiplier: float | None
-    max_multiplier_high: float
-    multiplier_verdicts: dict[float, Verdict]
-    min_closeness: dict[float, tuple[float, float | None, float]]
-    sde_verdict: Verdict
-    min_noise_to_signal: float
-    reasons: tuple[Reason, ...] = ()
-    refusal: Reason | None = None
-    scaled: dict[float, Hyperparameters | None] = dataclasses.field(
-        default_factory=dict
-    )
+    closeness: float = 2**0.5
+    level: float = 0.95
+    kappas: tuple[float, ...] = KAPPAS
 
     @property
     def batch_size(self) -> int:
-        """B of the baseline."""
+        """B of the measured run."""
         return self.estimate.batch_size  # type: ignore[return-value]
 
     @property
     def learning_rate(self) -> float:
-        """η of the baseline."""
+        """η of the measured run."""
         return self.conditions.learning_rate
 
     @property
     def weight_decay(self) -> float:
-        """λ of the baseline."""
+        """λ of the measured run."""
         return self.conditions.weight_decay
 
     @property
     def ell(self) -> int:
-        """SVAG's amplification in the baseline; 1 is SGD."""
+        """SVAG's amplification in the measured run; 1 is SGD."""
         return self.conditions.ell
 
     @property
@@ -120,14 +163,14 @@ class ScalingVerdict:
         """Name of the class of the optimizer."""
         return self.conditions.optimizer.name
 
-    @property
+    @functools.cached_property
     def interval(self) -> Interval:
         """`(low, high)` of N / G."""
         return self.estimate.interval(self.level)
 
     @property
     def noise_to_signal(self) -> float | None:
-        """N / G, None if G is not positive."""
+        """N / G, None if G is not positive: it is not clamped."""
         if not self.estimate.grad_sq_norm > 0:
             return None
         return self.estimate.noise_to_signal
@@ -153,9 +196,111 @@ class ScalingVerdict:
         return self.conditions.rule_defined_below
 
     @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Assumptions that fail or are not known to hold, a `Reason` each.
+
+        If there are any, the numbers are only a heuristic.
+        """
+        return self.conditions.reasons(self.estimate)
+
+    @property
     def heuristic(self) -> bool:
         """Whether an assumption fails or is not known to hold."""
         return bool(self.reasons)
+
+    @property
+    def refusal(self) -> Reason | None:
+        """`Reason` why there is no verdict at all, or None."""
+        refusal = self.conditions.refusal
+        if refusal is None and not (
+            self.estimate.grad_sq_norm or self.estimate.example_noise
+        ):
+            return Reason("zero_gradients")
+        return refusal
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """The run as the bounds ask for it."""
+        # Where the weights diverge no bound is defined: there is no verdict.
+        decays = not self.conditions.diverges
+        return {
+            # η and λ count by their product alone.
+            "learning_rate": 1.0,
+            "weight_decay": self.conditions.decay_per_step if decays else 0.0,
+            "ell": self.ell,
+        }
+
+    @property
+    def _balance_in_bound(self) -> float:
+        """The balance of a run that may be at equilibrium, 1 for any other."""
+        # On the way to equilibrium the balance says nothing about where it is.
+        if self.at_equilibrium is False or self.balance is None:
+            return 1.0
+        is_close = 1 / self.closeness <= self.balance <= self.closeness
+        return self.balance if is_close else 1.0
+
+    def _bound(self, function):
+        """A bound at the ends of N / G and at its point.
+
+        The balance of a run at equilibrium is not exactly 1. Whether R or
+        G + N is off is not known: with the balance in the bound R is taken as
+        measured, without it as it is at rest. So the ends are the outer ones
+        of both.
+        """
+        run, balance = self._identity, self._balance_in_bound
+        ends = [
+            function(q, **run, balance=b)
+            for q in self.interval
+            for b in (1.0, balance)
+        ]
+        point = self.noise_to_signal
+        value = (
+            None if point is None else function(point, **run, balance=balance)
+        )
+        return Bound(min(ends), value, max(ends))
+
+    @functools.cached_property
+    def _largest(self) -> Bound:
+        """κ_max."""
+        return self._bound(
+            functools.partial(max_batch_multiplier, closeness=self.closeness)
+        )
+
+    @functools.cached_property
+    def _smallest(self) -> Bound:
+        """κ_min."""
+        return self._bound(
+            functools.partial(min_batch_multiplier, closeness=self.closeness)
+        )
+
+    @property
+    def max_multiplier_low(self) -> float:
+        """κ_max at the low end of N / G: larger κ are not known to be allowed.
+
+        Unless the run is seen not to be at equilibrium, the ends hold with the
+        measured balance in them and without, and the point has it.
+        """
+        return self._largest.low
+
+    @property
+    def max_multiplier(self) -> float | None:
+        """κ_max at the point estimate, or None."""
+        return self._largest.value
+
+    @property
+    def max_multiplier_high(self) -> float:
+        """κ_max at the high end of N / G: larger κ are ruled out."""
+        return self._largest.high
+
+    @property
+    def min_multiplier_low(self) -> float:
+        """κ_min at the high end of N / G: smaller κ are ruled out."""
+        return self._smallest.low
+
+    @property
+    def min_multiplier_high(self) -> float:
+        """κ_min at the low end: smaller κ are not known to be allowed."""
+        return self._smallest.high
 
     @property
     def not_ruled_out_up_to(self) -> float:
@@ -175,52 +320,128 @@ class ScalingVerdict:
         return self.max_multiplier * self.batch_size
 
     @property
+    def min_noise_to_signal(self) -> float:
+        """The least N / G with which the run may be C-close to its SDE."""
+        return min_noise_to_signal(self.closeness, **self._identity)
+
+    @property
+    def sde_verdict(self) -> Verdict:
+        """Whether the measured run may be C-close to its SDE."""
+        low, high = self.interval
+        least = self.min_noise_to_signal
+        return self._judged(low >= least, high < least)
+
+    def _judged(self, surely_holds, surely_fails):
+        if self.refusal or not (surely_holds or surely_fails):
+            return Verdict.UNDETERMINED
+        return Verdict.RULED_OUT if surely_fails else Verdict.NOT_RULED_OUT
+
+    def at(
+        self,
+        batch_size: int,
+        *,
+        level: float | None = None,
+        closeness: float | None = None,
+    ) -> ScaledRun:
+        """What is known of the same training at another batch size.
+
+        ```python
+        print(verdict.at(256))
+        keras.optimizers.SGD(**verdict.at(256).hyperparameters)
+        ```
+
+        Args:
+            batch_size: Examples a batch, more than in the measured run or
+                fewer.
+            level, closeness: Other ones than the verdict's. Whether the run is
+                at rest stays judged by the verdict's own.
+
+        Returns:
+            A `ScaledRun`.
+
+        Raises:
+            TypeError: If an argument is no number.
+            ValueError: If one is out of range.
+        """
+        arguments.integer("batch_size", batch_size)
+        asked = dataclasses.replace(
+            self,
+            level=self.level if level is None else _checked_level(level),
+            closeness=self.closeness
+            if closeness is None
+            else checked_closeness(closeness),
+        )
+        return asked.scaled_by(batch_size / self.batch_size)
+
+    def allows(self, batch_size: int) -> bool | None:
+        """Whether the condition allows a batch size: `at(batch_size).allowed`.
+
+        True where it is not ruled out, which promises nothing; False where it
+        is ruled out; None where that is undetermined.
+        """
+        return self.at(batch_size).allowed
+
+    def scaled_by(self, kappa: float) -> ScaledRun:
+        """What is known of the run at κ times the batch size."""
+        scaled = self.conditions.scaled(kappa)
+        (smallest, _, needed), (allowed, _, largest) = (
+            self._smallest,
+            self._largest,
+        )
+        verdict = Verdict.UNDETERMINED
+        if scaled is not None:
+            verdict = self._judged(
+                needed <= kappa <= allowed, kappa > largest or kappa < smallest
+            )
+        ratio = self._bound(functools.partial(forced_ratio, kappa=kappa))
+        return ScaledRun(
+            kappa=kappa,
+            verdict=verdict,
+            min_closeness=_distance_of(*ratio),
+            hyperparameters=scaled,
+            baseline=self,
+        )
+
+    @functools.cached_property
+    def runs(self) -> dict[float, ScaledRun]:
+        """`{κ: ScaledRun}` of all `kappas`."""
+        return {kappa: self.scaled_by(kappa) for kappa in self.kappas}
+
+    @property
+    def multiplier_verdicts(self) -> dict[float, Verdict]:
+        """`{κ: Verdict}`."""
+        return {kappa: run.verdict for kappa, run in self.runs.items()}
+
+    @property
+    def min_closeness(self) -> dict[float, Bound]:
+        """`{κ: (low, value, high)}`, the least C of the two runs."""
+        return {kappa: run.min_closeness for kappa, run in self.runs.items()}
+
+    @property
+    def scaled(self) -> dict[float, Hyperparameters | None]:
+        """`{κ: dict}`, the hyperparameters by the rule; None: it has none."""
+        return {kappa: run.hyperparameters for kappa, run in self.runs.items()}
+
+    @property
     def heuristic_reasons(self) -> tuple[str, ...]:
         """The reasons, a phrase each."""
         return tuple(map(str, self.reasons))
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Other things to know, a sentence each."""
-        return tuple(sentences.notes(self))
-
-    @property
-    def compared(self) -> str:
-        """The two processes that the verdict compares, a phrase."""
-        return sentences.compared(self)
-
-    @property
-    def process(self) -> str:
-        """What the measured run is one of, such as `SVAG with ell 4`."""
-        return sentences.process(self)
-
-    def scaled_text(self, kappa: float) -> str:
-        """The hyperparameters at κB, as arguments of the optimizer."""
-        return sentences.scaled(self, kappa)
-
-    @property
     def headline(self) -> str:
-        """The verdict in one line; batch sizes to two digits."""
+        """The answer in one sentence: how far the rule may go."""
         return sentences.headline(self)
 
     @property
     def text(self) -> str:
-        """The headline with the reasons and notes behind it."""
-        return sentences.text(self)
+        """The answer and what is behind it, a sentence a line."""
+        return "\n".join(sentences.lines(self))
 
     def __str__(self):
         return self.text
 
-    def at(self, batch_size: int) -> "ScalingVerdict":
-        """The verdict on the same run if its batch size were another one."""
-        return scaling_verdict(
-            self.estimate,
-            self.conditions,
-            batch_size=batch_size,
-            closeness=self.closeness,
-            kappas=tuple(self.multiplier_verdicts),
-            level=self.level,
-        )
+    def __repr__(self):
+        return f"<{type(self).__name__}: {self.headline}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON; None for what is not finite."""
@@ -238,6 +459,8 @@ class ScalingVerdict:
             "max_multiplier_low": self.max_multiplier_low,
             "max_multiplier": self.max_multiplier,
             "max_multiplier_high": self.max_multiplier_high,
+            "min_multiplier_low": self.min_multiplier_low,
+            "min_multiplier_high": self.min_multiplier_high,
             "not_ruled_out_up_to": self.not_ruled_out_up_to,
             "ruled_out_beyond": self.ruled_out_beyond,
             "max_batch_size": self.max_batch_size,
@@ -250,26 +473,13 @@ class ScalingVerdict:
             "rule": self.rule,
             "optimizer": self.optimizer,
             "at_equilibrium": self.at_equilibrium,
-            "heuristic": self.heuristic,
             "reasons": [reason.code for reason in self.reasons],
             "heuristic_reasons": list(self.heuristic_reasons),
-            "refusal": None if self.refusal is None else str(self.refusal),
-            "notes": list(self.notes),
-            "compared": self.compared,
+            "refusal": self.refusal and str(self.refusal),
             "text": self.text,
             "sde_verdict": str(self.sde_verdict),
-            "multiplier_verdicts": {
-                f"{kappa:g}": str(verdict)
-                for kappa, verdict in self.multiplier_verdicts.items()
-            },
-            "min_closeness": {
-                f"{kappa:g}": [finite_or_none(value) for value in ends]
-                for kappa, ends in self.min_closeness.items()
-            },
-            "scaled": {
-                f"{kappa:g}": values for kappa, values in self.scaled.items()
-            },
-            "kappas": list(self.multiplier_verdicts),
+            "kappas": list(self.kappas),
+            "runs": [run.to_dict() for run in self.runs.values()],
             "gradient_noise": self.estimate.to_dict(),
             "conditions": self.conditions.to_dict(),
         }
@@ -295,7 +505,7 @@ def scaling_verdict(
     *,
     batch_size: int | None = None,
     closeness: float = 2**0.5,
-    kappas: tuple[float, ...] | list[float] = (0.25, 0.5, 2, 4, 8, 16),
+    kappas: tuple[float, ...] | list[float] = KAPPAS,
     level: float = 0.95,
 ) -> ScalingVerdict:
     """Judges a scaling rule from a measured N / G.
@@ -308,17 +518,13 @@ def scaling_verdict(
     interval holds, it is not ruled out if it is between them whatever N / G
     the interval holds, and else it is undetermined.
 
-    The balance of a run at equilibrium is not exactly 1. Whether R or G + N is
-    off is not known: with the balance in the bound R is taken as measured,
-    without it as it is at rest. So the ends are the outer ones of both.
-
     Args:
-        estimate: `NoiseEstimate` of the baseline.
-        conditions: `RunConditions` of the baseline, or its optimizer, from
+        estimate: `NoiseEstimate` of the measured run.
+        conditions: `RunConditions` of the measured run, or its optimizer, from
             whose hyperparameters they are made. For an optimizer that the rule
             is not for there is no verdict, and none where the weights diverge:
             `refusal` says why.
-        batch_size: B of the baseline; that of `estimate` if None.
+        batch_size: B of the measured run; that of `estimate` if None.
         closeness: C, above 1.
         kappas: Factors on the batch size to judge, each above 0.
         level: Level of the two-sided interval for N / G.
@@ -344,87 +550,19 @@ def scaling_verdict(
         estimate.batch_size if batch_size is None else batch_size,
         remedy="give the batch size of the baseline run",
     )
-    estimate = estimate.at(batch_size)
-    kappas = checked_kappas(kappas)
-    # Where the weights diverge no bound is defined: there is no verdict.
-    per_step = 0.0 if conditions.diverges else conditions.decay_per_step
-    # η and λ count by their product alone.
-    run: dict[str, Any] = {
-        "learning_rate": 1.0,
-        "weight_decay": per_step,
-        "ell": conditions.ell,
-    }
-    threshold = min_noise_to_signal(closeness, **run)
-    low, high = estimate.interval(level)
-    # Above 0 N / G has a point estimate; a negative one is not clamped.
-    point = estimate.noise_to_signal if estimate.grad_sq_norm > 0 else None
-    balance = _balance_in_bound(conditions, closeness)
-
-    def ends_and_point(bound):
-        """A bound at the ends, with the balance or without, and the point."""
-        at_ends = [bound(q, b) for q in (low, high) for b in (1.0, balance)]
-        best = None if point is None else bound(point, balance)
-        return min(at_ends), best, max(at_ends)
-
-    smallest, best, largest = ends_and_point(
-        lambda q, b: max_batch_multiplier(q, closeness, **run, balance=b)
-    )
-    lowest, _, highest = ends_and_point(
-        lambda q, b: min_batch_multiplier(q, closeness, **run, balance=b)
-    )
-    refusal = conditions.refusal
-    if refusal is None and not (
-        estimate.grad_sq_norm or estimate.example_noise
-    ):
-        refusal = Reason("zero_gradients")
-    scaled = {kappa: conditions.scaled(kappa) for kappa in kappas}
-
-    def judge(surely_holds, surely_fails):
-        if refusal or not (surely_holds or surely_fails):
-            return Verdict.UNDETERMINED
-        return Verdict.RULED_OUT if surely_fails else Verdict.NOT_RULED_OUT
-
     return ScalingVerdict(
-        estimate=estimate,
+        estimate=estimate.at(batch_size),
         conditions=conditions,
-        closeness=closeness,
-        level=level,
-        max_multiplier_low=smallest,
-        max_multiplier=best,
-        max_multiplier_high=largest,
-        multiplier_verdicts={
-            kappa: Verdict.UNDETERMINED
-            if scaled[kappa] is None
-            else judge(
-                highest <= kappa <= smallest, kappa > largest or kappa < lowest
-            )
-            for kappa in kappas
-        },
-        min_closeness={
-            kappa: _distance_of(
-                *ends_and_point(
-                    lambda q, b, kappa=kappa: forced_ratio(
-                        q, kappa, **run, balance=b
-                    )
-                )
-            )
-            for kappa in kappas
-        },
-        sde_verdict=judge(low >= threshold, high < threshold),
-        min_noise_to_signal=threshold,
-        reasons=conditions.reasons(estimate),
-        refusal=refusal,
-        scaled=scaled,
+        closeness=checked_closeness(closeness),
+        level=_checked_level(level),
+        kappas=checked_kappas(kappas),
     )
 
 
-def _balance_in_bound(conditions, closeness):
-    """The balance of a run that may be at equilibrium, 1 for any other."""
-    balance = conditions.balance
-    # On the way to equilibrium the balance says nothing about where it is.
-    if conditions.rest is False or balance is None:
-        return 1.0
-    return balance if 1 / closeness <= balance <= closeness else 1.0
+def _checked_level(level):
+    return arguments.number(
+        "level", level, above=0, below=1, remedy="use 0.95 for a 95% interval"
+    )
 
 
 def _distance_of(low, ratio, high):
@@ -432,7 +570,7 @@ def _distance_of(low, ratio, high):
     value, nearest, farthest = distance(
         math.nan if ratio is None else ratio, low, high
     )
-    return nearest, None if ratio is None else value, farthest
+    return Bound(nearest, None if ratio is None else value, farthest)
 
 
 def checked_kappas(kappas):

@@ -140,7 +140,7 @@ def test_stretches_of_one_rate_are_judged_apart():
         assert (report.first_epoch, report.last_epoch) == epochs
         assert report.verdict.learning_rate == pytest.approx(rate)
         assert "rate_changes" not in codes(report.verdict)
-    assert "Before, epochs 1 to 4: batch 8" in str(one.report)
+    assert "Earlier learning rates" in str(one.report)
 
 
 def test_rate_that_moves_at_every_step_is_averaged_over_the_window():
@@ -409,8 +409,8 @@ def test_tensorboard_has_the_points_and_the_cards(
         window = seen.window(epochs=1) if "verbose" in settings else seen
         step = place // STEPS if update_freq == "epoch" else place
         expected[step] = means(window)
-    for index, name in enumerate(("grad_sq_norm", "noise_trace")):
-        points = events.Tensors(f"gradient_noise/{name}")
+    for index, name in enumerate(("squared gradient norm", "noise")):
+        points = events.Tensors(f"gradient noise/{name}")
         assert {
             event.step: float(tf.make_ndarray(event.tensor_proto))
             for event in points
@@ -420,8 +420,7 @@ def test_tensorboard_has_the_points_and_the_cards(
                 for step, values in expected.items()
             }
         )
-    cards = {"linear_scaling_rule", "gradient_noise_per_layer"}
-    is_judged = cards <= set(events.Tags()["tensors"])
+    is_judged = "linear rule" in events.Tags()["tensors"]
     assert is_judged == (make is ScalingRuleCheck)
 
 

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
-from keras_svag.callbacks.tensorboard import NoiseSummaries, layers_markdown
+from keras_svag.callbacks.tensorboard import NoiseSummaries
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.reporting.report import ScalingReport
 from keras_svag.scaling.conditions import RunConditions, conditions_of
@@ -16,11 +16,11 @@ from keras_svag.scaling.verdict import scaling_verdict
 CONDITIONS = RunConditions(
     learning_rate=0.5, weight_decay=1e-3, scale_invariant=True, balance=1.05
 )
-G = "gradient_noise/grad_sq_norm"
-N = "gradient_noise/noise_trace"
-RATIO = "gradient_noise/noise_to_signal"
-MAX_BATCH_SIZE = "scaling_rule/max_batch_size"
-BALANCE = "scaling_rule/balance"
+G = "gradient noise/squared gradient norm"
+N = "gradient noise/noise"
+RATIO = "gradient noise/noise-to-signal ratio"
+MAX_BATCH_SIZE = "scaling rule/largest batch size"
+BALANCE = "scaling rule/balance"
 
 
 def noise(g, n, **fields):
@@ -94,13 +94,17 @@ def test_every_epoch_has_its_values_and_bands(written):
         (G, 1, 1.0),
         (N, 2, 30.0),
         # Student's quantile for 16 degrees of freedom is 2.120.
-        (f"{G}_low", 2, 2.0 - 2.120 * 0.1),
-        (f"{N}_high", 2, 30.0 + 2.120 * 0.5),
+        (f"{G} (low end)", 2, 2.0 - 2.120 * 0.1),
+        (f"{N} (high end)", 2, 30.0 + 2.120 * 0.5),
         (RATIO, 2, 15.0),
-        (f"{RATIO}_low", 2, low),
-        (f"{RATIO}_high", 2, high),
+        (f"{RATIO} (low end)", 2, low),
+        (f"{RATIO} (high end)", 2, high),
         (MAX_BATCH_SIZE, 1, reports[0].verdict.max_batch_size),
-        (f"{MAX_BATCH_SIZE}_low", 1, reports[0].verdict.not_ruled_out_up_to),
+        (
+            f"{MAX_BATCH_SIZE} (low end)",
+            1,
+            reports[0].verdict.not_ruled_out_up_to,
+        ),
         (BALANCE, 1, 1.05),
     ):
         assert actual[tag][step] == pytest.approx(expected, rel=1e-3), tag
@@ -109,7 +113,7 @@ def test_every_epoch_has_its_values_and_bands(written):
 def test_a_band_without_an_upper_end_is_left_out(written):
     reports = [report(1, noise(1.0, 20.0)), report(2, noise(0.1, 30.0))]
     actual = scalars(written(*reports))
-    for end in ("", "_low", "_high"):
+    for end in ("", " (low end)", " (high end)"):
         assert set(actual[f"{RATIO}{end}"]) == {1}
         assert set(actual[f"{MAX_BATCH_SIZE}{end}"]) == {1}
     assert set(actual[G]) == {1, 2}
@@ -150,12 +154,16 @@ def test_a_monitor_without_a_verdict_writes_its_estimate(tmp_path):
     summaries.close()
     actual = scalars(events(tmp_path))
     assert set(actual) == {
-        f"{tag}{end}" for tag in (G, N, RATIO) for end in ("_low", "", "_high")
+        f"{tag}{end}"
+        for tag in (G, N, RATIO)
+        for end in (" (low end)", "", " (high end)")
     }
     # Student's quantile for 16 degrees of freedom is 1.746.
-    assert actual[f"{G}_high"][10] == pytest.approx(2 + 1.746 * 0.1, rel=1e-3)
+    assert actual[f"{G} (high end)"][10] == pytest.approx(
+        2 + 1.746 * 0.1, rel=1e-3
+    )
     expected = noise(2.0, 20.0).interval(0.9).high
-    assert actual[f"{RATIO}_high"][10] == pytest.approx(expected)
+    assert actual[f"{RATIO} (high end)"][10] == pytest.approx(expected)
 
 
 def test_too_few_observations_are_not_written(tmp_path):
@@ -176,45 +184,43 @@ def test_points_can_be_read_while_training_goes_on(tmp_path):
 def test_card_carries_verdicts_and_reasons(written):
     heuristic = dataclasses.replace(CONDITIONS, momentum=0.9)
     actual = report(3, noise(1.0, 20.0), heuristic)
-    text = card(written(actual), "linear_scaling_rule")
+    text = card(written(actual), "linear rule")
     assert text == actual._repr_markdown_()
-    assert "| 64 | 1 | not ruled out |" in text
-    assert "| 2,048 | 32 | ruled out |" in text
+    assert "| ×2 | 64 | 1 | not ruled out |" in text
+    assert "| ×64 | 2,048 | 32 | ruled out |" in text
     assert "- momentum is 0.9: the bound is that of SGD at" in text
 
 
 def test_card_of_a_refusal_judges_no_batch(written):
     adam = conditions_of(keras.optimizers.Adam(), "linear")
     accumulator = written(report(1, noise(1.0, 20.0), adam))
-    text = card(accumulator, "linear_scaling_rule")
+    text = card(accumulator, "linear rule")
     assert "square-root scaling rule" in text
-    assert "| 64 |" not in text
+    assert "| ×2 |" not in text
     assert MAX_BATCH_SIZE not in scalars(accumulator)
 
 
 def test_card_is_named_after_its_rule(written):
     adam = conditions_of(keras.optimizers.Adam())
-    text = card(
-        written(report(1, noise(1.0, 20.0), adam)), "square_root_scaling_rule"
-    )
+    text = card(written(report(1, noise(1.0, 20.0), adam)), "square-root rule")
     assert "in the norm of Adam" in text
 
 
-def test_layers_are_a_table_sorted_by_their_noise(written):
+def test_layers_are_in_the_card(written):
     order = np.random.default_rng(0).permutation(30)
     layers = {f"layer{i}/kernel": noise(1.0, float(i)) for i in order}
-    layers["layer7/kernel"] = noise(-1.0, 7.0)
-    layers["layer8/kernel"] = noise(0.05, 8.0)
+    layers["layer27/kernel"] = noise(-1.0, 27.0)
+    layers["layer28/kernel"] = noise(0.05, 28.0)
     accumulator = written(report(1, noise(30.0, 435.0, per_layer=layers)))
-    rows = card(accumulator, "gradient_noise_per_layer").splitlines()[2:]
-    assert len(rows) == 30
+    lines = card(accumulator, "linear rule").splitlines()
+    rows = [line for line in lines if line.startswith("| layer")]
     names = [row.split("|")[1].strip() for row in rows]
-    assert names == [f"layer{i}/kernel" for i in reversed(range(30))]
-    assert f"{'█' * 12} {29 / 435:.1%} |" in rows[0]
-    assert f" {'█' * 6} {14 / 435:.1%} |" in rows[names.index("layer14/kernel")]
-    assert "– [" in rows[names.index("layer7/kernel")]
-    assert "∞)" in rows[names.index("layer8/kernel")]
+    assert names == [f"layer{i}/kernel" for i in range(29, 19, -1)]
+    assert f"{29 / 435:.1%} |" in rows[0]
+    assert "∞)" in rows[1] and "– [" in rows[2]
+    assert "The 10 layers of 30 with most noise:" in lines
 
 
-def test_layers_without_noise_have_no_shares():
-    assert "0.0%" in layers_markdown({"a": noise(0.0, 0.0)})
+def test_layers_without_noise_have_no_shares(written):
+    one = report(1, noise(1.0, 2.0, per_layer={"a": noise(0.0, 0.0)}))
+    assert "| a | 0 | 0 |" in card(written(one), "linear rule")

@@ -10,7 +10,7 @@ BLOCKS = [
     Headline(WICKED),
     Line(WICKED),
     Items(WICKED, (WICKED, WICKED)),
-    Table(WICKED, (WICKED, "x"), ((WICKED, WICKED),), (WICKED,)),
+    Table(WICKED, (WICKED, "x"), ((WICKED, WICKED),)),
 ]
 
 
@@ -30,9 +30,26 @@ def test_text_is_shown_as_it_is(block):
 
 
 def test_terminal_shows_a_block_line_by_line():
-    assert [block.to_text() for block in BLOCKS] == [
+    assert [block.to_text() for block in BLOCKS[:3]] == [
         WICKED,
         f"  {WICKED}",
         f"  {WICKED}\n  - {WICKED}\n  - {WICKED}",
-        f"  {WICKED}:\n  {WICKED}",
     ]
+
+
+def test_terminal_shows_a_table_in_columns():
+    table = Table("Runs", ("κ", "batch"), (("×2", "256"), ("×16", "2,048")))
+    assert table.to_text().splitlines() == [
+        "  Runs:",
+        "      κ  batch",
+        "     ×2    256",
+        "    ×16  2,048",
+    ]
+
+
+def test_long_texts_are_wrapped_at_80_columns():
+    long = "word " * 40
+    for block in (Headline(long), Line(long), Items(long, (long,))):
+        lines = block.to_text().splitlines()
+        assert all(70 < len(line) <= 80 for line in (lines[0], lines[1]))
+        assert " ".join(block.to_text().split()).count("word") % 40 == 0

@@ -10,6 +10,7 @@ import pytest
 from keras_svag import SVAGAdam, scaling
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.ratio import Interval
+from keras_svag.scaling import sentences
 from keras_svag.scaling.bounds import min_batch_multiplier
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from keras_svag.scaling.optimizers import kind_of
@@ -43,11 +44,94 @@ def judge(measured, **fields):
 
 
 def test_verdict_reads_like_a_sentence():
-    assert judge(estimate()).text == (
-        "batch 128, learning rate 0.8: N/G = 41 [33, 55]; the linear scaling "
-        "rule is not ruled out up to batch 4,400, ruled out beyond 7,100 "
-        "(point estimate 5,400); at equilibrium: yes (balance 1.00)"
+    measured = estimate()
+    up_to, beyond = (
+        math.floor(B * scaling.max_batch_multiplier(q, C, 0.8, 5e-4))
+        for q in measured.interval()
     )
+    assert judge(measured).text.splitlines() == [
+        f"The linear rule is not ruled out up to batch {up_to:,} "
+        f"(×{up_to / B:.3g}); beyond {beyond:,} (×{beyond / B:.3g}) it is "
+        "ruled out",
+        "Batch 128, learning rate 0.8: N/G = 41 [32.8, 54.6]",
+        "At equilibrium: yes (balance 1)",
+        "SGD within a factor 1.41 of its SDE: not ruled out (needs N/G of at "
+        "least 1)",
+    ]
+
+
+def exactly(q, **fields):
+    """N / G that is known, but for 9 digits."""
+    return estimate(n=q, g_se=1e-9, n_se=1e-9, **fields)
+
+
+@pytest.mark.parametrize(
+    ("q", "fields", "answer"),
+    [
+        # κ <= 2 + q, and below nothing is ruled out from q = 1 on.
+        (
+            3.01,
+            {},
+            "not ruled out up to batch 641 (×5.01); beyond 641 (×5.01) it is "
+            "ruled out",
+        ),
+        # κ >= (1 - q)/2.
+        (
+            0.2,
+            {},
+            "not ruled out from batch 52 (×0.406) to 281 (×2.2); below 52 "
+            "(×0.406) and beyond 281 (×2.2) it is ruled out",
+        ),
+        # κ <= 2/ell + q: SGD at B itself is not close to this run of SVAG.
+        (
+            0.3,
+            {"ell": 4},
+            "not ruled out up to batch 102 (×0.797); beyond 102 (×0.797) it "
+            "is ruled out",
+        ),
+        # Of κ in [0.239, 0.261] no κB is a whole number.
+        (
+            0.3,
+            {"ell": 4, "closeness": 1.01, "batch_size": 10},
+            "undetermined or ruled out at every batch; below 3 (×0.3) and "
+            "beyond 2 (×0.2) it is ruled out",
+        ),
+    ],
+)
+def test_first_sentence_is_the_answer(q, fields, answer):
+    given = {"batch_size": B, "closeness": C, "ell": 1} | fields
+    conditions = RunConditions(
+        learning_rate=0.8, scale_invariant=True, ell=given.pop("ell")
+    )
+    measured = exactly(q, batch_size=given["batch_size"])
+    measured = dataclasses.replace(
+        measured, example_noise=q * given["batch_size"]
+    )
+    result = scaling_verdict(measured, conditions, **given)
+    # There is no decay.
+    assert result.headline == f"Only a heuristic: the linear rule is {answer}"
+    assert result.text.startswith(f"{result.headline}\n")
+    assert repr(result) == f"<ScalingVerdict: {result.headline}>"
+
+
+@pytest.mark.parametrize(
+    ("q", "answer"),
+    [
+        (1.01, "is not ruled out up to batch 385 (×3.01); beyond 385 (×3.01"),
+        (41.0, "is not ruled out below batch 1280, where it ends"),
+    ],
+)
+def test_a_rule_that_ends_says_where(q, answer):
+    result = scaling_verdict(exactly(q), keras.optimizers.Adam())
+    assert f"the square-root rule {answer}" in result.headline
+
+
+def test_an_open_end_says_where_the_rule_ends():
+    measured = estimate(n=2.0, g_se=0.6, n_se=1e-9)
+    assert measured.interval().high == math.inf
+    headline = scaling_verdict(measured, keras.optimizers.Adam()).headline
+    assert "no larger batch" not in headline
+    assert headline.endswith("; the rule ends below batch 1280")
 
 
 def test_verdicts_follow_the_interval():
@@ -93,8 +177,9 @@ def test_verdicts_on_fewer_examples_follow_the_interval():
     assert nearest < C == pytest.approx(farthest)
     nearest, _, farthest = result.min_closeness[low_end]
     assert nearest == pytest.approx(C) and C < farthest
-    # Fewer examples are not in the sentence, which is on more of them.
-    assert result.headline == judge(measured, kappas=(2,)).headline
+    down_to, below = math.ceil(high_end * B), math.ceil(low_end * B)
+    assert f"not ruled out from batch {down_to} (×" in result.headline
+    assert f"; below {below} (×" in result.headline
 
 
 def test_from_a_run_of_svag_fewer_examples_may_be_too_many_still():
@@ -139,11 +224,11 @@ def test_unbounded_interval_rules_out_only_what_no_noise_allows():
         ({"scale_invariant": False}, "not scale-invariant"),
         ({"scale_invariant": None}, "not known to be scale-invariant"),
         ({"momentum": 0.9}, "momentum is 0.9"),
-        ({"balance": 1.5, "rest": False}, "not at equilibrium (balance 1.50)"),
+        ({"balance": 1.5, "rest": False}, "not at equilibrium (balance 1.5)"),
         (
             {"rest": False, "drift": {"G": (1.5, 1.75), "N": (0.9, math.inf)}},
-            "not at equilibrium (balance 1.00; over the window's halves "
-            "G × [1.5, 1.8], N × [0.9, inf])",
+            "not at equilibrium (balance 1; over the window's halves "
+            "G × [1.5, 1.75], N × [0.9, ∞))",
         ),
         (
             {"balance": None, "rest": None},
@@ -161,17 +246,18 @@ def test_failing_assumptions_are_named(fields, phrase):
     assert result.heuristic
     (reason,) = result.heuristic_reasons
     assert phrase in reason
-    assert f"Only a heuristic: {reason}" in result.text
+    assert f"Only a heuristic, because {reason}" in result.text
+    assert result.headline.startswith("Only a heuristic: the linear rule is")
 
 
 def test_equilibrium_that_is_not_known_is_said_and_no_heuristic():
     result = judge(estimate(), balance=1.02, rest=None, drift=DRIFT)
     assert not result.heuristic
     assert result.at_equilibrium is None
-    assert result.text.endswith(
-        "at equilibrium: not known (balance 1.02; over the window's halves "
-        "G × [0.93, 1.1], N × [0.97, 1])"
-    )
+    assert (
+        "At equilibrium: not known (balance 1.02; over the window's halves "
+        "G × [0.93, 1.1], N × [0.97, 1.04])"
+    ) in result.text
 
 
 @pytest.mark.parametrize(
@@ -189,7 +275,7 @@ def test_equilibrium_that_is_not_known_is_said_and_no_heuristic():
         ({"sampling": "shuffle", "num_examples": 10**6}, []),
         (
             {"assumptions": ("coupled_loss",), "loss_difference": -0.1234},
-            ["the loss of a batch differs from the mean of its halves' by 12%"],
+            ["differs from the mean of its halves' by 12.3%"],
         ),
         (
             {
@@ -232,7 +318,7 @@ def test_adaptive_optimizers_are_refused_a_linear_verdict(name):
     )
     assert result.refusal == Reason("linear_rule_for_adaptive", (name,))
     assert "square_root_scaling_rule" in result.text
-    assert "no verdict" in result.text
+    assert result.headline.startswith("No verdict on the linear rule. ")
     assert set(result.multiplier_verdicts.values()) == {Verdict.UNDETERMINED}
 
 
@@ -262,7 +348,7 @@ def test_an_optimizer_stands_for_its_hyperparameters():
     assert [reason.code for reason in result.reasons] == [
         "second_moment_steps_unknown"
     ]
-    assert "in the norm of MyAdamW" in result.headline
+    assert "in the norm of MyAdamW" in result.text
 
 
 def test_conditions_of_an_optimizer():
@@ -305,11 +391,11 @@ def test_a_young_second_moment_is_named(steps, is_young):
 
 
 def test_the_compared_runs_are_named():
-    assert judge(estimate()).compared == (
+    assert sentences.compared(judge(estimate())) == (
         "SGD at (κB, κη) against this run of SGD"
     )
     svag_adam = scaling_verdict(estimate(), SVAGAdam(ell=4))
-    assert svag_adam.compared.startswith(
+    assert sentences.compared(svag_adam).startswith(
         "Adam at κB by the square-root rule against this run of SVAGAdam with "
         "ell 4"
     )
@@ -319,7 +405,6 @@ def test_another_batch_size_restates_the_noise():
     result = judge(estimate(), batch_size=64)
     assert result.batch_size == result.estimate.batch_size == 64
     assert result.noise_to_signal == pytest.approx(82)
-    assert judge(estimate()).at(64) == result
     unknown = estimate(batch_size=None)
     with pytest.raises(TypeError, match="`batch_size`.*got None"):
         judge(unknown)
@@ -330,7 +415,7 @@ def test_zero_gradients_and_skipped_steps_are_said():
     zero = NoiseEstimate(0.0, 0.0, 0.0, 0.0, 0.0, 50, B)
     text = judge(zero).text
     assert "N/G is undefined: every gradient was exactly zero" in text
-    assert "no verdict" in text
+    assert text.startswith("No verdict on the linear rule. Gradients that")
     assert (
         "3 observations were not finite" in judge(estimate(num_skipped=3)).text
     )
@@ -346,10 +431,11 @@ def test_verdict_to_dict_is_strict_json():
     result = judge(estimate(g_se=1.0, num_skipped=3), kappas=(2, 1000))
     saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert saved["noise_to_signal_high"] is None
-    assert saved["multiplier_verdicts"] == {
-        "2": "not ruled out",
-        "1000": "undetermined",
-    }
+    assert [(run["kappa"], run["verdict"]) for run in saved["runs"]] == [
+        (2, "not ruled out"),
+        (1000, "undetermined"),
+    ]
+    assert saved["runs"][1]["min_closeness_high"] is not None
     assert saved["text"] == result.text
     assert "safe" not in json.dumps(saved).lower()
 
@@ -366,3 +452,97 @@ def test_a_saved_verdict_needs_no_optimizer():
     for result in (of_adam, of_sgd):
         saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))
         assert ScalingVerdict.from_dict(saved) == result
+
+
+# Other batch sizes
+
+
+def test_a_verdict_can_be_asked_about_any_batch_size():
+    result = judge(estimate(n=3.0, n_se=0.2, g_se=0.05))
+    low, high = result.max_multiplier_low * B, result.max_multiplier_high * B
+    for size, allowed in (
+        (1, True),
+        (B, True),
+        (math.floor(low), True),
+        (math.ceil(low), None),
+        (math.floor(high), None),
+        (math.ceil(high), False),
+        (10**9, False),
+    ):
+        assert result.allows(size) is allowed
+        run = result.at(size)
+        assert (run.batch_size, run.kappa) == (size, size / B)
+        assert run.allowed is allowed
+        assert run.hyperparameters == {"learning_rate": 0.8 * size / B}
+    assert result.at(2 * B) == result.runs[2]
+
+
+def test_fewer_examples_can_be_ruled_out():
+    result = judge(exactly(0.2))
+    # κ >= (1 - q)/2 without decay.
+    assert [result.allows(size) for size in (32, 51, 52, 64)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_at_another_level_and_closeness():
+    measured = estimate(n=3.0, n_se=0.2, g_se=0.05)
+    result = judge(measured)
+    loose = result.at(1024, closeness=3.0)
+    assert loose.allowed is True and result.allows(1024) is False
+    assert loose == judge(measured, closeness=3.0).at(1024)
+    narrow = result.at(600, level=0.5)
+    assert narrow.min_closeness.high < result.at(600).min_closeness.high
+    assert narrow.min_closeness.value == result.at(600).min_closeness.value
+    for wrong, error in (
+        ({"level": 1.0}, ValueError),
+        ({"closeness": 1.0}, ValueError),
+        ({"level": "0.9"}, TypeError),
+    ):
+        with pytest.raises(error, match=f"`{next(iter(wrong))}` must be"):
+            result.at(64, **wrong)
+    for size, error in ((0, ValueError), (1.5, ValueError), ("64", TypeError)):
+        with pytest.raises(error, match="`batch_size` must be an integer"):
+            result.at(size)
+
+
+def test_a_scaled_run_is_one_sentence():
+    measured = exactly(3.0)
+    conditions = RunConditions(learning_rate=0.8, scale_invariant=True)
+    result = scaling_verdict(measured, conditions)
+    # √((κ + q)/(1 + q)).
+    assert str(result.at(1024)) == (
+        "Only a heuristic: batch 1,024 (×8) with learning_rate=6.4 is ruled "
+        f"out: C is at least {math.sqrt(11 / 4):.3g} [1.66, 1.66], asked for "
+        "is 1.41"
+    )
+    assert str(judge(measured).at(96)).startswith(
+        "Batch 96 (×0.75) with learning_rate=0.6 is not ruled out: C is at "
+        "least 1.03 ["
+    )
+    adam = scaling_verdict(measured, keras.optimizers.Adam())
+    assert str(adam.at(1280)) == (
+        "The square-root rule has no run at batch 1,280 (×10), for κ (1 - β) "
+        "is not below 1"
+    )
+    assert adam.allows(1280) is None
+    refused = judge(measured, optimizer=kind_of(keras.optimizers.Lion))
+    assert str(refused.at(64)).startswith("No verdict on batch 64 (×0.5). ")
+    assert refused.allows(64) is None
+    decayed = judge(measured, momentum=0.9)
+    # κηλ >= 2 at the effective rate of 8.
+    assert "C is at least ∞: the weights diverge" in str(decayed.at(64000))
+
+
+def test_hyperparameters_of_a_scaled_run_make_its_optimizer():
+    adam = keras.optimizers.Adam(1e-3)
+    result = scaling_verdict(estimate(), adam)
+    by_hand = keras.optimizers.Adam(**result.at(256).hyperparameters)
+    by_rule = scaling.scale_optimizer(adam, 2)
+    for name in ("learning_rate", "beta_1", "beta_2", "epsilon"):
+        assert float(getattr(by_hand, name)) == pytest.approx(
+            float(getattr(by_rule, name))
+        )

@@ -28,7 +28,7 @@ def test_report_is_in_the_results_and_in_the_final_table(tmp_path):
     report = saved["linear_scaling"]
     assert report == json.loads(json.dumps(results["linear_scaling"]))
     assert report["batch_size"] == 128
-    assert list(report["multiplier_verdicts"]) == ["3"]
+    assert [run["kappa"] for run in report["runs"]] == [3]
     assert (report["first_epoch"], report["last_epoch"]) == (2, 2)
     # One batch of training data tells that the network is scale-invariant.
     assert not any("scale_inv" in reason for reason in report["reasons"])
@@ -57,9 +57,9 @@ def test_table_says_what_was_not_measured():
     one = NoiseEstimate.from_observations([0.1], [24.0], batch_size=8)
     none = NoiseEstimate.from_observations([], [], batch_size=8)
     lines = results_table({"accuracy": 0.5, "gradient_noise": one.to_dict()})
-    assert "3 ± unknown" in lines and "not measured" not in lines
+    assert "N = Tr Σ at batch size 8  3\n" in lines and "–" not in lines
     lines = results_table({"accuracy": 0.5, "gradient_noise": none.to_dict()})
-    assert lines.count("not measured") == 3
+    assert lines.count("  –\n") == 3
 
 
 def test_a_number_that_no_float_holds_is_one_sentence():

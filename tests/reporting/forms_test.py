@@ -1,0 +1,213 @@
+"""Every kind of report in every form: the same fields in the same order."""
+
+import copy
+import dataclasses
+import json
+import math
+import pickle
+import re
+import xml.etree.ElementTree
+
+import keras
+import markdown_it
+import pytest
+
+from keras_svag import NoiseEstimate, ScalingReport, SVAGAdam
+from keras_svag.noise.series import NoiseSeries
+from keras_svag.optimizers.svag import SVAG
+from keras_svag.reporting.blocks import WIDTH
+from keras_svag.reporting.report import scaling_report
+from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.optimizers import kind_of
+from keras_svag.scaling.verdict import ScalingVerdict
+from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
+
+SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
+WICKED = "<script>alert('x')</script> & \"co\" | *b* [a](http://b) `c` _d_"
+
+
+def report(series, conditions=SGD, **settings):
+    return scaling_report(series, conditions, batch_size=BATCH_SIZE, **settings)
+
+
+def layered():
+    names = (WICKED, *(f"block_{i}/dense/kernel" for i in range(11)), "b")
+    series = NoiseSeries(sampling="independent", layers=names)
+    for step in range(1, 41):
+        moments = [[1.0 + (step % 3), 10.0 * i] for i in range(len(names))]
+        series.append(
+            moments,
+            step=step,
+            epoch=1,
+            iteration=step - 1,
+            learning_rate=RATE,
+            rows=BATCH_SIZE,
+            weight_sq_norm=1.0,
+            grad_sq_norm=1.0 + (step % 3),
+            example_noise=30.0 * BATCH_SIZE,
+        )
+    return report(series)
+
+
+REPORTS = {
+    "verdict": lambda: report(run({"count": 400}, {"count": 400}), window=2),
+    "refusal": lambda: report(
+        run({"count": 40}), conditions_of(keras.optimizers.Adam(), "linear")
+    ),
+    "heuristic": lambda: report(
+        run({}, {"g_spread": 5.0, "rate": 0.3}),
+        dataclasses.replace(
+            SGD,
+            momentum=0.9,
+            scale_invariant=None,
+            other_reasons=("clipped", WICKED),
+        ),
+    ),
+    "undetermined": lambda: report(run({"g_spread": 2.0, "n": 1.0})),
+    "infinite end": lambda: report(run({"g_spread": 5.0})),
+    "nothing measured": lambda: report(run({"count": 1})),
+    "negative signal": lambda: report(run({"g": -1.0})),
+    "fewer examples": lambda: report(run({"n": 0.3, "g_spread": 0.1})),
+    "per layer": layered,
+    "adaptive": lambda: report(
+        run({"count": 300, "preconditioned": (2.0, 12.0)}),
+        conditions_of(keras.optimizers.AdamW(weight_decay=0.01)),
+        preconditioned=True,
+    ),
+    "adaptive SVAG": lambda: report(
+        run({"preconditioned": (2.0, 12.0)}),
+        conditions_of(SVAGAdam(ell=4)),
+        preconditioned=True,
+    ),
+    "SVAG": lambda: report(
+        run({"n": 3.21}),
+        dataclasses.replace(SGD, optimizer=kind_of(SVAG), ell=4),
+    ),
+    "stretches": lambda: report(
+        run(*[{"n": 10.0}] * 8, *[{"n": 90.0, "rate": 0.08}] * 2, {"rate": 0.1})
+    ),
+    "steps": lambda: report(run({"count": 20000}), window_steps=1000),
+}
+
+every_report = pytest.mark.parametrize("kind", REPORTS)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return {kind: make() for kind, make in REPORTS.items()}
+
+
+def parsed(html):
+    # Strict: what is not escaped or not closed is no XML.
+    return xml.etree.ElementTree.fromstring(html)
+
+
+def fields(root):
+    """The texts of paragraphs, cells and items, in their order."""
+    found = []
+    for element in root.iter():
+        if element.tag == "figure":
+            element.clear()
+        elif element.tag in ("p", "th", "td", "li"):
+            found.append(" ".join("".join(element.itertext()).split()))
+    return found
+
+
+def rendered(text):
+    reader = markdown_it.MarkdownIt().enable("table")
+    return parsed(f"<div>{reader.render(text)}</div>")
+
+
+@every_report
+def test_all_forms_have_the_same_fields(reports, kind):
+    one = reports[kind]
+    in_html = fields(parsed(one._repr_html_()))
+    assert fields(rendered(one._repr_markdown_())) == in_html
+    bare = re.sub(r"^  - ", "", str(one), flags=re.MULTILINE)
+    assert "".join(bare.split()) == "".join("".join(in_html).split())
+    assert in_html[0] == one.verdict.headline
+
+
+@every_report
+def test_a_terminal_of_80_columns_shows_it(reports, kind):
+    one = reports[kind]
+    for line in str(one).splitlines():
+        assert len(line) <= WIDTH or WICKED in line, line
+    assert "\n" not in repr(one)
+    assert one.verdict.headline in repr(one)
+
+
+@every_report
+def test_every_result_is_what_it_was_before(reports, kind):
+    one = reports[kind]
+    saved = json.loads(json.dumps(one.to_dict(), allow_nan=False))
+    for restored in (
+        ScalingReport.from_dict(saved),
+        pickle.loads(pickle.dumps(one)),
+        copy.deepcopy(one),
+    ):
+        assert restored == one
+        assert str(restored) == str(one)
+        assert restored.to_dict() == one.to_dict()
+    verdict, estimate = one.verdict, one.estimate
+    assert ScalingVerdict.from_dict(verdict.to_dict()) == verdict
+    assert NoiseEstimate.from_dict(estimate.to_dict()) == estimate
+    for value in (verdict, estimate, one.at(200)):
+        assert copy.deepcopy(value) == value
+        assert pickle.loads(pickle.dumps(value)) == value
+    assert one.at(200) != one.at(201)
+    assert dataclasses.replace(one, first_epoch=0) != one
+
+
+@every_report
+def test_nothing_is_called_safe(reports, kind):
+    assert "safe" not in str(reports[kind]).lower()
+
+
+def test_a_wicked_name_is_no_markup(reports):
+    one = reports["heuristic"]
+    assert "<script" not in one._repr_html_() + one._repr_markdown_()
+    assert WICKED in fields(parsed(one._repr_html_()))
+
+
+@every_report
+def test_frame_has_a_row_for_each_kappa_of_each_stretch(reports, kind):
+    one = reports[kind]
+    frame = one.to_frame()
+    assert len(frame) == 6 * len(one.stretches)
+    last = frame[-6:]
+    assert list(last["kappa"]) == [0.25, 0.5, 2, 4, 8, 16]
+    assert list(last["verdict"]) == [
+        str(answer) for answer in one.verdict.multiplier_verdicts.values()
+    ]
+    lows = [low for low, _, _ in one.verdict.min_closeness.values()]
+    assert list(last["min_closeness_low"]) == lows
+    if kind == "stretches":
+        assert list(frame["first_epoch"][::6]) == [7, 9, 11]
+        assert list(frame["learning_rate"][::6]) == pytest.approx(
+            [0.2, 0.02, 0.025]
+        )
+    if kind == "adaptive":
+        assert frame["beta_1"][3] == pytest.approx(1 - 4 * 0.1)
+        # κ (1 - β) is not below 1.
+        assert math.isnan(frame["beta_1"][5])
+
+
+def test_page_is_one_file_with_its_picture(reports, tmp_path):
+    one = reports["verdict"]
+    one.save_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    root = parsed(page.removeprefix("<!DOCTYPE html>\n"))
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}svg"))) == 1
+    (title,) = root.iter("title")
+    assert title.text == one.verdict.headline
+    assert one._repr_html_() in page
+    # Nothing is fetched from elsewhere.
+    assert not re.search(r'(src|href)="http', page)
+
+
+def test_without_matplotlib_there_is_no_picture(reports, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    html = reports["verdict"]._repr_html_()
+    assert "<svg" not in html
+    assert fields(parsed(html))[0] == reports["verdict"].verdict.headline

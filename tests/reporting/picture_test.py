@@ -1,0 +1,71 @@
+"""What the picture of a verdict shows, read back from its artists."""
+
+import keras
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from keras_svag.reporting.picture import as_svg
+from keras_svag.reporting.report import scaling_report
+from keras_svag.scaling.conditions import RunConditions, conditions_of
+from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
+
+matplotlib.use("agg")
+SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
+
+
+def report(series, conditions=SGD, **settings):
+    return scaling_report(series, conditions, batch_size=BATCH_SIZE, **settings)
+
+
+def test_the_line_is_the_least_c_and_the_points_are_the_runs():
+    one = report(run({"count": 400, "n": 3.0}), kappas=(0.5, 2, 64))
+    ax = Figure().subplots()
+    assert one.plot(ax) is ax
+    line, asked, *points = ax.lines
+    kappas, values = line.get_xdata(), line.get_ydata()
+    # √((κ + q) / (ρ (1 + q))) or its inverse, ρ = (2 - κu) / (2 - u).
+    u = RATE * DECAY
+    rho = (2 - kappas * u) / (2 - u)
+    ratio = np.sqrt((kappas + 3) / (rho * 4))
+    assert values == pytest.approx(np.maximum(ratio, 1 / ratio))
+    assert set(asked.get_ydata()) == {2**0.5}
+    shown = {line.get_label(): [*line.get_xdata()] for line in points}
+    assert shown == {"not ruled out": [0.5, 2], "ruled out": [64]}
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    assert ticks == ["×1\n128", "×0.5\n64", "×2\n256", "×64\n8,192"]
+    assert "examples" in ax.get_xlabel() and "batch 128" in ax.get_ylabel()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[:3] == ["95% interval", "C at least", "asked for: 1.41"]
+
+
+def test_the_band_is_the_interval():
+    one = report(run({"count": 400, "n": 3.0}), kappas=(2, 8))
+    ax = Figure().subplots()
+    one.plot(ax)
+    (band,) = ax.collections
+    xs, ys = band.get_paths()[0].vertices.T
+    last = one.verdict.scaled_by(xs.max()).min_closeness
+    at_end = ys[xs == xs.max()]
+    assert (at_end.min(), at_end.max()) == pytest.approx((last.low, last.high))
+
+
+def test_weights_that_diverge_do_not_set_the_scale():
+    decayed = RunConditions(weight_decay=0.5, scale_invariant=True)
+    ax = Figure().subplots()
+    report(run({"n": 3.0}), decayed, kappas=(2, 16)).plot(ax)
+    low, high = ax.get_ylim()
+    assert low == 1 and np.isfinite(high)
+
+
+def test_a_refusal_has_no_picture():
+    refused = report(run({}), conditions_of(keras.optimizers.Lion(), "linear"))
+    assert as_svg(refused.verdict) == ""
+    with pytest.raises(ValueError, match="no verdict to draw. The linear"):
+        refused.plot()
+
+
+def test_the_same_report_is_the_same_picture():
+    one = report(run({}))
+    assert as_svg(one.verdict) == as_svg(report(run({})).verdict) != ""

@@ -93,7 +93,7 @@ def _diagnostics(report):
             (
                 stretch.window,
                 whole(stretch.estimate.count),
-                sentences.ANSWERS[stretch.verdict.at_equilibrium],
+                sentences.at_rest(stretch.verdict),
             )
             for stretch in report.stretches
         ),

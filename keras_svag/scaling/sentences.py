@@ -84,22 +84,27 @@ def _with_factor(size, baseline):
 
 def measured(verdict):
     """N / G of the measured run, with its interval."""
-    norm = f", in the norm of {process(verdict)}"
+    norm = ""
+    if verdict.is_square_root:
+        norm = f", in the norm of {process(verdict)}"
     return (
         f"Batch {whole(verdict.batch_size)}, learning rate "
-        f"{exact(verdict.learning_rate)}: "
+        f"{exact(verdict.learning_rate)}{norm}: "
         f"{verdict.estimate.describe(verdict.level)}"
-        f"{norm if verdict.is_square_root else ''}"
     )
 
 
-ANSWERS = {True: "yes", False: "no", None: "not known"}
+def at_rest(verdict):
+    """Whether the measured run is at rest; the square-root rule asks not."""
+    if verdict.is_square_root:
+        return "not asked"
+    return {True: "yes", False: "no", None: "not known"}[verdict.at_equilibrium]
 
 
 def equilibrium(verdict):
-    """Whether the measured run is at rest; nothing where that is not asked."""
+    """Whether the measured run is at rest, and what was seen of it."""
     if not verdict.is_square_root:
-        words = f"At equilibrium: {ANSWERS[verdict.at_equilibrium]}"
+        words = f"At equilibrium: {at_rest(verdict)}"
         seen = equilibrium_text(verdict.balance, verdict.drift)
         yield f"{words} ({seen})" if seen else words
 

@@ -43,7 +43,7 @@ def test_points_are_estimates_of_equal_parts():
 
 
 def test_batch_size_norm_and_level_are_those_asked_for():
-    series = run({"count": 48, "preconditioned": (2.0, 12.0)})
+    series = run({"count": 48, "g_spread": 0.1, "preconditioned": (2.0, 12.0)})
     axes = drawn(series, batch_size=2 * BATCH_SIZE, preconditioned=True)
     (line,) = axes[2].lines
     assert np.mean(line.get_ydata()) == pytest.approx(3, rel=0.2)

@@ -53,7 +53,7 @@ def test_verdict_reads_like_a_sentence():
         f"The linear rule is not ruled out up to batch {up_to:,} "
         f"(×{up_to / B:.3g}); beyond {beyond:,} (×{beyond / B:.3g}) it is "
         "ruled out",
-        "Batch 128, learning rate 0.8: N/G = 41 [32.8, 54.6]",
+        "Batch 128, learning rate 0.8: N/G = 41 [32.7, 54.5]",
         "At equilibrium: yes (balance 1)",
         "SGD within a factor 1.41 of its SDE: not ruled out (needs N/G of at "
         "least 1)",
@@ -524,11 +524,11 @@ def test_a_scaled_run_is_one_sentence():
         "least 1.03 ["
     )
     adam = scaling_verdict(measured, keras.optimizers.Adam())
-    assert str(adam.at(1280)) == (
-        "The square-root rule has no run at batch 1,280 (×10), for κ (1 - β) "
+    assert str(adam.at(1408)) == (
+        "The square-root rule has no run at batch 1,408 (×11), for κ (1 - β) "
         "is not below 1"
     )
-    assert adam.allows(1280) is None
+    assert adam.allows(1408) is None
     refused = judge(measured, optimizer=kind_of(keras.optimizers.Lion))
     assert str(refused.at(64)).startswith("No verdict on batch 64 (×0.5). ")
     assert refused.allows(64) is None

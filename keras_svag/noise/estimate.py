@@ -431,6 +431,18 @@ class NoiseEstimate:
         """What is known, as rows of `(name, text)`."""
         return sentences.summary(self, level)
 
+    @property
+    def diagnostics(self) -> dict[str, float | None]:
+        """How much is behind the numbers: a column of a frame each."""
+        in_g, in_s = self.largest_share or (math.nan, math.nan)
+        return {
+            "count": self.count,
+            "num_skipped": self.num_skipped,
+            "effective_sample_size": self.effective_sample_size,
+            "grad_sq_norm_largest_share": in_g,
+            "example_noise_largest_share": in_s,
+        }
+
     def plot_layers(self, ax: Any = None, *, level: float = 0.95) -> Any:
         """N / G of the sum, `"all"`, and of each layer: a forest plot.
 
@@ -469,11 +481,11 @@ class NoiseEstimate:
             columns = (*_MOMENTS, "noise_trace", "noise_to_signal")
             row = {name: getattr(estimate, name) for name in columns}
             row |= {"noise_to_signal_low": low, "noise_to_signal_high": high}
-            row |= {name: getattr(estimate, name) for name in _COUNTS}
-            shares = estimate.largest_share or (math.nan, math.nan)
-            for name, share in zip(_MOMENTS, shares, strict=False):
-                row[f"{name}_largest_share"] = share
-            rows.append(row)
+            row |= {
+                "noise_scale": estimate.noise_scale,
+                "batch_size": estimate.batch_size,
+            }
+            rows.append(row | estimate.diagnostics)
         return pandas.DataFrame(rows, index=list(estimates))
 
     def to_dict(self) -> dict[str, Any]:
@@ -541,13 +553,6 @@ _MOMENTS = (
     "covariance",
 )
 _FIELDS = tuple(field.name for field in dataclasses.fields(NoiseEstimate))
-_COUNTS = (
-    "noise_scale",
-    "batch_size",
-    "count",
-    "num_skipped",
-    "effective_sample_size",
-)
 
 
 def finite_or_none(value):

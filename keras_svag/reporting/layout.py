@@ -2,7 +2,7 @@
 
 import itertools
 
-from keras_svag.noise.numerals import exact, number, whole, within
+from keras_svag.noise.numerals import exact, number, percent, whole, within
 from keras_svag.reporting.blocks import Headline, Items, Line, Table
 from keras_svag.scaling import sentences
 
@@ -86,18 +86,20 @@ def _ratio(estimate, level):
 
 
 def _diagnostics(report):
-    return _table(
-        "Measured in",
-        (report.unit, "observations", "equilibrium"),
-        (
-            (
-                stretch.window,
-                whole(stretch.estimate.count),
-                sentences.at_rest(stretch.verdict),
-            )
-            for stretch in report.stretches
-        ),
-    )
+    """How much is behind the numbers of each stretch."""
+
+    def row(stretch):
+        estimate = stretch.estimate
+        size, shares = estimate.effective_sample_size, estimate.largest_share
+        yield stretch.window
+        yield whole(estimate.count)
+        yield "–" if size is None else whole(size)
+        yield from ("–", "–") if shares is None else map(percent, shares)
+        yield sentences.at_rest(stretch.verdict)
+
+    header = ("observations", "effective", "top 1% of G", "of S", "equilibrium")
+    rows = map(row, report.stretches)
+    return _table("Measured in", (report.unit, *header), rows)
 
 
 def _layers(report):

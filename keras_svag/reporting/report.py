@@ -237,7 +237,7 @@ class ScalingReport:
                         "min_closeness_high": high,
                         "heuristic": verdict.heuristic,
                         "at_equilibrium": verdict.at_equilibrium,
-                        "count": report.estimate.count,
+                        **report.estimate.diagnostics,
                     }
                 )
         return pandas.DataFrame(rows)

@@ -14,8 +14,12 @@ from tests.helpers.paths import ROOT
 OUTSIDE = ("experiments", "train", "configs", "benchmarks", "tests", "docs")
 # Of the project, these lie under every package.
 FOUNDATIONS = ("keras_svag.arguments", "keras_svag.version")
-# What `pip install` brings, beside Python's own modules. A frame needs pandas.
-REQUIRED = {"tensorflow", "keras", "numpy", "scipy", "tensorboard", "pandas"}
+# What `pip install` brings, beside Python's own modules. A frame needs pandas,
+# a picture matplotlib.
+REQUIRED = {"tensorflow", "keras", "numpy", "scipy", "tensorboard"} | {
+    "pandas",
+    "matplotlib",
+}
 FILES = {"os", "pathlib", "io", "shutil", "tempfile", "glob"}
 FORBIDDEN = {
     "keras_svag": {"tensorflow_datasets"},

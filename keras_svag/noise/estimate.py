@@ -467,8 +467,12 @@ class NoiseEstimate:
 
     def layers_by_noise(self) -> "dict[str, NoiseEstimate]":
         """`per_layer` in the order of N, the largest first."""
-        layers = (self.per_layer or {}).items()
-        return dict(sorted(layers, key=lambda item: -item[1].example_noise))
+
+        def place(item):
+            noise = item[1].example_noise
+            return math.inf if math.isnan(noise) else -noise
+
+        return dict(sorted((self.per_layer or {}).items(), key=place))
 
     def to_frame(self, level: float = 0.95) -> Any:
         """A pandas frame with a row for the sum, `"all"`, and each layer."""

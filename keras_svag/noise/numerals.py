@@ -51,9 +51,9 @@ def exact(value):
 
 def whole(value):
     """A number of examples, steps or observations."""
-    return f"{value:,.0f}"
+    return f"{value:,.0f}" if math.isfinite(value) else number(value)
 
 
 def percent(share):
-    """A share in whole per cent."""
-    return f"{share:.0%}"
+    """A share in whole per cent; a dash where there is none."""
+    return "–" if math.isnan(share) else f"{share:.0%}"

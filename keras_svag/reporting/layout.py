@@ -1,6 +1,9 @@
 """The blocks of a report, in the order in which they are shown."""
 
 import itertools
+import math
+
+import numpy as np
 
 from keras_svag.noise.numerals import exact, number, percent, whole, within
 from keras_svag.reporting.blocks import Headline, Items, Line, Table
@@ -104,7 +107,7 @@ def _diagnostics(report):
 
 def _layers(report):
     layers = report.estimate.layers_by_noise()
-    total = sum(layer.example_noise for layer in layers.values())
+    total = np.nansum([layer.example_noise for layer in layers.values()])
     title = "By layer, the largest noise first"
     if len(layers) > _MOST_LAYERS:
         title = f"The {_MOST_LAYERS} layers of {len(layers)} with most noise"
@@ -117,7 +120,7 @@ def _layers(report):
                 number(layer.grad_sq_norm),
                 number(layer.noise_trace),
                 _ratio(layer, report.verdict.level),
-                f"{layer.example_noise / total:.1%}" if total > 0 else "–",
+                percent(layer.example_noise / (total or math.nan)),
             )
             for name, layer in itertools.islice(layers.items(), _MOST_LAYERS)
         ),

@@ -40,7 +40,7 @@ def _range(verdict):
     """What is not ruled out, and what is."""
     one, beyond = verdict.batch_size, verdict.ruled_out_beyond
     down_to = math.ceil(verdict.min_multiplier_high * one)
-    up_to = math.floor(verdict.not_ruled_out_up_to)
+    up_to = _floor(verdict.not_ruled_out_up_to)
     # Below the end by less than the batch is a whole number.
     end = verdict.rule_defined_below * one
     first = f"from batch {_with_factor(down_to, one)} to " * (down_to > 1)
@@ -57,10 +57,10 @@ def _range(verdict):
     if below > 1:
         ruled_out.append(f"below {_with_factor(below, one)}")
     if beyond < end:
-        ruled_out.append(f"beyond {_with_factor(math.floor(beyond), one)}")
+        ruled_out.append(f"beyond {_with_factor(_floor(beyond), one)}")
     if ruled_out:
         words += f"; {' and '.join(ruled_out)} it is ruled out"
-    if math.isinf(beyond) and math.isinf(end):
+    if up_to < beyond == end == math.inf:
         words += ", and no larger batch is ruled out"
     elif up_to < end <= beyond:
         words += f"; the rule ends below batch {exact(end)}"
@@ -70,12 +70,12 @@ def _range(verdict):
 def ends(verdict):
     """Up to which batch nothing is ruled out, and beyond which all is."""
     up_to, beyond = verdict.not_ruled_out_up_to, verdict.ruled_out_beyond
-    return f"up to {_whole(up_to)}", f"beyond {_whole(beyond)}"
+    return f"up to {whole(_floor(up_to))}", f"beyond {whole(_floor(beyond))}"
 
 
-def _whole(size):
+def _floor(size):
     """A largest batch size: it is not rounded up."""
-    return whole(math.floor(size)) if math.isfinite(size) else number(size)
+    return math.floor(size) if math.isfinite(size) else size
 
 
 def _with_factor(size, baseline):

@@ -120,6 +120,8 @@ class ScalingVerdict:
         closeness: C.
         level: Level of the interval.
         kappas: The factors on the batch size that a report lists.
+        reasons: Assumptions that fail or are not known to hold, a `Reason`
+            each; if there are any, the numbers are only a heuristic.
     """
 
     estimate: NoiseEstimate
@@ -127,6 +129,7 @@ class ScalingVerdict:
     closeness: float = 2**0.5
     level: float = 0.95
     kappas: tuple[float, ...] = KAPPAS
+    reasons: tuple[Reason, ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -194,14 +197,6 @@ class ScalingVerdict:
     def rule_defined_below(self) -> float:
         """The least κ at which the rule has no hyperparameters."""
         return self.conditions.rule_defined_below
-
-    @property
-    def reasons(self) -> tuple[Reason, ...]:
-        """Assumptions that fail or are not known to hold, a `Reason` each.
-
-        If there are any, the numbers are only a heuristic.
-        """
-        return self.conditions.reasons(self.estimate)
 
     @property
     def heuristic(self) -> bool:
@@ -550,12 +545,14 @@ def scaling_verdict(
         estimate.batch_size if batch_size is None else batch_size,
         remedy="give the batch size of the baseline run",
     )
+    estimate = estimate.at(batch_size)
     return ScalingVerdict(
-        estimate=estimate.at(batch_size),
+        estimate=estimate,
         conditions=conditions,
         closeness=checked_closeness(closeness),
         level=_checked_level(level),
         kappas=checked_kappas(kappas),
+        reasons=conditions.reasons(estimate),
     )
 
 

@@ -32,9 +32,12 @@ def report(series, conditions=SGD, **settings):
 
 def layered():
     names = (WICKED, *(f"block_{i}/dense/kernel" for i in range(11)), "b")
-    series = NoiseSeries(sampling="independent", layers=names)
+    series = NoiseSeries(sampling="independent")
     for step in range(1, 41):
-        moments = [[1.0 + (step % 3), 10.0 * i] for i in range(len(names))]
+        g = 1.0 + (step % 3)
+        moments = {name: (g, 10.0 * i) for i, name in enumerate(names)}
+        if step > 20:
+            moments["late"] = (g, 5.0)
         series.append(
             moments,
             step=step,
@@ -43,7 +46,7 @@ def layered():
             learning_rate=RATE,
             rows=BATCH_SIZE,
             weight_sq_norm=1.0,
-            grad_sq_norm=1.0 + (step % 3),
+            grad_sq_norm=g,
             example_noise=30.0 * BATCH_SIZE,
         )
     return report(series)

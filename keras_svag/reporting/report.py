@@ -144,10 +144,10 @@ class ScalingReport:
     @property
     def window(self) -> str:
         """The epochs or steps behind the numbers, such as `31 to 40`."""
-        ends = self.first_epoch, self.last_epoch
-        if self.last_step is not None:
-            ends = self.first_step, self.last_step
-        return " to ".join(map(whole, ends))
+        first, last = self.first_epoch, self.last_epoch
+        if self.first_step is not None and self.last_step is not None:
+            first, last = self.first_step, self.last_step
+        return f"{whole(first)} to {whole(last)}"
 
     def __str__(self):
         return "\n".join(block.to_text() for block in self.blocks)
@@ -261,17 +261,16 @@ class ScalingReport:
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "ScalingReport":
         """The report of which `to_dict` is the dictionary."""
-        names = ("first_epoch", "last_epoch", "first_step", "last_step")
-        numbers = {
-            name: math.nan if saved[name] is None else saved[name]
-            for name in ("weight_sq_norm", "every")
+        fields: dict[str, Any] = {
+            field.name: saved.get(field.name)
+            for field in dataclasses.fields(cls)
         }
-        return cls(
-            verdict=ScalingVerdict.from_dict(saved),
-            earlier=tuple(map(cls.from_dict, saved["earlier"])),
-            **{name: saved[name] for name in names},
-            **numbers,
-        )
+        for name in ("weight_sq_norm", "every"):
+            if fields[name] is None:
+                fields[name] = math.nan
+        fields["verdict"] = ScalingVerdict.from_dict(saved)
+        fields["earlier"] = tuple(map(cls.from_dict, saved["earlier"]))
+        return cls(**fields)
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
         """Writes one page with the report, and its picture within it."""

@@ -80,16 +80,17 @@ def draw_layers(estimates, ax, level):
     places = np.arange(len(rows))
     ax.set_xscale("log")
     ax.set_xlim(left, right)
-    ax.hlines(places, np.maximum(lows, left), np.minimum(highs, right))
+    ends = np.maximum(lows, left), np.minimum(highs, right)
+    ax.hlines(places, *ends, color="C0")
     ax.plot(points, places, "o")
-    for ends, edge, marker in (
+    for beyond, edge, marker in (
         (lows < left, left, "<"),
         (highs > right, right, ">"),
     ):
         # An end that lies outside.
         ax.plot(
-            np.full(ends.sum(), edge),
-            places[ends],
+            np.full(beyond.sum(), edge),
+            places[beyond],
             marker,
             color="C0",
             clip_on=False,

@@ -32,5 +32,5 @@ _STYLE = (
     "body{font-family:sans-serif;max-width:50em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse}"
     "th,td{padding:.2em .8em;text-align:right;border-bottom:1px solid #8888}"
-    "svg{max-width:100%;height:auto}"
+    "figure{margin:1em 0}svg{max-width:100%;height:auto}"
 )

@@ -9,12 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_svag import arguments
-<<<<<<< HEAD
 from keras_svag.noise.estimate import SAMPLING, NoiseEstimate
-=======
-from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.plots import draw_series
->>>>>>> 65f3ffb (A verdict is asked about any batch size; the first line is the answer; pictures by matplotlib)
 
 # Relative difference of learning rates, and of losses.
 _SAME_RATE = 1e-6
@@ -237,15 +233,10 @@ class NoiseSeries:
                 adaptive optimizer. They have no layers.
             per_layer: Whether the layers, if there are any, have theirs too.
         """
-<<<<<<< HEAD
         arguments.boolean("preconditioned", preconditioned)
-        rows = self["rows"]
-        if batch_size is None and np.isfinite(rows).any():
-            batch_size = int(np.nanmax(rows))
-=======
+        arguments.boolean("per_layer", per_layer)
         if batch_size is None:
             batch_size = self.largest_rows
->>>>>>> 65f3ffb (A verdict is asked about any batch size; the first line is the answer; pictures by matplotlib)
         common: dict[str, Any] = {
             "batch_size": batch_size,
             "num_examples": self.num_examples,

@@ -20,7 +20,11 @@ from keras_svag.backend.model import (
     layers_of,
     names_of,
 )
-from keras_svag.backend.tensorflow import loss_scale, preconditioned_pair
+from keras_svag.backend.tensorflow import (
+    loss_scale,
+    preconditioned_pair,
+    traced_once,
+)
 from keras_svag.backend.workers import MultiWorkerModel
 from keras_svag.noise.moments import (
     common_rows,
@@ -129,18 +133,22 @@ class PairTrainer(MultiWorkerModel):
             # In a branch of the graph nothing can be built.
             self._build_in_step(data)
             is_pair = self._is_pair(data)
-            if is_pair is True:
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            if self._is_always_nominal or replicas > 1:
                 own = self._take_step(data)
             else:
-                own = {}
-                tf.cond(
-                    is_pair,
-                    lambda: self._keep(self._take_step(data), own),
-                    lambda: None,
-                )
+                if is_pair is True:
+                    self._keep(self._take_step(data))
+                elif is_pair is not False:
+                    tf.cond(
+                        is_pair,
+                        lambda: self._keep(self._take_step(data)),
+                        lambda: None,
+                    )
+                own = map_arrays(tf.convert_to_tensor, dict(self._last_logs))
             return {**self.get_metrics_result(), **own}
 
-    def _keep(self, logs, kept):
+    def _keep(self, logs):
         """Keeps logs for the batches that are left out, in variables."""
         for key, value in logs.items():
             if key not in self._last_logs:
@@ -149,7 +157,6 @@ class PairTrainer(MultiWorkerModel):
                         tf.zeros(value.shape, value.dtype), trainable=False
                     )
             self._last_logs[key].assign(value)
-        kept.update(self._last_logs)
 
     def _build_in_step(self, data):
         loss = self.model._compile_loss
@@ -207,17 +214,7 @@ class PairTrainer(MultiWorkerModel):
         first, second = halves(even_number_of_rows(data))
         leaves_no_trace = optimizer.gradient_weights == (1, 0)
         rows = dynamic_num_rows(first)
-        gradients_of = self._gradients
-        if (
-            self.distribute_strategy.num_replicas_in_sync == 1
-            and not self.run_eagerly
-        ):
-            # Traced and optimized once, instead of once for each half.
-            gradients_of = tf.function(
-                gradients_of,
-                autograph=False,
-                experimental_attributes={"_noinline": True},
-            )
+        gradients_of = traced_once(self._gradients, self)
         loss, g1, logs = gradients_of(first)
         self._count_loss(loss, rows)
         if leaves_no_trace and self._observations is None:

@@ -167,15 +167,16 @@ class PairProgram:
         return values
 
     def _moments(self, batch):
-        model, state = self._model, State(self._variables(), self._handles)
+        model = self._model
         weights = gradient_weights(model)
         self.layers = names_of(weights)
+        gradients_of = traced_once(self._gradients, model)
         first, second = halves(batch)
-        g1 = self._gradients(first, weights, state)
+        g1 = gradients_of(first)
         # Unordered, both halves' activations could be held at once.
         with tf.control_dependencies([g for g in g1 if g is not None]):
             second = map_arrays(tf.identity, second)
-        g2 = self._gradients(second, weights, state)
+        g2 = gradients_of(second)
         rows = [
             tf.cast(dynamic_num_rows(half), "float32")
             for half in (first, second)
@@ -206,10 +207,10 @@ class PairProgram:
             values["layers"] = pairs[0]
         return values
 
-    def _gradients(self, half, weights, state):
-        model = self._model
+    def _gradients(self, half):
+        model, weights = self._model, gradient_weights(self._model)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
-        with state.kept(), tf.GradientTape() as tape:
+        with self._state_kept(), tf.GradientTape() as tape:
             y_pred = call(model, x, training=True)
             loss = training_loss(self._objective, x, y, y_pred, sample_weight)
             self.is_masked |= is_masked(self._objective, y_pred)
@@ -223,23 +224,26 @@ class PairProgram:
         return gradients
 
     def _losses(self, batch):
-        state = State(self._variables(), self._handles)
+        loss_of = traced_once(self._loss, self._model)
         parts = [batch, *halves(batch)]
-        values = []
-        for part in parts:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-            with state.kept():
-                y_pred = call(self._model, x, training=False)
-                loss = training_loss(
-                    self._objective, x, y, y_pred, sample_weight, training=False
-                )
-                values.append(tf.cast(loss, "float32"))
-        whole, *of_halves = values
+        whole, *of_halves = map(loss_of, parts)
         rows = [
             tf.cast(dynamic_num_rows(part), "float32") for part in parts[1:]
         ]
         mean = sum(r * v for r, v in zip(rows, of_halves, strict=True))
         return {"whole": whole, "mean": mean / sum(rows)}
+
+    def _loss(self, part):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
+        with self._state_kept():
+            y_pred = call(self._model, x, training=False)
+            loss = training_loss(
+                self._objective, x, y, y_pred, sample_weight, training=False
+            )
+            return tf.cast(loss, "float32")
+
+    def _state_kept(self):
+        return State(self._variables(), self._handles).kept()
 
     def _variables(self):
         model, seed = self._model, global_seed()
@@ -248,6 +252,20 @@ class PairProgram:
         variables += [v for metric in metrics for v in metric.variables]
         variables += [] if seed is None else [seed.state]
         return list({id(v): v for v in variables}.values())
+
+
+def traced_once(function, model):
+    """A function that is traced and optimized once for all calls in a graph.
+
+    On several replicas it may hold collectives, and is inlined.
+    """
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if model.run_eagerly or replicas > 1:
+        return function
+    attributes = {"_noinline": True}
+    return tf.function(
+        function, autograph=False, experimental_attributes=attributes
+    )
 
 
 def _with_open_rows(batch):

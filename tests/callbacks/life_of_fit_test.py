@@ -569,9 +569,10 @@ def test_second_fit_traces_nothing_and_the_first_pays_two_traces(rows):
     _, [monitor] = assert_lives_alike(life, build_model)
     theirs, ours = counts
     assert ours["train_step"] == theirs["train_step"]
-    # That of the pair is of two halves; that of inference of the batch, too.
-    assert ours["training"] == theirs["training"] + 2
-    assert ours["inference"] == theirs["inference"] + 3
+    assert ours["training"] == theirs["training"] + 1
+    # Of whole batches and of halves; of any number of rows where they vary.
+    sizes = 2 if rows % BATCH_SIZE == 0 else 1
+    assert ours["inference"] == theirs["inference"] + sizes
 
 
 # Loops of one's own

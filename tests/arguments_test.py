@@ -342,9 +342,15 @@ row(
     kappas=KAPPAS.but(extremes=((TINY, LARGEST),)),
     level=LEVEL,
 )
+VERDICT = scaling.scaling_verdict(ESTIMATE, CONDITIONS)
 row(
-    scaling.scaling_verdict(ESTIMATE, CONDITIONS).at, batch_size=optional(COUNT)
+    VERDICT.at,
+    {"batch_size": 8},
+    batch_size=COUNT,
+    level=optional(LEVEL),
+    closeness=optional(ABOVE_1),
 )
+row(VERDICT.allows, {"batch_size": 8}, batch_size=COUNT)
 
 units = {"hidden_units": (16, 16), "normalization": "group"}
 row(
@@ -529,6 +535,7 @@ RESULTS = {
     scaling.ClosenessPrediction,
     scaling.ScalingVerdict,
     keras_svag.ScalingReport,
+    scaling.ScaledRun,
 }
 
 

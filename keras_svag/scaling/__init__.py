@@ -20,12 +20,17 @@ from keras_svag.scaling.rules import (
     square_root_scaling_rule,
 )
 from keras_svag.scaling.scaled_optimizer import scale_optimizer
-from keras_svag.scaling.verdict import ScalingVerdict, scaling_verdict
+from keras_svag.scaling.verdict import (
+    ScaledRun,
+    ScalingVerdict,
+    scaling_verdict,
+)
 
 __all__ = [
     "Closeness",
     "ClosenessPrediction",
     "EquilibriumStatistics",
+    "ScaledRun",
     "ScalingVerdict",
     "c_closeness",
     "equilibrium_balance",

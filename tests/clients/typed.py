@@ -68,6 +68,13 @@ def measured_model() -> None:
         assert_type(kappa, float)
         print(verdict.value.upper(), report.verdict.scaled[kappa])
     assert_type(report.to_logs(), dict[str, float])
+    larger = report.at(32, level=0.9)
+    assert_type(larger, scaling.ScaledRun)
+    assert_type(larger.allowed, bool | None)
+    assert_type(report.allows(4), bool | None)
+    assert_type(larger.min_closeness.high, float)
+    restored = keras_svag.ScalingReport.from_dict(report.to_dict())
+    assert_type(restored, keras_svag.ScalingReport)
 
     probe = keras_svag.measure_gradient_noise(
         model, (x, y), 8, 4, loss=loss, seed=0, verbose=0

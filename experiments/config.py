@@ -96,6 +96,10 @@ _CHECKS = {
     "warmup_epochs": _rate,
     "micro_batch_size": _count,
     "validate_every": _count,
+    "augmentation": arguments.boolean,
+    "measure_noise": arguments.boolean,
+    "lsr.enabled": arguments.boolean,
+    "lsr.per_layer": arguments.boolean,
     "lsr.closeness": functools.partial(arguments.number, above=1),
     "lsr.window": _optional_count,
 }

@@ -139,6 +139,16 @@ def cases_of_the_optimizer():
     yield from bad("augmentation", [True], **ngd)
 
 
+def cases_of_switches():
+    for key in (
+        "augmentation",
+        "measure_noise",
+        "lsr.enabled",
+        "lsr.per_layer",
+    ):
+        yield from bad(key, ("False", None, 0, 1.0), TypeError)
+
+
 def cases_of_the_check():
     yield from bad_numbers("lsr.closeness", (*NOT_POSITIVE, 1))
     yield from bad_numbers("lsr.window", optional(NO_COUNT))
@@ -156,6 +166,7 @@ def cases_of_the_network():
 @table(
     cases_of_data_and_steps(),
     cases_of_the_optimizer(),
+    cases_of_switches(),
     cases_of_the_check(),
     cases_of_the_network(),
 )
@@ -184,7 +195,6 @@ LEAVES = dict(leaves(configuration()))
 def test_every_key_has_bad_values():
     # Refused by a sweep and by the check, where they are tested.
     others = {"scale_lr", "lsr.kappas"}
-    others |= {key for key, value in LEAVES.items() if isinstance(value, bool)}
     assert LEAVES.keys() - others <= KEYS.keys()
 
 

@@ -166,15 +166,15 @@ def refusal(name, wanted, given, remedy="", optional=False):
 
 
 def printable(text):
-    """Text of a user's, such as a name, without what acts on its reader.
+    """Text on one line, without what would act on its reader.
 
     Control characters, which move the cursor of a terminal or colour it,
     marks that turn the direction of writing, and what UTF-8 cannot hold are
-    shown as the escapes that Python has for them.
+    shown as the escapes that Python has for them: a name may have any.
     """
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in str(text)
+        for c in " ".join(str(text).split())
     )
 
 

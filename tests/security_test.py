@@ -47,6 +47,14 @@ HOSTILE = (
     "</td></table>",
     "\\`\\<b>",
 )
+# What moves a terminal's cursor, colours it or turns its direction.
+STEERING = (
+    "\x1b[2J\x1b[31mred",
+    "a\x08\x07\x7f",
+    "\x9b31m",
+    "\u202eevil\u2066",
+    "\udcff",
+)
 
 
 def sources():
@@ -195,12 +203,16 @@ def estimate(noise_trace):
     return NoiseEstimate(1.0, 8 * noise_trace, 0.1, 0.1, 0.0, 100, 8)
 
 
-def layers_markdown(*names):
-    """The report's table of layers with these names."""
+def layers_report(*names):
     layers = {name: estimate(i) for i, name in enumerate(names, 1)}
     whole = dataclasses.replace(estimate(3.0), per_layer=layers)
     verdict = scaling_verdict(whole, keras.optimizers.SGD(0.1), kappas=())
-    text = ScalingReport(verdict, 1, 1, 1.0)._repr_markdown_()
+    return ScalingReport(verdict, 1, 1, 1.0)
+
+
+def layers_markdown(*names):
+    """The report's table of layers with these names."""
+    text = layers_report(*names)._repr_markdown_()
     return text.split("largest noise first:")[1].split("\n\n")[1]
 
 
@@ -241,3 +253,14 @@ def test_a_report_shows_hostile_runs_as_text(name, tmp_path):
     assert outline(hostile) == outline(harmless)
     links = re.findall(r'(?:src|href)="([^"]*)"', hostile)
     assert all(link.startswith("figures/svag-1-") for link in links)
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_names_do_not_act_on_who_reads_them(name, tmp_path):
+    one = layers_report(name, "kernel")
+    texts = [str(one), one._repr_html_(), one._repr_markdown_()]
+    texts.append(reported(tmp_path, name))
+    escape = name.encode("unicode_escape").decode().split("[")[0]
+    for text in texts:
+        assert all(map(str.isprintable, text.split("\n")))
+        assert escape in text.replace("\\\\", "\\")

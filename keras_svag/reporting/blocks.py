@@ -3,6 +3,7 @@
 import dataclasses
 import textwrap
 
+from keras_svag.arguments import printable
 from keras_svag.reporting import html, markdown
 
 WIDTH = 80
@@ -11,7 +12,7 @@ WIDTH = 80
 def wrapped(text, first="  ", rest="    "):
     """Text on lines of at most 80 characters, as far as its words allow."""
     return textwrap.fill(
-        " ".join(text.split()),
+        printable(text),
         WIDTH,
         initial_indent=first,
         subsequent_indent=rest,
@@ -87,10 +88,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def to_text(self) -> str:
-        rows = [
-            [" ".join(cell.split()) for cell in row]
-            for row in (self.header, *self.rows)
-        ]
+        rows = [[*map(printable, row)] for row in (self.header, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
         return "\n".join(

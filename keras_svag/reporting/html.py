@@ -2,10 +2,12 @@
 
 import html
 
+from keras_svag.arguments import printable
+
 
 def escaped(text):
     """Text that HTML shows as it is."""
-    return html.escape(str(text))
+    return html.escape(printable(text))
 
 
 def table(header, rows):

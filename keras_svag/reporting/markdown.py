@@ -3,14 +3,16 @@
 import html
 import re
 
+from keras_svag.arguments import printable
+
 # A bare address would become a link.
 _MARKUP = re.compile(r"[\\`*_\[\]|~#$]|:(?=//)")
 
 
 def escaped(text):
     """Text that Markdown and HTML show as it is, on one line."""
-    line = " ".join(str(text).split())
-    return _MARKUP.sub(r"\\\g<0>", html.escape(line, quote=False))
+    line = html.escape(printable(text), quote=False)
+    return _MARKUP.sub(r"\\\g<0>", line)
 
 
 def table(header, rows):

@@ -368,6 +368,10 @@ def _judged(window, conditions, in_steps, preconditioned, **settings):
         window["example_noise"] / settings["batch_size"],
         settings["closeness"],
     )
+    is_lost = np.isnan(window["weight_sq_norm"])
+    if np.any(is_lost & np.isnan(window["grad_sq_norm"])):
+        others = (*conditions.other_reasons, "weights_not_finite")
+        conditions = dataclasses.replace(conditions, other_reasons=others)
     estimate = window.estimate(settings["batch_size"], preconditioned)
     return ScalingReport(
         verdict=scaling_verdict(estimate, conditions, **settings),

@@ -22,6 +22,7 @@ _PHRASES = {
     "not_all_decayed": "some trainable weights are not decayed",
     "rate_changes": "the learning rate changes within the window",
     "clipped": "gradients are clipped",
+    "weights_not_finite": "a weight was NaN or infinite within the window",
     "regularizer": (
         "the loss contains a regularizer; use the optimizer's decay"
     ),

@@ -183,7 +183,7 @@ def notes(verdict):
     if estimate.num_skipped:
         yield (
             f"{estimate.num_skipped:,} observations were not finite and left "
-            "out"
+            "out: the loss, a gradient or a weight was NaN or infinite"
         )
     if estimate.noise_scale_warning:
         yield estimate.noise_scale_warning.rstrip(".")

@@ -430,7 +430,7 @@ class ScalingVerdict:
     @property
     def text(self) -> str:
         """The answer and what is behind it, a sentence a line."""
-        return "\n".join(sentences.lines(self))
+        return "\n".join(map(arguments.printable, sentences.lines(self)))
 
     def __str__(self):
         return self.text

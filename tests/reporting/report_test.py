@@ -12,6 +12,7 @@ from keras_svag.optimizers.svag import SVAG
 from keras_svag.reporting.report import LOG_KEYS, scaling_report
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from keras_svag.scaling.optimizers import kind_of
+from keras_svag.scaling.reasons import Reason
 from tests.helpers.noise_runs import (
     BATCH_SIZE,
     DECAY,
@@ -268,7 +269,10 @@ def test_observations_that_are_not_finite_leave_the_averages_alone():
     actual = report(series)
     assert actual.verdict.balance == pytest.approx(1)
     assert actual.weight_sq_norm == pytest.approx(equilibrium_sq_norm(1, 41))
-    assert "2 observations were not finite and left out" in str(actual)
+    text = " ".join(str(actual).split())
+    assert "2 observations were not finite and left out: the loss" in text
+    assert Reason("weights_not_finite") in actual.verdict.reasons
+    assert "a weight was NaN or infinite within the window" in text
     nothing = report(series[-2:])
     assert "N/G is not measured" in str(nothing)
     assert math.isnan(nothing.weight_sq_norm)

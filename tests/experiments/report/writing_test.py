@@ -173,13 +173,6 @@ def test_a_comparison_without_sense_leaves_the_others(tmp_path):
     assert "1-0, 1-1, 2-0, 2-1." in text
 
 
-def test_names_that_utf8_does_not_hold_are_written(tmp_path):
-    for ell in (1, 2):
-        name = os.fsdecode(b"\xff") + str(ell)
-        write_run(tmp_path / name, ell=ell, dataset="\ud800")
-    assert "Runs: ?1, ?2." in report_on(tmp_path)
-
-
 def failure(folder, *arguments):
     with pytest.raises(SystemExit) as failed:
         main([str(folder), *arguments])

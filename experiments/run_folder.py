@@ -243,8 +243,9 @@ class WorkDir:
         if config is not None:
             return config[_RUN_ID]
         for run_id in _checkpointed(self.checkpoints.path):
-            self.checkpoints.suffix = f".{run_id}.npz"
-            found = self.checkpoints.newest()
+            checkpoints = CheckpointFolder(self.checkpoints.path)
+            checkpoints.suffix = f".{run_id}.npz"
+            found = checkpoints.newest()
             if found is not None and isinstance(
                 found.about.get("config"), dict
             ):

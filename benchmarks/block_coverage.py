@@ -1,67 +1,41 @@
-"""Coverage of N / G's interval along a run, as a markdown table.
+"""Coverage and power of N / G's interval along a run, as a markdown table.
 
-    python benchmarks/block_coverage.py [--runs 500] [--observations FILE]
+    PYTHONPATH=. python benchmarks/block_coverage.py [--runs 1000]
+        [--sources NAME…] [--observations FILE…] [--probes] [--constants]
 
-The set is that of `NoiseEstimate.from_observations`: long-run covariance and
-skewness, from blocks of time. Beside it is that of single observations, taken
-as uncorrelated, with Student's t by their number. The truth is N / G's average
-at equilibrium. "Too high" is the error of "not ruled out", "too low" that of
-"ruled out"; nominal for each is 2.5%.
+The set is that of `NoiseEstimate.from_observations`. "Too high" is the error of
+"not ruled out", "too low" that of "ruled out"; nominal for each is 2.5%. Power:
+how many sets have no upper end, and the median width over that of an oracle.
+It knows G and how the mean of D_q = N - q G is distributed among the windows at
+the true q, whose central 95% over G are its width.
 
-Sources: pairs of a real run (`--observations`, files of record_pairs.py),
-resampled in stretches of 200; pairs and probes of simulated scale-invariant SGD
-on a problem that the seed draws; Gaussian pairs; heavy tails, independent.
+Sources are those of sources.py, and pairs of real runs (`--observations`, of
+record_pairs.py), resampled in stretches of `--stretch`, 200; a window that
+is shorter is one piece of the run. `--probes` adds rows of 10 and 30 exact
+probes along the scale-invariant SGD. With `--constants` the same for other
+numbers of cosines and of blocks, the worst and the mean of all cells.
 """
 
 import argparse
+import itertools
 
 import numpy as np
+from sources import SIMULATED, scale_invariant_sgd
 
-from benchmarks.coverage import draw_pairs
 from keras_svag.noise.estimate import NoiseEstimate
+from keras_svag.noise.ratio import (
+    RunRatio,
+    block_means,
+    covariance_of_mean,
+    student_t_quantile,
+)
 
-_STRETCH = 200
-
-
-def scale_invariant_sgd(rng, runs, steps, settling=3000):
-    """Parallel runs of a normalized robust regression, from equilibrium on.
-
-    Returns:
-        G_hat, N_hat, G and N, each of shape (runs, steps), N at batch size 16.
-    """
-    examples, rows, rate, decay = 48, 16, 0.5, 0.004
-    x = rng.normal(size=(examples, 8))
-    y = x @ rng.normal(size=8) / 8**0.5 + rng.normal(size=examples)
-    weights = rng.normal(size=(runs, 8))
-    kept = np.empty((4, runs, steps), np.float32)
-    for step in range(-settling, steps):
-        norm = np.linalg.norm(weights, axis=1, keepdims=True)
-        unit = weights / norm
-        along = unit @ x.T
-        slope = np.tanh(along - y)
-        picked = rng.integers(0, examples, (runs, rows))
-        across = x[picked] - (
-            np.take_along_axis(along, picked, 1)[:, :, None] * unit[:, None]
-        )
-        gradients = np.take_along_axis(slope, picked, 1)[:, :, None] * across
-        gradients /= norm[:, :, None]
-        first, second = gradients[:, ::2].mean(1), gradients[:, 1::2].mean(1)
-        if step >= 0:
-            mean = slope @ x - np.sum(slope * along, 1)[:, None] * unit
-            g = np.sum((mean / examples / norm) ** 2, 1)
-            squares = slope**2 * (np.sum(x**2, 1) - along**2)
-            n = (squares.mean(1) / norm[:, 0] ** 2 - g) / rows
-            g_hat = np.sum(first * second, 1)
-            n_hat = np.sum((first - second) ** 2, 1) / 4
-            kept[:, :, step] = g_hat, n_hat, g, n
-        weights *= 1 - rate * decay
-        weights -= rate * (first + second) / 2
-    return kept.astype(float)
+COUNTS = (100, 400, 1600, 6400)
 
 
-def resampled(rng, observations, runs, count):
+def resampled(rng, observations, runs, count, stretch):
     """Stretches of the observations, in shape (runs, count)."""
-    length = min(_STRETCH, count)
+    length = min(stretch, count)
     starts = rng.integers(
         0, observations.shape[1] - length, (runs, -(-count // length), 1)
     )
@@ -69,108 +43,113 @@ def resampled(rng, observations, runs, count):
     return observations[:, index]
 
 
-def along_a_run(g, n):
-    """The estimate that takes the order of the observations into account."""
-    return NoiseEstimate.from_observations(g, n, batch_size=1)
-
-
-def alone(g, n):
-    """That of observations which are neither correlated nor skewed."""
-    covariance = np.cov(g, n) / len(g)
-    return NoiseEstimate(
-        *(g.mean(), n.mean()),
-        *np.sqrt(np.diag(covariance)),
-        covariance[0, 1],
-        count=len(g),
-        batch_size=1,
-    )
-
-
-def errors(g, n, truth, estimate):
-    """Rates of sets above and below the truth; their median end ratio."""
-    sets = np.array(
-        [estimate(*run).interval() for run in zip(g, n, strict=True)]
-    )
-    low, high = sets.T
-    return np.mean(low > truth), np.mean(high < truth), np.median(sets, 0)
-
-
-def cases(options):
-    """`(name, G, N, truth)` of every row."""
+def cells(options):
+    """`(source, G, N, truth)` of every row."""
     rng = np.random.default_rng(options.seed)
-    runs = options.runs
     for path in options.observations:
         with np.load(path) as file:
             recorded = np.stack([file["g"], file["n"]])
         truth = recorded[1].mean() / recorded[0].mean()
-        for count in (100, 400, 1600, 6400):
-            g, n = resampled(rng, recorded, runs, count)
-            yield f"{path.split('/')[-1]}: {count:,} pairs", g, n, truth
-    g_hat, n_hat, g, n = scale_invariant_sgd(rng, runs, 6400)
-    truth = n.mean() / g.mean()
-    for count in (100, 400, 1600, 6400):
-        name = f"simulated SGD: {count:,} pairs"
-        yield name, g_hat[:, :count], n_hat[:, :count], truth
-    for count in (10, 30):
-        for every in (3, 30, 100):
+        for count in COUNTS:
+            windows = resampled(
+                rng, recorded, options.runs, count, options.stretch
+            )
+            yield path.split("/")[-1], *windows, truth
+    for name in options.sources:
+        # Each has a seed of its own, whatever else is asked for.
+        rng = np.random.default_rng([options.seed, *name.encode()])
+        g, n, truth = SIMULATED[name](rng, options.runs, COUNTS[-1])
+        for count in COUNTS:
+            yield name.replace("_", " "), g[:, :count], n[:, :count], truth
+    if options.probes:
+        rng = np.random.default_rng(options.seed)
+        g, n, truth = scale_invariant_sgd(rng, options.runs, 3000, probed=True)
+        for every, count in itertools.product((3, 30, 100), (10, 30)):
             part = slice(0, count * every, every)
-            name = f"simulated SGD: {count} probes, every {every} steps"
-            yield name, g[:, part], n[:, part], truth
-    for ratio in (1, 10, 100):
-        for count in (20, 100, 1000):
-            g, n = draw_pairs(rng, (runs, count), ratio, 30)
-            yield f"Gaussian: N/G = {ratio}, {count:,}", g, n, ratio
-    for count in (30, 100, 1000):
-        t, contaminated = heavy_tails(rng, runs, count)
-        yield f"Student-t3 noise: {count:,} pairs", *t, 10
-        name = f"2% of batches with 25 times the variance: {count:,} pairs"
-        yield name, *contaminated, 10
+            yield f"probes every {every} steps", g[:, part], n[:, part], truth
 
 
-def heavy_tails(rng, runs, count, ratio=10, dimension=100):
-    """Pairs of independent gradients with N/G = `ratio` and heavy tails."""
-    shape = (2, runs, count)
-    # Of a batch's noise: a common factor of its size, with mean square 1.
-    student = 1 / np.sqrt(rng.chisquare(3, shape))
-    bursts = np.where(rng.random(shape) < 0.02, 5.0, 1.0) / 1.48**0.5
-    for factors in (student, bursts):
-        # |g1 + g2|²/4 and <., .> need the noise along and across the mean.
-        first, second = (
-            factor[..., None]
-            * rng.normal(0, (ratio / dimension) ** 0.5, (runs, count, 1))
-            for factor in factors
+def along_a_run(g, n):
+    return NoiseEstimate.from_observations(g, n, batch_size=1).interval()
+
+
+def with_constants(cosines, blocks):
+    """The same rule with other constants."""
+
+    def interval(g, n):
+        z = np.stack([g, n], axis=1).astype(float)
+        covariance, dof = covariance_of_mean(z, cosines)
+        ratio = RunRatio(z.mean(axis=0), covariance, block_means(z, blocks))
+        return ratio.interval(student_t_quantile(0.95, dof))
+
+    return interval
+
+
+def oracle_width(g, n, truth):
+    d = n.mean(axis=1) - truth * g.mean(axis=1)
+    low, high = np.quantile(d, (0.025, 0.975))
+    return (high - low) / g.mean()
+
+
+def rates(g, n, truth, rule=along_a_run):
+    """Too high, too low, no upper end, median width over the oracle's."""
+    low, high = np.array([rule(*run) for run in zip(g, n, strict=True)]).T
+    return (
+        np.mean(low > truth),
+        np.mean(high < truth),
+        np.mean(np.isinf(high)),
+        np.median(high - low) / oracle_width(g, n, truth),
+    )
+
+
+def print_table(options, rule=along_a_run):
+    print("| source | pairs | too high | too low | no upper end | width |")
+    print("|---|" + "---:|" * 5)
+    for name, g, n, truth in cells(options):
+        *shares, width = rates(g, n, truth, rule)
+        shares = " | ".join(f"{share:.1%}" for share in shares)
+        print(
+            f"| {name} | {g.shape[1]:,} | {shares} | {width:.2f} |",
+            flush=True,
         )
-        along = (1 + first[..., 0]) * (1 + second[..., 0])
-        # The other dimensions: |z1|², |z2|² and <z1, z2> of Gaussians.
-        squares = rng.chisquare(dimension - 1, shape) * ratio / dimension
-        cosine = rng.normal(size=(runs, count)) / dimension**0.5
-        inner = cosine * np.sqrt(squares[0] * squares[1])
-        g = along + factors[0] * factors[1] * inner
-        total = factors**2 * squares
-        n = (total.sum(0) - 2 * factors[0] * factors[1] * inner) / 2
-        n += (first - second)[..., 0] ** 2 / 2
-        yield g, n
+
+
+def print_constants(options):
+    rows = {}
+    choices = [*itertools.product((8, 12, 16, 24), (16, 32, 64))]
+    for _, g, n, truth in cells(options):
+        for choice in choices:
+            rule = with_constants(*choice)
+            rows.setdefault(choice, []).append(rates(g, n, truth, rule))
+    print(
+        "| cosines | blocks | too high: most | mean | too low: most | mean "
+        "| no upper end: mean | width: mean |"
+    )
+    print("|---:|" + "---:|" * 7)
+    for choice, values in rows.items():
+        high, low, open_ends, width = np.transpose(values)
+        bounded = width[np.isfinite(width)]
+        print(
+            f"| {choice[0]} | {choice[1]} | {high.max():.1%} "
+            f"| {high.mean():.1%} | {low.max():.1%} | {low.mean():.1%} "
+            f"| {open_ends.mean():.1%} | {np.exp(np.log(bounded).mean()):.2f} |"
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--observations", nargs="*", default=[])
-    print(
-        "| source | alone: too high | too low | along a run: too high "
-        "| too low | median set / truth |"
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    print("|---|" + "---:|" * 5)
-    for name, g, n, truth in cases(parser.parse_args()):
-        alone_high, alone_low, _ = errors(g, n, truth, alone)
-        high, low, ends = errors(g, n, truth, along_a_run)
-        ends = ends / truth
-        print(
-            f"| {name} | {alone_high:.1%} | {alone_low:.1%} | {high:.1%} "
-            f"| {low:.1%} | [{ends[0]:.2f}, {ends[1]:.2f}] |",
-            flush=True,
-        )
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sources", nargs="*", default=[*SIMULATED])
+    parser.add_argument("--observations", nargs="*", default=[])
+    parser.add_argument("--stretch", type=int, default=200)
+    parser.add_argument("--probes", action="store_true")
+    parser.add_argument("--constants", action="store_true")
+    options = parser.parse_args()
+    (print_constants if options.constants else print_table)(options)
 
 
 if __name__ == "__main__":

@@ -347,6 +347,7 @@ def _longest(stretches):
 
 def _judged(window, conditions, in_steps, preconditioned, **settings):
     steps, rates = window["step"], window["learning_rate"]
+    iterations = window["iteration"]
     conditions = dataclasses.replace(
         conditions,
         # Of equal rates the mean is exactly theirs.
@@ -358,7 +359,8 @@ def _judged(window, conditions, in_steps, preconditioned, **settings):
             conditions,
             adaptive=dataclasses.replace(
                 conditions.adaptive,
-                second_moment_steps=int(window["iteration"][0]),
+                second_moment_steps=int(iterations[0]),
+                window_steps=int(iterations[-1] - iterations[0]),
             ),
         )
     weight_sq_norm = _mean(window["weight_sq_norm"])

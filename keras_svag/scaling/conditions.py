@@ -41,11 +41,13 @@ class AdaptiveConditions:
             `beta_1`, `beta_2`, `rho` and `epsilon`.
         second_moment_steps: Steps that v had had when the measuring began, or
             None if that is not known.
+        window_steps: Steps from the first observation to the last, or None.
         epsilon_ratio: Mean of v / (√v + ε)² over the entries; None: not known.
     """
 
     hyperparameters: dict[str, float]
     second_moment_steps: int | None = None
+    window_steps: int | None = None
     epsilon_ratio: float | None = None
 
     @property
@@ -70,6 +72,12 @@ class AdaptiveConditions:
         elif self.second_moment_steps * (1 - beta) < ell:
             steps = self.second_moment_steps, ell / (1 - beta)
             yield Reason("second_moment_is_young", steps)
+        elif (
+            self.window_steps is not None
+            and self.window_steps * (1 - beta) < ell
+        ):
+            steps = self.window_steps, ell / (1 - beta)
+            yield Reason("one_stretch", steps)
         ratio = self.epsilon_ratio
         if ratio is not None and ratio < _SMALL_EPSILON:
             yield Reason("large_epsilon", (ratio,))

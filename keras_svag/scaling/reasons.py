@@ -40,6 +40,10 @@ _PHRASES = {
         "the second moment had had {} steps when the measuring began, and "
         "follows over {}"
     ),
+    "one_stretch": (
+        "the window has {:,} steps, fewer than the {:,.0f} over which the "
+        "second moment follows: its observations are one stretch"
+    ),
     "large_epsilon": (
         "epsilon is not small against √v (v/(√v + ε)² is {} in the mean)"
     ),

@@ -208,7 +208,10 @@ def test_adaptive_optimizers_are_judged_in_their_norm():
     actual = report(run(epoch, epoch), adam, preconditioned=True)
     assert actual.verdict.noise_to_signal == pytest.approx(6)
     # The window's first observation is that of step 1,204.
-    assert actual.verdict.conditions.adaptive.second_moment_steps == 1203
+    adaptive = actual.verdict.conditions.adaptive
+    assert adaptive.second_moment_steps == 1203
+    # A step of four is observed, 300 of them.
+    assert adaptive.window_steps == 4 * 299
     assert "second moment" not in str(actual)
     young = report(run(epoch), adam, preconditioned=True)
     assert "the second moment had had 3 steps when the measuring" in str(young)

@@ -390,6 +390,25 @@ def test_a_young_second_moment_is_named(steps, is_young):
     assert codes == ["second_moment_is_young"] * is_young + ["large_epsilon"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "ell", "is_one"),
+    [(990, 1, True), (1_010, 1, False), (1_010, 2, True)],
+)
+def test_a_window_within_the_memory_of_v_is_named(steps, ell, is_one):
+    # β₂ is 0.999, and SVAGAdam's own is closer to 1 by ell.
+    conditions = conditions_of(SVAGAdam(ell=ell))
+    adaptive = dataclasses.replace(
+        conditions.adaptive, second_moment_steps=10**6, window_steps=steps
+    )
+    conditions = dataclasses.replace(conditions, adaptive=adaptive)
+    reasons = conditions.reasons(estimate())
+    assert [r.code for r in reasons] == ["one_stretch"] * is_one
+    for reason in reasons:
+        text = f"has {steps:,} steps, fewer than the {1000 * ell:,} over which"
+        assert text in str(reason)
+    assert RunConditions.from_dict(conditions.to_dict()) == conditions
+
+
 def test_the_compared_runs_are_named():
     assert sentences.compared(judge(estimate())) == (
         "SGD at (κB, κη) against this run of SGD"

@@ -10,10 +10,11 @@ It knows G and how the mean of D_q = N - q G is distributed among the windows at
 the true q, whose central 95% over G are its width.
 
 Sources are those of sources.py, and pairs of real runs (`--observations`, of
-record_pairs.py), resampled in stretches of `--stretch`, 200; a window that
-is shorter is one piece of the run. `--probes` adds rows of 10 and 30 exact
-probes along the scale-invariant SGD. With `--constants` the same for other
-numbers of cosines and of blocks, the worst and the mean of all cells.
+record_pairs.py), resampled in stretches of `--stretch`, 200; a window that is
+shorter is one piece of the run, of one pair in `--every`. `--probes` adds rows
+of 10 and 30 exact probes along the scale-invariant SGD. With `--constants` the
+same for other numbers of cosines and of blocks, the worst and the mean of all
+cells.
 """
 
 import argparse
@@ -33,13 +34,13 @@ from keras_svag.noise.ratio import (
 COUNTS = (100, 400, 1600, 6400)
 
 
-def resampled(rng, observations, runs, count, stretch):
+def resampled(rng, observations, runs, count, stretch, every):
     """Stretches of the observations, in shape (runs, count)."""
     length = min(stretch, count)
-    starts = rng.integers(
-        0, observations.shape[1] - length, (runs, -(-count // length), 1)
-    )
-    index = (starts + np.arange(length)).reshape(runs, -1)[:, :count]
+    last = observations.shape[1] - length * every
+    starts = rng.integers(0, last, (runs, -(-count // length), 1))
+    index = starts + every * np.arange(length)
+    index = index.reshape(runs, -1)[:, :count]
     return observations[:, index]
 
 
@@ -50,11 +51,15 @@ def cells(options):
         with np.load(path) as file:
             recorded = np.stack([file["g"], file["n"]])
         truth = recorded[1].mean() / recorded[0].mean()
-        for count in COUNTS:
+        name = path.split("/")[-1]
+        for every, count in itertools.product(options.every, COUNTS):
+            if count * every > recorded.shape[1] / 4:
+                continue
             windows = resampled(
-                rng, recorded, options.runs, count, options.stretch
+                rng, recorded, options.runs, count, options.stretch, every
             )
-            yield path.split("/")[-1], *windows, truth
+            spaced = f", every {every} steps" if every > 1 else ""
+            yield f"{name}{spaced}", *windows, truth
     for name in options.sources:
         # Each has a seed of its own, whatever else is asked for.
         rng = np.random.default_rng([options.seed, *name.encode()])
@@ -146,6 +151,7 @@ def main():
     parser.add_argument("--sources", nargs="*", default=[*SIMULATED])
     parser.add_argument("--observations", nargs="*", default=[])
     parser.add_argument("--stretch", type=int, default=200)
+    parser.add_argument("--every", type=int, nargs="*", default=[1])
     parser.add_argument("--probes", action="store_true")
     parser.add_argument("--constants", action="store_true")
     options = parser.parse_args()

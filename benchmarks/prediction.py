@@ -156,6 +156,8 @@ def main():
     print("\n| κ | RMS log error of the point | of the exponential |")
     print("|---:|---:|---:|")
     for kappa, pairs in errors.items():
+        # Where nothing is told apart from no change, there is no point.
+        pairs = [pair for pair in pairs if np.isfinite(pair).all()]
         point, other = np.sqrt(np.mean(np.square(pairs), axis=0))
         print(f"| {kappa} | {point:.1%} | {other:.1%} |")
 

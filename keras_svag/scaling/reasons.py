@@ -41,7 +41,7 @@ _PHRASES = {
         "follows over {}"
     ),
     "one_stretch": (
-        "the window has {:,} steps, fewer than the {:,.0f} over which the "
+        "the window has {} steps, fewer than the {} over which the "
         "second moment follows: its observations are one stretch"
     ),
     "large_epsilon": (

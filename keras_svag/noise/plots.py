@@ -54,6 +54,9 @@ def _labels(series, window):
 
 def _draw_band(ax, steps, ends):
     lows, values, highs = np.array(ends, float).T
+    # An open end reaches beyond the axes, see `_cut_off`.
+    far = 1e3 * values[np.isfinite(values)].max(initial=0.0)
+    highs = np.where(np.isinf(highs), far, highs)
     ax.fill_between(steps, lows, highs, color="C0", alpha=0.25, linewidth=0)
     ax.plot(steps, values, color="C0", marker=".")
 

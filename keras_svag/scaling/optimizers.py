@@ -90,21 +90,6 @@ _KERAS_KINDS = {
     "Muon": _NO_MOMENTS,
 }
 _KINDS = {
-    "SGD": OptimizerKind("linear", is_derived=True),
-    "Adam": _ADAM,
-    "AdamW": _ADAM,
-    "Nadam": dataclasses.replace(_ADAM, is_derived=False),
-    "Adamax": OptimizerKind("square_root", "_u", "is root"),
-    "RMSprop": _RMSPROP,
-    "Adagrad": OptimizerKind("square_root", "_accumulators", "epsilon inside"),
-    "Adadelta": _NO_MOMENTS,
-    "Adafactor": _NO_MOMENTS,
-    "Ftrl": _NO_MOMENTS,
-    "Lamb": _NO_MOMENTS,
-    "Lion": _NO_MOMENTS,
-    "Muon": _NO_MOMENTS,
-}
-_KINDS = {
     getattr(keras.optimizers, name): kind
     for name, kind in _KERAS_KINDS.items()
     if hasattr(keras.optimizers, name)

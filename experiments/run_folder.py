@@ -5,6 +5,7 @@ import csv
 import errno
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -393,13 +394,19 @@ class HistoryFile(keras.callbacks.Callback):
         super().__init__()
         self._path = path
         self._rows = []
+        self._columns = []
 
     def on_train_begin(self, logs=None):
         self._write()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._rows.append({"epoch": epoch, **(logs or {})})
-        self._write()
+        row = {"epoch": epoch, **(logs or {})}
+        self._rows.append(row)
+        if set(row) <= set(self._columns):
+            self._writer().writerow(row)
+            self._replace()
+        else:
+            self._write()
 
     def state_dict(self):
         """The rows so far, as a value of JSON."""
@@ -418,15 +425,21 @@ class HistoryFile(keras.callbacks.Callback):
 
     def _write(self):
         names = {name for row in self._rows for name in row} - {"epoch"}
+        self._columns = ["epoch", *sorted(names)]
+        self._text = io.StringIO(newline="")
+        self._writer().writeheader()
+        self._writer().writerows(self._rows)
+        self._replace()
+
+    def _replace(self):
         with (
             replaced(self._path) as partial,
             open(partial, "x", encoding="utf-8", newline="") as file,
         ):
-            writer = csv.DictWriter(
-                file, ["epoch", *sorted(names)], restval="NA"
-            )
-            writer.writeheader()
-            writer.writerows(self._rows)
+            file.write(self._text.getvalue())
+
+    def _writer(self):
+        return csv.DictWriter(self._text, self._columns, restval="NA")
 
 
 class TrainingClock(keras.callbacks.Callback):

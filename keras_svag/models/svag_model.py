@@ -46,7 +46,7 @@ class SVAGModel(backend.PairTrainer):
         **kwargs: `name` and the like, as for any `keras.Model`.
 
     Attributes:
-        model: The model that was given, which is trained.
+        model: The model that was given, which is trained; the one to export.
 
     Raises:
         TypeError: If `model` is no `keras.Model`.

@@ -414,6 +414,7 @@ their kin |
         optimizer = getattr(self._model_seen, "optimizer", None)
         if self._optimizer_seen not in (None, optimizer):
             self._settled = len(self._series)
+            self._next_look = 0
         self._optimizer_seen = optimizer
         series = self._series[self._settled :]
         done = float(backend.iterations(optimizer))
@@ -439,13 +440,11 @@ their kin |
             self._due = step + int(self._random.integers(length))
         is_due = step <= self._due < step + steps
         function = backend.innermost(model.train_function)
-        before, self._function_seen = self._function_seen, function
-        is_new = function is not before
+        is_new = function is not self._function_seen
+        self._function_seen = function
         if is_new:
             # Another loss, or other weights, may be trained from now on.
             self._program = None
-            if before is not None:
-                self._next_look = 0
         if self._observations is not None:
             if is_due and not is_new:
                 self._look_at_own_batch()

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_svag import arguments, backend
-from keras_svag.callbacks.tensorboard import NoiseSummaries
+from keras_svag.callbacks.tensorboard import NoiseSummaries, check_writable
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.series import NoiseSeries
@@ -187,6 +187,8 @@ their kin |
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._data = backend.data_of_fit()
         self._check_model()
+        if self._writes_events:
+            check_writable(self.log_dir)
         self._settle_num_examples()
         self._is_first_epoch_of_fit = True
 
@@ -589,9 +591,7 @@ their kin |
     def _write(self, is_epoch=False):
         """Writes a point for TensorBoard, if it is time for one."""
         in_steps = self.update_freq != "epoch"
-        if self.log_dir is None or not backend.is_chief(
-            self._model_seen.distribute_strategy
-        ):
+        if not self._writes_events:
             return
         if in_steps and not is_epoch:
             if self._steps - self._step_written < self.update_freq:
@@ -602,6 +602,11 @@ their kin |
         if len(self._series):
             self._step_written = self._steps
             self._write_point(self._steps if in_steps else self._epoch)
+
+    @property
+    def _writes_events(self):
+        strategy = self._model_seen.distribute_strategy
+        return self.log_dir is not None and backend.is_chief(strategy)
 
     def _write_point(self, place):
         self._summaries_of_run().write_estimate(self.estimate(), place)

@@ -2,10 +2,12 @@
 
 import math
 import os
+import tempfile
 import time
 
 import numpy as np
 
+from keras_svag import arguments
 from keras_svag.scaling import sentences
 
 _G = "gradient noise/squared gradient norm"
@@ -16,6 +18,8 @@ _MAX_BATCH_SIZE = "scaling rule/largest batch size"
 _BALANCE = "scaling rule/balance"
 _LOW, _HIGH = " (low end)", " (high end)"
 
+_FOLDER = "gradient_noise"
+
 # One quantity a chart: a chart of several reports "Missing Tags" for every run
 # in the folder that has none of them. TensorBoard shows the last chart first.
 _CHARTS = {
@@ -25,6 +29,26 @@ _CHARTS = {
     _N: "Noise N",
     _G: "Squared gradient norm G",
 }
+
+
+def check_writable(log_dir):
+    """Raises a `ValueError` where events cannot be written; looks at disks."""
+    folder = os.path.join(log_dir, _FOLDER)
+    if "://" in folder:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            arguments.refusal(
+                "log_dir",
+                "a directory that can be written",
+                log_dir,
+                error.strerror,
+            )
+        ) from error
 
 
 class NoiseSummaries:
@@ -48,7 +72,7 @@ class NoiseSummaries:
             EventFileWriter,
         )
 
-        self._writer = EventFileWriter(os.path.join(log_dir, "gradient_noise"))
+        self._writer = EventFileWriter(os.path.join(log_dir, _FOLDER))
         self._tags = set()
 
     def write_estimate(self, estimate, step, level=0.95):

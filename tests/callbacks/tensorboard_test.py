@@ -7,11 +7,13 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
+from keras_svag import GradientNoiseMonitor
 from keras_svag.callbacks.tensorboard import NoiseSummaries
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.reporting.report import ScalingReport
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from keras_svag.scaling.verdict import scaling_verdict
+from tests.helpers.refusals import check_sentence
 
 CONDITIONS = RunConditions(
     learning_rate=0.5, weight_decay=1e-3, scale_invariant=True, balance=1.05
@@ -32,6 +34,20 @@ def noise(g, n, **fields):
 def report(epoch, estimate, conditions=CONDITIONS):
     verdict = scaling_verdict(estimate, conditions, kappas=(2, 64))
     return ScalingReport(verdict, epoch, epoch, weight_sq_norm=5000.0)
+
+
+def test_directory_that_cannot_be_written_is_refused_before_the_first_step(
+    tmp_path,
+):
+    file = tmp_path / "runs"
+    file.write_text("")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    monitor = GradientNoiseMonitor(log_dir=str(file / "one"))
+    with pytest.raises(ValueError) as caught:
+        model.fit(np.ones((8, 2)), np.ones(8), verbose=0, callbacks=[monitor])
+    check_sentence(str(caught.value), "log_dir", str(file))
+    assert model.optimizer.iterations == 0
 
 
 def events(log_dir):

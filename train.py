@@ -66,19 +66,24 @@ from experiments.strategies import (
     make_strategy,
 )
 from experiments.sweep.command import run_sweep
-from keras_svag import backend
+from keras_svag import arguments, backend
 
 # The exit code that says "try again" in sysexits.h.
 LOST_WORKER = 75
+
+
+def _said(sentence):
+    # Names and values in it are those of files, too.
+    return f"train.py: {arguments.printable(sentence)}"
 
 
 def _in_one_sentence(parse, *args, **kwargs):
     try:
         return parse(*args, **kwargs)
     except (AttributeError, KeyError) as error:
-        sys.exit(f"train.py: the configuration has no key {error}.")
+        sys.exit(_said(f"the configuration has no key {error}."))
     except flags.IllegalFlagValueError as error:
-        sys.exit(f"train.py: {error}")
+        sys.exit(_said(error))
 
 
 class _ConfigFile(flags.ArgumentParser):
@@ -353,7 +358,7 @@ def main(argv):
 
 
 def _ended(sentence, code):
-    print(f"train.py: {sentence}", file=sys.stderr, flush=True)
+    print(_said(sentence), file=sys.stderr, flush=True)
     return code
 
 

@@ -11,8 +11,9 @@ these against those of a plain turn just before or after. What `every=20` and
 `every=100` cost follows from both.
 
 With `--memory`, megabytes in place of milliseconds: the highest resident set
-of a process of its own for each training, minus the resident set before the
-first step, as benchmarks/memory.py has it with its blocks freed at once.
+of a process of its own for each training, and that minus the resident set
+before the first step, as benchmarks/memory.py has it with its blocks freed at
+once.
 """
 
 import argparse
@@ -308,11 +309,14 @@ def megabytes(values):
 
 def print_megabytes(name, rounds):
     weighed = alternating_rounds(trainings_weighed(name), rounds, False)
-    print_row(
-        CLIENTS[name].title,
-        megabytes(weighed["plain"]),
-        ratio_cells(weighed["measured"], weighed["plain"]),
-    )
+    cells = []
+    # The peak, and what training adds.
+    for plain, measured in zip(
+        *(zip(*weighed[c], strict=True) for c in ("plain", "measured")),
+        strict=True,
+    ):
+        cells += [megabytes(plain), ratio_cells(measured, plain)]
+    print_row(CLIENTS[name].title, *cells)
 
 
 def main():
@@ -331,7 +335,13 @@ def main():
         print_memory_of_training(*arguments.train)
         return
     if arguments.memory:
-        print_header("training", "plain, MB", "measured, ratio | range")
+        print_header(
+            "training",
+            "peak, MB",
+            "measured / plain | range",
+            "added, MB",
+            "measured / plain | range",
+        )
     else:
         print_header(
             "training",

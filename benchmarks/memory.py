@@ -41,7 +41,10 @@ def status_megabytes(key):
 
 
 def print_added(model, batches, callbacks=(), steps=2):
-    """Trains some steps in this process and prints what they added, in MB."""
+    """Trains some steps in this process; prints its peak and what they added.
+
+    Both in MB.
+    """
     next(iter(batches))
     before = status_megabytes("VmRSS")
     model.fit(
@@ -51,11 +54,12 @@ def print_added(model, batches, callbacks=(), steps=2):
         verbose=0,
         callbacks=[*callbacks],
     )
-    print(status_megabytes("VmHWM") - before)
+    peak = status_megabytes("VmHWM")
+    print(peak, peak - before)
 
 
 def megabytes_printed(script, *arguments, allocator="freed at once"):
-    """What a training adds, as a script's process of its own prints it."""
+    """Peak and what a training adds, as a process of its own prints them."""
     completed = subprocess.run(
         [sys.executable, script, "--train", *arguments],
         env={
@@ -68,7 +72,7 @@ def megabytes_printed(script, *arguments, allocator="freed at once"):
         text=True,
         check=True,
     )
-    return float(completed.stdout.split()[-1])
+    return [float(number) for number in completed.stdout.split()[-2:]]
 
 
 def train(name, contender, policy):
@@ -110,7 +114,7 @@ def main():
                     contender: lambda c=contender, n=name, t=title: (
                         megabytes_printed(
                             *(__file__, n, c, arguments.policy), allocator=t
-                        )
+                        )[1]
                     )
                     for contender in ("sgd", "svag")
                 },

@@ -295,12 +295,13 @@ def _condition(study):
     if condition is None:
         return ""
     threshold = number(condition.min_noise_to_signal)
+    met = ""
+    if condition.sde_verdict == Verdict.NOT_RULED_OUT:
+        met = "met, so that the SDE is "
     text = (
-        f"The necessary condition N/G ≥ {threshold} is "
+        f"The necessary condition N/G ≥ {threshold} is {met}"
         f"**{condition.sde_verdict}**: {condition.estimate.describe()}."
     )
-    if condition.sde_verdict == Verdict.NOT_RULED_OUT:
-        text = text.replace("is **not", "is met, so that the SDE is **not")
     if condition.heuristic:
         reasons = sections.reasons_text(condition.reasons)
         text += f" It is only a heuristic here: {reasons}."

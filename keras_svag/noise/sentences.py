@@ -19,35 +19,39 @@ _NOT_MEASURED = "not measured"
 
 def describe(estimate, level):
     """N / G with its interval, S / G without a batch size."""
+    ratio = "N/G"
     if estimate.batch_size is None:
-        return describe(estimate.at(1), level).replace("N/G", "S/G")
+        estimate, ratio = estimate.at(1), "S/G"
     if estimate.count == 0:
-        text = "N/G is not measured: there were no observations"
+        text = f"{ratio} is not measured: there were no observations"
         if estimate.num_skipped:
             text += f" ({estimate.num_skipped:,} were not finite and left out)"
         return text
     if estimate.grad_sq_norm == 0 and estimate.example_noise == 0:
-        return "N/G is undefined: every gradient was exactly zero"
+        return f"{ratio} is undefined: every gradient was exactly zero"
     if math.isnan(estimate.noise_to_signal):
-        return "N/G is not measured: the gradients are too large to be summed"
+        return (
+            f"{ratio} is not measured: the gradients are too large to be summed"
+        )
     low, high = estimate.interval(level)
     sign = estimate.grad_sq_norm_sign(level)
     if sign == "not told apart from 0":
         return (
-            f"N/G is at least {number(low)} with no upper bound: G is not told "
-            "apart from 0"
+            f"{ratio} is at least {number(low)} with no upper bound: G is not "
+            "told apart from 0"
         )
     if sign == "negative":
         return (
-            "N/G is not measured: G is significantly below 0, so the "
+            f"{ratio} is not measured: G is significantly below 0, so the "
             "batches were not drawn independently"
         )
     point = estimate.noise_to_signal
     if sign == "unknown":
         return (
-            f"N/G = {number(point)}, from too few observations for an interval"
+            f"{ratio} = {number(point)}, from too few observations for an "
+            "interval"
         )
-    return f"N/G = {within(low, point, high)}"
+    return f"{ratio} = {within(low, point, high)}"
 
 
 def noise_scale_warning(estimate):

@@ -61,7 +61,7 @@ class ScalingRuleCheck(GradientNoiseMonitor):
         kappas: Factors on the batch size to judge.
         window: Epochs to average over; a quarter of those trained if None.
         window_steps: Training steps to average over, in place of epochs.
-        level: Level of the intervals; each side errs with half of the rest.
+        level: Level of the intervals, nominally half of the rest on each side.
         scale_invariant: Whether the loss is invariant to the scale of all
             trainable weights: True, False, or a batch of inputs on which to
             measure it. None: measured on a batch of the training; where that

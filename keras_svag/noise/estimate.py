@@ -328,7 +328,7 @@ class NoiseEstimate:
         """Confidence set for N / G: that of a run, or that of a probe.
 
         Args:
-            level: Two-sided level; each side errs with half of the rest.
+            level: Two-sided; each side errs with half of the rest, nominally.
 
         Returns:
             `Interval(low, high)`. `high` is infinite where G is not told apart

@@ -172,11 +172,12 @@ class PairProgram:
         self.layers = names_of(weights)
         gradients_of = traced_once(self._gradients, model)
         first, second = halves(batch)
-        g1 = gradients_of(first)
-        # Unordered, both halves' activations could be held at once.
-        with tf.control_dependencies([g for g in g1 if g is not None]):
-            second = map_arrays(tf.identity, second)
-        g2 = gradients_of(second)
+        with self._seeds_kept():
+            g1 = gradients_of(first)
+            # Unordered, both halves' activations could be held at once.
+            with tf.control_dependencies([g for g in g1 if g is not None]):
+                second = map_arrays(tf.identity, second)
+            g2 = gradients_of(second)
         rows = [
             tf.cast(dynamic_num_rows(half), "float32")
             for half in (first, second)
@@ -210,7 +211,8 @@ class PairProgram:
     def _gradients(self, half):
         model, weights = self._model, gradient_weights(self._model)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
-        with self._state_kept(), tf.GradientTape() as tape:
+        state = State(self._variables(), self._handles, self._seeds())
+        with state.kept(), tf.GradientTape() as tape:
             y_pred = call(model, x, training=True)
             loss = training_loss(self._objective, x, y, y_pred, sample_weight)
             self.is_masked |= is_masked(self._objective, y_pred)
@@ -235,15 +237,33 @@ class PairProgram:
 
     def _loss(self, part):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        with self._state_kept():
+        with State(self._variables(), self._handles).kept():
             y_pred = call(self._model, x, training=False)
             loss = training_loss(
                 self._objective, x, y, y_pred, sample_weight, training=False
             )
             return tf.cast(loss, "float32")
 
-    def _state_kept(self):
-        return State(self._variables(), self._handles).kept()
+    @contextlib.contextmanager
+    def _seeds_kept(self):
+        """Each half draws its own numbers; then training draws as without."""
+        kept = [(handle, _read(handle)) for handle in self._seeds()]
+        try:
+            yield
+        finally:
+            for handle, value in kept:
+                _assign(handle, value)
+
+    def _seeds(self):
+        """Handles of the states of random generators."""
+        generators = [
+            generator
+            for layer in layers_of(self._model)
+            for generator in layer._seed_generators
+        ]
+        generators += [] if global_seed() is None else [global_seed()]
+        states = {id(g.state): g.state for g in generators}
+        return [state._value.handle for state in states.values()]
 
     def _variables(self):
         model, seed = self._model, global_seed()
@@ -305,13 +325,17 @@ class State:
     Args:
         variables: Keras variables, those of one replica.
         handles: List of handles of other variables, which grows.
+        free: Handles of variables that keep what is assigned to them.
     """
 
-    def __init__(self, variables, handles):
+    def __init__(self, variables, handles, free=()):
         self._others = handles
+        self._free = {id(handle) for handle in free}
         found = [v._value.handle for v in variables if v._value is not None]
         self._values = {
-            id(h): (h, _read(h)) for h in (*found, *handles) if _dtype(h)
+            id(h): (h, _read(h))
+            for h in (*found, *handles)
+            if _dtype(h) and id(h) not in self._free
         }
 
     @contextlib.contextmanager
@@ -338,7 +362,9 @@ class State:
             )
             for inner in writes:
                 handle = outer.get(id(inner))
-                if handle is not None and _dtype(handle):
+                if handle is None or id(handle) in self._free:
+                    continue
+                if _dtype(handle):
                     assigned[id(handle)] = handle
         new = [h for key, h in assigned.items() if key not in self._values]
         if new:

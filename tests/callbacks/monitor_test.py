@@ -355,6 +355,29 @@ def test_sparse_gradients_are_as_dense_ones():
     np.testing.assert_allclose(columns[0] / scale, columns[1] / scale, 0, 1e-5)
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_masks_of_dropout_are_drawn_anew_for_each_half(eager):
+    """Of equal rows they are all of the noise; by NumPy, 6 standard errors."""
+    rate, width = 0.5, 50
+    dropout = keras.layers.Dropout(rate, seed=1)
+    dense = keras.layers.Dense(1, use_bias=False)
+    model = keras.Sequential([keras.Input((width,)), dropout, dense])
+    model.compile(SGD(0.0), "mse", run_eagerly=eager)
+    monitor = GradientNoiseMonitor(every=1)
+    x, y = np.ones((8, width)), np.ones((8, 1))
+    fit(model, monitor, x=x, y=y, epochs=200)
+    kernel = dense.get_weights()[0]
+    rng = np.random.default_rng(0)
+    masks = (rng.random((200_000, width)) > rate) / (1 - rate)
+    gradients = 2 * (masks @ kernel - 1) * masks
+    expected = np.sum(gradients.mean(axis=0) ** 2), gradients.var(axis=0).sum()
+    for values, value in zip(
+        observed(monitor, *MOMENTS).T, expected, strict=True
+    ):
+        error = values.std() / len(values) ** 0.5
+        assert abs(values.mean() - value) < 6 * error
+
+
 def test_scales_of_float8_are_no_gradients():
     model = linear_model()
     model.quantize("float8")

@@ -95,7 +95,8 @@ def fieller_interval(
     Args:
         numerator, denominator: The two means.
         numerator_variance, covariance, denominator_variance: Squared standard
-            errors and covariance *of the means*.
+            errors and covariance *of the means*; NaN for a variance that is
+            not known.
         quantile: Student's or the normal quantile of the level asked for;
             infinite where no ratio is to be rejected.
 
@@ -104,9 +105,11 @@ def fieller_interval(
         - denominator significantly positive: both finite;
         - not told apart from 0: `high` is infinite;
         - numerator not told apart from 0 either, or one of the two
-          significantly negative: `(0, inf)`, which says nothing.
+          significantly negative, or a variance not known: `(0, inf)`, which
+          says nothing.
     """
-    if math.isinf(quantile):
+    is_unknown = math.isnan(numerator_variance + denominator_variance)
+    if is_unknown or math.isinf(quantile):
         return _NOTHING_KNOWN
     # Powers of two, by which nothing is rounded, keep the squares in range.
     numerator_scale = _power_of_two(numerator, numerator_variance)

@@ -1,24 +1,37 @@
 """What a report is made of, for a terminal, a page and Markdown alike."""
 
 import dataclasses
+import re
 import textwrap
 
 from keras_svag.arguments import printable
 from keras_svag.reporting import html, markdown
 
 WIDTH = 80
+# What no line ends within: `1.5 [1.2, ∞)`, `51 (×3.2)`, `0.3 ± 0.1`, `C = 2`.
+_ONE_WORD = re.compile(
+    r"(?:[\d.,]+ )?\[[-\d.,e+∞− ]+[])]|[\d.,]+ \(×[^() ]+\)|\S+ [±=] \S+"
+)
+# `textwrap` breaks no line at it.
+_FIXED_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def wrapped(text, first="  ", rest="    "):
-    """Text on lines of at most 80 characters, as far as its words allow."""
-    return textwrap.fill(
-        printable(text),
+    """Text on lines of at most 80 characters, as far as its words allow.
+
+    A number stays on one line with its interval, factor or error.
+    """
+    lines = textwrap.fill(
+        _ONE_WORD.sub(
+            lambda words: words[0].replace(" ", _FIXED_SPACE), printable(text)
+        ),
         WIDTH,
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return lines.replace(_FIXED_SPACE, " ")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from scipy import special
 
 from keras_svag import arguments
 from keras_svag.noise.ratio import fieller_interval, student_t_quantile
+from keras_svag.scaling.saving import SavedFields
 
 STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
 
@@ -15,8 +18,8 @@ STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
 _LARGEST_SHARE = 1e6
 
 
-@dataclasses.dataclass(frozen=True)
-class EquilibriumStatistics:
+@dataclasses.dataclass(frozen=True, eq=False)
+class EquilibriumStatistics(SavedFields):
     """Averages of R, G and N over a window at equilibrium.
 
     Attributes:
@@ -51,8 +54,8 @@ class EquilibriumStatistics:
         arguments.integer("count", self.count, optional=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Closeness:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Closeness(SavedFields):
     """How close two runs are: C, its interval, and the ratios behind it.
 
     Attributes:
@@ -74,6 +77,11 @@ class Closeness:
         distances = [distance(*ratio) for ratio in ratios.values()]
         values, lows, highs = zip(*distances, strict=True)
         return cls(max(values), max(lows), max(highs), ratios)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Closeness":
+        """The closeness that `to_dict` was called on, from its ratios."""
+        return cls.from_ratios(super().from_dict(saved).ratios)
 
 
 def c_closeness(

@@ -17,10 +17,11 @@ from keras_svag import arguments
 from keras_svag.noise.ratio import satterthwaite, student_t_quantile
 from keras_svag.scaling.bounds import FloatOrArray, checked_closeness
 from keras_svag.scaling.closeness import STATISTICS, EquilibriumStatistics
+from keras_svag.scaling.saving import SavedFields
 
 
-@dataclasses.dataclass(frozen=True)
-class ClosenessPrediction:
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClosenessPrediction(SavedFields):
     """How R, G and N move along linear scaling, to first order.
 
     A prediction, unlike the bounds: it can be wrong on both sides. The shape of

@@ -87,7 +87,20 @@ class ScaledRun:
         return sentences.scaled_run(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for strict JSON; None for what is not finite."""
+        """Plain values for strict JSON; None for what is not finite.
+
+        `from_dict` is the way back.
+        """
+        return {**self._columns(), "baseline": self.baseline.to_dict()}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "ScaledRun":
+        """The run that `to_dict` was called on, judged anew."""
+        baseline = ScalingVerdict.from_dict(saved["baseline"])
+        return baseline.scaled_by(saved["kappa"])
+
+    def _columns(self) -> dict[str, Any]:
+        """What `to_dict` has of this run alone."""
         low, value, high = map(finite_or_none, self.min_closeness)
         return {
             "kappa": self.kappa,
@@ -474,7 +487,7 @@ class ScalingVerdict:
             "text": self.text,
             "sde_verdict": str(self.sde_verdict),
             "kappas": list(self.kappas),
-            "runs": [run.to_dict() for run in self.runs.values()],
+            "runs": [run._columns() for run in self.runs.values()],
             "gradient_noise": self.estimate.to_dict(),
             "conditions": self.conditions.to_dict(),
         }

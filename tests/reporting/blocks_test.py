@@ -53,3 +53,16 @@ def test_long_texts_are_wrapped_at_80_columns():
         lines = block.to_text().splitlines()
         assert all(70 < len(line) <= 80 for line in (lines[0], lines[1]))
         assert " ".join(block.to_text().split()).count("word") % 40 == 0
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    ["1.5 [1.2, 1.9]", "[0.3, ∞)", "51 (×3.2)", "0.3 ± 0.1", "C = 1.41"],
+)
+def test_no_line_ends_within_a_number(phrase):
+    for column in range(60, 80):
+        text = f"{'x' * column} {phrase} y"
+        for block in (Headline(text), Line(text), Items("of", (text,))):
+            lines = block.to_text().splitlines()
+            assert sum(phrase in line for line in lines) == 1
+            assert max(map(len, lines)) <= 84 - 4 * isinstance(block, Headline)

@@ -12,14 +12,15 @@ import keras
 import markdown_it
 import pytest
 
-from keras_svag import NoiseEstimate, ScalingReport, SVAGAdam
+from keras_svag import SVAGAdam
 from keras_svag.noise.series import NoiseSeries
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.reporting.blocks import WIDTH
 from keras_svag.reporting.report import scaling_report
+from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from keras_svag.scaling.optimizers import kind_of
-from keras_svag.scaling.verdict import ScalingVerdict
+from keras_svag.scaling.prediction import predict_closeness
 from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
 
 SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
@@ -140,26 +141,90 @@ def test_a_terminal_of_80_columns_shows_it(reports, kind):
     assert one.verdict.headline in repr(one)
 
 
-@every_report
-def test_every_result_is_what_it_was_before(reports, kind):
-    one = reports[kind]
+def equilibrium(*means, se=0.1, count=3):
+    return EquilibriumStatistics(*means, se, se, se, count)
+
+
+FIRST = equilibrium(20.0, 1.0, 5.0)
+SECOND = equilibrium(21.0, 1.2, 2.4)
+# All that is public besides reports: finite, infinite, NaN, None.
+RESULTS = {
+    "series": lambda: run({"count": 9}, {"rate": math.nan}),
+    "statistics": lambda: FIRST,
+    "unknown statistics": lambda: EquilibriumStatistics(
+        math.nan, 1.0, 2.0, math.nan
+    ),
+    "closeness": lambda: c_closeness(FIRST, SECOND, 2.0),
+    "closeness without end": lambda: c_closeness(
+        FIRST, equilibrium(20.0, 0.01, 5.0)
+    ),
+    "closeness without signal": lambda: c_closeness(
+        FIRST, equilibrium(20.0, -1.0, 5.0)
+    ),
+    "closeness without errors": lambda: c_closeness(
+        FIRST, equilibrium(20.0, 1.0, 5.0, se=math.nan)
+    ),
+    "infinite ratio": lambda: c_closeness(
+        equilibrium(20.0, 0.0, 5.0, se=0.0), FIRST
+    ),
+    "prediction": lambda: predict_closeness({1: FIRST, 2: SECOND}),
+    "prediction without errors": lambda: predict_closeness(
+        {1: FIRST, 2: equilibrium(21.0, 1.2, 2.4, se=math.nan), 4.5: SECOND}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def results(reports):
+    found = {name: make() for name, make in RESULTS.items()}
+    for kind, one in reports.items():
+        found[kind] = one
+        found[f"{kind}: verdict"] = one.verdict
+        found[f"{kind}: conditions"] = one.verdict.conditions
+        found[f"{kind}: estimate"] = one.estimate
+        found[f"{kind}: at 200"] = one.at(200, level=0.9, closeness=3)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *RESULTS,
+        *REPORTS,
+        *(
+            f"{kind}: {part}"
+            for kind in REPORTS
+            for part in ("verdict", "conditions", "estimate", "at 200")
+        ),
+    ],
+)
+def test_every_result_is_what_it_was_before(results, name):
+    one = results[name]
     saved = json.loads(json.dumps(one.to_dict(), allow_nan=False))
     for restored in (
-        ScalingReport.from_dict(saved),
+        type(one).from_dict(saved),
         pickle.loads(pickle.dumps(one)),
         copy.deepcopy(one),
     ):
         assert restored == one
+        assert repr(restored) == repr(one)
         assert str(restored) == str(one)
         assert restored.to_dict() == one.to_dict()
-    verdict, estimate = one.verdict, one.estimate
-    assert ScalingVerdict.from_dict(verdict.to_dict()) == verdict
-    assert NoiseEstimate.from_dict(estimate.to_dict()) == estimate
-    for value in (verdict, estimate, one.at(200)):
-        assert copy.deepcopy(value) == value
-        assert pickle.loads(pickle.dumps(value)) == value
-    assert one.at(200) != one.at(201)
-    assert dataclasses.replace(one, first_epoch=0) != one
+    assert all(one != other for key, other in results.items() if key != name)
+
+
+def test_results_that_differ_are_not_equal(results):
+    for kind, change in {
+        "verdict": {"first_epoch": 0},
+        "verdict: verdict": {"level": 0.9},
+        "verdict: conditions": {"weight_decay": 0.5},
+        "verdict: estimate": {"count": 7},
+        "verdict: at 200": {"kappa": 9.0},
+        "statistics": {"count": None},
+        "closeness": {"ratios": {"grad_sq_norm": (1.2, 1.0, math.inf)}},
+        "prediction": {"ells": (1, 4)},
+    }.items():
+        assert dataclasses.replace(results[kind], **change) != results[kind]
 
 
 @every_report

@@ -1,4 +1,5 @@
-# make demo | test | test-matrix | lint | docs | clean: each does its set-up.
+# make demo | test | test-slow | test-matrix | lint | docs | clean: each does its
+# set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,15 +11,21 @@ LOCK := import fcntl; fcntl.flock(9, fcntl.LOCK_EX)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-matrix lint docs clean
+.PHONY: demo test test-slow test-matrix lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/digits.py --workdir=runs/digits
 	@echo "See the gradient noise: $(BIN)/tensorboard --logdir=runs"
 
+PYTEST := $(BIN)/python -m pytest --numprocesses=3 --dist=loadfile \
+  --no-loadscope-reorder --durations=10
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile \
-	  --no-loadscope-reorder --durations=10
+	$(PYTEST) -m "not slow"
+
+# Notebooks, whole scripts, several workers, kills.
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
 
 # On every release of tox.ini; a Python that is not there is skipped.
 test-matrix: $(INSTALLED)

@@ -95,6 +95,7 @@ def public_names():
             yield f"{prefix}.{name}"
 
 
+@pytest.mark.slow
 def test_reference_has_every_public_name(site):
     found = {i for path in pages_of(site) for i in page(path).ids if i}
     found = {i.removeprefix("module-") for i in found}
@@ -102,12 +103,14 @@ def test_reference_has_every_public_name(site):
     assert set(public_names()) - found == set()
 
 
+@pytest.mark.slow
 def test_no_link_of_the_site_is_dead(site):
     for path in pages_of(site):
         found = page(path)
         assert list(dead(path, found.links + found.assets)) == [], path.name
 
 
+@pytest.mark.slow
 def test_site_is_shown_without_a_network(site):
     for path in pages_of(site):
         for asset in filter(None, page(path).assets):

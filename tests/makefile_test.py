@@ -1,5 +1,6 @@
 """The Makefile's installation, with a Python that only notes what it does."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ case "$*" in
   "-m venv "*) mkdir -p $3/bin && cp "$0" $3/bin/python && echo venv >>log;;
   "-m pip --version") ;;
   "-m pip install "*) sleep 0.5; echo install >>log;;
+  "-m pytest "*"-m slow") echo slow >>log;;
+  "-m pytest "*"-m not slow") echo quick >>log;;
   "-m "*) echo "$2" >>log;;
   *) exec {sys.executable} "$@";;
 esac
@@ -49,7 +52,7 @@ def test_second_make_waits_for_the_first_ones_installation(clone):
     for process in processes:
         assert process.wait(60) == 0, process.stderr.read()
     assert log(clone)[:2] == ["venv", "install"]
-    assert sorted(log(clone)[2:]) == ["mypy", "pytest", "ruff", "ruff"]
+    assert sorted(log(clone)[2:]) == ["mypy", "quick", "ruff", "ruff"]
 
 
 def test_interrupted_installation_is_made_anew(clone):
@@ -57,14 +60,21 @@ def test_interrupted_installation_is_made_anew(clone):
     shutil.copy(clone / "python", clone / ".venv" / "bin")
     (clone / ".venv" / ".unfinished").touch()
     assert make(clone, "test").wait(60) == 0
-    assert log(clone) == ["venv", "install", "pytest"]
+    assert log(clone) == ["venv", "install", "quick"]
 
 
 def test_working_environment_is_kept_and_completed(clone):
     (clone / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(clone / "python", clone / ".venv" / "bin")
     assert make(clone, "test", python="absent").wait(60) == 0
-    assert log(clone) == ["install", "pytest"]
+    assert log(clone) == ["install", "quick"]
+
+
+def test_ci_runs_what_is_quick_and_what_is_slow(clone):
+    shutil.copytree(ROOT / ".ci", clone / ".ci")
+    environment = {**os.environ, "PYTHON": "./python"}
+    subprocess.run([clone / ".ci" / "run"], env=environment, check=True)
+    assert log(clone)[2:] == ["ruff", "ruff", "mypy", "quick", "slow"]
 
 
 def test_python_that_is_missing_is_said_in_a_sentence(clone):

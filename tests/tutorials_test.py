@@ -68,6 +68,7 @@ def test_there_are_two():
     ]
 
 
+@pytest.mark.slow
 def test_runs_and_writes_nothing_to_stderr(path):
     assert not [
         output.text
@@ -76,6 +77,7 @@ def test_runs_and_writes_nothing_to_stderr(path):
     ]
 
 
+@pytest.mark.slow
 def test_outputs_in_the_file_are_those_of_this_code(path):
     ours, theirs = nbformat.read(path, as_version=4), executed(path)
     assert kinds(ours) == kinds(theirs)

@@ -369,6 +369,7 @@ def test_mixed_precision(network, policy, dtype_policy):
     ("network", "normalization"),
     [(preresnet, "batch"), (resnet, "group"), (vgg, "none"), (mlp, "layer")],
 )
+@pytest.mark.slow
 def test_networks_survive_saving(network, normalization, tmp_path):
     model = network(normalization=normalization)
     model.save(tmp_path / "model.keras")

@@ -7,6 +7,8 @@ import pytest
 from tests.helpers.distribution.beside import CHECKS
 from tests.helpers.processes import Program
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def outcomes():

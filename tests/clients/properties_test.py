@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_svag import GradientNoiseMonitor
 from tests.helpers.small_problems import dense_network, regression
+
+pytestmark = pytest.mark.slow
 
 positive_weights = st.floats(0, 10, width=32)
 

@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras_svag import ScalingRuleCheck
 from tests.clients import images, loops, tables, text
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = [
     script
     for module in (text, images, tables, loops)

@@ -30,6 +30,8 @@ from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel
 from tests.helpers import kill_harness
 from tests.helpers.processes import Program
 
+pytestmark = pytest.mark.slow
+
 STEPS, EPOCHS = 5, 3
 # SVAG without a monitor, SVAG with one, SGD with one.
 KINDS = ("plain", "pairs", "beside")

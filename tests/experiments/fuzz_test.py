@@ -38,6 +38,8 @@ from keras_svag import SVAG, ScalingRuleCheck, SVAGModel
 from tests.helpers.small_problems import dense_network
 from tests.helpers.synthetic_runs import CONFIG, estimate, window, write_run
 
+pytestmark = pytest.mark.slow
+
 # The profile's examples are the same ones every time; shorter than a few
 # hundred would miss what one in a hundred finds.
 FUZZ = hypothesis.settings(

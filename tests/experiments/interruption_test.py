@@ -11,6 +11,8 @@ import pytest
 from experiments.process.interruption import Interruption
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2".split()
 NUMBERS = [getattr(signal, name) for name in NAMES]
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 # As TensorFlow 2.18 and 2.21 write them on a machine without a GPU.
 KNOWN = """\
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR

@@ -6,6 +6,8 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 from experiments.process.streams import protect_streams
 protect_streams()

@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.workers.processes import free_addresses, start
 from tests.helpers.workers.run import CHECKS, LAST
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 540
 
 

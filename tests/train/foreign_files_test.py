@@ -11,6 +11,8 @@ from experiments.report.writing import write_report
 from tests.helpers.processes import Program
 from tests.helpers.synthetic_runs import write_run
 
+pytestmark = pytest.mark.slow
+
 # All names that a run, a sweep or a report has ever used, and others.
 FOLDERS = ["train", "validation", "checkpoints", "gradient_noise", "figures"]
 FOLDERS += ["report", "linear_scaling", "scaling_rule", "ell=1", ".git", "é"]

@@ -10,6 +10,8 @@ from configs import digits
 from experiments.run_folder import WorkDir, results_table
 from keras_svag.noise.estimate import NoiseEstimate
 
+pytestmark = pytest.mark.slow
+
 
 def run(tmp_path, lsr=None, **overrides):
     config = digits.get_config()

@@ -5,9 +5,12 @@ import zipfile
 
 import h5py
 import numpy as np
+import pytest
 
 from tests.helpers.processes import Program
 from tests.helpers.workers.processes import free_addresses, start
+
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
     "--deterministic",

@@ -14,6 +14,8 @@ from experiments.ngd_model import NGDModel
 from experiments.run_folder import WorkDir, results_table
 from keras_svag.applications import ScaleInvariantMLP
 
+pytestmark = pytest.mark.slow
+
 N, B = 256, 64
 
 

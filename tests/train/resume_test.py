@@ -5,9 +5,13 @@ import signal
 import time
 import zipfile
 
+import pytest
+
 from experiments.checkpoint import CheckpointFolder
 from experiments.datasets import STREAMS_VERSIONS
 from tests.helpers.processes import Program
+
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
     "--deterministic",

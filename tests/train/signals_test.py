@@ -11,6 +11,8 @@ import pytest
 import train
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def listens(pid):
     """Whether a process handles SIGUSR1, as Python itself does not."""

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from tests.helpers.processes import Program
+
+pytestmark = pytest.mark.slow
 
 
 def test_train_sweeps(tmp_path):

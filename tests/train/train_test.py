@@ -16,6 +16,8 @@ from experiments.run_folder import WorkDir
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Program
 
+pytestmark = pytest.mark.slow
+
 
 def small_config(**overrides):
     config = digits.get_config()

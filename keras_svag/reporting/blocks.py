@@ -8,9 +8,11 @@ from keras_svag.arguments import printable
 from keras_svag.reporting import html, markdown
 
 WIDTH = 80
-# What no line ends within: `1.5 [1.2, ∞)`, `51 (×3.2)`, `0.3 ± 0.1`, `C = 2`.
+# What no line ends within: `1.5 [1.2, ∞)`, `51 (×3.2)`, `G × [1, 2]`,
+# `0.3 ± 0.1`, `C = 2`.
 _ONE_WORD = re.compile(
-    r"(?:[\d.,]+ )?\[[-\d.,e+∞− ]+[])]|[\d.,]+ \(×[^() ]+\)|\S+ [±=] \S+"
+    r"(?:[\d.,]+ |\S+ × )?\[[-\d.,e+∞− ]+[])]|[\d.,]+ \(×[^() ]+\)"
+    r"|\S+ [±=] \S+"
 )
 # `textwrap` breaks no line at it.
 _FIXED_SPACE = "\N{NO-BREAK SPACE}"

@@ -57,7 +57,7 @@ def test_long_texts_are_wrapped_at_80_columns():
 
 @pytest.mark.parametrize(
     "phrase",
-    ["1.5 [1.2, 1.9]", "[0.3, ∞)", "51 (×3.2)", "0.3 ± 0.1", "C = 1.41"],
+    ["1.5 [1.2, ∞)", "G × [0.3, 2]", "51 (×3.2)", "0.3 ± 0.1", "C = 1.41"],
 )
 def test_no_line_ends_within_a_number(phrase):
     for column in range(60, 80):

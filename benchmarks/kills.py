@@ -1,12 +1,13 @@
 """Kills that may change the last bits of a run, and what is said of them.
 
-    python benchmarks/kills.py --kills=25
+    python benchmarks/kills.py --kills=30
+    python benchmarks/kills.py --kills=30 --replicas=2
 
-kills a plain and a measured run of train.py, every start with another interval
-from one checkpoint to the next: nothing may differ. Then every start has
-another number of TensorFlow's threads, too: what differs must have been said.
-The last line says whether it held. Not for every commit: it takes as long as
-the kills are many.
+kills runs of train.py of every kind, each start with another interval from one
+checkpoint to the next: nothing may differ. Then every start has another number
+of TensorFlow's threads, too: what differs must have been said. The last line
+says whether it held. Not for every commit: it takes as long as the kills are
+many.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 from tests.helpers.kill_harness import INTERVALS, KINDS, run_with_kills
 
 
-def study(kind, kills, epochs, threads):
+def study(kind, kills, epochs, threads, replicas):
     """Returns the files that differ, and how often that was announced."""
     with tempfile.TemporaryDirectory() as folder:
         differing = run_with_kills(
@@ -28,12 +29,13 @@ def study(kind, kills, epochs, threads):
             folder=folder,
             intervals=INTERVALS,
             threads=threads,
+            replicas=replicas,
         )
         with open(f"{folder}/log") as log:
             said = log.read().count("but not to the bit")
     print(
-        f"{kind}, threads {threads}: {kills} kills, differing: "
-        f"{differing or 'nothing'}, said {said} times",
+        f"{kind}, replicas {replicas}, threads {threads}: {kills} kills, "
+        f"differing: {differing or 'nothing'}, said {said} times",
         flush=True,
     )
     return differing, said
@@ -41,8 +43,9 @@ def study(kind, kills, epochs, threads):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--replicas", type=int, default=1)
     arguments = parser.parse_args()
     held = True
     for threads in ((0,), (1, 2, 4)):

@@ -5,6 +5,8 @@ import os
 import re
 import secrets
 
+from keras_svag.arguments import printable
+
 _LOG_HEAD = b"# A run of a sweep of train.py, "
 _PARTIAL = re.compile(r".+\.[0-9a-f]{16}\.partial(\.\w+)?")
 
@@ -78,4 +80,4 @@ def make_log(path, name):
     """
     check_log(path)
     with replaced(path) as partial, open(partial, "xb") as file:
-        file.write(_LOG_HEAD + name.encode(errors="replace") + b"\n")
+        file.write(_LOG_HEAD + printable(name).encode() + b"\n")

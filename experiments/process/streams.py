@@ -2,7 +2,11 @@
 
 import io
 import os
+import re
 import sys
+
+# What a progress bar begins with: to the start of its line, and erase it.
+_REDRAWN = re.compile(r"(\r(\x1b\[K)?)?")
 
 
 class _Unheard(io.FileIO):
@@ -16,13 +20,37 @@ class _Unheard(io.FileIO):
         return memoryview(data).nbytes if written is None else written
 
 
+class _Visible(io.TextIOWrapper):
+    def write(self, text):
+        drawn = _REDRAWN.match(text)[0]
+        super().write(drawn + visible(text[len(drawn) :]))
+        return len(text)
+
+
+def visible(text):
+    """Lines without what would act on their reader.
+
+    Control characters but the end of a line and the tab, marks that turn the
+    direction of writing and what UTF-8 cannot hold are shown as the escapes
+    that Python has for them: names of files, and what files hold, may have any.
+    """
+    # As `keras_svag.arguments.printable`, which cannot be had without Keras.
+    return "".join(
+        c
+        if c.isprintable() or c in "\n\t"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 def protect_streams():
-    """Has the process go on whoever listens to it.
+    """Has the process go on whoever listens to it, and act on no reader.
 
     Closed streams lead nowhere, instead of to the next file or socket that is
     opened. What cannot be printed is lost, because the reader is gone or the
-    disk is full; characters that the encoding lacks are printed as escapes.
-    Call it before anything else opens a file.
+    disk is full; characters that the encoding lacks are printed as escapes, and
+    so are those that `visible` shows, but for a progress bar's return to the
+    start of its line. Call it before anything else opens a file.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -36,7 +64,7 @@ def protect_streams():
 
 def _protected(stream, descriptor):
     raw = _Unheard(descriptor, "w", closefd=False)
-    return io.TextIOWrapper(
+    return _Visible(
         io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", None),
         errors="backslashreplace",

@@ -13,6 +13,7 @@ import tempfile
 import tensorflow as tf
 
 from experiments.process.own_files import replaced
+from experiments.process.streams import visible
 from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
@@ -304,9 +305,7 @@ def _markdown(head, sections, with_figures=True):
                 blocks.append(f"![{figure.caption}](figures/{name}.png)")
                 blocks.append(f"*{figure.caption}*")
         blocks += section.details
-    text = "\n\n".join(blocks) + "\n"
-    # Names of files and strings of JSON may hold what UTF-8 does not.
-    return text.encode("utf-8", "replace").decode()
+    return visible("\n\n".join(blocks) + "\n")
 
 
 def write_summaries(log_dir, text, pictures):

@@ -86,3 +86,30 @@ def test_arguments_that_are_no_text_are_named(tmp_path):
         "\\udcc3\\udca9' is no text in the encoding ascii: set PYTHONUTF8=1 "
         "and a UTF-8 locale, or give another name."
     )
+
+
+STEERING = "\x1b[2J\x07\u202eevil\u2066\x85\r\udcff"
+SAYS = f"""
+import sys, warnings
+from experiments.process.streams import protect_streams
+protect_streams()
+name = {STEERING!r}
+print("a\\tname", name)
+print("\\r\\x1b[Ka bar", name, end="")
+print("\\r100%", flush=True)
+warnings.warn(name)
+sys.exit(f"it is {{name}}")
+"""
+
+
+def test_what_would_act_on_a_reader_is_shown_as_escapes(tmp_path):
+    process = run("", tmp_path, SAYS, PYTHONIOENCODING="utf-8")
+    shown = STEERING.encode("unicode_escape").decode()
+    assert process.stdout.decode().split("\n") == [
+        f"a\tname {shown}",
+        f"\r\x1b[Ka bar {shown}\r100%",
+        "",
+    ]
+    errors = process.stderr.decode().split("\n")
+    assert errors[0].endswith(f"UserWarning: {shown}")
+    assert errors[-2:] == [f"it is {shown}", ""]

@@ -1,8 +1,7 @@
 """Kills a run of train.py again and again, and compares it with one in peace.
 
     python -m tests.helpers.kill_harness --kind=plain --kills=50
-    python -m tests.helpers.kill_harness --kind=measured --kills=50
-    python -m tests.helpers.kill_harness --kind=beside --kills=50
+    python -m tests.helpers.kill_harness --kind=beside --kills=50 --replicas=2
 
 Every second kill comes while a checkpoint is being written, the others at
 random moments from the start of the process on. Each start draws its interval
@@ -30,13 +29,34 @@ import tensorflow as tf
 import train
 from configs import digits
 from experiments.run_folder import WorkDir
+from experiments.strategies import make_strategy
 
-# SVAG without a monitor, SVAG with one, SGD with one.
-KINDS = ("plain", "measured", "beside")
+# Of a batch of SGD or Adam the halves are drawn apart.
+_HALVED = {"ell": 1, "batch_size": 10}
+# What each kind of run has of its own; all but two measure the noise.
+KINDS = {
+    "plain": {"measure_noise": False},
+    "measured": {},
+    "beside": {"optimizer": "sgd", **_HALVED},
+    "adam": {
+        "optimizer": "adam",
+        "learning_rate": 2e-3,
+        "sampling": "shuffle",
+        **_HALVED,
+    },
+    # A step is a pass of all examples, an epoch 100 of them.
+    "ngd": {
+        "optimizer": "ngd",
+        "ell": 1,
+        "num_examples": 1200,
+        "batch_size": 12,
+        "measure_noise": False,
+    },
+}
 INTERVALS = ("1", "3", "50", "500", "0.05s")
 
 
-def configuration(kind, epochs):
+def configuration(kind, epochs, replicas=1):
     config = digits.get_config()
     # 127 batches an epoch: calls of 127 steps, so that every second checkpoint
     # of the plain model is in the middle of a pair.
@@ -48,16 +68,14 @@ def configuration(kind, epochs):
     config.model.hidden_units = (16,)
     config.schedule = "cosine"
     config.validate_every = 2
-    config.measure_noise = kind != "plain"
-    if kind == "beside":
-        config.optimizer = "sgd"
-        config.ell = 1
-        # Its halves are drawn apart.
-        config.batch_size = 10
+    config.update(KINDS[kind])
+    if replicas > 1:
+        # Each replica gets as many pairs as the others.
+        config.batch_size = 8 * replicas
     return config
 
 
-def start(path, config, log, interval, threads):
+def start(path, config, log, interval, threads, replicas):
     """Starts the training in a process of its own; returns its number."""
     child = os.fork()
     if child:
@@ -70,7 +88,9 @@ def start(path, config, log, interval, threads):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
         workdir = WorkDir(path, config.to_dict())
-        strategy = tf.distribute.get_strategy()
+        strategy = make_strategy(
+            *(("mirrored", replicas) if replicas > 1 else ("none",))
+        )
         train.train(config, workdir, None, strategy, interval)
         code = 0
     except BaseException as error:
@@ -111,7 +131,15 @@ def steps_saved(path):
 
 
 def run_with_kills(
-    kind, kills, epochs, longest, seed, folder, intervals, threads
+    kind,
+    kills,
+    epochs,
+    longest,
+    seed,
+    folder,
+    intervals,
+    threads,
+    replicas=1,
 ):
     """Returns the names of the files that differ after so many kills.
 
@@ -125,12 +153,13 @@ def run_with_kills(
         intervals: from one checkpoint to the next, to draw from; the first
             is the shortest.
         threads: numbers of threads to draw from, 0 for TensorFlow's own.
+        replicas: on how many virtual CPUs it trains.
     """
-    config = configuration(kind, epochs)
+    config = configuration(kind, epochs, replicas)
     moments = random.Random(seed)
 
     def drawn():
-        return moments.choice(intervals), moments.choice(threads)
+        return moments.choice(intervals), moments.choice(threads), replicas
 
     with open(os.path.join(folder, "log"), "w") as log:
         peaceful = os.path.join(folder, "peaceful")
@@ -141,11 +170,11 @@ def run_with_kills(
         killed = os.path.join(folder, "killed")
         pattern = os.path.join(killed, "checkpoints", "*.partial.npz")
         for count in range(kills):
-            interval, number = drawn()
+            interval, number, _ = drawn()
             if count % 2:
                 # Else none might be written before the end.
                 interval = intervals[0]
-            child = start(killed, config, log, interval, number)
+            child = start(killed, config, log, interval, number, replicas)
             if count % 2:
                 # Some are written before, so that the run gets on.
                 rest = moments.randrange(1, 5)
@@ -189,6 +218,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--intervals", nargs="+", default=INTERVALS)
     parser.add_argument("--threads", nargs="+", type=int, default=(0,))
+    parser.add_argument("--replicas", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         differing = run_with_kills(**vars(arguments), folder=folder)

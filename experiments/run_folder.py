@@ -40,7 +40,7 @@ except ImportError:
 
 _RUN_ID = "run_id"
 _ID = re.compile(r"\w{1,64}", re.ASCII)
-_OF = "configuration_checksum"  # In results.json.
+CHECKSUM = "configuration_checksum"  # In results.json.
 _NO_SETTINGS = {"version", _RUN_ID}
 _FILES = ("config.json", "history.csv", "results.json", "model.keras")
 _FOLDERS = ("checkpoints", "train", "validation", "gradient_noise")
@@ -146,13 +146,13 @@ class WorkDir:
         results = read_json(path)
         if results is None:
             return None
-        if results.pop(_OF, None) != configuration_checksum(self._config):
+        if results.pop(CHECKSUM, None) != configuration_checksum(self._config):
             raise foreign(path)
         return results
 
     @results.setter
     def results(self, results):
-        results = {_OF: configuration_checksum(self._config), **results}
+        results = {CHECKSUM: configuration_checksum(self._config), **results}
         with self._writing("results.json"):
             _write_json(self.file("results.json"), results)
 
@@ -354,8 +354,21 @@ class FolderCheck(keras.callbacks.Callback):
         self._workdir.check_ours()
 
 
+@contextlib.contextmanager
+def locked(path):
+    """Context in which a directory `is_locked`, where that can be."""
+    directory = os.open(path, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            _has_locked(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fcntl:
+            os.close(directory)
+
+
 def is_locked(path):
-    """Whether a process writes to a run's directory."""
+    """Whether a process writes to a directory, as a run does to its own."""
     if fcntl is None:
         return False
     try:

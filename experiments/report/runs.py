@@ -11,7 +11,11 @@ import warnings
 import numpy as np
 
 from experiments.optimizers import optimizer_class
-from experiments.run_folder import read_json
+from experiments.run_folder import (
+    CHECKSUM,
+    configuration_checksum,
+    read_json,
+)
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.closeness import EquilibriumStatistics
@@ -238,10 +242,16 @@ def _read_run(path, name):
         # Reading a pipe would wait for ever.
         if os.path.exists(file) and not os.path.isfile(file):
             raise ValueError(f"{file} is no file: remove it.")
-    config = _read_config(path, config_file)
+    content = _read_config(path, config_file)
+    config = flat(content)
     results = read_json(results_file)
     if results is None:
         return _diverged_run(name, config, history_file)
+    if results.pop(CHECKSUM, None) != configuration_checksum(content):
+        raise ValueError(
+            f"{results_file} holds the results of another configuration than "
+            "its config.json: remove it and run train.py again."
+        )
     accuracy = results.get("accuracy")
     if not (arguments.is_number(accuracy) and 0 <= accuracy <= 1):
         raise ValueError(
@@ -301,7 +311,7 @@ def _read_config(path, config_file):
             f"{config_file} cannot be used ({_clause(error)}): mend it, or "
             "remove the run's folder."
         ) from error
-    return config
+    return content
 
 
 def _clause(error):

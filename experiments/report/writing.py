@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
+import shutil
 
 import tensorflow as tf
 
-from experiments.process.own_files import replaced
+from experiments.process.own_files import is_partial, replaced
 from experiments.process.streams import visible
 from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import NGD_AND_SGD
@@ -20,6 +21,7 @@ from experiments.report.runs import find_runs
 from experiments.report.scaling import LINEAR_SCALING
 from experiments.report.square_root import SQUARE_ROOT_SCALING
 from experiments.report.svag import SVAG_AND_SGD
+from experiments.run_folder import is_locked, locked
 from keras_svag.reporting.markdown import escaped, table
 
 # Drawing takes a second for each, and a page of more is not looked through.
@@ -31,6 +33,7 @@ STUDIES = (SVAG_AND_SGD, LINEAR_SCALING, SQUARE_ROOT_SCALING, NGD_AND_SGD)
 # The file that says what a report has written: `{name: [checksum]}`.
 _MANIFEST = ".report.json"
 _FOLDERS = ("figures", "report")
+_NEW = ".report"
 _NAME = re.compile(rf"report\.md|({'|'.join(_FOLDERS)})/[^/]+")
 
 
@@ -56,7 +59,10 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
             written, or a file that no report has written is in its place.
     """
     output = workdir if output is None else output
-    _written_before(output)
+    with _writing_to(output):
+        # What can be known is known before the runs are read.
+        _check_writable(output)
+        _written_before(output)
     found, unfinished, unusable = find_runs(workdir)
     runs, repeated = without_repeated(found)
     converged = [run for run in runs if not run.diverged]
@@ -77,17 +83,53 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
             dataclasses.replace(section, figures={})
             for section in sections[most_drawn:]
         ]
+    with _writing_to(output), _new_folder(output) as new:
+        _write(new, head, sections)
+        _replace(output, new)
+    return os.path.join(output, "report.md")
+
+
+@contextlib.contextmanager
+def _writing_to(output):
     try:
-        os.makedirs(output, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as new:
-            _write(new, head, sections)
-            _replace(output, new)
+        yield
     except OSError as error:
         raise ValueError(
             f"The report cannot be written to {output!r} "
             f"({error.strerror or error}); give another --output."
         ) from error
-    return os.path.join(output, "report.md")
+
+
+def _check_writable(output):
+    """Raises an `OSError` if nothing can be written to a folder to be."""
+    folder = os.path.abspath(output)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(folder)
+            break
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextlib.contextmanager
+def _new_folder(output):
+    """A folder that is gone in the end, and so are those of killed reports."""
+    os.makedirs(output, exist_ok=True)
+    for name in os.listdir(output):
+        path = os.path.join(output, name)
+        is_new = name.startswith(f"{_NEW}.") and is_partial(name)
+        if is_new and not is_locked(path):
+            shutil.rmtree(path, ignore_errors=True)
+    new = os.path.join(output, f"{_NEW}.{secrets.token_hex(8)}.partial")
+    os.mkdir(new)
+    try:
+        with locked(new):
+            yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _write(folder, head, sections):

@@ -28,9 +28,11 @@ from experiments.checkpoint import (
 from experiments.process import fingerprint
 from experiments.report.runs import find_runs
 from experiments.run_folder import (
+    CHECKSUM,
     HistoryFile,
     TrainingClock,
     WorkDir,
+    configuration_checksum,
     results_table,
 )
 from experiments.sweep import command
@@ -287,6 +289,7 @@ def test_a_report_reads_a_run_rightly_or_says_what_is_wrong(run, name, data):
             return
         config = json.loads((run / "config.json").read_bytes())
         results = json.loads((run / "results.json").read_bytes())
+        assert results.pop(CHECKSUM) == configuration_checksum(config)
         history = history_of(run / "history.csv")
         assert math.isfinite(one.accuracy)
         assert math.isfinite(one.final_window.learning_rate)

@@ -5,6 +5,7 @@ import json
 import math
 
 from experiments.report.runs import find_runs
+from experiments.run_folder import CHECKSUM, configuration_checksum
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling.conditions import RunConditions
 
@@ -108,7 +109,9 @@ def write_run(
             writer.writerow([epoch, *shown, config["learning_rate"]])
     if not finished:
         return
-    results = {"accuracy": accuracy, "loss": 0.3}
+    # As it is read: a tuple is a list then.
+    checksum = configuration_checksum(json.loads(json.dumps(config)))
+    results = {CHECKSUM: checksum, "accuracy": accuracy, "loss": 0.3}
     if noise is not None:
         results["gradient_noise"] = noise.to_dict()
         results["linear_scaling"] = window(

@@ -10,7 +10,12 @@ import pytest
 
 from experiments import datasets
 from experiments.report.runs import find_runs
-from experiments.run_folder import WorkDir, results_table
+from experiments.run_folder import (
+    CHECKSUM,
+    WorkDir,
+    configuration_checksum,
+    results_table,
+)
 from tests.helpers.refusals import check_sentence
 from tests.helpers.synthetic_runs import CONFIG
 
@@ -38,7 +43,8 @@ def full_disk(size):
 def write_run(folder, name="run", history=HISTORY, **files):
     path = folder / name
     path.mkdir(parents=True)
-    files = {"config": CONFIG, "results": RESULTS, **files}
+    results = {CHECKSUM: configuration_checksum(CONFIG), **RESULTS}
+    files = {"config": CONFIG, "results": results, **files}
     for stem, content in files.items():
         if content is not None:
             text = content if isinstance(content, str) else json.dumps(content)
@@ -115,8 +121,11 @@ NOISE = {
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE.keys())
 @pytest.mark.parametrize("key", ["gradient_noise", "linear_scaling"])
 def test_damaged_noise_of_a_reported_run(tmp_path, key, noise):
-    path = write_run(tmp_path, results={**RESULTS, key: noise})
-    assert str(path / "results.json") in refusal(find_runs, str(tmp_path))
+    checksum = {CHECKSUM: configuration_checksum(CONFIG)}
+    results = {**checksum, **RESULTS, key: noise}
+    path = write_run(tmp_path, results=results)
+    sentence = refusal(find_runs, str(tmp_path))
+    assert f"{path / 'results.json'} lacks what" in sentence
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from experiments.report.runs import find_runs, flat
 from experiments.report.writing import write_report
+from experiments.run_folder import CHECKSUM
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
@@ -59,7 +61,8 @@ def test_without_a_check_the_last_epoch_is_the_window(tmp_path):
     folder = tmp_path / "run"
     noise = estimate(0.25, 1.5)
     write_run(folder, epochs=2)
-    results = {"accuracy": 0.5, "gradient_noise": noise.to_dict()}
+    results = json.loads((folder / "results.json").read_text())
+    results["gradient_noise"] = noise.to_dict()
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "history.csv").write_text(
         "epoch,loss,weight_sq_norm,learning_rate\n"
@@ -316,8 +319,7 @@ def test_a_run_of_this_or_an_older_version_is_read(tmp_path, version):
 
 
 def test_results_without_an_accuracy_are_one_sentence(tmp_path):
-    write_run(tmp_path / "run")
-    (tmp_path / "run" / "results.json").write_text('{"loss": 1.0}')
+    write_run(tmp_path / "run", accuracy=None)
     with pytest.raises(ValueError, match="has no accuracy"):
         find_runs(str(tmp_path))
 
@@ -341,3 +343,14 @@ def test_degrees_of_freedom_of_skewed_blocks_are_no_integer(tmp_path):
     write_run(tmp_path / "run", noise=noise)
     [run], *_ = find_runs(str(tmp_path))
     assert run.final_window.estimate == noise
+
+
+def test_results_of_another_configuration_are_named(tmp_path):
+    for name, rate in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
+        write_run(tmp_path / name, learning_rate=rate)
+    shutil.copy(tmp_path / "a/results.json", tmp_path / "b/results.json")
+    runs, _, unusable = find_runs(str(tmp_path))
+    assert [run.name for run in runs] == ["a", "c"]
+    assert [*unusable] == ["b"]
+    check_sentence(unusable["b"], "b/results.json holds the results of another")
+    assert all(CHECKSUM not in run.results for run in runs)

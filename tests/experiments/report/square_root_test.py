@@ -13,6 +13,7 @@ from experiments.report.square_root import (
     square_root_section,
     square_root_study,
 )
+from experiments.run_folder import CHECKSUM, configuration_checksum
 from keras_svag.scaling import square_root_scaling_rule
 from keras_svag.scaling.conditions import conditions_of
 from tests.helpers.synthetic_runs import comparison_of, estimate, write_run
@@ -191,7 +192,12 @@ def test_svag_has_the_signals_share_of_its_ell(tmp_path):
     adam = study_of(tmp_path).batches[0].bound[1]
     for folder in tmp_path.iterdir():
         path = folder / "config.json"
-        path.write_text(path.read_text().replace('"ell": 1', '"ell": 4'))
+        config = {**json.loads(path.read_text()), "ell": 4}
+        path.write_text(json.dumps(config))
+        path = folder / "results.json"
+        checksum = {CHECKSUM: configuration_checksum(config)}
+        results = {**json.loads(path.read_text()), **checksum}
+        path.write_text(json.dumps(results))
     # m²/4 + s of this batch size, m²/4 + s/κ... of the other: q is 4 times.
     assert adam == pytest.approx(8 * (2 + 3))
     assert study_of(tmp_path).batches[0].bound[1] == pytest.approx(8 * 14)

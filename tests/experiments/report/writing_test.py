@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from experiments.report import writing
 from experiments.report.__main__ import main
 from experiments.report.figures import saved_figure
 from experiments.report.writing import write_report, write_summaries
+from experiments.run_folder import locked
 from tests.helpers.synthetic_runs import (
     estimate,
     write_run,
@@ -203,11 +205,20 @@ def test_bad_folders_are_one_sentence(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/x", "link", "x" * 300, "ours"])
+def test_an_output_that_cannot_be_written_is_found_before_runs_are_read(
+    tmp_path, monkeypatch, name
+):
     write_ngd_and_sgd(tmp_path / "runs")
     (tmp_path / "file").write_text("")
-    message = failure(tmp_path / "runs", "--output", str(tmp_path / "file"))
-    assert "cannot be written" in message
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "ours").mkdir()
+    # As of another user's folder; root may write to any.
+    monkeypatch.setattr(os, "access", lambda path, _: path == str(tmp_path))
+    monkeypatch.setattr(writing, "find_runs", None)
+    message = failure(tmp_path / "runs", "--output", str(tmp_path / name))
+    assert "The report cannot be written to" in message
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "ours", "runs"]
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
@@ -329,6 +340,35 @@ def test_a_report_that_was_killed_is_replaced(tmp_path, monkeypatch, moves):
     write_report(str(tmp_path))
     [events] = (tmp_path / "report").iterdir()
     assert sorted((tmp_path / "figures").iterdir()) == figures
+
+
+KILLS_ITSELF = """
+import os, signal, sys
+from experiments.report import writing
+writing._replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+writing.write_report(sys.argv[1])
+"""
+
+
+def test_a_report_removes_what_killed_ones_left_and_nothing_else(tmp_path):
+    write_ngd_and_sgd(tmp_path)
+    hers = [tmp_path / name for name in (".report-x", ".report.d")]
+    # Another report that is being written, and a link to a folder.
+    hers.append(tmp_path / f".report.{'0' * 16}.partial")
+    hers.append(tmp_path / f".report.{'1' * 16}.partial")
+    for folder in hers[:3]:
+        folder.mkdir()
+        (folder / "report.md").write_text("hers")
+    hers[3].symlink_to(hers[0])
+    with locked(hers[2]):
+        process = subprocess.run(
+            [sys.executable, "-c", KILLS_ITSELF, str(tmp_path)], timeout=120
+        )
+        assert process.returncode == -signal.SIGKILL
+        assert len({*tmp_path.glob(".report*")}.difference(hers)) == 1
+        write_report(str(tmp_path))
+    assert {*tmp_path.glob(".report*")} == {*hers, tmp_path / ".report.json"}
+    assert all((folder / "report.md").exists() for folder in hers)
 
 
 def test_events_that_are_missing_are_an_error(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from keras_svag.backend.model import (
     data_of_fit,
     decayed_variables,
     epsilon_ratio,
+    examples_in_loss,
     gradient_weights,
     has_batch_normalization,
     has_fixed_batch_size,

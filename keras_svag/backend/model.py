@@ -10,6 +10,9 @@ from keras.src.backend.common import global_state
 from keras.src.trainers.data_adapters.array_data_adapter import (
     ArrayDataAdapter,
 )
+from keras.src.trainers.data_adapters.generator_data_adapter import (
+    GeneratorDataAdapter,
+)
 from keras.src.trainers.data_adapters.tf_dataset_adapter import (
     TFDatasetAdapter,
 )
@@ -219,12 +222,15 @@ class FitData(NamedTuple):
         batch_size: Rows of a batch, or None.
         is_read_in_python: Whether Python code of the script's own makes the
             batches, in threads beside training.
+        is_whole: Whether every epoch has all of them: no `steps_per_epoch`,
+            no generator, which is gone after one.
     """
 
     examples: int | None = None
     batches: int | None = None
     batch_size: int | None = None
     is_read_in_python: bool = False
+    is_whole: bool = False
 
 
 def data_of_fit():
@@ -249,14 +255,34 @@ def examples_of(data):
     in_python = not isinstance(adapter, ArrayDataAdapter)
     if isinstance(adapter, TFDatasetAdapter):
         in_python = runs_python(adapter.get_tf_dataset())
-    if data.steps_per_epoch is not None or batches is None:
-        return FitData(batch_size=size, is_read_in_python=in_python)
-    if not size:
-        return FitData(batches=batches, is_read_in_python=in_python)
-    last = size
-    if adapter.has_partial_batch:
-        last = adapter.partial_batch_size
-    return FitData((batches - 1) * size + last, batches, size, in_python)
+    known = FitData(
+        batch_size=size,
+        is_read_in_python=in_python,
+        is_whole=data.steps_per_epoch is None
+        and not isinstance(adapter, GeneratorDataAdapter),
+    )
+    if not known.is_whole or batches is None:
+        return known
+    if size:
+        last = size
+        if adapter.has_partial_batch:
+            last = adapter.partial_batch_size
+        known = known._replace(examples=(batches - 1) * size + last)
+    return known._replace(batches=batches)
+
+
+def examples_in_loss(model):
+    """How many examples the mean of the loss is over that Keras logs.
+
+    None where that is not known: with a train step of the model's own, and of
+    more examples than a float32 can count. Where something was evaluated since
+    the epoch began, they are others.
+    """
+    tracker = model._loss_tracker
+    if tracker is None or overrides(model, "train_step"):
+        return None
+    count = float(ops.convert_to_numpy(tracker.count))
+    return int(count) if count < 2**24 else None
 
 
 def global_seed():

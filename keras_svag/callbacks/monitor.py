@@ -80,8 +80,9 @@ their kin |
             in an `SVAGModel`.
         num_examples: Size n of the training set, whose epochs are
             permutations of it, to correct for what is drawn without
-            replacement. `"auto"`: what `fit` shows of its data; where it does
-            not, the size is not known. None: batches are independent draws.
+            replacement. `"auto"`: what `fit` shows of its data, or at the
+            latest its first epoch; where neither does, the size is not known.
+            None: batches are independent draws.
         per_layer: Whether to measure each trainable variable apart too.
         loss: Replaces the compiled loss, as in `keras.Model.compile`: for a
             `train_step` of the model's own that computes its loss by itself.
@@ -95,7 +96,8 @@ their kin |
         TypeError: If an argument is no number where one is wanted.
         ValueError: If one is out of range; at the start of training, if
             batches of the model cannot be halved, if there is nothing to
-            measure, or if `num_examples` is not that of the data.
+            measure, or if `num_examples` is not that of the data; at the end
+            of the first epoch, where only that shows how many they are.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ their kin |
         self._random = np.random.default_rng(self.seed or 0)
         # Steps done before this epoch, and before the call that begins.
         self._steps_before_epoch = self._steps = 0
-        # Rows of an optimizer that the model was compiled with before.
+        # Observations of an optimizer that was compiled with before.
         self._settled = 0
         self._epoch = self._epochs_of_earlier_fits = 0
         # The first step after the block, and the one to measure, from 0.
@@ -157,6 +159,8 @@ their kin |
         self._is_watching = False
         self._waiting: collections.deque = collections.deque()
         self._data = backend.FitData()
+        # Examples of the epoch that ends, where they are counted.
+        self._examples_in_loss: int | None = None
         self._rows_vary = False
         self._is_first_epoch_of_fit = False
         self._summaries = None
@@ -202,6 +206,9 @@ their kin |
             number = self._epoch + 1
         self._is_first_epoch_of_fit = False
         self._epoch = number
+        lost = self._series.lost_epochs
+        lost -= {epoch for epoch in lost if epoch >= number}
+        self._examples_in_loss = None
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -209,11 +216,14 @@ their kin |
         # Not at a batch's end: Keras would then wait for the logs of each.
         self._begin_call(self._steps_before_epoch + batch)
 
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        # Within `fit`, at an epoch's end; then Keras counts anew.
+        self._count_examples()
+
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
         self._fetch()
-        self._settle_num_examples()
         steps, is_stopped = (
             self.params.get("steps"),
             self._model_seen.stop_training,
@@ -225,6 +235,10 @@ their kin |
             steps = done if is_stopped else begun
         elif is_stopped:
             steps = min(steps, done)
+        if not is_stopped:
+            self._note_examples(steps)
+        self._settle_num_examples()
+        self._note_loss(logs)
         self._steps_before_epoch += steps
         self._steps = self._steps_before_epoch
         if logs is not None:
@@ -404,21 +418,51 @@ their kin |
                     )
                 )
             known = given
-        elif known is None and data.batches is not None and len(self._series):
+        elif data.batches is None:
+            # Each epoch may draw other examples.
+            known = None
+        elif known is None and len(self._series):
             # All but the last batch are sure to have as many rows.
             known = data.batches * int(np.max(self._series["rows"]))
         self._series.sampling = "shuffle" if known else None
         self._series.num_examples = known
+
+    def _count_examples(self):
+        """Notes how many examples the epoch had, as Keras counts them."""
+        several = backend.has_several_workers(
+            self._model_seen.distribute_strategy
+        )
+        is_open = self._data.is_whole and self._data.examples is None
+        if is_open and not several and self._examples_in_loss is None:
+            self._examples_in_loss = backend.examples_in_loss(self._model_seen)
+
+    def _note_examples(self, steps):
+        """Takes the examples of an epoch of so many steps as those of all."""
+        self._count_examples()
+        count, rows = self._examples_in_loss, self._series.largest_rows
+        # Else batches differ, or Keras has counted those of an evaluation.
+        if count and rows and (steps - 1) * rows < count <= steps * rows:
+            self._data = self._data._replace(examples=count)
+
+    def _note_loss(self, logs):
+        loss = (logs or {}).get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            # The last one that has observations.
+            epochs = self._series["epoch"]
+            last = epochs[-1] if len(epochs) else self._epoch
+            self._series.lost_epochs.add(int(last))
 
     def _drop_what_is_trained_anew(self):
         """Drops observations of steps after those that the model has done."""
         self._fetch()
         optimizer = getattr(self._model_seen, "optimizer", None)
         if self._optimizer_seen not in (None, optimizer):
-            self._settled = len(self._series)
+            self._settled = int(self._series["observations"].sum())
             self._next_look = 0
         self._optimizer_seen = optimizer
-        series = self._series[self._settled :]
+        counted = np.cumsum(self._series["observations"])
+        settled = int(np.searchsorted(counted, self._settled, "right"))
+        series = self._series[settled:]
         done = float(backend.iterations(optimizer))
         first = len(series.before(done))
         # A train_step may have optimizers of its own, and this one no steps.
@@ -428,7 +472,7 @@ their kin |
             self._steps = round(series["step"][first] - 1 - batches)
             self._steps_before_epoch = self._block_end = self._steps
             self._epoch = 0
-            self._series = self._series[: self._settled + first]
+            self._series = self._series[: settled + first]
 
     def _begin_call(self, step):
         """Has the call that begins measured, if that is its turn."""
@@ -554,6 +598,9 @@ their kin |
                 self._append_own(step, epoch, values, own, layers)
             elif "whole" in values:
                 whole, mean = float(values["whole"]), float(values["mean"])
+                if not (math.isfinite(whole) and math.isfinite(mean)):
+                    self._series.lost_epochs.add(epoch)
+                    continue
                 size = max(abs(whole), abs(mean)) or 1.0
                 self._series.couplings.append((step, abs(whole - mean) / size))
             else:

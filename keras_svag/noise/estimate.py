@@ -64,7 +64,8 @@ class NoiseEstimate:
         sampling: `"independent"` batches, `"shuffle"` for those of an epoch's
             permutation, or None if not known.
         assumptions: Codes of what is assumed and may not hold:
-            `"coupled_loss"`, `"masked_loss"`, `"batch_normalization"`.
+            `"coupled_loss"`, `"masked_loss"`, `"batch_normalization"`; or
+            `"loss_not_finite"`, where a loss was NaN or infinite.
         loss_difference: Relative difference of a whole batch's loss to the
             mean of its halves', or None.
         per_layer: The same by variable path, or None.

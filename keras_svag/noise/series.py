@@ -21,8 +21,13 @@ class NoiseSeries:
     """Rows of observations of the gradient noise, float64, on the host.
 
     `series["grad_sq_norm"]` is a column, `series[a:b]` a slice. What is not
-    known, or is not finite, is NaN. Slices and windows share `couplings` and
-    `codes` with the series that they are of.
+    known, or is not finite, is NaN. Slices and windows share `couplings`,
+    `codes` and `lost_epochs` with the series that they are of.
+
+    A series does not grow without end. Whenever there are 16,384 rows, those
+    of the older half become 4,096 or fewer, each the mean of neighbours with
+    one learning rate, and stands for the `observations` in it. The newest
+    8,192 rows are always as they were observed.
 
     Attributes:
         num_examples: Size of the data set, or None if not known.
@@ -32,6 +37,7 @@ class NoiseSeries:
         couplings: `(step, relative difference)` of a whole batch's loss to the
             mean of its halves', wherever that was looked at.
         codes: What an estimate has to assume, see `NoiseEstimate.assumptions`.
+        lost_epochs: Those in which a loss was NaN or infinite.
 
     Args:
         num_examples, sampling: The attributes.
@@ -52,7 +58,9 @@ class NoiseSeries:
         "example_noise",
         "preconditioned_grad_sq_norm",
         "preconditioned_example_noise",
+        "observations",
     )
+    _MOST_ROWS = 16_384
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class NoiseSeries:
         self.layers: tuple[str, ...] = ()
         self.couplings: list[tuple[int, float]] = []
         self.codes: set[str] = set()
+        self.lost_epochs: set[int] = set()
         # There is room for more than there are rows, which grows by halves.
         self._length = 0
         self._values = np.empty((0, len(self.COLUMNS)))
@@ -89,6 +98,8 @@ class NoiseSeries:
         """
         layer_moments = layer_moments or {}
         row = np.full(len(self.COLUMNS), math.nan)
+        values = {"observations": 1, **values}
+        arguments.integer("observations", values["observations"])
         for name, value in values.items():
             row[self._column(name)] = arguments.array(name, value)
         for pair in layer_moments.values():
@@ -106,6 +117,9 @@ class NoiseSeries:
             self._layer_values = np.concatenate(
                 [self._layer_values, unknown], axis=1
             )
+        most = self._MOST_ROWS
+        if self._length >= most and self._length % (most // 4) == 0:
+            self._thin()
         if self._length == len(self._values):
             self._values = _with_room(self._values)
             self._layer_values = _with_room(self._layer_values)
@@ -156,6 +170,45 @@ class NoiseSeries:
         part._layer_values = self._layer_values[: self._length][rows]
         part._length = len(part._values)
         return part
+
+    def _thin(self):
+        """Puts means of neighbours in the place of the older half's rows."""
+        half = self._length // 2
+        counts = self["observations"][:half]
+        done = np.cumsum(counts)
+        # All stand for as many, or the oldest would soon be one.
+        size = 2
+        while done[-1] > size * self._MOST_ROWS // 4:
+            size *= 2
+        group = (done - counts) // size
+        layers = self._layer_values[:half].reshape(half, -1)
+        values = np.hstack([self._rows[:half], layers])
+        starts = _changes(group) | _jumps(self["learning_rate"])[:half]
+        starts |= np.any(_changes(np.isnan(values)), axis=1)
+        first = np.flatnonzero(starts)
+        last = np.append(first[1:], half) - 1
+        means = np.add.reduceat(values * counts[:, None], first)
+        means /= np.add.reduceat(counts, first)[:, None]
+        for name in ("step", "epoch", "iteration"):
+            column = self._column(name)
+            means[:, column] = values[last, column]
+        for name, sum_up in (("rows", np.maximum), ("observations", np.add)):
+            column = self._column(name)
+            means[:, column] = sum_up.reduceat(values[:, column], first)
+        rows, layers = np.split(means, [len(self.COLUMNS)], axis=1)
+        layers = layers.reshape(len(first), -1, 2)
+        self._values = np.concatenate([rows, self._rows[half:]])
+        self._layer_values = np.concatenate(
+            [layers, self._layer_values[half : self._length]]
+        )
+        self._length = len(self._values)
+
+    def repeated(self, name: str) -> NDArray[np.float64]:
+        """A column with as many values of a row as it has observations."""
+        return self._repeated(self[name])
+
+    def _repeated(self, values):
+        return np.repeat(values, self["observations"].astype(int), axis=0)
 
     def window(
         self, epochs: int | None = None, steps: int | None = None
@@ -246,14 +299,14 @@ class NoiseSeries:
         if self.layers and per_layer and not preconditioned:
             layers = {
                 name: NoiseEstimate.from_observations(
-                    *self.layer(name).T, **common
+                    *self._repeated(self.layer(name)).T, **common
                 )
                 for name in self.layers
             }
         prefix = "preconditioned_" if preconditioned else ""
         return NoiseEstimate.from_observations(
-            self[f"{prefix}grad_sq_norm"],
-            self[f"{prefix}example_noise"],
+            self.repeated(f"{prefix}grad_sq_norm"),
+            self.repeated(f"{prefix}example_noise"),
             per_layer=layers,
             assumptions=self._assumptions(),
             loss_difference=self.couplings[-1][1] if self.couplings else None,
@@ -265,6 +318,9 @@ class NoiseSeries:
         is_coupled = self.couplings and abs(self.couplings[-1][1]) > _COUPLED
         if is_coupled and "masked_loss" not in codes:
             codes.add("coupled_loss")
+        first, last = self["epoch"][[0, -1]] if len(self) else (0, 0)
+        if any(first <= epoch <= last for epoch in self.lost_epochs):
+            codes.add("loss_not_finite")
         return tuple(sorted(codes))
 
     def plot(
@@ -330,6 +386,7 @@ class NoiseSeries:
             "layers": list(self.layers),
             "couplings": [list(coupling) for coupling in self.couplings],
             "codes": sorted(self.codes),
+            "lost_epochs": sorted(self.lost_epochs),
             "columns": {name: _plain(self[name]) for name in self.COLUMNS},
             "layer_moments": [
                 _plain(self.layer(name).ravel()) for name in self.layers
@@ -350,6 +407,7 @@ class NoiseSeries:
             (step, difference) for step, difference in values["couplings"]
         ]
         series.codes = set(values["codes"])
+        series.lost_epochs = set(values["lost_epochs"])
         columns = [values["columns"][name] for name in cls.COLUMNS]
         series._values = np.array(columns, np.float64).T.copy()
         series._length = len(series._values)
@@ -371,6 +429,22 @@ class NoiseSeries:
 def _is_same_rate(one, other):
     both_unknown = math.isnan(one) and math.isnan(other)
     return both_unknown or math.isclose(one, other, rel_tol=_SAME_RATE)
+
+
+def _changes(values):
+    """Whether each value, or row, is another than the one before it."""
+    return np.concatenate([values[:1] == values[:1], values[1:] != values[:-1]])
+
+
+def _jumps(rates):
+    """Whether each begins a stretch of one rate, or follows one."""
+    same = np.isclose(
+        rates[1:], rates[:-1], rtol=_SAME_RATE, atol=0, equal_nan=True
+    )
+    # A rate that always moves is one stretch.
+    before, after = np.append(False, same), np.append(same, False)
+    is_single = ~(before | after)
+    return ~before & ~(is_single & np.append(True, is_single[:-1]))
 
 
 def _with_room(values):

@@ -346,7 +346,7 @@ def _longest(stretches):
 
 
 def _judged(window, conditions, in_steps, preconditioned, **settings):
-    steps, rates = window["step"], window["learning_rate"]
+    steps, rates = window["step"], window.repeated("learning_rate")
     iterations = window["iteration"]
     conditions = dataclasses.replace(
         conditions,
@@ -363,11 +363,11 @@ def _judged(window, conditions, in_steps, preconditioned, **settings):
                 window_steps=int(iterations[-1] - iterations[0]),
             ),
         )
-    weight_sq_norm = _mean(window["weight_sq_norm"])
+    weight_sq_norm = _mean(window.repeated("weight_sq_norm"))
     conditions = conditions.observed(
         weight_sq_norm,
-        window["grad_sq_norm"],
-        window["example_noise"] / settings["batch_size"],
+        window.repeated("grad_sq_norm"),
+        window.repeated("example_noise") / settings["batch_size"],
         settings["closeness"],
     )
     is_lost = np.isnan(window["weight_sq_norm"])
@@ -380,7 +380,8 @@ def _judged(window, conditions, in_steps, preconditioned, **settings):
         first_epoch=int(window["epoch"][0]),
         last_epoch=int(window["epoch"][-1]),
         weight_sq_norm=weight_sq_norm,
-        every=float(steps[-1] - steps[0]) / (len(window) - 1)
+        # A row of several observations has the step of the last.
+        every=float(steps[-1] - steps[0]) / window["observations"][1:].sum()
         if len(window) > 1
         else math.nan,
         first_step=int(steps[0]) if in_steps else None,

@@ -23,6 +23,7 @@ _PHRASES = {
     "rate_changes": "the learning rate changes within the window",
     "clipped": "gradients are clipped",
     "weights_not_finite": "a weight was NaN or infinite within the window",
+    "loss_not_finite": "a loss was NaN or infinite",
     "regularizer": (
         "the loss contains a regularizer; use the optimizer's decay"
     ),

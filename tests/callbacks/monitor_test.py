@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 from keras.optimizers import SGD
 
-from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel
+from keras_svag import SVAG, GradientNoiseMonitor, NoiseSeries, SVAGModel
 from tests.helpers import public_models as models
 from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import dense_network, regression
@@ -592,9 +592,53 @@ def test_steps_are_counted_where_the_size_is_not_known():
     )
 
 
-def test_size_that_contradicts_the_data_is_refused():
+UNEVEN = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH_SIZE)
+VALIDATED = {"validation_data": (X, Y)}
+
+
+def test_size_of_uneven_batches_is_counted_in_the_first_epoch():
+    monitor = GradientNoiseMonitor(every=1)
+    eager().fit(UNEVEN, epochs=2, callbacks=[monitor], verbose=0, **VALIDATED)
+    # Not six batches of 8.
+    assert monitor.series.num_examples == ROWS
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments"),
+    [
+        ((X, Y, 8), {}),
+        ((DATA_SET.take(4).concatenate(UNEVEN.skip(4)),), {}),
+        ((UNEVEN,), VALIDATED),
+        ((UNEVEN.filter(lambda x, y: True),), {}),
+    ],
+)
+def test_size_that_contradicts_the_data_is_refused(data, arguments):
+    monitor, model = GradientNoiseMonitor(num_examples=100), eager()
     with pytest.raises(ValueError, match="`num_examples` must be 43.*got 100"):
-        fit(eager(), GradientNoiseMonitor(num_examples=100))
+        model.fit(*data, epochs=2, callbacks=[monitor], verbose=0, **arguments)
+    # At the latest when the first epoch has shown it.
+    assert model.optimizer.iterations <= STEPS
+
+
+class Evaluates(keras.callbacks.Callback):
+    """Evaluates at the ends of epochs, where Keras counts anew."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.evaluate(X[:30], Y[:30], verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "others"),
+    [
+        ((UNEVEN,), {}, [Evaluates()]),
+        ((UNEVEN.repeat(),), {"steps_per_epoch": 3}, []),
+        ((((X[:8], Y[:8]) for _ in range(3)),), {}, []),
+    ],
+)
+def test_size_that_the_epochs_do_not_show_is_taken(data, arguments, others):
+    monitor = GradientNoiseMonitor(every=1, num_examples=100)
+    eager().fit(*data, callbacks=[*others, monitor], verbose=0, **arguments)
+    assert monitor.series.num_examples == 100
 
 
 # Logs and assumptions
@@ -646,6 +690,59 @@ def test_observations_that_are_not_finite_are_counted_and_left_out():
     estimate = monitor.estimate()
     assert (estimate.count, estimate.num_skipped) == (4, 1)
     assert np.isfinite(estimate.noise_to_signal)
+
+
+class Switched(keras.callbacks.Callback):
+    """Makes the loss infinite in one epoch, and no gradient."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.size = number, keras.Variable(0.0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.size.assign(np.inf if epoch + 1 == self.number else 0.0)
+
+    def loss(self, y, y_pred):
+        return ops.mean(ops.square(y - y_pred), axis=-1) + self.size
+
+
+@pytest.mark.parametrize("every", [1, 20])
+def test_an_infinite_loss_is_said_of_the_epochs_that_have_it(every):
+    # With `every` of 20 not every epoch has an observation.
+    switched = Switched(number=4)
+    monitor = GradientNoiseMonitor(every, seed=3)
+    model = eager(loss=switched.loss)
+    logs = fit(model, switched, monitor, epochs=12)
+    assert list(map(math.isinf, logs["loss"])) == [
+        epoch == 4 for epoch in range(1, 13)
+    ]
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert monitor.series.estimate().num_skipped == 0
+    assert "loss_not_finite" in monitor.series.estimate().assumptions
+    codes = monitor.series.window(epochs=6).estimate().assumptions
+    assert "loss_not_finite" not in codes
+
+
+def test_an_infinite_loss_of_the_batch_that_is_looked_at_is_said():
+    switched = Switched(number=1)
+    monitor, model = GradientNoiseMonitor(every=1), eager(loss=switched.loss)
+    switched.on_epoch_begin(0)
+    with monitor.watch(model):
+        for _ in range(3):
+            model.train_on_batch(X[:8], Y[:8])
+    assert "loss_not_finite" in monitor.estimate().assumptions
+    assert monitor.estimate().loss_difference is None
+
+
+def test_an_epoch_that_is_trained_anew_has_another_loss():
+    switched = Switched(number=2)
+    monitor, model = GradientNoiseMonitor(every=1), eager(loss=switched.loss)
+    fit(model, switched, monitor)
+    assert monitor.series.lost_epochs == {2}
+    model.optimizer.iterations.assign(STEPS)
+    switched.size.assign(0.0)
+    fit(model, monitor, epochs=2, initial_epoch=1)
+    assert monitor.series.lost_epochs == set()
 
 
 @pytest.mark.parametrize(
@@ -795,6 +892,21 @@ def test_epoch_trained_anew_replaces_its_observations(
     np.testing.assert_allclose(
         observed(monitor, *MOMENTS), expected, 1e-3, 1e-5
     )
+
+
+def test_series_with_means_in_it_is_cut_where_another_optimizer_goes_back(
+    monkeypatch,
+):
+    monkeypatch.setattr(NoiseSeries, "_MOST_ROWS", 16)
+    model, monitor = eager(), GradientNoiseMonitor(every=1)
+    fit(model, monitor, epochs=4)
+    model.compile(SGD(RATE), "mse", run_eagerly=True)
+    fit(model, monitor)
+    model.optimizer.iterations.assign(STEPS)
+    fit(model, monitor, initial_epoch=1)
+    series = monitor.series
+    assert len(series) < series["observations"].sum() == 6 * STEPS - 2
+    assert (series["step"][-1], series["epoch"][-1]) == (6 * STEPS, 6)
 
 
 def test_loop_of_ones_own_is_measured_as_fit():

@@ -234,9 +234,132 @@ def test_series_differ_in_any_of_their_parts():
 def test_frame_has_the_columns_and_those_of_the_layers():
     series = layered()
     frame = series.to_frame()
-    assert list(frame.columns[:10]) == list(NoiseSeries.COLUMNS)
+    assert list(frame.columns[:11]) == list(NoiseSeries.COLUMNS)
     np.testing.assert_array_equal(frame["grad_sq_norm"], series["grad_sq_norm"])
     np.testing.assert_array_equal(
         frame[["bias: grad_sq_norm", "bias: example_noise"]],
         series.layer("bias"),
     )
+
+
+# Long series
+
+
+class Short(NoiseSeries):
+    """A series that is short already, of a sixteenth of the rows."""
+
+    _MOST_ROWS = 1024
+
+
+def long_pair(length, rate=lambda step: 0.1, lost=(), layers=False):
+    """The same observations in a `Short` series, and all of them."""
+    rng = np.random.default_rng(0)
+    pair = Short(), NoiseSeries()
+    for step in range(1, length + 1):
+        g, s = rng.normal(1, 3), rng.normal(40, 5)
+        row = {
+            "step": step,
+            "epoch": 1 + (step - 1) // 100,
+            "iteration": step - 1,
+            "learning_rate": rate(step),
+            "rows": 32 - step % 2,
+            "weight_sq_norm": rng.normal(25, 1),
+            "grad_sq_norm": math.nan if step in lost else g,
+            "example_noise": s,
+        }
+        moments = {"kernel": (g, s)} if layers else None
+        for series in pair:
+            series.append(moments, **row)
+    return pair
+
+
+def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
+    length = 10_000
+    series, whole = long_pair(length, layers=True)
+    assert 768 <= len(series) <= 1024 < len(whole) == length
+    assert series["observations"].sum() == length
+    # Windows of up to 512 observations are as they were.
+    for window in (
+        {"steps": 512},
+        {"epochs": 5},
+        {"epochs": 1},
+        {"steps": 20},
+    ):
+        part, expected = series.window(**window), whole.window(**window)
+        assert part.estimate() == expected.estimate()
+        np.testing.assert_array_equal(part["step"], expected["step"])
+    assert series.tail(100).estimate() == whole.tail(100).estimate()
+    # Of longer ones the count and the means are, but for rounding.
+    actual, expected = series.estimate(), whole.estimate()
+    assert actual.count == expected.count == length
+    assert actual.batch_size == expected.batch_size == 32
+    for one, other in (
+        (actual, expected),
+        (actual.per_layer["kernel"], expected.per_layer["kernel"]),
+    ):
+        assert one.grad_sq_norm == pytest.approx(other.grad_sq_norm, rel=1e-12)
+        assert one.example_noise == pytest.approx(other.example_noise)
+        width = np.ptp(other.interval())
+        np.testing.assert_allclose(
+            one.interval(), other.interval(), 0, 0.05 * width
+        )
+    np.testing.assert_allclose(
+        series.repeated("weight_sq_norm").mean(),
+        whole["weight_sq_norm"].mean(),
+    )
+    assert np.all(np.diff(series["step"]) > 0)
+
+
+def test_long_series_are_of_bounded_size():
+    sizes = [
+        len(json.dumps(long_pair(length)[0].to_dict()))
+        for length in (1_500, 15_000)
+    ]
+    assert sizes[1] < 1.3 * sizes[0]
+
+
+def test_rows_of_two_stretches_never_become_one():
+    series, _ = long_pair(
+        1_500, rate=lambda step: 0.1 * 0.5 ** ((step - 1) // 333)
+    )
+    assert len(series) < 1_100
+    counts = [part["observations"].sum() for part in series.stretches()]
+    assert counts == [333] * 4 + [1_500 - 4 * 333]
+    assert all(part.has_constant_rate for part in series.stretches())
+
+
+def test_rates_that_always_move_stay_one_stretch():
+    series, whole = long_pair(1_500, rate=lambda step: 1 / step)
+    assert len(series) < 1_100
+    (stretch,) = series.stretches()
+    assert stretch["observations"].sum() == 1_500
+    np.testing.assert_allclose(
+        series.repeated("learning_rate").mean(), whole["learning_rate"].mean()
+    )
+
+
+def test_what_is_not_known_spreads_to_no_neighbour():
+    lost = {*range(7, 1_500, 50)}
+    series, whole = long_pair(5_000, lost=lost)
+    actual, expected = series.estimate(), whole.estimate()
+    assert actual.num_skipped == expected.num_skipped == len(lost)
+    assert actual.grad_sq_norm == pytest.approx(expected.grad_sq_norm)
+
+
+def test_series_that_was_saved_goes_on_as_the_other():
+    series, _ = long_pair(1_100)
+    again = Short.from_dict(json.loads(json.dumps(series.to_dict())))
+    assert again == series
+    for step in range(1_100, 3_000):
+        for one in (series, again):
+            one.append(step=step, epoch=12, grad_sq_norm=1.0)
+    assert again == series
+
+
+def test_a_loss_that_is_not_finite_is_said_of_the_windows_that_hold_it():
+    series = series_of(per_epoch=18)  # ten epochs of six rows
+    series.lost_epochs.add(4)
+    for epochs, is_said in ((10, True), (6, True), (5, False)):
+        codes = series.window(epochs=epochs).estimate().assumptions
+        assert ("loss_not_finite" in codes) == is_said
+    assert series[:0].estimate().assumptions == ()

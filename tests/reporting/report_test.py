@@ -282,6 +282,14 @@ def test_observations_that_are_not_finite_leave_the_averages_alone():
     json.dumps(nothing.to_dict(), allow_nan=False)
 
 
+def test_an_infinite_loss_makes_the_verdict_a_heuristic():
+    series = run({})
+    series.lost_epochs.add(int(series["epoch"][-1]))
+    actual = report(series)
+    assert Reason("loss_not_finite") in actual.verdict.reasons
+    assert "a loss was NaN or infinite" in " ".join(str(actual).split())
+
+
 def test_one_observation_is_no_measurement():
     actual = report(run({"count": 1}))
     assert "from too few observations for an" in str(actual)

@@ -13,8 +13,8 @@ Sources are those of sources.py, and pairs of real runs (`--observations`, of
 record_pairs.py), resampled in stretches of `--stretch`, 200; a window that is
 shorter is one piece of the run, of one pair in `--every`. `--probes` adds rows
 of 10 and 30 exact probes along the scale-invariant SGD. With `--constants` the
-same for other numbers of cosines and of blocks, the worst and the mean of all
-cells.
+same for other numbers of cosines and of blocks (`--cosines`, `--blocks`), the
+worst and the mean of all cells.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def print_table(options, rule=along_a_run):
 
 def print_constants(options):
     rows = {}
-    choices = [*itertools.product((8, 12, 16, 24), (16, 32, 64))]
+    choices = [*itertools.product(options.cosines, options.blocks)]
     for _, g, n, truth in cells(options):
         for choice in choices:
             rule = with_constants(*choice)
@@ -154,6 +154,10 @@ def main():
     parser.add_argument("--every", type=int, nargs="*", default=[1])
     parser.add_argument("--probes", action="store_true")
     parser.add_argument("--constants", action="store_true")
+    parser.add_argument(
+        "--cosines", type=int, nargs="*", default=[8, 12, 16, 24]
+    )
+    parser.add_argument("--blocks", type=int, nargs="*", default=[16, 32, 64])
     options = parser.parse_args()
     (print_constants if options.constants else print_table)(options)
 

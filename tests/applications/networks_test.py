@@ -1,4 +1,3 @@
-import functools
 import math
 
 import keras
@@ -36,7 +35,6 @@ def mlp(**kwargs):
     return ScaleInvariantMLP(IMAGE, 10, **{"seed": 0, **kwargs})
 
 
-NETWORKS = [preresnet, resnet, vgg, mlp]
 SCALE_INVARIANT = [
     (preresnet, "batch"),
     (preresnet, "group"),
@@ -51,9 +49,7 @@ ORDINARY = [
     (preresnet, {"trainable_head": True}),
     (vgg, {"normalization": "none"}),
     (vgg, {"trainable_head": True}),
-    (resnet, {"normalization": "batch"}),
     (resnet, {"normalization": "group"}),
-    (resnet, {"normalization": "none"}),
 ]
 
 
@@ -158,20 +154,20 @@ def test_preresnet_32_has_the_known_size():
     assert trainable + 65 * 10 == 464_698
 
 
-@pytest.mark.parametrize("normalization", ["batch", "group", "none"])
-@pytest.mark.parametrize("widen_factor", [1, 2])
+@pytest.mark.parametrize(
+    ("normalization", "widen_factor"), [("group", 1), ("none", 2)]
+)
 def test_preresnet_size(normalization, widen_factor):
     model = preresnet(normalization=normalization, widen_factor=widen_factor)
     assert size(model.trainable_variables) == preresnet_count(
         8, 16 * widen_factor
     )
-    assert size(without_moving_statistics(model)) == (
-        size(model.trainable_variables) + (64 * widen_factor + 1) * 10
-    )
 
 
-@pytest.mark.parametrize("normalization", ["batch", "group", "none"])
-@pytest.mark.parametrize(("depth", "widen_factor"), [(8, 1), (8, 2), (14, 1)])
+@pytest.mark.parametrize(
+    ("normalization", "depth", "widen_factor"),
+    [("batch", 8, 2), ("none", 14, 1)],
+)
 def test_resnet_size(normalization, depth, widen_factor):
     model = ResNet(
         depth,
@@ -187,9 +183,13 @@ def test_resnet_size(normalization, depth, widen_factor):
     )
 
 
-@pytest.mark.parametrize("normalization", ["batch", "group", "none"])
-@pytest.mark.parametrize("depth", [11, 13, 16, 19])
-def test_vgg_size(depth, normalization):
+@pytest.mark.parametrize(
+    ("depth", "normalization"),
+    [(11, "batch"), (13, "group"), (16, "none"), (19, "batch")],
+)
+def test_vgg_has_three_layers_less_than_its_name_says_and_a_head(
+    depth, normalization
+):
     model = VGG(
         depth,
         (32, 32, 3),
@@ -204,14 +204,10 @@ def test_vgg_size(depth, normalization):
     assert size(without_moving_statistics(model)) == (
         size(model.trainable_variables) + (8 * 16 + 1) * 10
     )
-
-
-@pytest.mark.parametrize("depth", [11, 13, 16, 19])
-def test_vgg_has_three_layers_less_than_its_name_says_and_a_head(depth):
-    layers = VGG(depth, (32, 32, 3), 10, base_width=8).layers
-    convolutions = [x for x in layers if isinstance(x, keras.layers.Conv2D)]
-    assert len(convolutions) == depth - 3
-    assert isinstance(layers[-1], keras.layers.Dense)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("Conv2D") == depth - 3
+    assert kinds.count("AveragePooling2D") == 5
+    assert kinds[-2:] == ["GlobalAveragePooling2D", "Dense"]
 
 
 def test_mlp_size():
@@ -223,26 +219,25 @@ def test_mlp_size():
 
 
 @pytest.mark.parametrize(("network", "normalization"), SCALE_INVARIANT)
-@pytest.mark.parametrize(
-    ("policy", "tolerance"), [("float32", 1e-4), ("float64", 1e-10)]
-)
 def test_logits_do_not_change_with_the_scale_of_the_weights(
-    network, normalization, policy, tolerance, dtype_policy
+    network, normalization, dtype_policy
 ):
-    dtype_policy(policy)
+    dtype_policy("float64")
     model = network(normalization=normalization)
     expected = scaled_logits(model, 1.0, training=True)
     assert expected.std() > 0.05
-    for factor in (10.0, 0.1):
-        np.testing.assert_allclose(
-            scaled_logits(model, factor, training=True),
-            expected,
-            rtol=tolerance,
-            atol=tolerance * np.abs(expected).max(),
-        )
+    # An epsilon shows where the weights are small.
+    np.testing.assert_allclose(
+        scaled_logits(model, 0.1, training=True),
+        expected,
+        rtol=1e-10,
+        atol=1e-10 * np.abs(expected).max(),
+    )
 
 
-@pytest.mark.parametrize(("network", "normalization"), SCALE_INVARIANT)
+@pytest.mark.parametrize(
+    ("network", "normalization"), [(preresnet, "group"), (mlp, "layer")]
+)
 def test_gradient_is_orthogonal_to_the_weights(network, normalization):
     model = network(normalization=normalization)
     assert abs(cosine_of_weights_and_gradient(model)) < 1e-7
@@ -252,21 +247,13 @@ def test_gradient_is_orthogonal_to_the_weights(network, normalization):
 def test_ordinary_networks_are_not_scale_invariant(network, arguments):
     model = network(**arguments)
     expected = scaled_logits(model, 1.0, training=True)
-    for factor in (10.0, 0.1):
-        change = scaled_logits(model, factor, training=True) - expected
-        assert np.abs(change).max() > 0.5 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"normalization": "none"}, {"trainable_head": True}]
-)
-def test_gradient_of_an_ordinary_network_is_not_orthogonal(arguments):
-    assert abs(cosine_of_weights_and_gradient(preresnet(**arguments))) > 1e-4
+    change = scaled_logits(model, 10.0, training=True) - expected
+    assert np.abs(change).max() > 0.5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(
     ("network", "normalization"),
-    [(preresnet, "group"), (vgg, "group"), (mlp, "layer"), (mlp, "group")],
+    [(preresnet, "group"), (mlp, "layer")],
 )
 def test_examples_do_not_depend_on_the_rest_of_the_batch(
     network, normalization
@@ -278,16 +265,7 @@ def test_examples_do_not_depend_on_the_rest_of_the_batch(
     )
 
 
-def test_mlp_normalizes_each_example_unless_told_otherwise():
-    assert not any(
-        isinstance(layer, keras.layers.BatchNormalization)
-        for layer in mlp().layers
-    )
-
-
-@pytest.mark.parametrize(
-    "network", [preresnet, vgg, mlp], ids=lambda n: n.__name__
-)
+@pytest.mark.parametrize("network", [preresnet, mlp], ids=lambda n: n.__name__)
 def test_head_is_frozen_normal_with_zero_bias(network):
     head = network().layers[-1]
     assert not head.trainable
@@ -314,7 +292,7 @@ def test_residual_stream_without_norm_keeps_its_size():
     assert 0.1 < logits.std() < 20
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.__name__)
+@pytest.mark.parametrize("network", [resnet, mlp], ids=lambda n: n.__name__)
 def test_seed_fixes_the_weights(network):
     one, same, other = network(), network(), network(seed=1)
     for a, b in zip(one.get_weights(), same.get_weights(), strict=True):
@@ -338,18 +316,25 @@ def test_weights_without_a_seed_are_random():
     assert np.abs(one[0] - other[0]).max() > 0
 
 
-@pytest.mark.parametrize("normalization", ["batch", "group"])
-@pytest.mark.parametrize("network", [preresnet, resnet, vgg])
-def test_blank_images_give_finite_gradients(network, normalization):
-    model = network(normalization=normalization)
+@pytest.mark.parametrize(
+    ("normalization", "policy"),
+    [("batch", "float32"), ("group", "mixed_float16")],
+)
+def test_blank_images_give_finite_gradients(
+    normalization, policy, dtype_policy
+):
+    dtype_policy(policy)
+    model = preresnet(normalization=normalization)
     x = np.zeros((2, *model.input_shape[1:]))
     assert np.isfinite(np.asarray(model(x, training=True))).all()
     for gradient in loss_gradient(model, x):
         assert np.isfinite(np.asarray(gradient)).all()
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.__name__)
+@pytest.mark.parametrize(
+    ("network", "policy"),
+    [(preresnet, "mixed_float16"), (mlp, "mixed_bfloat16")],
+)
 def test_mixed_precision(network, policy, dtype_policy):
     full = network()
     dtype_policy(policy)
@@ -367,7 +352,7 @@ def test_mixed_precision(network, policy, dtype_policy):
 
 @pytest.mark.parametrize(
     ("network", "normalization"),
-    [(preresnet, "batch"), (resnet, "group"), (vgg, "none"), (mlp, "layer")],
+    [(preresnet, "batch"), (resnet, "group"), (mlp, "layer")],
 )
 @pytest.mark.slow
 def test_networks_survive_saving(network, normalization, tmp_path):
@@ -418,8 +403,9 @@ def reference_preresnet(model, x, normalization, blocks=1):
     return x @ weights["head/kernel"] + weights["head/bias"]
 
 
-@pytest.mark.parametrize("depth", [8, 14])
-@pytest.mark.parametrize("normalization", ["batch", "group"])
+@pytest.mark.parametrize(
+    ("normalization", "depth"), [("group", 8), ("batch", 14)]
+)
 def test_preresnet_is_the_papers(normalization, depth, dtype_policy):
     dtype_policy("float64")
     model = PreResNet(depth, IMAGE, 10, normalization=normalization, seed=0)
@@ -429,48 +415,6 @@ def test_preresnet_is_the_papers(normalization, depth, dtype_policy):
     )
     actual = model(x, training=True)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-10)
-
-
-def test_vgg_pools_by_averages():
-    layers = vgg().layers
-    kinds = [type(x) for x in layers if "Pool" in type(x).__name__]
-    assert kinds == [keras.layers.AveragePooling2D] * 5 + [
-        keras.layers.GlobalAveragePooling2D
-    ]
-
-
-def test_blank_image_in_half_precision_gives_finite_gradients(dtype_policy):
-    dtype_policy("mixed_float16")
-    model = preresnet(normalization="group")
-    x = images(model)
-    x[0] = 0.0
-    for gradient in loss_gradient(model, x):
-        assert np.isfinite(np.asarray(gradient)).all()
-
-
-@functools.cache
-def mirrored_strategy():
-    return tf.distribute.MirroredStrategy(["CPU:0"])
-
-
-@pytest.mark.parametrize("normalization", ["batch", "group"])
-def test_training_under_mirrored_strategy(normalization):
-    def trained():
-        model = preresnet(normalization=normalization)
-        model.compile(
-            keras.optimizers.SGD(0.1),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-        x = images(model, count=8)
-        model.fit(
-            x, np.arange(8), batch_size=4, shuffle=False, verbose=0, epochs=2
-        )
-        return model.get_weights()
-
-    with mirrored_strategy().scope():
-        actual = trained()
-    for a, e in zip(actual, trained(), strict=True):
-        np.testing.assert_allclose(a, e, atol=1e-4)
 
 
 def test_networks_are_made_of_the_fast_layers():

@@ -59,9 +59,16 @@ def operations(function, x):
     return {operation.type for operation in graph.get_operations()}
 
 
-@pytest.mark.parametrize("policy", TOLERANCES)
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "affine", "training"),
+    [
+        ("float32", True, True),
+        ("float32", False, False),
+        ("float64", False, True),
+        ("mixed_float16", True, True),
+        ("mixed_bfloat16", False, True),
+    ],
+)
 def test_batch_normalization_equals_keras(policy, affine, training):
     # 8 positions a channel: an unbiased variance would be 8/7 too large.
     arguments = {"center": affine, "scale": affine, "dtype": policy}
@@ -111,17 +118,6 @@ def test_batch_normalization_equals_keras_with_a_mask():
     )
 
 
-def test_batch_normalization_is_fused_in_training_only():
-    layer = BatchNormalization()
-    x = tf.zeros((2, 4, 4, 3))
-    layer.build(x.shape)
-    fused = "FusedBatchNormV3"
-    assert fused in operations(lambda x: layer(x, training=True), x)
-    assert fused not in operations(lambda x: layer(x, training=False), x)
-    layer.trainable = False
-    assert fused not in operations(lambda x: layer(x, training=True), x)
-
-
 def test_batch_normalization_moves_a_biased_variance():
     x = normal((2, 2, 2, 3), mean=4.0)
     layer = BatchNormalization(momentum=0.9)
@@ -134,17 +130,15 @@ def test_batch_normalization_moves_a_biased_variance():
     )
 
 
-@pytest.mark.parametrize("policy", TOLERANCES)
-@pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize(
-    ("shape", "groups"),
+    ("policy", "affine", "shape", "groups"),
     [
-        ((4, 12), 3),
-        ((4, 6, 12), 4),
-        ((4, 5, 6, 12), 4),
-        ((4, 5, 6, 12), 1),
-        ((4, 5, 6, 12), -1),
-        ((2, 3, 2, 4, 12), 6),
+        ("float32", True, (4, 12), 3),
+        ("float64", False, (4, 6, 12), 4),
+        ("float32", False, (4, 5, 6, 12), 4),
+        ("float64", True, (4, 5, 6, 12), 1),
+        ("mixed_float16", True, (4, 5, 6, 12), -1),
+        ("mixed_bfloat16", False, (2, 3, 2, 4, 12), 6),
     ],
 )
 def test_group_normalization_equals_keras(policy, affine, shape, groups):
@@ -306,21 +300,6 @@ def trained_network():
     x, y = normal((8, 6, 6, 3)), normal((8, 8), seed=1)
     model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
     return model
-
-
-def test_layers_survive_saving(tmp_path):
-    model = trained_network()
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert [type(layer) for layer in loaded.layers] == [
-        type(layer) for layer in model.layers
-    ]
-    for layer, original in zip(loaded.layers, model.layers, strict=True):
-        assert layer.get_config() == original.get_config()
-    x = normal((2, 6, 6, 3), seed=2)
-    np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
-    assert isinstance(loaded.layers[2], keras.layers.BatchNormalization)
-    assert isinstance(loaded.layers[3], keras.layers.GroupNormalization)
 
 
 def test_layers_train_under_mirrored_strategy():

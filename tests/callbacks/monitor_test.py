@@ -750,11 +750,9 @@ def test_an_epoch_that_is_trained_anew_has_another_loss():
     [
         (models.summed_add_loss, {"coupled_loss"}),
         (models.dice_loss, {"coupled_loss"}),
-        (models.in_batch_negatives, {"coupled_loss"}),
         (models.masked_lstm, {"masked_loss"}),
         (models.convolutions, {"batch_normalization"}),
         (models.frozen_batch_normalization, set()),
-        (models.subclass, set()),
         (models.class_weights, set()),
         (models.sample_weights, set()),
         (models.named_targets, set()),

@@ -13,7 +13,6 @@ from keras_svag.noise.estimate import SAMPLING
 closenesses = st.floats(1 + 1e-6, 1e6)
 kappas = st.floats(1, 1e9)
 ratios = st.floats(0, 1e300) | st.just(math.inf)
-moderate_ratios = st.floats(0, 1e12)
 levels = st.floats(0.01, 0.999)
 magnitudes = st.floats(-1e30, 1e30)
 finite = st.floats(allow_nan=False, allow_infinity=False)

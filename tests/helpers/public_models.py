@@ -131,27 +131,14 @@ def half_precision(**compilation):
 # Layers with state or randomness of their own
 
 
-def spectral_normalization(**compilation):
-    return _regression(layers.SpectralNormalization(_hidden()), **compilation)
-
-
-def vector_quantization(**compilation):
-    return _regression(_hidden(), public_layers.Codebook(), **compilation)
-
-
-def counted_calls(**compilation):
-    return _regression(_hidden(), public_layers.Warmup(), **compilation)
-
-
-def assignments_under_a_condition(**compilation):
+def layers_with_state(**compilation):
     return _regression(
-        _hidden(), public_layers.EverySecondMean(), **compilation
-    )
-
-
-def variables_of_tensorflow(**compilation):
-    return _regression(
-        _hidden(), public_layers.TensorFlowState(), **compilation
+        layers.SpectralNormalization(_hidden()),
+        public_layers.Codebook(),
+        public_layers.Warmup(),
+        public_layers.EverySecondMean(),
+        public_layers.TensorFlowState(),
+        **compilation,
     )
 
 
@@ -169,29 +156,18 @@ def numpy_noise(**compilation):
 # Losses that are no mean over examples
 
 
-def mixture_of_experts(**compilation):
-    return _regression(public_layers.MixtureOfExperts(), **compilation)
+def coupled_examples(**compilation):
+    return _regression(
+        public_layers.MixtureOfExperts(),
+        public_layers.MinibatchDeviation(),
+        public_layers.AttentionAcrossExamples(),
+        _hidden(kernel_regularizer="l2", activity_regularizer="l1"),
+        **compilation,
+    )
 
 
 def summed_add_loss(**compilation):
     return _regression(_hidden(), public_layers.SummedActivity(), **compilation)
-
-
-def minibatch_deviation(**compilation):
-    return _regression(
-        _hidden(), public_layers.MinibatchDeviation(), **compilation
-    )
-
-
-def attention_across_examples(**compilation):
-    return _regression(public_layers.AttentionAcrossExamples(), **compilation)
-
-
-def regularizers(**compilation):
-    return _regression(
-        _hidden(kernel_regularizer="l2", activity_regularizer="l1"),
-        **compilation,
-    )
 
 
 def dice_loss(**compilation):
@@ -204,24 +180,6 @@ def dice_loss(**compilation):
 
     script = _regression(_hidden(), loss=dice, **compilation)
     return script._replace(y=(script.y > 0).astype("float32"))
-
-
-def in_batch_negatives(**compilation):
-    """Two towers: the others of a batch are an example's negatives."""
-    inputs = [keras.Input((6,), name=name) for name in ("query", "document")]
-    outputs = layers.Concatenate()([layers.Dense(4)(x) for x in inputs])
-
-    def loss(y_true, y_pred):
-        queries, documents = ops.split(y_pred, 2, -1)
-        scores = ops.matmul(queries, ops.transpose(documents))
-        return keras.losses.sparse_categorical_crossentropy(
-            ops.arange(ops.shape(scores)[0]), scores, from_logits=True
-        )
-
-    model = keras.Model(inputs, outputs)
-    model.compile("sgd", loss, **compilation)
-    x = {"query": numbers(ROWS, 6), "document": numbers(ROWS, 6, seed=1)}
-    return Script(model, x, np.zeros(ROWS))
 
 
 # Inputs, targets and weights
@@ -322,14 +280,6 @@ def embeddings(**compilation):
     return Script(model, {"user": user, "movie": movie}, numbers(ROWS, 1))
 
 
-def tuple_of_inputs(**compilation):
-    x = numbers(ROWS, 4), numbers(ROWS, 3, seed=2)
-    inputs = tuple(keras.Input(part.shape[1:]) for part in x)
-    model = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(inputs)))
-    model.compile("sgd", "mse", metrics=["mae"], **compilation)
-    return Script(model, x, numbers(ROWS, 2, seed=1))
-
-
 def sparse_input(**compilation):
     """A bag of words as a `tf.SparseTensor`."""
     model = keras.Sequential([keras.Input((20,), sparse=True), layers.Dense(2)])
@@ -375,10 +325,6 @@ def _network(network, *loss, **compilation):
     return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
 
 
-def subclass(**compilation):
-    return _network(Network, "mse", **compilation)
-
-
 class OwnTrainStep(Network):
     def train_step(self, data):
         x, y = data
@@ -400,7 +346,7 @@ def own_train_step(**compilation):
     return _network(OwnTrainStep, "mse", metrics=["mae"], **compilation)
 
 
-class OwnComputeLoss(Network):
+class OwnComputations(Network):
     def __init__(self):
         super().__init__()
         self.error = keras.metrics.MeanAbsoluteError(name="error")
@@ -409,19 +355,13 @@ class OwnComputeLoss(Network):
         self.error.update_state(y, y_pred)
         return ops.mean(ops.square(y - y_pred)) + 1e-3 * ops.mean(x**2)
 
-
-def own_compute_loss(**compilation):
-    return _network(OwnComputeLoss, **compilation)
-
-
-class OwnComputeMetrics(Network):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         return {**logs, "bias": ops.mean(y_pred - y)}
 
 
-def own_compute_metrics(**compilation):
-    return _network(OwnComputeMetrics, "mse", **compilation)
+def own_computations(**compilation):
+    return _network(OwnComputations, **compilation)
 
 
 class Autoencoder(keras.Model):
@@ -536,43 +476,7 @@ def stateful_lstm(**compilation):
     return Script(model, numbers(rows, 5, 2), numbers(rows, 1))
 
 
-def fixed_batch_size(**compilation):
-    model = keras.Sequential(
-        [keras.Input((6,), batch_size=BATCH_SIZE), layers.Dense(2)]
-    )
-    model.compile("sgd", "mse", **compilation)
-    rows = 3 * BATCH_SIZE
-    return Script(model, numbers(rows, 6), numbers(rows, 2))
-
-
-class MeanOfEdges(layers.Layer):
-    def call(self, nodes, edges):
-        ends = ops.take(nodes, edges[:, 1], axis=0)
-        return ops.segment_sum(ends, edges[:, 0], ops.shape(nodes)[0])
-
-
-def nodes_and_edges(**compilation):
-    """A graph: an edge is no example."""
-    inputs = {
-        "nodes": keras.Input((6,)),
-        "edges": keras.Input((2,), dtype="int32"),
-    }
-    outputs = layers.Dense(2)(MeanOfEdges()(**inputs))
-    model = keras.Model(inputs, outputs)
-    model.compile("sgd", "mse", **compilation)
-    graph = {"nodes": numbers(9, 6), "edges": tokens(2, 9)}
-    data = tf.data.Dataset.from_tensors((graph, numbers(9, 2))).repeat(3)
-    return Script(model, data)
-
-
 # Fine-tuning and quantization
-
-
-def low_rank_adaptation(**compilation):
-    script = perceptron(**compilation)
-    script.model.layers[0].enable_lora(2)
-    script.model.compile("adam", "mse", **compilation)
-    return script
 
 
 def _quantized(mode, compilation):
@@ -597,51 +501,16 @@ def float8(**compilation):
 # Optimizers
 
 
-def _trained_by(optimizer, compilation):
+def averaged_and_decayed(**compilation):
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 12)
+    optimizer = keras.optimizers.AdamW(
+        schedule, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4
+    )
     return _regression(optimizer=optimizer, **compilation)
 
 
-def moving_average_of_weights(**compilation):
-    optimizer = keras.optimizers.SGD(
-        0.1, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4
+def accumulated_and_clipped(**compilation):
+    optimizer = keras.optimizers.RMSprop(
+        gradient_accumulation_steps=4, global_clipnorm=0.1
     )
-    return _trained_by(optimizer, compilation)
-
-
-def clipped_norms(**compilation):
-    return _trained_by(keras.optimizers.Adam(clipnorm=0.1), compilation)
-
-
-def clipped_global_norm(**compilation):
-    return _trained_by(
-        keras.optimizers.SGD(0.1, global_clipnorm=0.1), compilation
-    )
-
-
-def weight_decay(**compilation):
-    return _trained_by(
-        keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.1), compilation
-    )
-
-
-def accumulated_gradients(**compilation):
-    return _trained_by(
-        keras.optimizers.Adam(gradient_accumulation_steps=4), compilation
-    )
-
-
-def adamw(**compilation):
-    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 12)
-    return _trained_by(keras.optimizers.AdamW(schedule), compilation)
-
-
-def adafactor(**compilation):
-    return _trained_by(keras.optimizers.Adafactor(), compilation)
-
-
-def lion(**compilation):
-    return _trained_by(keras.optimizers.Lion(), compilation)
-
-
-def rmsprop(**compilation):
-    return _trained_by(keras.optimizers.RMSprop(centered=True), compilation)
+    return _regression(optimizer=optimizer, **compilation)

@@ -52,13 +52,6 @@ def linear_model(num_inputs, seed=0):
     )
 
 
-def copy_of(model):
-    """The same model with variables of its own."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
 def largest_difference(model, other):
     """Largest difference between two models' trainable variables."""
     return max(

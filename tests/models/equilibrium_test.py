@@ -14,6 +14,8 @@ import pytest
 from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel, applications
 from keras_svag.scaling import equilibrium_balance
 
+pytestmark = pytest.mark.slow
+
 NUM_EXAMPLES = 48
 BATCH_SIZE = 16
 LEARNING_RATE = 0.5

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_svag import SVAG, SVAGAdam, SVAGModel
+from keras_svag import SVAG, SVAGModel
 from tests.helpers import public_models
 from tests.helpers.pairs import (
     assert_same,
@@ -83,22 +83,6 @@ def test_a_model_of_another_optimizer_waits_for_compile():
     assert wrapped.optimizer.iterations == 5
 
 
-def test_compiling_again_replaces_optimizer_loss_and_metrics():
-    x, y = regression(16)
-    wrapped = svag_model(dense_network(), SVAG(0.1, ell=2))
-    fit(wrapped, x, y)
-    other = dense_network()
-    other.set_weights(wrapped.get_weights())
-    arguments = {"loss": "mae", "metrics": ["mse"]}
-    wrapped.compile(SVAGAdam(0.01, ell=2), **arguments)
-    assert wrapped.model.optimizer is wrapped.optimizer
-    logs = fit(wrapped, x, y)
-    assert logs.keys() == {"loss", "mse"}
-    expected = svag_model(other, SVAGAdam(0.01, ell=2), **arguments)
-    assert logs == fit(expected, x, y)
-    assert_same(wrapped.variables, expected.variables)
-
-
 def test_a_layer_that_is_frozen_later_is_trained_no_more():
     model = dense_network()
     wrapped = svag_model(model, SVAG(0.1, ell=2))
@@ -126,30 +110,8 @@ def test_metric_objects_count_every_example_once():
     assert float(metric.count) == len(X)
 
 
-def test_outputs_with_losses_by_name():
-    def towers():
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((4,))
-        outputs = {
-            "label": layers.Dense(NUM_CLASSES, name="label")(inputs),
-            "size": layers.Dense(1, name="size")(inputs),
-        }
-        model = keras.Model(inputs, outputs)
-        model.compile(
-            SVAG(0.1, ell=3),
-            {"label": LOSS, "size": "mse"},
-            loss_weights={"label": 1.0, "size": 0.1},
-            metrics={"label": "accuracy", "size": ["mae"]},
-        )
-        return model
-
-    y = {"label": Y, "size": X[:, :1]}
-    logs = assert_alike(SVAGModel(towers()), towers(), y)
-    assert {"label_accuracy", "size_loss", "size_mae"} < logs.keys()
-
-
-class OwnTestStep(keras.Sequential):
-    """An evaluation of its own, with one more metric."""
+class OwnSteps(keras.Sequential):
+    """An evaluation, a metric and a result of its own."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -162,50 +124,32 @@ class OwnTestStep(keras.Sequential):
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(2 * loss)
-        self.margin.update_state(tf.reduce_max(y_pred, 1))
         return self.compute_metrics(x, y, y_pred, weights)
-
-
-class OwnMetrics(OwnTestStep):
-    test_step = keras.Model.test_step
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         self.margin.update_state(tf.reduce_max(y_pred, 1))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-
-class OwnResults(OwnMetrics):
     def get_metrics_result(self):
         results = super().get_metrics_result()
         return {**results, "twice": 2 * results["margin"]}
 
-
-@pytest.mark.parametrize("model_type", [OwnTestStep, OwnMetrics, OwnResults])
-def test_steps_of_the_models_own_are_taken(model_type):
-    models = [classifier(model_type), classifier(model_type)]
-    for model in models:
-        model.compile(SVAG(0.1, ell=3), LOSS, metrics=["accuracy"])
-    logs = assert_alike(
-        SVAGModel(models[0]),
-        models[1],
-        validation_data=(X[:31], Y[:31]),
-        validation_batch_size=8,
-        epochs=2,
-    )
-    assert logs["val_margin"][-1] != 0
-    assert ("twice" in logs) == (model_type is OwnResults)
-
-
-class OwnCompile(keras.Sequential):
     def compile(self, learning_rate=0.1, **kwargs):
         super().compile(SVAG(learning_rate, ell=3), **kwargs)
 
 
-def test_compile_of_the_models_own_is_called():
-    models = [SVAGModel(classifier(OwnCompile)), classifier(OwnCompile)]
+def test_methods_of_the_models_own_are_called():
+    models = [SVAGModel(classifier(OwnSteps)), classifier(OwnSteps)]
     for model in models:
-        model.compile(learning_rate=0.3, loss=LOSS)
-    assert_alike(*models)
+        model.compile(learning_rate=0.3, loss=LOSS, metrics=["accuracy"])
+    logs = assert_alike(
+        *models,
+        validation_data=(X[:31], Y[:31]),
+        validation_batch_size=8,
+        epochs=2,
+    )
+    assert logs["twice"][-1] == 2 * logs["margin"][-1] != 0
+    assert logs["val_margin"][-1] != 0
 
 
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")

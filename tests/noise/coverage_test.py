@@ -16,6 +16,7 @@ from tests.helpers.trajectories import (
     sgd_trajectories,
 )
 
+pytestmark = pytest.mark.slow
 RUNS = 1000
 
 
@@ -43,43 +44,16 @@ def draw_pairs(rng, shape, noise_to_signal, dimension):
     return mean - difference, 2 * difference
 
 
-def test_simulated_pairs_are_pairs_of_gradients():
-    rng = np.random.default_rng(0)
-    dimension, ratio, count = 30, 10.0, 100_000
-    mean = np.zeros(dimension)
-    mean[0] = 1
-    noise = rng.normal(0, (ratio / dimension) ** 0.5, (2, count, dimension))
-    first, second = mean + noise
-    direct = np.stack(
-        [
-            np.sum(first * second, 1),
-            np.sum((first - second) ** 2, 1) / 2,
-        ]
-    )
-    short = np.stack(draw_pairs(rng, count, ratio, dimension))
-    for moment in (1, 2, 3):
-        difference = (direct**moment).mean(1) - (short**moment).mean(1)
-        error = ((direct**moment).var(1) + (short**moment).var(1)) / count
-        assert np.all(np.abs(difference) < 4 * error**0.5)
-
-
-@pytest.mark.parametrize("dimension", [30, 1000])
-@pytest.mark.parametrize("pairs", [20, 100, 400])
-@pytest.mark.parametrize("ratio", [1, 10, 100])
+@pytest.mark.parametrize(
+    ("ratio", "pairs", "dimension"),
+    [(1, 20, 1000), (10, 100, 30), (100, 20, 30), (100, 400, 1000)],
+)
 def test_sets_of_independent_pairs_rarely_err(ratio, pairs, dimension):
     rng = np.random.default_rng([ratio, pairs, dimension])
     pairs = draw_pairs(rng, (RUNS, pairs), ratio, dimension)
     high, low, _ = rates(estimates(*pairs, batch_size=1), ratio)
     assert high <= bound(0.025)
     assert low <= bound(0.03)
-
-
-def test_delta_method_would_not_cover():
-    rng = np.random.default_rng(2)
-    runs = estimates(*draw_pairs(rng, (RUNS, 20), 100, 30), batch_size=1)
-    ratio = np.array([run.noise_to_signal for run in runs])
-    error = np.array([run.noise_to_signal_se for run in runs])
-    assert np.mean(np.abs(ratio - 100) <= 2.45 * error) < 0.75
 
 
 def autoregressive(rng, shape, correlation):
@@ -121,15 +95,6 @@ def test_sets_of_a_gradient_in_bursts_rarely_err():
     # Without the skewness, which moves both ends up, almost none is too low.
     assert 0.01 <= low <= bound(0.04, count)
     assert 0.55 < ends[0] / 12 and ends[1] / 12 < 1.6
-
-
-def test_sets_of_noise_in_bursts_rarely_err():
-    rng = np.random.default_rng(6)
-    other = rng.normal(size=(RUNS, 400))
-    noise = 10 * bursts(rng, (RUNS, 400), size=1.0)
-    high, low, _ = rates(estimates(1 + other, noise, batch_size=1), 10)
-    assert high <= bound(0.03)
-    assert low <= bound(0.04)
 
 
 @pytest.mark.parametrize("count", [10, 30])
@@ -237,13 +202,3 @@ def test_shuffled_batches_at_fixed_weights_need_the_correction():
     assert coverage(corrected, truth) >= 0.93
     assert coverage(raw, truth) < coverage(corrected, truth)
     assert all(run.noise_scale_warning for run in raw)
-
-
-def test_shuffled_run_is_off_by_about_the_fraction_that_the_warning_names():
-    # The weights follow the epoch, so neither reading is exact.
-    raw, corrected, truth = shuffled_readings(rate=0.25, spread=1.0)
-    fraction = truth.mean() * 8 / 500
-    assert 0.05 < fraction < 0.2
-    for runs in (raw, corrected):
-        assert abs(ratio_of_means(runs) / truth.mean() - 1) < 1.5 * fraction
-        assert np.mean([bool(run.noise_scale_warning) for run in runs]) > 0.95

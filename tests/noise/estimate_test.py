@@ -107,28 +107,6 @@ def test_too_few_observations_give_no_interval(count):
     assert NoiseEstimate.from_dict(result.to_dict()) == result
 
 
-def test_ratio_of_averages_is_neither_clamped_nor_averaged():
-    # Effective dimension 200, N/G = 100, isotropic Gaussian noise.
-    rng = np.random.default_rng(3)
-    dimension, truth, pairs = 200, 100.0, 40_000
-    signal = np.zeros(dimension)
-    signal[0] = 1
-    g, n = [], []
-    for _ in range(pairs // 2000):
-        noise = rng.normal(0, (truth / dimension) ** 0.5, (2, 2000, dimension))
-        first, second = signal + noise
-        g.append(np.sum(first * second, 1))
-        n.append(np.sum((first - second) ** 2, 1) / 2)
-    g, n = np.concatenate(g), np.concatenate(n)
-    result = NoiseEstimate.from_observations(g, n, batch_size=1)
-    error = result.noise_to_signal_se
-    assert error < 8
-    assert abs(result.noise_to_signal - truth) < 3 * error
-    clamped = n.mean() / np.maximum(g, 0).mean()
-    assert 25 < clamped < 35
-    assert abs(np.mean(n / g) - truth) > 3 * error
-
-
 def test_ratio_and_noise_scale():
     result = estimate(g=2.0, s=60.0, s_se=3.0, batch_size=10)
     assert result.noise_scale == 30.0
@@ -366,19 +344,6 @@ def test_blocks_of_runs_are_together_as_many_as_those_of_one():
     # A run without blocks has no order: nothing is known of the skewness.
     unordered = dataclasses.replace(runs[1], blocks=())
     assert NoiseEstimate.over_runs([runs[0], unordered]).blocks == ()
-
-
-def test_runs_of_one_kind_have_its_error_over_the_root_of_their_number():
-    one = runs_of([400])[0]
-    result = NoiseEstimate.over_runs([one] * 4)
-    np.testing.assert_allclose(
-        result.covariance_matrix, one.covariance_matrix / 4
-    )
-    assert result.degrees_of_freedom == pytest.approx(4 * 16)
-    size = 4 * one.effective_sample_size
-    assert result.effective_sample_size == pytest.approx(size)
-    assert result.largest_share == pytest.approx(one.largest_share)
-    assert NoiseEstimate.over_runs([one]) == one
 
 
 def test_runs_keep_what_they_have_in_common():

@@ -40,7 +40,7 @@ def all_pairs(gradients, rows1, rows2, sampling):
     return picked[:, :rows1].mean(1), picked[:, rows1:].mean(1)
 
 
-@pytest.mark.parametrize("rows", [(1, 1), (2, 2), (1, 3), (3, 1)])
+@pytest.mark.parametrize("rows", [(2, 2), (1, 3)])
 @pytest.mark.parametrize("sampling", ["independent", "shuffle"])
 def test_mean_over_all_pairs_is_exact(sampling, rows):
     gradients = example_gradients()
@@ -94,12 +94,6 @@ def test_gradients_of_float16_do_not_overflow():
     )
 
 
-def test_gradients_of_float64_keep_their_difference():
-    first, second = tf.constant([1 + 1e-12], tf.float64), tf.ones(1, tf.float64)
-    noise = pair_moments([first], [second], 1, 1)[1]
-    assert float(noise) == pytest.approx(1e-24 / 2, rel=1e-3, abs=0)
-
-
 def compiled(function, how):
     if how == "eager":
         return function
@@ -120,8 +114,9 @@ def sparse_gradient(rng, num_slices, shape, dtype):
     return slices, dense
 
 
-@pytest.mark.parametrize("how", ["eager", "graph", "XLA"])
-@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize(
+    ("how", "dtype"), [("XLA", "int32"), ("graph", "int64")]
+)
 def test_sparse_gradients_have_the_moments_of_dense_ones(how, dtype):
     rng = np.random.default_rng(0)
     moments = compiled(lambda a, b: layer_moments(a, b, 3, 5), how)
@@ -144,7 +139,7 @@ def test_sparse_gradients_have_the_moments_of_dense_ones(how, dtype):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["eager", "graph", "XLA"])
+@pytest.mark.parametrize("how", ["eager", "XLA"])
 def test_rows_that_sparse_gradients_share_are_there_once(how):
     def rows(values1, indices1, values2, indices2):
         shape = tf.constant((9, 1))

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from keras_svag import NoiseEstimate, NoiseSeries
-from tests.helpers.noise_runs import BATCH_SIZE, run
+from tests.helpers.noise_runs import run
 
 matplotlib.use("agg")
 
@@ -40,19 +40,6 @@ def test_points_are_estimates_of_equal_parts():
             lows, highs = zip(*(e.interval() for e in estimates), strict=True)
             assert lowest == pytest.approx(min(lows))
             assert highest == pytest.approx(max(highs))
-
-
-def test_batch_size_norm_and_level_are_those_asked_for():
-    series = run({"count": 48, "g_spread": 0.1, "preconditioned": (2.0, 12.0)})
-    axes = drawn(series, batch_size=2 * BATCH_SIZE, preconditioned=True)
-    (line,) = axes[2].lines
-    assert np.mean(line.get_ydata()) == pytest.approx(3, rel=0.2)
-    assert "N at batch size 256" in axes[1].get_ylabel()
-    wide, narrow = (
-        drawn(series, level=level)[0].collections[0].get_paths()[0].vertices
-        for level in (0.99, 0.5)
-    )
-    assert np.ptp(wide[:, 1]) > np.ptp(narrow[:, 1])
 
 
 def test_stretches_are_apart_and_the_window_is_marked():
@@ -129,9 +116,3 @@ def test_without_layers_there_is_the_sum():
     noise(1.0, 5.0).plot_layers(ax, level=0.5)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["all"]
     assert "50% interval" in ax.get_xlabel()
-
-
-def test_figures_are_made_where_none_are_given():
-    assert len(run({}).plot()) == 3
-    assert noise(1.0, 5.0).plot_layers().get_xscale() == "log"
-    matplotlib.pyplot.close("all")

@@ -9,23 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_svag import NoiseEstimate, svag_weights
+from keras_svag import NoiseEstimate
 from keras_svag.noise.estimate import SAMPLING
-from keras_svag.noise.ratio import (
-    fieller_interval,
-    halves,
-    skewed_quantile,
-    student_t_quantile,
-)
 from tests.helpers.generated import (
     anything,
     estimates,
     levels,
-    magnitudes,
     observations,
 )
-
-EPS = np.finfo(float).eps
 
 
 def estimate_of(values, **fields):
@@ -37,20 +28,6 @@ def runs(least=2):
     return observations(least).map(
         lambda values: estimate_of([values[0], np.abs(values[1])])
     )
-
-
-@given(
-    st.integers(1, 10**6) | st.integers(1, 2**63 - 1),
-    st.sampled_from([("independent", 1), ("halves", 2)]),
-)
-def test_weights_keep_the_mean_and_amplify_the_covariance(ell, kind):
-    pairing, halves = kind
-    w1, w2 = svag_weights(ell, pairing)
-    assert w1 >= w2
-    assert math.fsum((w1, w2, -1)) == pytest.approx(0, abs=2 * EPS * w1)
-    # A sub-batch of B / 2 has twice the covariance of one of B.
-    assert halves * (w1 / ell * w1 + w2 / ell * w2) == pytest.approx(1)
-    assert svag_weights(1, pairing)[0] == (1 if halves == 1 else 0.5)
 
 
 @given(observations(), st.integers(-60, 60))
@@ -135,50 +112,3 @@ def check_estimate(estimate):
     )
     assert not any(text.startswith("nan") for _, text in estimate.summary())
     json.dumps(estimate.to_dict(), allow_nan=False)
-
-
-@given(
-    magnitudes,
-    magnitudes,
-    st.floats(0, 1e15),
-    st.floats(0, 1e15),
-    st.floats(-1, 1),
-    st.floats(0, 100) | st.just(math.inf),
-)
-def test_fieller_s_set_is_an_interval(above, below, a, b, correlation, t):
-    low, high = fieller_interval(
-        above, below, a * a, a * b * correlation, b * b, t
-    )
-    assert 0 <= low <= high
-
-
-@given(levels, levels, st.integers(1, 10**6), st.integers(1, 10**6))
-def test_student_s_quantile_is_monotone(level, other, dof, more):
-    small, large = sorted((level, other))
-    few, many = sorted((dof, more))
-    assert student_t_quantile(small, few) <= student_t_quantile(large, few) * (
-        1 + 1e-9
-    )
-    assert student_t_quantile(small, many) <= student_t_quantile(small, few) * (
-        1 + 1e-9
-    )
-
-
-@given(st.floats(-9, 9), st.floats(-9, 9), st.floats(-2, 2))
-def test_skewed_quantiles_are_monotone_and_mirror_each_other(one, other, skew):
-    small, large = sorted((one, other))
-    assert skewed_quantile(small, skew) <= skewed_quantile(large, skew)
-    mirrored = -skewed_quantile(-small, -skew)
-    assert skewed_quantile(small, skew) == pytest.approx(mirrored)
-
-
-@given(
-    observations(least=0).map(np.ravel),
-    st.floats(1.01, 100),
-    st.floats(0.6, 0.999),
-)
-def test_halves_have_an_interval_and_an_answer(x, margin, level):
-    answer, (low, high) = halves(x, margin, level)
-    assert 0 <= low <= high
-    assert (answer == "yes") == (1 / margin < low and high < margin)
-    assert answer in ("yes", "no", None)

@@ -61,17 +61,6 @@ def test_fieller_interval_inverts_the_test_of_every_ratio(
         assert low <= n / g <= high
 
 
-def test_fieller_interval_says_nothing_where_nothing_is_known():
-    # Neither mean is told apart from 0; then a significantly negative one;
-    # then a test that rejects nothing.
-    assert fieller_interval(0.5, 0.3, 0.25, 0.0, 0.04, 2.0) == (0.0, math.inf)
-    assert fieller_interval(5.0, -1.0, 0.25, 0.0, 0.04, 2.0) == (0.0, math.inf)
-    assert fieller_interval(5.0, 1.0, 0.0, 0.0, 0.0, math.inf) == (
-        0.0,
-        math.inf,
-    )
-
-
 def test_fieller_interval_of_exact_means_is_their_ratio():
     assert fieller_interval(6.0, 2.0, 0.0, 0.0, 0.0, 2.0) == (3.0, 3.0)
     # Noise without any signal.
@@ -89,11 +78,6 @@ def test_long_run_covariance_is_that_of_the_first_cosines(length, cosines):
     # Of the second kind: cosines of (t + 1/2) / T.
     waves = fft.dct(z, type=2, axis=0)[1 : cosines + 1] / math.sqrt(2) / length
     np.testing.assert_allclose(covariance, waves.T @ waves / cosines)
-
-
-def test_two_observations_have_the_usual_variance():
-    z = np.array([[1.0], [4.0]])
-    assert covariance_of_mean(z)[0] == pytest.approx(np.var(z, ddof=1) / 2)
 
 
 def test_blocks_are_equal_and_in_order():

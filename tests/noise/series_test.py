@@ -220,17 +220,6 @@ def test_strict_json_holds_all_and_gives_it_back(make):
     assert restored != series
 
 
-def test_series_differ_in_any_of_their_parts():
-    series, others = layered(), [layered() for _ in range(4)]
-    others[0].codes.add("masked_loss")
-    others[1].couplings.append((1, 0.1))
-    others[2].num_examples = 3
-    others[3].layer("bias")[2, 1] += 1e-9
-    assert layered() == series
-    assert all(other != series for other in others)
-    assert NoiseSeries.from_dict(NoiseSeries().to_dict()) == NoiseSeries()
-
-
 def test_frame_has_the_columns_and_those_of_the_layers():
     series = layered()
     frame = series.to_frame()

@@ -1,7 +1,5 @@
 """The update rules of SVAGRMSprop and SVAGAdam."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -197,22 +195,6 @@ def test_rmsprop_divides_by_the_moment_before_keras_does():
 
 
 @both
-def test_first_step_is_keras_own(kind):
-    gradient = np.array([[-3.0, 1e-3, 20.0]])
-    ours = displacements(
-        optimizer_of(kind, learning_rate=RATE, pairing="halves"),
-        paired(gradient),
-    )
-    theirs = displacements(
-        keras.optimizers.Adam(RATE, BETA_1, BETA_2)
-        if kind == "adam"
-        else keras.optimizers.RMSprop(RATE, BETA_2),
-        gradient,
-    )
-    np.testing.assert_allclose(ours[1], theirs[0], rtol=1e-5)
-
-
-@both
 def test_coordinate_that_had_no_gradient_is_not_thrown_off(kind):
     # Dead units and unseen words: over their moment of 0 a step is endless.
     gradients = np.array([0, 0, 0, 0.01, 0])[:, None]
@@ -230,7 +212,6 @@ PAIRS_OF_SIGNS = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]).T
 SUB_BATCH_STD = {"independent": 1.0, "halves": 2**0.5}
 
 
-@functools.cache
 def one_step(kind, ell, pairing):
     """A step from moments that are at their means, for each of the pairs."""
     x = keras.Variable(np.zeros(4), dtype="float64")
@@ -252,19 +233,12 @@ def one_step(kind, ell, pairing):
 @both
 @pytest.mark.parametrize("pairing", PAIRINGS)
 @pytest.mark.parametrize("ell", ELLS)
-def test_drift_is_that_of_the_family(kind, ell, pairing):
-    steps, _, _ = one_step(kind, ell, pairing)
+def test_drift_and_variance_are_those_of_the_family(kind, ell, pairing):
+    steps, velocity, stationary = one_step(kind, ell, pairing)
     # One step of the simulated optimizer takes `ell` steps.
     drift = ell * steps.mean()
     expected = RATE * MEAN / np.sqrt(MEAN**2 / ell + SIGMA**2)
     assert drift == pytest.approx(expected, rel=1e-12)
-
-
-@both
-@pytest.mark.parametrize("pairing", PAIRINGS)
-@pytest.mark.parametrize("ell", ELLS)
-def test_variance_is_that_of_the_family(kind, ell, pairing):
-    steps, velocity, stationary = one_step(kind, ell, pairing)
     variance = ell * steps.var()
     expected = RATE**2 * SIGMA**2 / (MEAN**2 / ell + SIGMA**2)
     if kind == "adam":
@@ -274,24 +248,6 @@ def test_variance_is_that_of_the_family(kind, ell, pairing):
     # The second moment stays at its mean.
     assert velocity.mean() == pytest.approx(stationary, rel=1e-12)
     assert velocity.std() > 0
-
-
-@both
-@pytest.mark.parametrize("ell", [1, 4])
-def test_decoupled_decay_is_that_of_the_simulated_optimizer(kind, ell):
-    x = keras.Variable([2.0], dtype="float64")
-    optimizer = optimizer_of(
-        kind,
-        learning_rate=0.5,
-        ell=ell,
-        pairing="halves",
-        weight_decay=DECAY,
-    )
-    optimizer.build([x])
-    for _ in range(2 * ell):
-        optimizer.apply([tf.zeros(1, "float64")])
-    expected = 2 * (1 - 0.5 * DECAY / ell) ** ell
-    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-7)
 
 
 @both
@@ -326,3 +282,5 @@ def test_part_that_a_moment_has_seen_keeps_its_digits():
     optimizer = SVAGAdam(beta_2=0.999, ell=10_000)
     seen = float(optimizer._seen(0.999, 3))
     assert seen == pytest.approx(3e-7 - 3e-14, rel=1e-9)
+    # The logarithm of the rate of an average without memory is that of 0.
+    assert float(SVAGAdam()._seen(0.0, 3)) == 1

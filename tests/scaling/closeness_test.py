@@ -43,12 +43,6 @@ def test_degrees_of_freedom_are_welchs_at_the_ratio_rounded_down():
     assert quantile_behind(first, second) == pytest.approx(expected)
 
 
-def test_equal_errors_double_the_degrees_of_freedom():
-    first, second = exact(1.0, 0.01, 3), exact(1.0, 0.01, 3)
-    expected = stats.t.ppf((1 + LEVEL_OF_EACH) / 2, 4)
-    assert quantile_behind(first, second) == pytest.approx(expected)
-
-
 def test_the_smaller_count_stands_for_both():
     first, second = exact(1.0, 0.01, 3), exact(1.0, 0.01, 9)
     expected = stats.t.ppf((1 + LEVEL_OF_EACH) / 2, 4)
@@ -62,27 +56,14 @@ def test_a_known_error_has_no_end_of_degrees_of_freedom(known, dof):
     assert quantile_behind(first, second) == pytest.approx(expected)
 
 
-def test_an_estimated_error_may_be_the_least_of_all():
-    first, second = exact(1.0, 1.0, None), exact(9.0, 1e-100, 3)
-    expected = stats.norm.ppf((1 + LEVEL_OF_EACH) / 2)
-    assert quantile_behind(first, second) == pytest.approx(expected)
-
-
-def test_known_errors_alone_have_the_normal_quantile():
-    first, second = exact(1.0, 0.02, None), exact(1.0, 0.01, None)
-    expected = stats.norm.ppf((1 + LEVEL_OF_EACH) / 2)
-    assert quantile_behind(first, second) == pytest.approx(expected)
-
-
 def test_exact_values_have_an_interval_of_no_width():
     first = exact(2.0, 0.0, 3)
     result = c_closeness(first, dataclasses.replace(first, weight_sq_norm=3.0))
     assert result.low == result.value == result.high == 1.5
 
 
-@pytest.mark.parametrize("spreads", [(0.05, 0.05), (0.02, 0.1)])
 @pytest.mark.parametrize("skewed", [False, True])
-def test_the_interval_of_a_ratio_covers_with_three_seeds(spreads, skewed):
+def test_the_interval_of_a_ratio_covers_with_three_seeds(skewed):
     rng = np.random.default_rng(5)
     truth = 1.2
     covered = []
@@ -93,7 +74,7 @@ def test_the_interval_of_a_ratio_covers_with_three_seeds(spreads, skewed):
             else mean * (1 + spread * z)
             for mean, spread, z in zip(
                 (1.0, truth),
-                spreads,
+                (0.02, 0.1),
                 rng.normal(size=(2, 3, 3)),
                 strict=True,
             )

@@ -38,8 +38,9 @@ def actual(family, kappas, reference):
     )
 
 
-@pytest.mark.parametrize("ells", [(1, 2), (1, 4), (2, 8), (1, 2, 4, 8)])
-@pytest.mark.parametrize("reference", [0.0, 0.125, 1.0])
+@pytest.mark.parametrize(
+    ("ells", "reference"), [((1, 2), 1.0), ((2, 8), 0.0), ((1, 2, 4), 0.125)]
+)
 def test_points_are_exact_where_s_or_its_inverse_is_linear(ells, reference):
     prediction = predicted(linear, ells)
     value, low, high = prediction.closeness(KAPPAS, reference)
@@ -47,8 +48,9 @@ def test_points_are_exact_where_s_or_its_inverse_is_linear(ells, reference):
     assert np.all(low <= value) and np.all(value <= high)
 
 
-@pytest.mark.parametrize("ells", [(1, 2), (1, 4), (2, 8), (1, 2, 4, 8)])
-@pytest.mark.parametrize("reference", [0.0, 0.125, 1.0])
+@pytest.mark.parametrize(
+    ("ells", "reference"), [((1, 2), 1.0), ((2, 8), 0.0), ((1, 2, 4), 0.125)]
+)
 def test_intervals_end_where_s_is_exponential(ells, reference):
     # Without errors of the slopes the shape is all that is not known.
     prediction = predicted(exponential, ells)
@@ -89,23 +91,6 @@ def test_several_ell_give_the_line_of_least_squares():
     assert sizes == pytest.approx(list(np.repeat(np.abs(lines), 2)))
 
 
-@pytest.mark.parametrize("ell", [2, 4])
-def test_the_prediction_is_of_first_order(ell):
-    # A quadratic loss a x²/2 with noise: its R is that of the stationary
-    # variance at a fixed noise scale, 1 / (2 - h a), and 1 / R is linear, but R
-    # is what grows.
-    def run(step, a=1.0):
-        return EquilibriumStatistics(1 / (2 - step * a), 1.0, 1.0)
-
-    errors = []
-    for rate in (0.2, 0.1, 0.05):
-        prediction = predict_closeness({1: run(rate), ell: run(rate / ell)})
-        truth = scaling.c_closeness(run(rate), run(3 * rate)).value
-        errors.append(math.log(truth) - math.log(prediction.closeness(3.0)[0]))
-    orders = np.log2(np.array(errors[:-1]) / errors[1:])
-    np.testing.assert_allclose(orders, 2, atol=0.3)
-
-
 def of_seeds(rng, mean, spread, seeds=3):
     """What seeds around the mean show, with their errors."""
     means = [mean.weight_sq_norm, mean.grad_sq_norm, mean.noise_trace]
@@ -114,18 +99,15 @@ def of_seeds(rng, mean, spread, seeds=3):
     return EquilibriumStatistics(*values.mean(axis=0), *errors, seeds)
 
 
-@pytest.mark.parametrize("spreads", [(0.02, 0.02), (0.005, 0.03)])
 @pytest.mark.parametrize(
     ("family", "slopes"),
     [
         # All three move alike, the hardest for the lower end; then one of them.
         (exponential, (0.3, -0.3, 0.3)),
-        (exponential, (0.0, 0.0, -0.3)),
-        (linear, (0.3, 0.3, 0.3)),
         (linear, (0.0, 0.0, 0.3)),
     ],
 )
-def test_the_interval_covers_with_three_seeds(family, slopes, spreads):
+def test_the_interval_covers_with_three_seeds(family, slopes):
     rng = np.random.default_rng(1)
     kappas = np.array([0.25, 2.0, 4.0, 8.0])
     truth = actual(lambda step: family(step, slopes), kappas, 1.0)
@@ -133,7 +115,7 @@ def test_the_interval_covers_with_three_seeds(family, slopes, spreads):
     for _ in range(600):
         runs = {
             ell: of_seeds(rng, family(1 / ell, slopes), spread)
-            for ell, spread in zip((1, 2), spreads, strict=True)
+            for ell, spread in zip((1, 2), (0.005, 0.03), strict=True)
         }
         _, low, high = predict_closeness(runs).closeness(kappas)
         above.append(low > truth * (1 + 1e-12))
@@ -180,8 +162,8 @@ def test_a_slope_that_is_not_told_apart_from_0_has_no_say():
     assert high > 10
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_ends_of_a_slope_are_student_s(level):
+def test_ends_of_a_slope_are_student_s():
+    level = 0.8
     # Welch's 4 degrees of freedom, for equal relative errors.
     runs = {
         ell: EquilibriumStatistics(10.0, 10.0, n, 0.1, 0.1, 0.01 * n, 3)
@@ -193,16 +175,6 @@ def test_ends_of_a_slope_are_student_s(level):
     assert high == pytest.approx(size + stats.t.ppf(1 - tail, 4) * error)
     # All three have to be covered at the low end.
     assert low == pytest.approx(size - stats.t.ppf(1 - tail / 3, 4) * error)
-
-
-def test_known_errors_have_the_normal_quantile():
-    runs = {
-        ell: EquilibriumStatistics(10.0, 10.0, n, 0.1, 0.1, 0.01 * n)
-        for ell, n in ((1, 10.0), (2, 12.0))
-    }
-    size, error = math.log(1.2) / 0.5, math.hypot(0.01, 0.01) / 0.5
-    high = predict_closeness(runs).sizes["noise_trace"][1]
-    assert high == pytest.approx(size + stats.norm.ppf(0.975) * error)
 
 
 def test_without_errors_there_is_no_interval():

@@ -10,6 +10,8 @@ import tensorflow as tf
 from keras_svag.scaling import max_batch_multiplier, square_root_scaling_rule
 from keras_svag.scaling.bounds import min_batch_multiplier
 
+pytestmark = pytest.mark.slow
+
 BASELINE = {
     "learning_rate": 1e-3,
     "beta_1": 0.995,

@@ -120,11 +120,9 @@ def train_on_batch(model):
 @pytest.mark.parametrize(
     ("hook", "count", "error", "later"),
     [
-        ("on_train_batch_begin", 4, Interruption, fit),
         ("on_train_batch_begin", 4, Interruption, train_on_batch),
         ("on_train_batch_end", 4, ZeroDivisionError, fit),
         ("on_epoch_end", 1, Interruption, fit),
-        ("on_epoch_begin", 2, Interruption, train_on_batch),
     ],
 )
 def test_after_an_interruption_nothing_is_measured(hook, count, error, later):
@@ -218,28 +216,12 @@ def test_two_monitors_at_once():
     np.testing.assert_array_equal(first, second)
 
 
-def test_several_fits_of_one_model_make_one_series():
-    def life(model, monitors):
-        return [fit(model, monitors, epochs=1) for _ in range(3)]
-
-    _, [monitor] = assert_lives_alike(life)
-    # The very first step is not measured: it traces the train function.
-    expected = np.arange(2, 3 * STEPS + 1)
-    np.testing.assert_array_equal(monitor.series["step"], expected)
-    np.testing.assert_array_equal(
-        monitor.series["epoch"], 1 + (expected - 1) // STEPS
-    )
-
-
-@pytest.mark.parametrize("compiles", [False, True])
-def test_freezing_between_fits(compiles):
+def test_freezing_between_fits():
     def life(model, monitors):
         histories = [fit(model, monitors)]
         for trainable in (False, True):
             model.layers[0].trainable = trainable
             model.layers[1].trainable = trainable
-            if compiles:
-                compiled(model)
             histories.append(fit(model, monitors))
         return histories
 
@@ -250,20 +232,12 @@ def compile_otherwise(model):
     compiled(model, optimizer="sgd", loss="mae", metrics=["mse"])
 
 
-def compile_with_a_frozen_layer(model):
-    model.layers[0].trainable = False
-    compiled(model, optimizer="rmsprop")
-
-
-@pytest.mark.parametrize(
-    "recompile", [compile_otherwise, compile_with_a_frozen_layer]
-)
-def test_recompiling_between_fits(recompile):
+def test_recompiling_between_fits():
     series = []
 
     def life(model, monitors):
         histories = [fit(model, monitors)]
-        recompile(model)
+        compile_otherwise(model)
         # One that knows nothing of the earlier fit.
         monitors = monitors or [every_step()]
         histories.append(fit(model, monitors))
@@ -280,19 +254,6 @@ def test_recompiling_between_fits(recompile):
         )
 
 
-def test_another_model_starts_a_new_series():
-    monitor = every_step()
-    fit(network(), [monitor])
-    first = monitor.series
-    model = network()
-    fit(model, [monitor])
-    assert monitor.series is not first
-    np.testing.assert_array_equal(
-        monitor.series["grad_sq_norm"], first["grad_sq_norm"]
-    )
-    assert len(first) == len(monitor.series) == 2 * STEPS - 1
-
-
 # Other callbacks
 
 
@@ -304,35 +265,17 @@ def force_a_new_function(model):
     model.make_train_function(force=True)
 
 
-def move_the_learning_rate(model):
-    model.optimizer.learning_rate.assign(0.1)
-
-
 def freeze(model):
     model.layers[0].trainable = False
-
-
-def stop_training(model):
-    model.stop_training = True
-
-
-def evaluate(model):
-    model.evaluate(X, Y, verbose=0)
 
 
 @pytest.mark.parametrize(
     ("action", "hook"),
     [
         (compile_anew, "on_train_batch_begin"),
-        (compile_anew, "on_train_batch_end"),
         (compile_anew, "on_epoch_end"),
-        (force_a_new_function, "on_train_batch_begin"),
         (force_a_new_function, "on_train_batch_end"),
-        (force_a_new_function, "on_epoch_end"),
-        (move_the_learning_rate, "on_train_batch_begin"),
         (freeze, "on_train_batch_begin"),
-        (stop_training, "on_train_batch_begin"),
-        (evaluate, "on_train_batch_begin"),
         (train_on_batch, "on_train_batch_begin"),
         (fit, "on_train_batch_begin"),
     ],
@@ -351,8 +294,8 @@ def test_callback_that_acts_on_the_model(action, hook):
     assert_lives_alike(life, monitors=on_both_sides())
 
 
-@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin"])
-def test_model_is_saved_exported_and_copied_in_fit(hook, tmp_path):
+@pytest.mark.slow
+def test_model_is_saved_exported_and_copied_in_fit(tmp_path):
     def life(model, monitors):
         copies = []
 
@@ -372,7 +315,9 @@ def test_model_is_saved_exported_and_copied_in_fit(hook, tmp_path):
             )
             copies[:] = [np.array(copy(X)) for copy in copies]
 
-        history = fit(model, around(at(hook, 2, keep), monitors))
+        history = fit(
+            model, around(at("on_train_batch_begin", 2, keep), monitors)
+        )
         *ours, expected = copies
         for predictions in ours:
             np.testing.assert_allclose(predictions, expected, atol=1e-6)
@@ -381,10 +326,7 @@ def test_model_is_saved_exported_and_copied_in_fit(hook, tmp_path):
     assert_lives_alike(life, monitors=on_both_sides())
 
 
-@pytest.mark.parametrize(
-    ("hook", "count"), [("on_epoch_end", 1), ("on_train_batch_begin", 4)]
-)
-def test_monitor_is_copied_in_fit(hook, count):
+def test_monitor_is_copied_in_fit():
     copies = []
 
     def life(model, monitors):
@@ -393,7 +335,8 @@ def test_monitor_is_copied_in_fit(hook, count):
                 copies.append((monitor, copy.deepcopy(monitor)))
                 copies.append((monitor, pickle.loads(pickle.dumps(monitor))))
 
-        return fit(model, around(at(hook, count, keep), monitors))
+        look = at("on_train_batch_begin", 4, keep)
+        return fit(model, around(look, monitors))
 
     assert_lives_alike(life, monitors=on_both_sides())
     assert len(copies) == 4
@@ -409,7 +352,7 @@ def test_monitor_is_copied_in_fit(hook, count):
         assert len(one.series) > 0
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 4])
 def test_callback_that_wraps_the_train_function_for_good(count):
     """It comes later in the list, so that it finds what the monitor put."""
 
@@ -439,6 +382,7 @@ def test_callback_that_wraps_the_train_function_for_good(count):
     assert np.sum(monitor.series["step"] > count) >= 4 * STEPS - count - 1
 
 
+@pytest.mark.slow
 def test_fit_of_another_model_within_a_fit():
     def life(model, monitors):
         others = []
@@ -464,13 +408,6 @@ def test_fit_of_another_model_within_a_fit():
     assert len(monitor.series) == 2 * STEPS - 1
 
 
-def test_validation_in_fit():
-    def life(model, monitors):
-        return fit(model, monitors, validation_data=(X, Y))
-
-    assert_lives_alike(life)
-
-
 def test_training_that_ends_on_nan():
     x = np.array(X)
     x[3 * BATCH_SIZE] = np.nan
@@ -484,44 +421,13 @@ def test_training_that_ends_on_nan():
     assert len(monitor.series) == 3
 
 
-def test_training_stops_early_on_the_noise():
-    history = network().fit(
-        X,
-        Y,
-        batch_size=BATCH_SIZE,
-        epochs=9,
-        verbose=0,
-        callbacks=[
-            every_step(),
-            keras.callbacks.EarlyStopping("noise_scale", 1e9, 2, mode="min"),
-        ],
-    )
-    assert len(history.history["noise_scale"]) == 3
-    assert np.all(np.isfinite(history.history["noise_scale"]))
-
-
-def test_epoch_that_is_trained_anew_replaces_its_observations(tmp_path):
-    def life(model, monitors):
-        def backup():
-            folder = tmp_path / str(len(monitors))
-            return keras.callbacks.BackupAndRestore(folder)
-
-        interruption = at("on_train_batch_end", STEPS + 4, stop(OSError))
-        with pytest.raises(OSError):
-            fit(model, [backup(), *monitors, interruption])
-        return fit(model, [backup(), *monitors])
-
-    _, [monitor] = assert_lives_alike(life)
-    np.testing.assert_array_equal(
-        monitor.series["iteration"], np.arange(1, 2 * STEPS)
-    )
-
-
 # Ways of the train function
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize(
+    ("steps", "jit_compile"),
+    [(4, False), pytest.param(1, True, marks=pytest.mark.slow)],
+)
 def test_short_last_batch_and_a_remainder_of_steps(steps, jit_compile):
     def build_model():
         return network(steps_per_execution=steps, jit_compile=jit_compile)
@@ -581,15 +487,14 @@ def test_second_fit_traces_nothing_and_the_first_pays_two_traces(rows):
 BATCHES = [slice(i, i + BATCH_SIZE) for i in range(0, ROWS, BATCH_SIZE)]
 
 
-@pytest.mark.parametrize("return_dict", [False, True])
-def test_loop_that_is_watched_returns_the_same_logs(return_dict):
+def test_loop_that_is_watched_returns_the_same_logs():
     def build_model():
         return network(metrics=["mae"])
 
     def life(model, monitors):
         def loop():
             return [
-                model.train_on_batch(X[rows], Y[rows], return_dict=return_dict)
+                model.train_on_batch(X[rows], Y[rows])
                 for rows in (*BATCHES, *BATCHES)
             ]
 

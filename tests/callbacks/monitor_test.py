@@ -253,10 +253,6 @@ EPSILON, BETA = 0.1, 0.8
 RARE = np.where((np.arange(ROWS) < 24)[:, None] & (np.arange(3) == 2), 0, X)
 
 
-class MyAdamW(keras.optimizers.AdamW):
-    pass
-
-
 def average(values):
     weights = (1 - BETA) * BETA ** np.arange(len(values))[::-1]
     return np.tensordot(weights, values, 1)
@@ -294,13 +290,10 @@ def adagrad(g):
     [
         (keras.optimizers.Adam, adam, {"beta_2": BETA}),
         (keras.optimizers.Adam, amsgrad, {"beta_2": BETA, "amsgrad": True}),
-        (keras.optimizers.AdamW, adam, {"beta_2": BETA}),
-        (keras.optimizers.Nadam, adam, {"beta_2": BETA}),
         (keras.optimizers.Adamax, adamax, {"beta_2": BETA}),
         (keras.optimizers.RMSprop, rmsprop, {"rho": BETA}),
         (keras.optimizers.RMSprop, centered, {"rho": BETA, "centered": True}),
         (keras.optimizers.Adagrad, adagrad, {}),
-        (MyAdamW, adam, {"beta_2": BETA}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -355,14 +348,13 @@ def test_sparse_gradients_are_as_dense_ones():
     np.testing.assert_allclose(columns[0] / scale, columns[1] / scale, 0, 1e-5)
 
 
-@pytest.mark.parametrize("eager", [False, True])
-def test_masks_of_dropout_are_drawn_anew_for_each_half(eager):
+def test_masks_of_dropout_are_drawn_anew_for_each_half():
     """Of equal rows they are all of the noise; by NumPy, 6 standard errors."""
     rate, width = 0.5, 50
     dropout = keras.layers.Dropout(rate, seed=1)
     dense = keras.layers.Dense(1, use_bias=False)
     model = keras.Sequential([keras.Input((width,)), dropout, dense])
-    model.compile(SGD(0.0), "mse", run_eagerly=eager)
+    model.compile(SGD(0.0), "mse")
     monitor = GradientNoiseMonitor(every=1)
     x, y = np.ones((8, width)), np.ones((8, 1))
     fit(model, monitor, x=x, y=y, epochs=200)
@@ -430,14 +422,9 @@ class SetsRate(keras.callbacks.Callback):
             keras.callbacks.LearningRateScheduler(lambda e: 0.4 / (e + 1)),
             lambda step, epoch: 0.4 / epoch,
         ),
-        (
-            0.4,
-            keras.callbacks.ReduceLROnPlateau("loss", 0.5, 1, min_delta=1e9),
-            lambda step, epoch: 0.4 / 2 ** np.maximum(epoch - 2, 0),
-        ),
         (1.0, SetsRate(), lambda step, epoch: 0.4 / ((step - 1) % STEPS + 1)),
     ],
-    ids=["schedule", "scheduler", "plateau", "every step"],
+    ids=["schedule", "scheduler", "every step"],
 )
 def test_rate_is_that_of_the_measured_step(rate, callback, expected):
     monitor = GradientNoiseMonitor(every=1)
@@ -863,8 +850,7 @@ class Crash(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("is_new_process", [False, True])
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize(("every", "is_new_process"), [(1, True), (2, False)])
 def test_epoch_trained_anew_replaces_its_observations(
     every, is_new_process, tmp_path
 ):

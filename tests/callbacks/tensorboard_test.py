@@ -190,13 +190,6 @@ def test_too_few_observations_are_not_written(tmp_path):
     assert events(tmp_path).Tags()["tensors"] == []
 
 
-def test_points_can_be_read_while_training_goes_on(tmp_path):
-    summaries = NoiseSummaries(tmp_path)
-    summaries.write_estimate(noise(1.0, 20.0), 1)
-    assert set(scalars(events(tmp_path))[G]) == {1}
-    summaries.close()
-
-
 def test_card_carries_verdicts_and_reasons(written):
     heuristic = dataclasses.replace(CONDITIONS, momentum=0.9)
     actual = report(3, noise(1.0, 20.0), heuristic)
@@ -216,12 +209,6 @@ def test_card_of_a_refusal_judges_no_batch(written):
     assert MAX_BATCH_SIZE not in scalars(accumulator)
 
 
-def test_card_is_named_after_its_rule(written):
-    adam = conditions_of(keras.optimizers.Adam())
-    text = card(written(report(1, noise(1.0, 20.0), adam)), "square-root rule")
-    assert "in the norm of Adam" in text
-
-
 def test_layers_are_in_the_card(written):
     order = np.random.default_rng(0).permutation(30)
     layers = {f"layer{i}/kernel": noise(1.0, float(i)) for i in order}
@@ -235,8 +222,3 @@ def test_layers_are_in_the_card(written):
     assert "| 7% |" in rows[0]
     assert "∞)" in rows[1] and "– \\[0, ∞)" in rows[2]
     assert "The 10 layers of 30 with most noise:" in lines
-
-
-def test_layers_without_noise_have_no_shares(written):
-    one = report(1, noise(1.0, 2.0, per_layer={"a": noise(0.0, 0.0)}))
-    assert "| a | 0 | 0 |" in card(written(one), "linear rule")

@@ -1,7 +1,7 @@
-"""Scripts on tables: inputs by name, a loss as a layer."""
+"""Scripts on tables: inputs by name."""
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from tests.clients.script import Trained, random_numbers
 
@@ -33,39 +33,4 @@ def recommender(callbacks, folder):
     return Trained(model, history.history, {"x": x, "y": y})
 
 
-@keras.saving.register_keras_serializable("clients")
-class LogisticEndpoint(layers.Layer):
-    """The loss and a metric as a layer, which is fed the targets."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        self.accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
-
-    def call(self, logits, targets=None):
-        if targets is not None:
-            self.add_loss(self.loss(targets, logits))
-            self.accuracy.update_state(targets, ops.sigmoid(logits))
-        return ops.sigmoid(logits)
-
-
-def endpoint_layer(callbacks, folder):
-    """No loss is compiled: a layer adds its own, another one regularizes."""
-    rng = random_numbers()
-    x = rng.normal(size=(45, 3)).astype("float32")
-    data = {"inputs": x, "targets": (x[:, :1] > 0).astype("float32")}
-    inputs = keras.Input((3,), name="inputs")
-    targets = keras.Input((1,), name="targets")
-    hidden = layers.Dense(
-        6, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-2)
-    )(inputs)
-    outputs = LogisticEndpoint()(layers.Dense(1)(hidden), targets)
-    model = keras.Model({"inputs": inputs, "targets": targets}, outputs)
-    model.compile(keras.optimizers.SGD(0.1))
-    history = model.fit(
-        data, batch_size=16, epochs=2, callbacks=callbacks, verbose=0
-    )
-    return Trained(model, history.history, {"x": data})
-
-
-SCRIPTS = (recommender, endpoint_layer)
+SCRIPTS = (recommender,)

@@ -1,8 +1,7 @@
-"""Scripts on text: a batch is token numbers, strings, or sentences."""
+"""Scripts on text: a batch is token numbers."""
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 
 from tests.clients.script import Trained, random_numbers
@@ -42,24 +41,6 @@ def bag_of_embeddings(callbacks, folder):
     )
     assert len(history.epoch) == 3
     return Trained(model, history.history, {"x": x, "y": y})
-
-
-def raw_strings(callbacks, folder):
-    """An end-to-end model: strings in, TextVectorization within."""
-    numbers, y = _sentences(50)
-    texts = np.array([" ".join(f"word{n}" for n in row) for row in numbers])
-    vectorize = layers.TextVectorization(WORDS + 2, output_sequence_length=12)
-    vectorize.adapt(texts)
-    inputs = keras.Input((), dtype="string")
-    x = layers.Embedding(WORDS + 2, 8)(vectorize(inputs))
-    x = layers.Conv1D(8, 3, activation="relu")(x)
-    outputs = layers.Dense(1)(layers.GlobalMaxPooling1D()(x))
-    model = keras.Model(inputs, outputs)
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.AdamW(1e-2), loss, metrics=["accuracy"])
-    train = tf.data.Dataset.from_tensor_slices((texts, y)).batch(16)
-    history = model.fit(train, epochs=2, callbacks=callbacks, verbose=0)
-    return Trained(model, history.history, {"x": train})
 
 
 @keras.saving.register_keras_serializable("clients")
@@ -116,34 +97,4 @@ def transformer(callbacks, folder):
     return Trained(best, history.history, {"x": x[50:], "y": y[50:]})
 
 
-def sentences_in_buckets(callbacks, folder):
-    """Batches of sentences of like lengths: no dimension is known."""
-    x, y = _sentences(60)
-    lengths = np.random.default_rng(1).integers(2, 13, 60)
-
-    def examples():
-        for row, length, label in zip(x, lengths, y, strict=True):
-            yield row[:length], label
-
-    train = tf.data.Dataset.from_generator(
-        examples,
-        output_signature=(
-            tf.TensorSpec([None], "int64"),
-            tf.TensorSpec([], "float32"),
-        ),
-    ).bucket_by_sequence_length(
-        lambda row, _: tf.size(row), [5, 9], bucket_batch_sizes=[16, 8, 5]
-    )
-    model = keras.Sequential(
-        [
-            layers.Embedding(WORDS, 8),
-            layers.GlobalMaxPooling1D(),
-            layers.Dense(1, activation="sigmoid"),
-        ]
-    )
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    history = model.fit(train, epochs=2, callbacks=callbacks, verbose=0)
-    return Trained(model, history.history, {"x": train})
-
-
-SCRIPTS = (bag_of_embeddings, raw_strings, transformer, sentences_in_buckets)
+SCRIPTS = (bag_of_embeddings, transformer)

@@ -2,39 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_svag.applications.mlp import ScaleInvariantMLP
-from keras_svag.applications.preresnet import PreResNet
-from keras_svag.applications.resnet import ResNet
 from keras_svag.probe.invariance import is_scale_invariant
-
-IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
-
-
-def preresnet(**kwargs):
-    return PreResNet(8, (8, 8, 3), 10, base_width=8, groups=4, seed=0, **kwargs)
-
-
-@pytest.mark.parametrize("normalization", ["batch", "group"])
-def test_preresnet_is_scale_invariant(normalization):
-    assert is_scale_invariant(preresnet(normalization=normalization), IMAGES)
-
-
-def test_mlp_is_scale_invariant():
-    model = ScaleInvariantMLP((8, 8, 3), 10, seed=0)
-    assert is_scale_invariant(model, IMAGES) is True
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        preresnet(normalization="none"),
-        preresnet(trainable_head=True),
-        ResNet(8, (8, 8, 3), 10, base_width=8, seed=0),
-    ],
-    ids=["no normalization", "trainable head", "resnet"],
-)
-def test_other_networks_are_not(model):
-    assert is_scale_invariant(model, IMAGES) is False
 
 
 def normalized(*layers, **kwargs):

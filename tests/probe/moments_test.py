@@ -9,18 +9,6 @@ from keras_svag.probe.moments import (
 
 
 def products(gradients):
-    """What the probe keeps of a sequence of gradients."""
-    mean_dots, deviations, alternating_dots = [], [], []
-    signs = np.resize([1.0, -1.0], len(gradients))[:, None]
-    for i in range(1, len(gradients)):
-        g, mean = gradients[i], gradients[:i].mean(0)
-        mean_dots.append(g @ mean)
-        deviations.append(np.sum((g - mean) ** 2) * i / (i + 1))
-        alternating_dots.append(g @ np.sum(signs[:i] * gradients[:i], 0))
-    return mean_dots, deviations, alternating_dots
-
-
-def products_at_once(gradients):
     i = np.arange(1.0, len(gradients))[:, None]
     rest, means = gradients[1:], np.cumsum(gradients, 0)[:-1] / i
     signs = np.resize([1.0, -1.0], len(gradients))[:, None]
@@ -30,11 +18,6 @@ def products_at_once(gradients):
         np.sum((rest - means) ** 2, 1) * i[:, 0] / (i[:, 0] + 1),
         np.sum(rest * alternating, 1),
     )
-
-
-def test_products_at_once_are_the_products():
-    gradients = np.random.default_rng(1).normal(0.3, 1, (9, 5))
-    np.testing.assert_allclose(products_at_once(gradients), products(gradients))
 
 
 @pytest.mark.parametrize("k", [2, 3, 4, 9])
@@ -61,9 +44,9 @@ def noise_of_random_size(rng, shape):
     return size * rng.standard_normal(shape)
 
 
-@pytest.mark.parametrize("signal", [0.3, 3.0])
 @pytest.mark.parametrize(
-    "noise", [gaussian_noise, skewed_noise, noise_of_random_size]
+    ("noise", "signal"),
+    [(gaussian_noise, 3.0), (skewed_noise, 0.3), (noise_of_random_size, 3.0)],
 )
 def test_covariance_and_its_parts_are_those_of_the_estimates(noise, signal):
     rng = np.random.default_rng(0)
@@ -71,7 +54,7 @@ def test_covariance_and_its_parts_are_those_of_the_estimates(noise, signal):
     scales = np.linspace(0.2, 1, dimension)
     gradients = signal * scales + scales * noise(rng, (runs, k, dimension))
     means, covariances, parts = zip(
-        *(sequential_moments(*products_at_once(run)) for run in gradients),
+        *(sequential_moments(*products(run)) for run in gradients),
         strict=True,
     )
     truth, estimated = np.cov(np.transpose(means)), np.mean(covariances, 0)
@@ -88,23 +71,8 @@ def test_covariance_and_its_parts_are_those_of_the_estimates(noise, signal):
     )
 
 
-def test_variance_of_a_strong_signal_is_unbiased():
-    rng = np.random.default_rng(4)
-    runs, k, dimension = 4000, 10, 5
-    signal = np.full(dimension, 20.0)
-    noise = rng.standard_normal((runs, k, dimension))
-    estimated = [
-        sequential_moments(*products_at_once(gradients))[1][0, 0]
-        for gradients in signal + noise
-    ]
-    truth = 4 * signal @ signal / k
-    error = np.std(estimated) / runs**0.5
-    assert error < 0.02 * truth
-    assert abs(np.mean(estimated) - truth) < 4 * error
-
-
 def interval(gradients):
-    means, covariance, parts = sequential_moments(*products_at_once(gradients))
+    means, covariance, parts = sequential_moments(*products(gradients))
     return NoiseEstimate(
         *means,
         *np.sqrt(np.diag(covariance)),
@@ -125,8 +93,8 @@ def missed(mean, scales, k, runs=1000):
     return np.mean(ends[:, 1] < truth), np.mean(ends[:, 0] > truth)
 
 
-@pytest.mark.parametrize("k", [20, 60])
-@pytest.mark.parametrize("ratio", [1.0, 10.0, 100.0])
+@pytest.mark.slow
+@pytest.mark.parametrize(("ratio", "k"), [(1.0, 60), (10.0, 20), (100.0, 60)])
 def test_interval_covers(ratio, k):
     dimension = 60
     mean = np.eye(dimension)[0]
@@ -135,6 +103,7 @@ def test_interval_covers(ratio, k):
     assert max(below, above) < 0.025 + 3 * error
 
 
+@pytest.mark.slow
 def test_interval_is_not_too_high_where_the_gradient_lies_in_the_noise():
     # Along the gradient there is nearly all of the noise, so that its variance
     # looks small where the gradient does.

@@ -315,9 +315,8 @@ def test_model_is_saved_exported_and_copied_in_fit(tmp_path):
             )
             copies[:] = [np.array(copy(X)) for copy in copies]
 
-        history = fit(
-            model, around(at("on_train_batch_begin", 2, keep), monitors)
-        )
+        look = at("on_train_batch_begin", 2, keep)
+        history = fit(model, around(look, monitors))
         *ours, expected = copies
         for predictions in ours:
             np.testing.assert_allclose(predictions, expected, atol=1e-6)

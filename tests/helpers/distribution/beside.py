@@ -1,12 +1,7 @@
-"""Checks of the monitor under MirroredStrategy, on two virtual CPUs.
-
-`python -m tests.helpers.distribution.beside` prints a line `name: passed`, or
-the name and the error, for each.
-"""
+"""Checks under a strategy of two replicas: the monitor beside training."""
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_svag import GradientNoiseMonitor
 from tests.helpers.bits import assert_same_bits, bits_of, without_noise
@@ -120,28 +115,3 @@ def check_observation_is_the_mean_of_those_of_the_replicas(strategy):
             np.testing.assert_allclose(
                 monitor.series[column], values, rtol=1e-4, atol=1e-6
             )
-
-
-def main():
-    # With fewer threads than replicas, collectives wait for one another.
-    tf.config.threading.set_inter_op_parallelism_threads(2 * REPLICAS)
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * REPLICAS,
-    )
-    strategy = tf.distribute.MirroredStrategy(
-        [f"/cpu:{index}" for index in range(REPLICAS)]
-    )
-    for name, check in CHECKS.items():
-        try:
-            check(strategy)
-            outcome = "passed"
-        except Exception as error:
-            outcome = f"{type(error).__name__}: {error}".replace("\n", " ")
-        print(f"{name}: {outcome}", flush=True)
-
-
-CHECKS = {k: v for k, v in vars().items() if k.startswith("check_")}
-
-if __name__ == "__main__":
-    main()

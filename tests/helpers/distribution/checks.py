@@ -154,30 +154,6 @@ def check_svag_model_and_its_noise_are_those_of_one_device(strategy):
         assert ("preconditioned_noise_to_signal" in logs) == halves
 
 
-def check_noise_beside_a_plain_model_is_the_mean_over_each_replica(strategy):
-    x, y = consecutive(num_outputs=1)
-    model = under(
-        strategy,
-        lambda: keras.optimizers.SGD(0.0),
-        lambda: linear_model(4),
-        wrap=Replicated,
-    )
-    kernel = model.get_weights()[0]
-    monitor = GradientNoiseMonitor(every=1)
-    fit(model, x, y, 2 * SUB_BATCH, callbacks=[monitor])
-    rows = 2 * SUB_BATCH // strategy.num_replicas_in_sync
-    of_replicas = [
-        observation(
-            halves_gradients(x[i : i + rows], y[i : i + rows], kernel), rows
-        )
-        for i in range(0, len(x), rows)
-    ]
-    expected = np.mean(np.reshape(of_replicas, (NUM_STEPS, -1, 2)), 1)
-    found = [monitor.series[name] for name in ("grad_sq_norm", "example_noise")]
-    # The very first step of training is not measured.
-    np.testing.assert_allclose(np.transpose(found), expected[1:], rtol=1e-4)
-
-
 def check_plain_model_equals_one_device(strategy):
     """Its pairs are batches; saved and loaded between the two of a pair."""
     x, y = consecutive()
@@ -210,28 +186,6 @@ def check_reload_of_svag_model(strategy):
     assert largest_difference(loaded, one_device()) < 1e-6
 
 
-def check_embedding_equals_one_device(strategy):
-    words = np.random.default_rng(0).integers(0, 5, (16, 3))
-    targets = words.sum(1, keepdims=True).astype("float32")
-
-    def embedding():
-        keras.utils.set_random_seed(0)
-        return keras.Sequential(
-            [
-                keras.Input((3,), dtype="int32"),
-                keras.layers.Embedding(5, 2),
-                keras.layers.Flatten(),
-                keras.layers.Dense(1),
-            ]
-        )
-
-    expected = compiled(embedding, svag())
-    model = under(strategy, svag, embedding)
-    for each in (expected, model):
-        fit(each, words, targets, 8)
-    assert largest_difference(model, expected) < 1e-6
-
-
 def operations(strategy, model):
     """The operations of a training step that no branch or loop holds."""
     x, y = (tf.constant(rows[: 2 * SUB_BATCH]) for rows in pairs())
@@ -260,17 +214,6 @@ def collectives(strategy, model):
     )
 
 
-def ancestors(operation):
-    seen, stack = set(), [operation]
-    while stack:
-        op = stack.pop()
-        if op not in seen:
-            seen.add(op)
-            stack.extend(op.control_inputs)
-            stack.extend(tensor.op for tensor in op.inputs)
-    return seen
-
-
 def check_no_more_gradients_are_reduced_than_by_sgd(strategy):
     plain = under(strategy, lambda: keras.optimizers.SGD(0.1), wrap=Replicated)
     expected = collectives(strategy, plain)
@@ -278,16 +221,6 @@ def check_no_more_gradients_are_reduced_than_by_sgd(strategy):
     assert sum(expected) >= total, "the all-reduces of SGD were not found"
     for wrap in (Replicated, SVAGModel):
         assert collectives(strategy, under(strategy, wrap=wrap)) == expected
-
-
-def check_second_pass_waits_for_the_first_gradients(strategy):
-    products = [
-        operation
-        for operation in operations(strategy, under(strategy))
-        if operation.type == "MatMul" and "replica_" not in operation.name
-    ]
-    first, second = np.split(np.array(products, object), 2)
-    assert set(first) <= ancestors(second[0])
 
 
 def check_evaluate_and_predict(strategy):

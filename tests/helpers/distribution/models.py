@@ -7,7 +7,6 @@ from experiments.ngd_model import NGDModel
 from keras_svag import SVAG, GradientNoiseMonitor, backend
 from tests.helpers.distribution.checks import (
     SUB_BATCH,
-    Replicated,
     fit,
     pairs,
     svag,
@@ -135,30 +134,4 @@ def check_examples_of_ngd_that_do_not_divide_are_refused(strategy):
         lambda: fit(model, x, y, len(x)),
         "whole training set as one batch",
         f"a multiple of {replicas}",
-    )
-
-
-def check_first_batch_that_splits_unevenly_trains(strategy):
-    x, y = regression(22)
-    model = under(strategy, lambda: keras.optimizers.SGD(0.1), wrap=Replicated)
-    before = model.get_weights()
-    logs = fit(model, x, y, 11)
-    assert np.all(np.isfinite(logs["loss"]))
-    assert np.any(model.get_weights()[0] != before[0])
-
-
-def check_model_that_is_not_built_trains(strategy):
-    def build_model():
-        return keras.Sequential([keras.layers.Dense(5), keras.layers.Dense(2)])
-
-    model = under(strategy, build_model=build_model)
-    monitor = GradientNoiseMonitor(per_layer=True)
-    logs = fit(model, *pairs(), 2 * SUB_BATCH, callbacks=[monitor])
-    assert np.all(np.isfinite(list(logs.values())))
-    assert list(monitor.series.layers) == [
-        v.path for v in model.trainable_variables
-    ]
-    shares = sum(monitor.series.layer(path) for path in monitor.series.layers)
-    np.testing.assert_allclose(
-        shares[:, 0], monitor.series["grad_sq_norm"], rtol=1e-4
     )

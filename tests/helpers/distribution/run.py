@@ -10,7 +10,7 @@ import warnings
 
 import tensorflow as tf
 
-from tests.helpers.distribution import checks, measures, models
+from tests.helpers.distribution import beside, checks, measures, models
 
 
 def checks_of(*modules):
@@ -22,12 +22,11 @@ def checks_of(*modules):
     }
 
 
-CHECKS = {2: checks_of(checks, models, measures)}
+CHECKS = {2: checks_of(beside, checks, models, measures)}
 CHECKS[4] = {
     check.__name__: check
     for check in (
         checks.check_svag_model_and_its_noise_are_those_of_one_device,
-        checks.check_noise_beside_a_plain_model_is_the_mean_over_each_replica,
         checks.check_plain_model_equals_one_device,
     )
 }

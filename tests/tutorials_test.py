@@ -61,13 +61,6 @@ def numbers(text):
     return [float(n.replace(",", "")) for n in NUMBER.findall(text)]
 
 
-def test_there_are_two():
-    assert [path.stem for path in execute.TUTORIALS] == [
-        "may_my_batch_grow",
-        "simulating_the_sde",
-    ]
-
-
 @pytest.mark.slow
 def test_runs_and_writes_nothing_to_stderr(path):
     assert not [
@@ -87,27 +80,14 @@ def test_outputs_in_the_file_are_those_of_this_code(path):
     )
 
 
-def test_file_was_written_by_the_command(path):
-    notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert notebook.metadata == execute.METADATA
-    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
-    assert not any(cell.metadata for cell in notebook.cells)
-
-
-def test_file_names_no_path_of_a_machine(path):
-    notebook = nbformat.read(path, as_version=4)
-    texts = [cell.source for cell in notebook.cells]
-    for output in outputs(notebook):
-        texts += [output.get("text", "")]
-        texts += [
-            "".join(text)
-            for kind, text in output.get("data", {}).items()
-            if kind.startswith("text/")
-        ]
-    assert not [text for text in texts if MACHINE_PATH.search(text)]
-
-
-def test_files_are_small():
-    sizes = [path.stat().st_size for path in execute.TUTORIALS]
-    assert sum(sizes) < 400_000
+def test_files_are_small_and_as_the_command_writes_them():
+    assert len(execute.TUTORIALS) == 2
+    assert sum(path.stat().st_size for path in execute.TUTORIALS) < 400_000
+    for path in execute.TUTORIALS:
+        notebook = nbformat.read(path, as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        counts = [cell.execution_count for cell in code]
+        assert notebook.metadata == execute.METADATA
+        assert counts == list(range(1, len(code) + 1))
+        assert not any(cell.metadata for cell in notebook.cells)
+        assert not MACHINE_PATH.search(path.read_text())

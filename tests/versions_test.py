@@ -37,9 +37,3 @@ def test_lower_bounds_are_the_oldest_releases_of_the_matrix():
     assert f'python_requires=">={versions("py")[0]}"' in setup
     assert f'"tensorflow>={versions("tf")[0]}"' in setup
     assert f'"keras>=3.{min(map(int, kerases))}"' in setup
-
-
-def test_files_of_the_quick_part_exist():
-    paths = re.findall(r"tests/[\w/.]+", tox("testenv", "commands"))
-    assert len(paths) > 3
-    assert not [path for path in paths if not (ROOT / path).exists()]

@@ -23,21 +23,20 @@ hypothesis.settings.load_profile("quick")
 # What takes longest begins first: begun last, it would leave a worker idle.
 _LONGEST_FILES = (
     "tests/tutorials_test.py",
-    "clients/scripts_test.py",
     "train/multi_worker_test.py",
     "models/multi_worker_test.py",
     "models/distribution_test.py",
     "experiments/fit_test.py",
     "callbacks/bits_test.py",
-    "callbacks/life_of_fit_test.py",
-    "callbacks/monitor_test.py",
-    "applications/networks_test.py",
-    "models/svag_model_batches_test.py",
     "models/equilibrium_test.py",
-    "models/svag_model_test.py",
+    "clients/scripts_test.py",
     "train/train_test.py",
     "train/resume_test.py",
     "train/sweep_test.py",
+    "models/svag_model_test.py",
+    "callbacks/life_of_fit_test.py",
+    "callbacks/monitor_test.py",
+    "applications/networks_test.py",
 )
 
 

@@ -1,11 +1,21 @@
-"""SVAGModel trains as the plain model does on the halves of its batches."""
+"""How SVAGModel trains: on which rows, by which passes, with what state."""
+
+import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
-from keras_svag import SVAG, SVAGAdam, SVAGModel, SVAGRMSprop, svag_weights
+from keras_svag import (
+    SVAG,
+    GradientNoiseMonitor,
+    SVAGAdam,
+    SVAGModel,
+    SVAGRMSprop,
+    svag_weights,
+)
 from tests.helpers import public_models
 from tests.helpers.pairs import (
     assert_same,
@@ -257,3 +267,288 @@ def test_train_on_batch_is_fit_and_gives_the_list_of_a_plain_model():
     logs = by_batch.train_on_batch(x[8:], y[8:], return_dict=True)
     assert logs.keys() == {"loss", "mae"}
     assert_same(by_batch.variables, by_fit.variables)
+
+
+# The two passes of a step, and their state
+
+
+def trace(model, x=None, y=None):
+    """The graph of a training step."""
+    specs = x or tf.TensorSpec((8, 4)), y or tf.TensorSpec((8, 2))
+    model.optimizer.build(model.trainable_variables)
+    return tf.function(model.train_step).get_concrete_function(specs).graph
+
+
+def functions_of(graph):
+    """A graph and those of all functions that it calls or branches to."""
+    yield graph
+    for operation in graph.get_operations():
+        for value in operation.node_def.attr.values():
+            for name in (value.func.name, *(f.name for f in value.list.func)):
+                if name:
+                    yield from functions_of(graph._get_function(name).graph)
+
+
+def count_matmuls(model):
+    return sum(
+        operation.type == "MatMul"
+        for graph in functions_of(trace(model))
+        for operation in graph.get_operations()
+    )
+
+
+def test_ell_1_computes_nothing_of_the_second_half_unless_it_is_observed():
+    plain = dense_network()
+    plain.compile("sgd", "mse")
+    one_pass = count_matmuls(plain)
+    assert one_pass > 0
+    for ell, pairing, is_observed, passes in (
+        (1, "independent", False, 1),
+        (1, "independent", True, 2),
+        (1, "halves", False, 2),
+        (2, "independent", False, 2),
+    ):
+        model = svag_model(dense_network(), SVAG(0.1, ell=ell, pairing=pairing))
+        if is_observed:
+            model.observe()
+        assert count_matmuls(model) == passes * one_pass, (ell, is_observed)
+
+
+def test_no_gradient_is_as_large_as_an_embedding():
+    words = 1234
+    model = svag_model(
+        keras.Sequential(
+            [
+                keras.Input((3,), dtype="int32"),
+                keras.layers.Embedding(words, 2),
+                keras.layers.Flatten(),
+                keras.layers.Dense(1),
+            ]
+        ),
+        SVAG(0.1, ell=4),
+    )
+    model.observe(per_layer=True)
+    specs = tf.TensorSpec((None, 3), "int32"), tf.TensorSpec((None, 1))
+    large = {
+        operation.type
+        for graph in functions_of(trace(model, *specs))
+        for operation in graph.get_operations()
+        for output in operation.outputs
+        if output.shape.rank and output.shape[0] == words
+    }
+    # The table is read to look words up in it, and squared for its norm.
+    assert large <= {"ReadVariableOp", "Identity", "Square", "Mul"}
+
+
+class Remembering(keras.layers.Layer):
+    """Dropout and a count of calls: state that a pass leaves behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = keras.layers.Dropout(0.5, seed=3)
+
+    def build(self, input_shape):
+        self.calls = self.add_weight(
+            shape=(), initializer="zeros", trainable=False
+        )
+
+    def call(self, inputs):
+        self.calls.assign(self.calls + 1)
+        return self.dropout(inputs)
+
+
+def with_state():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(5),
+            keras.layers.BatchNormalization(),
+            Remembering(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def test_observing_at_ell_1_leaves_no_trace():
+    states = []
+    for callbacks in ([], [GradientNoiseMonitor()]):
+        model = svag_model(with_state(), SVAG(0.1, ell=1))
+        fit(model, *regression(64), batch_size=16, callbacks=callbacks)
+        assert float(model.model.layers[2].calls) == 4
+        states.append(model.variables)
+    assert_same(*states)
+
+
+def batch_normalized(units=None):
+    layers = [keras.layers.BatchNormalization(momentum=0.5)]
+    if units:
+        layers.append(keras.layers.Dense(units))
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def test_batch_normalization_normalizes_each_half_by_its_own_statistics():
+    x, y = regression(8)
+    model = batch_normalized(2)
+    kernel, bias = (v.numpy() for v in model.layers[1].trainable_variables)
+    logs = fit(svag_model(model, SVAG(0.1, ell=4)), x, y)
+    mean, variance, losses = np.zeros(4), np.ones(4), []
+    for half in (x[::2], x[1::2]):
+        mean = (mean + half.mean(0)) / 2
+        variance = (variance + half.var(0)) / 2
+        normalized = (half - half.mean(0)) / np.sqrt(half.var(0) + 1e-3)
+        predicted = normalized @ kernel + bias
+        losses.append(np.mean((predicted - y[len(losses) :: 2]) ** 2))
+    layer = model.layers[0]
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
+    assert logs["loss"] == pytest.approx([np.mean(losses)], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pairing", "trainable", "warns"),
+    [
+        ("halves", True, True),
+        ("halves", False, False),
+        ("independent", True, False),
+    ],
+)
+def test_halves_with_batch_normalization_warn(pairing, trainable, warns):
+    inner = batch_normalized()
+    inner.trainable = trainable
+    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        svag_model(model, SVAG(0.1, ell=2, pairing=pairing))
+    found = [w for w in caught if "BatchNormalization" in str(w.message)]
+    assert len(found) == warns
+    assert all("pairing='independent'" in str(w.message) for w in found)
+
+
+def test_model_without_trainable_weights_warns():
+    model = dense_network()
+    model.trainable = False
+    model = svag_model(model, SVAG(0.1, ell=4))
+    with pytest.warns(UserWarning, match="no trainable weights"):
+        logs = fit(model, *regression(8))
+    assert np.isfinite(logs["loss"][0])
+
+
+# Batches of any size
+
+ROWS = 50
+INPUTS, TARGETS = regression(ROWS)
+
+
+def amplified(**compilation):
+    return svag_model(dense_network(), SVAG(0.1, ell=4), **compilation)
+
+
+def trained_on(*parts):
+    """A model that trained on such rows, a batch each, without trouble."""
+    trained = amplified()
+    for rows in parts:
+        fit(trained, INPUTS[rows], TARGETS[rows], batch_size=len(INPUTS[rows]))
+    return trained
+
+
+def batches(size, num_batches):
+    return [slice(size * i, size * (i + 1)) for i in range(num_batches)]
+
+
+def data_set():
+    return tf.data.Dataset.from_tensor_slices((INPUTS, TARGETS)).batch(16)
+
+
+def generator(sizes=(16, 16, 16, 2)):
+    while True:
+        start = 0
+        for size in sizes:
+            yield INPUTS[start : start + size], TARGETS[start : start + size]
+            start += size
+
+
+FED = {
+    "arrays": ((INPUTS, TARGETS), {"batch_size": 16}, batches(16, 3)),
+    "fewer rows than a batch": ((INPUTS[:9], TARGETS[:9]), {}, [slice(8)]),
+    "odd batches": (
+        (INPUTS[:21], TARGETS[:21]),
+        {"batch_size": 7},
+        [slice(0, 6), slice(7, 13), slice(14, 20)],
+    ),
+    "odd and short batches": (
+        (INPUTS[:9], TARGETS[:9]),
+        {"batch_size": 7},
+        [slice(6)],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out", "eager"),
+    [
+        ("arrays", "2 of the 50", False),
+        ("fewer rows than a batch", "1 of the 9", True),
+        ("odd batches", "3 of the 21", True),
+        ("odd and short batches", "3 of the 9", False),
+    ],
+)
+def test_rows_that_are_left_out_are_counted(name, left_out, eager):
+    data, arguments, parts = FED[name]
+    trained = amplified(run_eagerly=eager)
+    with pytest.warns(UserWarning, match=f"leaves out {left_out} rows") as seen:
+        # The default batch size is 32.
+        trained.fit(*data, shuffle=False, verbose=0, epochs=2, **{**arguments})
+    assert len([w for w in seen if "leaves out" in str(w.message)]) == 1
+    expected = trained_on(*parts, *parts)
+    assert_same(trained.variables, expected.variables, 1e-6 if eager else 0)
+    assert trained.optimizer.iterations == 2 * len(parts)
+
+
+@pytest.mark.parametrize(
+    "fed",
+    [
+        lambda: {"x": INPUTS[:48], "y": TARGETS[:48], "batch_size": 16},
+        # Nothing is known of their sizes before they come.
+        lambda: {"x": data_set()},
+        lambda: {"x": generator(), "steps_per_epoch": 4},
+    ],
+    ids=["arrays", "data set", "generator"],
+)
+def test_nothing_is_said_where_nothing_is_known_to_be_left_out(fed):
+    trained = amplified()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained.fit(shuffle=False, verbose=0, **fed())
+    assert_same(trained.variables, trained_on(*batches(16, 3)).variables)
+
+
+def test_batches_below_the_largest_so_far_are_left_out():
+    trained = amplified(jit_compile=True)
+    data = generator((1, 6, 16, 9, 16))
+    trained.fit(data, shuffle=False, steps_per_epoch=5, verbose=0)
+    expected = trained_on(slice(1, 7), slice(7, 23), slice(32, 48))
+    assert_same(trained.variables, expected.variables, 1e-6)
+    assert trained.optimizer.iterations == 3
+
+
+def test_sizes_of_train_on_batch_may_change():
+    trained = amplified(run_eagerly=True)
+    before = 0
+    for size, is_trained in ((1, 0), (8, 1), (16, 1), (8, 0), (3, 0), (16, 1)):
+        trained.train_on_batch(INPUTS[:size], TARGETS[:size])
+        assert trained.optimizer.iterations - before == is_trained, size
+        before = int(trained.optimizer.iterations)
+    expected = trained_on(slice(8), slice(16), slice(16))
+    assert_same(trained.variables, expected.variables, 1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_batches_of_one_row_are_refused(size):
+    trained = amplified()
+    before = trained.get_weights()
+    with pytest.raises(ValueError, match="at least 2 rows, .* got 1;"):
+        fit(trained, INPUTS[:1], TARGETS[:1], batch_size=size)
+    with pytest.raises(ValueError, match="at least 2 rows, .* got 1;"):
+        fit(trained, INPUTS, TARGETS, batch_size=1)
+    assert_same(trained.get_weights(), before)

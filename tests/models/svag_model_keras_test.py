@@ -1,4 +1,6 @@
-"""SVAGModel and the model in it: how they compile, log and evaluate."""
+"""SVAGModel as a Keras model: compiled, saved, and what it refuses."""
+
+import sys
 
 import keras
 import numpy as np
@@ -6,15 +8,17 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_svag import SVAG, SVAGModel
+from keras_svag import SVAG, GradientNoiseMonitor, SVAGAdam, SVAGModel
 from tests.helpers import public_models
 from tests.helpers.pairs import (
     assert_same,
     fit,
     fit_pairs,
     fit_plain,
+    moments,
     svag_model,
 )
+from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import (
     NUM_CLASSES,
     classification,
@@ -178,3 +182,154 @@ def test_inputs_are_cast_by_the_model_alone():
         keras.config.set_dtype_policy(usual)
     assert wrapped.dtype_policy.name == "mixed_float16"
     np.testing.assert_array_equal(wrapped(x), x)
+
+
+# Files
+
+INPUTS, TARGETS = regression(32)
+
+
+@keras.saving.register_keras_serializable(package="svag_model_keras_test")
+class OwnLoss(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = keras.layers.Dense(5, activation="tanh")
+        self.out = keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.out(self.hidden(inputs))
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        compiled = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return 3 * compiled + 0.1 * keras.ops.mean(y_pred**2)
+
+
+def trained(model, kind=SVAG, **compilation):
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 10)
+    optimizer = kind(schedule, ell=2, weight_decay=0.1)
+    model = svag_model(model, optimizer, **compilation)
+    fit(model, INPUTS, TARGETS)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make_model", "kind"), [(dense_network, SVAGAdam), (OwnLoss, SVAG)]
+)
+def test_loaded_model_trains_on_exactly(tmp_path, make_model, kind):
+    keras.utils.set_random_seed(0)
+    model = trained(make_model(), kind, metrics=["mae"])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is SVAGModel and type(loaded.model) is type(model.model)
+    assert loaded.model.optimizer is loaded.optimizer
+    assert_same([loaded(INPUTS)], [model(INPUTS)])
+    series = []
+    for each in (model, loaded):
+        monitor = GradientNoiseMonitor()
+        logs = fit(each, INPUTS, TARGETS, callbacks=[monitor])
+        series.append((monitor.series, logs))
+    assert series[0] == series[1]
+    assert_same(loaded.variables, model.variables)
+    assert_same(moments(loaded.optimizer), moments(model.optimizer))
+    assert loaded.optimizer.effective_iterations == 8 / 2
+
+
+def test_weights_files_hold_the_optimizer_too(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    for part in (lambda model: model, lambda model: model.model):
+        model, other = trained(dense_network()), trained(dense_network(seed=1))
+        part(model).save_weights(path)
+        part(other).load_weights(path)
+        assert_same(other.variables, model.variables)
+        for each in (model, other):
+            fit(each, INPUTS, TARGETS)
+        assert_same(other.variables, model.variables)
+
+
+@pytest.fixture
+def without_keras_svag(monkeypatch):
+    """Nothing of keras_svag can be imported or is registered in Keras."""
+
+    def take_away():
+        for name in list(sys.modules):
+            if name.partition(".")[0] == "keras_svag":
+                monkeypatch.setitem(sys.modules, name, None)
+        registered = keras.saving.get_custom_objects()
+        for name in list(registered):
+            if name.startswith("keras_svag>"):
+                monkeypatch.delitem(registered, name)
+
+    return take_away
+
+
+def test_the_model_in_it_needs_no_keras_svag(tmp_path, without_keras_svag):
+    svag_model = trained(dense_network())
+    predictions = svag_model.predict(INPUTS, verbose=0)
+    svag_model.save(tmp_path / "svag.keras")
+    svag_model.model.save(tmp_path / "model.keras")
+    svag_model.model.save_weights(tmp_path / "model.weights.h5")
+    without_keras_svag()
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    weights = dense_network(seed=1)
+    weights.load_weights(tmp_path / "model.weights.h5")
+    for model in (loaded, weights):
+        np.testing.assert_array_equal(
+            model.predict(INPUTS, verbose=0), predictions
+        )
+        model.compile("adam", "mse")
+        fit(model, INPUTS, TARGETS)
+    with pytest.raises((ImportError, TypeError)):
+        keras.saving.load_model(tmp_path / "svag.keras")
+
+
+# What is refused
+
+
+def test_another_optimizer_is_refused_and_the_callback_named():
+    adam = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+    with pytest.raises(ValueError) as error:
+        svag_model(dense_network(), adam)
+    check_sentence(
+        str(error.value),
+        "`optimizer` must be SVAG, SVAGAdam or SVAGRMSprop",
+        "keras_svag.GradientNoiseMonitor",
+    )
+
+
+def own_train_step():
+    return public_models.own_train_step().model
+
+
+def another_svag_model():
+    return SVAGModel(dense_network())
+
+
+@pytest.mark.parametrize("make", [own_train_step, another_svag_model])
+def test_a_train_step_of_the_models_own_is_refused(make):
+    model = make()
+    with pytest.raises(ValueError) as error:
+        SVAGModel(model)
+    check_sentence(
+        str(error.value),
+        f"got {type(model).__name__}",
+        "`train_step`",
+        "compile the model itself with keras_svag.SVAG",
+    )
+
+
+def test_an_optimizer_trains_one_model_in_one_way():
+    plain = dense_network()
+    plain.compile(SVAG(0.1, ell=3), "mse")
+    plain.optimizer.build(plain.trainable_variables)
+    sentence = "give each model its own SVAG"
+    for refused_call in (
+        lambda: SVAGModel(plain),
+        lambda: svag_model(dense_network(), plain.optimizer),
+    ):
+        with pytest.raises(ValueError, match=sentence) as error:
+            refused_call()
+        check_sentence(str(error.value), "already trains a plain model")
+    wrapped = svag_model(dense_network(), SVAG(0.1, ell=3))
+    fit(wrapped, INPUTS, TARGETS)
+    with pytest.raises(ValueError, match=f"belongs to an SVAG.*{sentence}"):
+        fit(wrapped.model, INPUTS, TARGETS)

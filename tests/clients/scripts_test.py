@@ -10,15 +10,10 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import ScalingRuleCheck
-from tests.clients import images, loops, tables, text
+from tests.clients import scripts
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = [
-    script
-    for module in (text, images, tables, loops)
-    for script in module.SCRIPTS
-]
 KEYS = {
     "grad_sq_norm",
     "noise_trace",
@@ -60,7 +55,7 @@ def assert_same_arrays(ours, theirs):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize("script", scripts.SCRIPTS, ids=lambda s: s.__name__)
 def test_script_gives_the_same_with_the_check(script, tmp_path):
     folders = [tmp_path / "plain", tmp_path / "checked"]
     check = ScalingRuleCheck(every=2, verbose=0)
@@ -90,7 +85,7 @@ def test_script_gives_the_same_with_the_check(script, tmp_path):
     # What was measured.
     assert check.report.estimate.example_noise > 0
     assert check.report.verdict.noise_to_signal != 0
-    if script is not loops.loop_of_ones_own:
+    if script is not scripts.loop_of_ones_own:
         assert keys - {"preconditioned_noise_to_signal"} == KEYS
 
     # Its files.

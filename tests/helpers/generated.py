@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -18,15 +17,6 @@ magnitudes = st.floats(-1e30, 1e30)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 anything = st.floats()
 ordinary = st.floats(-1e6, 1e6, width=32)
-
-
-@st.composite
-def decays(draw):
-    """η and λ with ηλ < 2, either None at times."""
-    rate = draw(st.none() | st.floats(0, 1e6))
-    decay = draw(st.none() | st.floats(0, 1e6))
-    assume((rate or 0) * (decay or 0) < 2)
-    return {"learning_rate": rate, "weight_decay": decay}
 
 
 @st.composite

@@ -38,26 +38,11 @@ def examples():
 
 
 def batches(num_steps, rows, seed):
-    """Rows drawn with replacement: x, y and weights of 1."""
+    """Rows drawn with replacement."""
     x, y = examples()
     rng = np.random.default_rng(seed)
     index = rng.integers(0, NUM_EXAMPLES, num_steps * rows)
-    return x[index], y[index], np.ones(len(index), "float32")
-
-
-def noisy_full_batches(num_steps, seed):
-    """The whole data twice a step, weighted to give full gradients plus noise.
-
-    Weights `1 + sqrt(n/B) (z_i - mean z)` add Gaussian noise with the
-    covariance of a batch of B drawn with replacement.
-    """
-    x, y = examples()
-    rng = np.random.default_rng(seed)
-    z = rng.normal(size=(num_steps, NUM_EXAMPLES, 2))
-    z -= z.mean(axis=1, keepdims=True)
-    weights = 1 + np.sqrt(NUM_EXAMPLES / BATCH_SIZE) * z
-    index = np.tile(np.repeat(np.arange(NUM_EXAMPLES), 2), num_steps)
-    return x[index], y[index], weights.ravel().astype("float32")
+    return x[index], y[index]
 
 
 def averages(optimizer, data, rows, settling_steps):
@@ -74,10 +59,9 @@ def averages(optimizer, data, rows, settling_steps):
     monitor = GradientNoiseMonitor(num_examples=None)
     start = settling_steps * rows
     for part in (slice(0, start), slice(start, None)):
-        x, y, weights = (array[part] for array in data)
+        x, y = (array[part] for array in data)
         model.fit(
             *(x, y, rows),
-            sample_weight=weights,
             shuffle=False,
             callbacks=[monitor],
             verbose=0,
@@ -124,13 +108,6 @@ def test_sgd_balances_by_its_own_row():
     assert rows_that_balance(measured, ell=1) == {"sgd", "svag"}
 
 
-def test_noisy_gradient_descent_balances_as_sgd_does():
-    data = noisy_full_batches(6300, seed=3)
-    rows = 2 * NUM_EXAMPLES
-    measured = averages(svag(ell=1), data, rows, STEPS_TO_EQUILIBRIUM)
-    assert rows_that_balance(measured, ell=1) == {"sgd", "svag"}
-
-
 def svag_averages(ell, pairing, num_steps):
     batch = BATCH_SIZE * (2 if pairing == "independent" else 1)
     return averages(
@@ -144,7 +121,6 @@ def svag_averages(ell, pairing, num_steps):
 @pytest.mark.parametrize(
     "ell, pairing, rows",
     [
-        (1, "independent", {"sgd", "svag"}),
         (4, "independent", {"svag"}),
         (4, "halves", {"svag"}),
     ],

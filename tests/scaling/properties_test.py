@@ -17,7 +17,6 @@ from keras_svag.scaling.verdict import (
 from tests.helpers.generated import (
     anything,
     closenesses,
-    decays,
     estimates,
     kappas,
     levels,
@@ -76,40 +75,6 @@ def test_verdicts_follow_kappa_max(
     if balance is None or math.isfinite(balance):
         assert ScalingVerdict.from_dict(saved).to_dict() == verdict.to_dict()
     assert "nan" not in verdict.text
-
-
-@given(
-    estimates(),
-    decays(),
-    closenesses,
-    st.integers(1, 100),
-    st.lists(st.floats(1e-9, 1), min_size=2, max_size=6),
-    st.none() | anything,
-)
-def test_fewer_examples_a_batch_are_never_ruled_out_less(
-    estimate, decay, closeness, ell, factors, balance
-):
-    given = {name: value or 0.0 for name, value in decay.items()}
-    verdict = scaling_verdict(
-        estimate,
-        RunConditions(**given, balance=balance, ell=ell),
-        closeness=closeness,
-        kappas=factors,
-    )
-    judged = sorted(verdict.multiplier_verdicts.items())
-    largest = verdict.max_multiplier_low
-    answers = [answer for kappa, answer in judged if kappa <= largest]
-    order = [
-        {"not ruled out": 0, "undetermined": 1, "ruled out": 2}[answer]
-        for answer in answers
-    ]
-    assert order == sorted(order, reverse=True)
-    for kappa, answer in verdict.multiplier_verdicts.items():
-        nearest, _, farthest = verdict.min_closeness[kappa]
-        if answer == Verdict.NOT_RULED_OUT:
-            assert farthest <= closeness * (1 + 1e-6)
-        if answer == Verdict.RULED_OUT:
-            assert nearest >= closeness * (1 - 1e-6)
 
 
 @given(pairs_of_equilibria(), st.floats(1e-6, 1e6), levels)

@@ -332,20 +332,6 @@ def test_independent_runs_weigh_as_much_as_they_have_observations():
     )
 
 
-def test_blocks_of_runs_are_together_as_many_as_those_of_one():
-    runs = runs_of([300, 100])
-    blocks = NoiseEstimate.over_runs(runs).blocks
-    assert len(blocks) == 32
-    np.testing.assert_allclose(blocks[:24], block_means(runs[0].blocks, 24))
-    # Of neighbours, so that a block is about as long in each.
-    np.testing.assert_allclose(
-        blocks[24:], np.reshape(runs[1].blocks, (8, 4, 2)).mean(1)
-    )
-    # A run without blocks has no order: nothing is known of the skewness.
-    unordered = dataclasses.replace(runs[1], blocks=())
-    assert NoiseEstimate.over_runs([runs[0], unordered]).blocks == ()
-
-
 def test_runs_keep_what_they_have_in_common():
     runs = [
         dataclasses.replace(

@@ -119,16 +119,6 @@ def test_what_svag_needs_to_be_close_to_its_sde():
             assert not sde_is_close(least * (1 - 1e-9))
 
 
-def test_from_an_svag_run_sgd_itself_may_be_ruled_out():
-    # The SDE's N / G of 0.3 is too little for SGD, its own of 4 is not.
-    assert scaling.max_batch_multiplier(0.3, 2**0.5, ell=1000) < 1
-    assert scaling.max_batch_multiplier(4.0, 2**0.5, ell=1000) > 1
-    # C² / ell + (C² - 1) q.
-    assert scaling.max_batch_multiplier(3.21, 2**0.5, ell=4) == pytest.approx(
-        2 / 4 + 3.21
-    )
-
-
 def test_the_loose_form_is_implied_by_the_sharp_one():
     q = np.array([0.0, 0.3, 3.0, 50.0, np.inf])
     for ell, u in itertools.product((1, 2, 4, 16), (0.0, 0.02, 0.6)):

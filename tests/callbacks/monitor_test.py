@@ -356,8 +356,8 @@ def test_masks_of_dropout_are_drawn_anew_for_each_half():
     model = keras.Sequential([keras.Input((width,)), dropout, dense])
     model.compile(SGD(0.0), "mse")
     monitor = GradientNoiseMonitor(every=1)
-    x, y = np.ones((8, width)), np.ones((8, 1))
-    fit(model, monitor, x=x, y=y, epochs=200)
+    x, y = np.ones((1600, width)), np.ones((1600, 1))
+    fit(model, monitor, x=x, y=y, epochs=1)
     kernel = dense.get_weights()[0]
     rng = np.random.default_rng(0)
     masks = (rng.random((200_000, width)) > rate) / (1 - rate)

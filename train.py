@@ -19,14 +19,13 @@ import sys
 import warnings
 
 from experiments.process.interruption import end_on_signals
-from experiments.process.startup import start_tensorflow
 from experiments.process.streams import check_arguments, protect_streams
 
 if __name__ == "__main__":
     # Before the imports that take seconds.
     protect_streams()
     end_on_signals()
-    start_tensorflow()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
@@ -42,7 +41,7 @@ from experiments.build import (
     training_data,
 )
 from experiments.checkpoint import StreamsVersion
-from experiments.config import load_config, scaled_down
+from experiments.config import flat, load_config, scaled_down
 from experiments.fit import (
     CheckpointInterval,
     FitPlan,
@@ -177,12 +176,11 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         strategy,
         prepare,
         lambda prepared: {
-            **fingerprint.settings(config),
+            **{f"--config.{k}": v for k, v in flat(config.to_dict()).items()},
             "--checkpoint_every": checkpoint_every,
             "--deterministic": backend.is_deterministic(),
             **fingerprint.data(prepared[0]),
-            **fingerprint.versions(),
-            **fingerprint.source_files(),
+            **fingerprint.code(),
         },
     )
     make_batches = functools.partial(training_data, config, dataset, plan)

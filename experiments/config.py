@@ -2,12 +2,10 @@
 
 import copy
 import functools
-import importlib.machinery
-import importlib.util
 import inspect
 import json
 import os
-import sys
+import runpy
 import traceback
 
 from ml_collections import ConfigDict
@@ -125,46 +123,18 @@ def load_config(path):
             f"configs/digits.py, got {file!r}."
         )
     try:
-        get_config = getattr(_executed(file), "get_config", None)
-        config = get_config and get_config(*argument)
+        config = runpy.run_path(file)["get_config"](*argument)
+        if not isinstance(config, ConfigDict):
+            raise TypeError(
+                "`get_config` must return a ConfigDict of ml_collections, got "
+                f"{config!r:.100}"
+            )
+        check_complete(config)
+        for key, value in flat(config.to_dict()).items():
+            _check_json(key, value)
     except Exception as error:
         raise ValueError(_why_it_fails(file, error)) from error
-    if not get_config:
-        raise ValueError(
-            f"{file} has no function `get_config`; take configs/digits.py for "
-            "a pattern."
-        )
-    if not isinstance(config, ConfigDict):
-        raise ValueError(
-            f"{file}: `get_config` must return a ConfigDict of ml_collections, "
-            f"got {config!r:.100}."
-        )
-    try:
-        check_complete(config)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    unknown = [
-        (key, value)
-        for key, value in _flat(config.to_dict()).items()
-        if not _is_json(value)
-    ]
-    if unknown:
-        # A section comes before its keys.
-        key, value = unknown[-1]
-        raise ValueError(
-            f"{file}: `{key}` must be a value that JSON can hold, such as a "
-            f"number or a text, got {value!r:.100}."
-        )
     return config
-
-
-def _executed(file):
-    loader = importlib.machinery.SourceFileLoader("config_file", file)
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
 
 
 def _why_it_fails(file, error):
@@ -176,19 +146,11 @@ def _why_it_fails(file, error):
     if isinstance(error, SyntaxError) and error.filename == file:
         lines.append(error.lineno)
     place = f"{file}, line {lines[-1]}" if lines else file
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).removesuffix(".").split())
     return (
         f"{place}: the configuration cannot be made "
         f"({type(error).__name__}: {message:.200}); mend the file."
     )
-
-
-def _is_json(value):
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def check_complete(config):
@@ -200,7 +162,7 @@ def check_complete(config):
     Raises:
         ValueError: if one is.
     """
-    values = _flat(config)
+    values = flat(config)
     for key in REQUIRED:
         if key not in values:
             raise ValueError(
@@ -222,7 +184,7 @@ def check_values(config):
         TypeError: if something else than a number is given for one.
         ValueError: if a value is out of its range.
     """
-    values = _flat(config)
+    values = flat(config)
     for key, check in _CHECKS.items():
         if key in values:
             check(key, values[key])
@@ -230,13 +192,27 @@ def check_values(config):
         _check_network_options(**config["model"])
 
 
-def _flat(config):
+def flat(config, prefix=""):
+    """A nested configuration as one dict with dots in its keys.
+
+    A section has a key of its own too, after those within.
+    """
     values = {}
     for key, value in config.items():
-        values[key] = value
         if hasattr(value, "items"):
-            values |= {f"{key}.{name}": v for name, v in value.items()}
+            values |= flat(value, f"{prefix}{key}.")
+        values[prefix + key] = value
     return values
+
+
+def _check_json(key, value):
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`{key}` must be a value that JSON can hold, such as a number or "
+            f"a text, got {value!r:.100}"
+        ) from None
 
 
 def _check_network_options(name, **options):

@@ -107,7 +107,7 @@ def agree(strategy, action, facts=lambda value: {}):
     own = {
         "worker": f"{resolver.task_type} {resolver.task_id}",
         "failure": None if failure is None else str(failure)[:_LONGEST_TEXT],
-        "facts": _shortened(found),
+        "facts": {name: _shortened(str(v)) for name, v in found.items()},
     }
     reports = _exchanged(strategy, own)
     if failure is not None:
@@ -159,26 +159,16 @@ _LONGEST_TEXT = 1000
 _MOST_DIFFERENCES = 3
 
 
-def _shortened(facts):
-    texts = {name: str(value) for name, value in facts.items()}
-    short = {
-        name: text if len(text) <= 60 else f"{text[:40]}… ({_digest(text)})"
-        for name, text in texts.items()
-    }
-    if len(json.dumps(short)) > _REPORT_SIZE - 8 * _LONGEST_TEXT:
-        return {"the fingerprint": _digest(json.dumps(texts))}
-    return short
-
-
-def _digest(text):
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _shortened(text):
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return text if len(text) <= 60 else f"{text[:40]}… ({digest})"
 
 
 def _exchanged(strategy, report):
     """The reports of all workers, in the order of their replicas."""
     text = json.dumps(report).encode().ljust(_REPORT_SIZE)
     # Integers of 64 bits are exchanged by all devices, and as they are.
-    row = np.frombuffer(text, np.int64)[None]
+    row = np.frombuffer(text[:_REPORT_SIZE], np.int64)[None]
     rows = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(row)
     )
@@ -189,19 +179,15 @@ def _exchanged(strategy, report):
 
 def _differences(reports):
     """Says which facts differ, and on which workers; empty if none does."""
-    names = {name: None for report in reports for name in report["facts"]}
     found = []
-    for name in names:
+    for name in dict.fromkeys(n for report in reports for n in report["facts"]):
         workers = {}
         for report in reports:
             value = report["facts"].get(name, "missing")
             workers.setdefault(value, []).append(report["worker"])
         if len(workers) > 1:
-            values = " and ".join(
-                f"{value} on {', '.join(those)}"
-                for value, those in workers.items()
-            )
-            found.append(f"{name} is {values}")
+            values = (f"{v} on {', '.join(w)}" for v, w in workers.items())
+            found.append(f"{name} is {' and '.join(values)}")
     if len(found) > _MOST_DIFFERENCES:
         rest = len(found) - _MOST_DIFFERENCES
         found = [*found[:_MOST_DIFFERENCES], f"{rest} more differ"]
@@ -218,56 +204,33 @@ def cluster_resolver():
         ValueError: if `TF_CONFIG` is malformed, or neither it nor Slurm's
             variables are set.
     """
-    if "TF_CONFIG" in os.environ:
-        _check_tf_config(os.environ["TF_CONFIG"])
-    elif "SLURM_STEP_NODELIST" in os.environ:
-        os.environ["TF_CONFIG"] = json.dumps(_slurm_cluster())
-    else:
-        raise ValueError(
-            "--strategy=multi_worker needs the environment variable "
-            "TF_CONFIG, which is not set: give each worker its own, such as "
-            f"{_EXAMPLE}, or start them by `srun`."
-        )
-    return tf.distribute.cluster_resolver.TFConfigClusterResolver()
-
-
-def _check_tf_config(text):
-    def refuse(given):
-        raise ValueError(
-            "The environment variable TF_CONFIG must describe the cluster "
-            f"and this process's task, as {_EXAMPLE} does, {given}."
-        )
-
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        refuse(f"but it is no valid JSON ({error})")
-    if not isinstance(config, dict):
-        refuse(f"but it is {text}")
-    for key in ("cluster", "task"):
-        if not isinstance(config.get(key), dict):
-            refuse(f"but its `{key}` is {json.dumps(config.get(key))}")
-    cluster, task = config["cluster"], config["task"]
-    for job, addresses in cluster.items():
-        if not (
-            job in ("chief", "worker")
-            and isinstance(addresses, list)
-            and all(_is_address(address) for address in addresses)
-        ):
-            refuse(
-                "with lists of host:port for `chief` and `worker` alone, but "
-                f"its cluster has {json.dumps({job: addresses})}"
+    if "TF_CONFIG" not in os.environ:
+        if "SLURM_STEP_NODELIST" not in os.environ:
+            raise ValueError(
+                "--strategy=multi_worker needs the environment variable "
+                "TF_CONFIG, which is not set: give each worker its own, such "
+                f"as {_EXAMPLE}, or start them by `srun`."
             )
-    index = task.get("index")
-    # Orchestrators write the index as a number or as a string.
-    if not str(index).isdecimal() or int(index) >= len(
-        cluster.get(str(task.get("type")), ())
-    ):
-        refuse(f"but its cluster has no task {json.dumps(task)}")
-
-
-def _is_address(address):
-    return isinstance(address, str) and address.rpartition(":")[2].isdecimal()
+        os.environ["TF_CONFIG"] = json.dumps(_slurm_cluster())
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    try:
+        cluster = resolver.cluster_spec().as_dict()
+        task, index = resolver.task_type, resolver.task_id
+        # Of an address without a port nobody can tell where it listens.
+        _ = [
+            int(a.rpartition(":")[2]) for each in cluster.values() for a in each
+        ]
+        if index < 0 or not {task, *cluster} <= {"chief", "worker"}:
+            raise ValueError("chief and worker alone train")
+        _ = cluster[task][index]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            "The environment variable TF_CONFIG must describe the cluster, "
+            "with lists of host:port for `chief` and `worker` alone, and this "
+            f"process's task in it, as {_EXAMPLE} does, but it is "
+            f"{os.environ['TF_CONFIG']:.500}."
+        ) from error
+    return resolver
 
 
 def _slurm_cluster():

@@ -12,13 +12,12 @@ import argparse
 import os
 import sys
 
-from experiments.process.startup import start_tensorflow
 from experiments.process.streams import check_arguments, protect_streams
 
 if __name__ == "__main__":
     protect_streams()
-    # Before the imports that do.
-    start_tensorflow()
+    # Before TensorFlow is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from experiments.report.writing import MOST_COMPARISONS_DRAWN, write_report
 from keras_svag.arguments import printable

@@ -165,7 +165,7 @@ class SweepRunner:
                 while self._waiting or self._processes:
                     self._start_waiting()
                     self._show_progress()
-                    interruption.wait(self._poll_seconds)
+                    time.sleep(self._poll_seconds)
                     self._collect_ended()
                     if interruption.signal is not None:
                         break

@@ -8,7 +8,7 @@ from tests.helpers.refusals import check_sentence
 GOOD = "from configs import digits\ndef get_config():\n    "
 # What a file holds, and what the sentence does.
 FILES = {
-    "no get_config": ("x = 1\n", ["`get_config`"]),
+    "no get_config": ("x = 1\n", ["'get_config'"]),
     "none": ("def get_config():\n    pass\n", ["ConfigDict", "got None"]),
     "a dict": ("def get_config():\n    return {}\n", ["ConfigDict", "got {}"]),
     "a number": ("get_config = 5\n", ["TypeError"]),

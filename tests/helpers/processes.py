@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -20,6 +21,11 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["experiments.build", "experiments.fit", "experiments.sweep.command"]
 )
+
+
+def own_lines(text):
+    """What was written to stderr, without TensorFlow's log of its start."""
+    return re.sub(r"^(WARNING: All log|[IE]\d{4} ).*\n", "", text, flags=re.M)
 
 
 class Program:
@@ -73,7 +79,7 @@ class Program:
     def printed(self, descriptor=1):
         """What was written to stdout, or to stderr, which is 2, until now."""
         path = pathlib.Path(self._folder.name, str(descriptor))
-        return path.read_text() if path.exists() else ""
+        return own_lines(path.read_text()) if path.exists() else ""
 
     def send_signal(self, number):
         with contextlib.suppress(ProcessLookupError):

@@ -26,6 +26,8 @@ EXPERIMENTS = [
     "scikit-learn",
     # Figures of reports on finished runs.
     "matplotlib",
+    # Reads their histories.
+    "pandas",
 ]
 
 # What `make docs` needs.
@@ -118,8 +120,6 @@ setup(
             "nbformat",
             # Renders reports, to see that hostile names stay text.
             "markdown-it-py",
-            # The frames of series and estimates.
-            "pandas",
             # Reads CITATION.cff.
             "pyyaml",
             # Gives headings the anchors that links lead to.

@@ -17,7 +17,7 @@ from experiments.optimizers import (
     optimizer_options,
 )
 from experiments.probed_noise import ProbedNoise
-from experiments.schedules import learning_rate_schedule
+from experiments.schedules import schedule_of
 from keras_svag import arguments, backend
 from keras_svag.callbacks.check import ScalingRuleCheck
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
@@ -136,7 +136,7 @@ def _make_network(config, dataset, plan):
 
 
 def _make_optimizer(config, steps_per_epoch):
-    learning_rate = learning_rate_schedule(
+    learning_rate = schedule_of(
         config.schedule,
         config.learning_rate,
         steps_per_epoch,

@@ -296,7 +296,8 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
 class _Progress(keras.callbacks.Callback):
     """Says how far training is: the log in full is the history's.
 
-    Put it after the callbacks that add to the logs.
+    Put it after the callbacks that add to the logs. A terminal has one bar over
+    the whole training; elsewhere an epoch has a line.
     """
 
     def __init__(self, is_bar):
@@ -316,10 +317,9 @@ class _Progress(keras.callbacks.Callback):
                 file=sys.stdout if self._is_bar else io.StringIO(),
                 mininterval=0.1 if self._is_bar else math.inf,
                 dynamic_ncols=True,
-                desc=self._described({}),
-                bar_format=(
-                    f"{{desc}}{'{bar}  ' * self._is_bar}{{remaining}} left"
-                ),
+                bar_format="{desc}"
+                + "{bar}  " * self._is_bar
+                + "{remaining} left",
             )
 
     def on_train_batch_end(self, batch, logs=None):

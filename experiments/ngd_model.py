@@ -145,9 +145,7 @@ class NGDModel(backend.MultiWorkerModel):
             noisy_loss = self.optimizer.scale_loss(noisy_loss)
         gradients = tape.gradient(noisy_loss, self.trainable_weights)
         loss = backend.training_loss(self, x, y, y_pred, None)
-        # Keras divides a loss by the number of replicas.
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        self._loss_tracker.update_state(loss * replicas, x.shape[0])
+        backend.count_loss(self, loss, x.shape[0])
         self.compute_metrics(x, y, y_pred)
         return gradients
 

@@ -1,5 +1,6 @@
 """Learning-rate schedules that Keras lacks."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,10 +14,10 @@ SCHEDULES = ("constant", "step", "cosine", "triangle")
 # [L21] lets the learning rate rise and fall twice, to these parts of it.
 _TRIANGLE_PEAKS = (1.0, 0.5)
 
-__all__ = ["PiecewiseLinear", "Warmup", "learning_rate_schedule"]
+__all__ = ["PiecewiseLinear", "Warmup", "schedule_of"]
 
 
-def learning_rate_schedule(
+def schedule_of(
     name: Literal["constant", "step", "cosine", "triangle"],
     learning_rate: float,
     steps_per_epoch: int,
@@ -114,43 +115,24 @@ def check_milestones(milestones: tuple[float, ...] | list[float]) -> None:
 
 @keras.saving.register_keras_serializable(package="keras_svag_experiments")
 class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that is linear between given steps.
-
-    Before the first of them it has the first value, after the last one the
-    last value.
+    """A learning rate that is linear between given steps of SGD's.
 
     Args:
-        steps: increasing steps, of SGD's.
+        steps: increasing steps, from 0 on.
         values: the learning rate at each of them.
-
-    Raises:
-        TypeError: if something else than a number is given for one.
-        ValueError: if `steps` do not increase, the numbers of steps and of
-            values differ, or one is no finite number >= 0.
     """
 
     def __init__(self, steps: Sequence[float], values: Sequence[float]) -> None:
         super().__init__()
-        for name, numbers in (("steps", steps), ("values", values)):
-            for number in numbers:
-                arguments.number(name, number, least=0)
-        if len(steps) < 2 or list(steps) != sorted(set(steps)):
-            raise ValueError(
-                arguments.refusal("steps", "at least 2 that increase", steps)
-            )
-        if len(values) != len(steps):
-            raise ValueError(
-                arguments.refusal("values", "one for each of `steps`", values)
-            )
         self.steps = [float(step) for step in steps]
         self.values = [float(value) for value in values]
 
     def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "float32")
         rate = self.values[0]
-        for (start, low), (end, high) in zip(
-            zip(self.steps[:-1], self.values[:-1], strict=True),
-            zip(self.steps[1:], self.values[1:], strict=True),
+        for (start, end), (low, high) in zip(
+            itertools.pairwise(self.steps),
+            itertools.pairwise(self.values),
             strict=True,
         ):
             part = ops.clip((step - start) / (end - start), 0.0, 1.0)
@@ -168,14 +150,8 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         learning_rate: a float, or a schedule of it, of SGD's steps.
-        steps: integer > 0, how many first steps are taken at `factor` times
-            the learning rate.
+        steps: how many first steps are taken at `factor` times it.
         factor: a float > 0.
-
-    Raises:
-        TypeError: if something else than a number is given for one.
-        ValueError: if `learning_rate` is no finite number >= 0, `steps` is no
-            positive integer, or `factor` no finite number > 0.
     """
 
     def __init__(
@@ -185,30 +161,25 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         factor: float,
     ) -> None:
         super().__init__()
-        if isinstance(learning_rate, dict):
-            learning_rate = keras.optimizers.schedules.deserialize(
-                learning_rate
-            )
-        if not callable(learning_rate):
-            arguments.number("learning_rate", learning_rate, least=0)
         self.learning_rate = learning_rate
-        self.steps = arguments.integer("steps", steps)
-        self.factor = float(arguments.number("factor", factor, above=0))
+        self.steps, self.factor = steps, factor
 
     def __call__(self, step: Any) -> Any:
         rate = self.learning_rate
-        if callable(rate):
-            rate = rate(step)
+        rate = ops.cast(rate(step) if callable(rate) else rate, "float32")
         is_warm = ops.greater_equal(step, self.steps)
-        rate = ops.cast(rate, "float32")
         return ops.where(is_warm, rate, rate * self.factor)
 
     def get_config(self) -> dict[str, Any]:
-        rate = self.learning_rate
-        if callable(rate):
-            rate = keras.optimizers.schedules.serialize(rate)
         return {
-            "learning_rate": rate,
+            "learning_rate": keras.saving.serialize_keras_object(
+                self.learning_rate
+            ),
             "steps": self.steps,
             "factor": self.factor,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Warmup":
+        rate = keras.saving.deserialize_keras_object(config["learning_rate"])
+        return cls(**{**config, "learning_rate": rate})

@@ -7,7 +7,7 @@ from experiments.report import sections, seeds
 from experiments.report.comparison import Comparison, comparisons
 from experiments.report.figures import save_curves
 from keras_svag.noise.ratio import student_t_quantile
-from keras_svag.reporting.markdown import escaped, table
+from keras_svag.reporting.blocks import Headline, Line, Table
 from keras_svag.scaling.closeness import Closeness
 
 NGD, SGD = "NGD", "SGD"
@@ -96,10 +96,10 @@ def welch_difference(first, second, level=0.95):
 
 def ngd_section(study):
     """`Section` of an `NGDStudy`."""
-    rows = [
-        [name, *sections.accuracy_and_loss(m)]
+    rows = tuple(
+        (name, *sections.accuracy_and_loss(m))
         for name, m in study.final.items()
-    ]
+    )
     value, low, high = study.difference["accuracy"]
     if math.isinf(low):
         told = "one seed gives no interval: undetermined"
@@ -121,18 +121,21 @@ def ngd_section(study):
     ]
     also = []
     if differing:
-        keys = ", ".join(map(escaped, differing))
+        keys = ", ".join(differing)
         also = [f"Besides the optimizer the runs differ in {keys}."]
     return sections.Section(
         "NGD and SGD",
         (
-            f"{NGD}'s test accuracy less {SGD}'s: {100 * value:+.2f} "
-            f"percentage points ({told}).",
-            table(["", "test accuracy", "training loss"], rows),
-            f"{sections.seeds(study.comparison)} The interval is Welch's.",
-            *closeness,
-            *also,
-            *sections.one_seed(study.comparison),
+            Headline(
+                f"{NGD}'s test accuracy less {SGD}'s: {100 * value:+.2f} "
+                f"percentage points ({told})."
+            ),
+            Table("At the end", ("", "test accuracy", "training loss"), rows),
+            Line(
+                f"{sections.seeds(study.comparison)} The interval is Welch's."
+            ),
+            *map(Line, closeness + also),
+            *map(Line, sections.one_seed(study.comparison)),
         ),
         {
             "curves": sections.Figure(

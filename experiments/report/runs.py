@@ -1,14 +1,14 @@
 """Finds and reads the runs that `train.py` has written below a folder."""
 
-import csv
 import dataclasses
 import functools
+import io
 import math
 import os
 import re
-import warnings
 
 import numpy as np
+import pandas
 
 from experiments.optimizers import optimizer_class
 from experiments.run_folder import (
@@ -57,8 +57,6 @@ _MOST = {
     "weight_sq_norm": math.inf,
     "noise_trace": math.inf,
 }
-# More of a history at a time does not fit the caches.
-_CHARACTERS_AT_ONCE = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,130 +353,65 @@ def _hashable(value):
 
 
 def _refuse_newer(path, config):
-    version = str(config.get("version", "0"))
-    if _version_numbers(version) > _version_numbers(__version__):
+    numbers = [
+        tuple(map(int, re.findall(r"\d+", version)[:3]))
+        for version in (str(config.get("version", "0")), __version__)
+    ]
+    if numbers[0] > numbers[1]:
         raise ValueError(
-            f"The run in {path!r} was made by keras_svag {version}, newer than "
-            f"this keras_svag {__version__}: install that version to report "
-            "on it."
+            f"The run in {path!r} was made by keras_svag {config['version']}, "
+            f"newer than this keras_svag {__version__}: install that version "
+            "to report on it."
         )
-
-
-def _version_numbers(version):
-    numbers = [int(digits) for digits in re.findall(r"\d+", version)[:3]]
-    return numbers + [0] * (3 - len(numbers))
 
 
 def _read_history(path, is_finished=False):
     """`{column: array}` of a file of CSV; empty if there is none."""
     try:
         with open(path, encoding="utf-8") as file:
-            history = _columns(file, is_finished)
+            text = file.read()
+        if is_finished and not text.endswith("\n"):
+            raise ValueError("its last line is torn")
+        # The run was killed while it was written, or is writing it.
+        text = text[: text.rfind("\n") + 1]
+        header, _, rows = text.partition("\n")
+        if not rows:
+            return {}
+        if '"' not in header and rows.count(",") != header.count(
+            ","
+        ) * rows.count("\n"):
+            raise ValueError("not all lines have the cells of the header")
+        frame = pandas.read_csv(
+            io.StringIO(text),
+            dtype=np.float64,
+            keep_default_na=False,
+            na_values=["NA", "nan", ""],
+        )
+        for name in frame:
+            _check_numbers(frame[name].to_numpy(), name)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read ({_clause(error)}); remove the run's "
             "folder."
         ) from error
-    return history
+    return {name: frame[name].to_numpy() for name in frame}
 
 
-def _columns(file, is_finished):
-    reader = csv.reader(file)
-    header = next(reader, [])
-    first = reader.line_num + 1
-    tables = []
-    lines = file.readlines(_CHARACTERS_AT_ONCE)
-    while lines:
-        following = file.readlines(_CHARACTERS_AT_ONCE)
-        if not lines[-1].endswith("\n"):
-            # The run was killed while it was written, or is writing it.
-            if is_finished:
-                raise ValueError("its last line is torn")
-            del lines[-1]
-        table = _plain_table(lines, len(header))
-        if table is None:
-            table = _table(lines, header, first)
-        for name, column in zip(header, table.T, strict=True):
-            _check_numbers(column, name, first)
-        tables.append(table)
-        first += len(lines)
-        lines = following
-    if not sum(map(len, tables)):
-        return {}
-    history = dict(zip(header, np.concatenate(tables).T, strict=True))
-    epochs = history.get("epoch", np.empty(0))
-    wrong = epochs != np.arange(len(epochs))
-    if wrong.any():
-        row = np.argmax(wrong)
-        raise ValueError(
-            f"epoch in row {row + 1} must be {row}, got {epochs[row]:.15g}"
-        )
-    return history
-
-
-def _plain_table(lines, width):
-    """The numbers of rows, NaN for `NA`; None if they hold something else."""
-    text = "".join(lines)
-    if '"' in text or {line.count(",") for line in lines} != {width - 1}:
-        return None
-    text = text.removesuffix("\n").replace("\n", ",").replace("NA", "nan")
-    if text.split(None, 1) != [text]:
-        # A blank cell would be read as some number.
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            numbers = np.fromstring(text, sep=",")
-    except (DeprecationWarning, ValueError):
-        return None
-    if len(numbers) != width * len(lines):
-        return None
-    return numbers.reshape(len(lines), width)
-
-
-def _table(lines, header, first):
-    """The numbers of rows of any CSV; says where it finds something else."""
-    rows = [row for row in csv.reader(lines) if row]
-    for index, row in enumerate(rows):
-        if len(row) != len(header):
-            raise ValueError(
-                f"line {first + index} has {len(row)} cells, the header "
-                f"{len(header)}"
-            )
-    numbers = [
-        [
-            _number(cell, name, first + index)
-            for name, cell in zip(header, row, strict=True)
-        ]
-        for index, row in enumerate(rows)
-    ]
-    return np.array(numbers).reshape(len(rows), len(header))
-
-
-def _check_numbers(numbers, name, first):
+def _check_numbers(numbers, name):
     sizes = np.abs(numbers)
     wrong = (sizes > arguments.LARGEST_NUMBER) & (sizes < math.inf)
     if name in _MOST:
         # False for NaN.
         wrong |= (numbers < 0) | (numbers > _MOST[name])
+    if name == "epoch":
+        wrong |= numbers != np.arange(len(numbers))
     if wrong.any():
-        index = np.argmax(wrong)
+        row = np.argmax(wrong)
         raise ValueError(
-            f"{name} in line {first + index} cannot be {numbers[index]:.15g}"
+            f"{name} in row {row + 1} cannot be {numbers[row]:.15g}"
         )
-
-
-def _number(text, name, line):
-    if text in ("NA", ""):
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(
-            f"{name} in line {line} must be a number or NA, got {text!r:.40}"
-        ) from None
 
 
 def _window_of_report(report):

@@ -12,7 +12,7 @@ from keras_svag.noise.numerals import (
     percent_with_error,
     with_error,
 )
-from keras_svag.reporting.markdown import escaped
+from keras_svag.reporting.blocks import Block
 
 _ONE_SEED = (
     "There is one seed only for some values: bands and standard errors over "
@@ -36,15 +36,15 @@ class StudyKind:
         differ_in: What its runs differ in, a phrase.
         comparisons: Function from runs to the `Comparison`s that can answer it.
         section: Function from one of them to its `Section`.
-        counts_diverged: How it counts runs that diverged, a phrase; if empty,
-            they are left out of `comparisons`.
+        counts_diverged: Whether runs that diverged count, with a test accuracy
+            of 0; else they are left out of `comparisons`.
     """
 
     name: str
     differ_in: str
     comparisons: Callable
     section: Callable
-    counts_diverged: str = ""
+    counts_diverged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Figure:
     """A figure in a report.
 
     Attributes:
-        caption: Markdown.
+        caption: What it shows.
         save: Function that writes it to a path, as a PNG file.
     """
 
@@ -66,13 +66,14 @@ class Section:
 
     Attributes:
         title: Its heading.
-        paragraphs: Markdown, above the figures.
+        blocks: `Block`s above the figures, of which the first, a `Headline`,
+            says what the study finds.
         figures: `{what it shows: Figure}`, in order.
-        details: Markdown, below the figures.
+        details: Sentences below the figures.
     """
 
     title: str
-    paragraphs: tuple[str, ...]
+    blocks: tuple[Block, ...]
     figures: dict[str, Figure]
     details: tuple[str, ...] = ()
 
@@ -133,7 +134,7 @@ def reasons_text(reasons):
     for reason in reasons:
         by_code.setdefault(reason.code, {})[str(reason)] = reason
     return "; ".join(
-        escaped(phrase) + ", in other runs with other numbers" * bool(others)
+        phrase + ", in other runs with other numbers" * bool(others)
         for phrase, *others in by_code.values()
     )
 
@@ -172,9 +173,9 @@ def one_seed(comparison):
 def setting(comparison):
     """Paragraphs on what the runs are and have in common."""
     shared = ", ".join(
-        f"{escaped(key)} = {escaped(value)}"
+        f"{key} = {value}"
         for key, value in sorted(comparison.common.items())
         if value is not None and key != "seed"
     )
-    names = ", ".join(escaped(run.name) for run in comparison.runs)
+    names = ", ".join(run.name for run in comparison.runs)
     return (f"In common: {shared}.", f"Runs: {names}.")

@@ -207,24 +207,14 @@ def _with_errors_between_epochs(means, run, window):
     return result
 
 
-def preconditioned_noise_to_signal(runs):
-    """q_P = N_P / G_P of runs of an adaptive optimizer, with its 95% interval.
+def ratio_of(estimate):
+    """`(low, point, high)` of N/G with its 95% interval.
 
-    Args:
-        runs: `Run`s that differ in their seeds; those that diverged are left
-            out.
-
-    Returns:
-        `(low, point, high)`, the point NaN where the mean of G_P is not above
-        0; None if a run has not measured them.
+    The point is NaN where G is not above 0.
     """
-    noises = [run.preconditioned_noise for run in runs if not run.diverged]
-    if not noises or None in noises:
-        return None
-    noise = NoiseEstimate.over_runs(noises)
-    is_positive = noise.grad_sq_norm > 0
-    point = max(noise.noise_to_signal, 0.0) if is_positive else math.nan
-    low, high = noise.interval()
+    low, high = estimate.interval()
+    is_positive = estimate.grad_sq_norm > 0
+    point = max(estimate.noise_to_signal, 0.0) if is_positive else math.nan
     return low, point, high
 
 

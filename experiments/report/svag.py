@@ -16,7 +16,7 @@ from experiments.report.figures import (
 )
 from experiments.report.runs import equilibrium_counts
 from keras_svag.noise.numerals import interval, number, with_error
-from keras_svag.reporting.markdown import table
+from keras_svag.reporting.blocks import Headline, Line, Table
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.prediction import ClosenessPrediction
 from keras_svag.scaling.verdict import ScalingVerdict, Verdict
@@ -231,32 +231,40 @@ def _of_equilibria(verdict, reason, counts):
 
 def svag_section(study):
     """`Section` of an `SVAGStudy`."""
-    paragraphs = [
-        f"The SDE approximation is **{study.verdict}** at this setting: "
-        f"{study.reason}.",
-        f"{_sgd_closeness(study)} {_condition(study)}".strip(),
-        *_prediction(study),
-        f"*Supported* means here that {study.simulated} is C-close to SVAG "
+    ratios = []
+    if study.closeness:
+        last = f"ell {study.largest_ell}"
+        ratios = [
+            sections.ratios_text(study, last, "ell 1"),
+            *sections.off_equilibrium(study.comparison),
+        ]
+    meaning = (
+        f"“Supported” means here that {study.simulated} is C-close to SVAG "
         "with the largest ell, which stands in for the SDE: the 95% interval "
         "of C lies at or below the C asked for, that of the estimate at ell → "
-        "∞ does not lie above it, and N/G is not ruled out. *Contradicted*: "
+        "∞ does not lie above it, and N/G is not ruled out. “Contradicted”: "
         "the interval lies above it, or N/G is ruled out and the theorem "
         "applies. Otherwise, or if the interval would decide but runs are "
-        "known not to have reached equilibrium, *undetermined*.",
-        _svag_table(study),
+        "known not to have reached equilibrium, “undetermined”."
+    )
+    means = (
         f"{sections.seeds(study.comparison)} R, G and N are those of the last "
         "epochs of one learning rate; the estimate of ell → ∞ is Richardson's "
         "from the two largest ell, for neighbours 2 E(2 ell) − E(ell), and "
-        "neglects terms in 1/ell².",
-    ]
-    if study.closeness:
-        paragraphs.append(
-            sections.ratios_text(study, f"ell {study.largest_ell}", "ell 1")
-        )
-        paragraphs += sections.off_equilibrium(study.comparison)
+        "neglects terms in 1/ell²."
+    )
+    texts = [_sgd_closeness(study), _condition(study), *_prediction(study)]
     return sections.Section(
         f"SVAG and {study.simulated}",
-        (*paragraphs, *sections.one_seed(study.comparison)),
+        (
+            Headline(
+                f"The SDE approximation is {study.verdict} at this setting: "
+                f"{study.reason}."
+            ),
+            _svag_table(study),
+            *map(Line, filter(None, [*texts, means, meaning, *ratios])),
+            *map(Line, sections.one_seed(study.comparison)),
+        ),
         {
             "curves": sections.Figure(
                 "Test accuracy and training loss against SGD epochs. "
@@ -300,7 +308,7 @@ def _condition(study):
         met = "met, so that the SDE is "
     text = (
         f"The necessary condition N/G ≥ {threshold} is {met}"
-        f"**{condition.sde_verdict}**: {condition.estimate.describe()}."
+        f"{condition.sde_verdict}: {condition.estimate.describe()}."
     )
     if condition.heuristic:
         reasons = sections.reasons_text(condition.reasons)
@@ -322,7 +330,7 @@ def _prediction(study):
     ]
     ells = ", ".join(map(str, study.comparison.groups))
     text = (
-        f"**Predicted** from ell = {ells}: "
+        f"Predicted from ell = {ells}: "
         f"{sections.leaves_text(size, study.target, leaves)}"
     )
     condition = study.condition
@@ -353,14 +361,15 @@ def _svag_table(study):
     for name, means in named.items():
         measured = [means[quantity] for quantity in seeds.SYMBOLS]
         rows.append(
-            [
+            (
                 name,
                 *(with_error(m.value, m.standard_error) for m in measured),
                 *sections.accuracy_and_loss(means),
-            ]
+            )
         )
     letters = seeds.SYMBOLS.values()
-    return table(["ell", *letters, "test accuracy", "training loss"], rows)
+    header = ("ell", *letters, "test accuracy", "training loss")
+    return Table("By ell", header, tuple(rows))
 
 
 _QUANTITY_LABELS = {

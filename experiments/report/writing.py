@@ -15,14 +15,17 @@ import tensorflow as tf
 
 from experiments.process.own_files import is_partial, replaced
 from experiments.process.streams import visible
+from experiments.report.batch_sizes_section import (
+    LINEAR_SCALING,
+    SQUARE_ROOT_SCALING,
+)
 from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
-from experiments.report.scaling import LINEAR_SCALING
-from experiments.report.square_root import SQUARE_ROOT_SCALING
 from experiments.report.svag import SVAG_AND_SGD
 from experiments.run_folder import is_locked, locked
-from keras_svag.reporting.markdown import escaped, table
+from keras_svag.reporting.blocks import Items, Line, Table
+from keras_svag.reporting.markdown import escaped
 
 # Drawing takes a second for each, and a page of more is not looked through.
 MOST_COMPARISONS_DRAWN = 20
@@ -74,7 +77,7 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
     if not compared:
         raise ValueError(_why_incomparable(workdir, runs, unusable))
     compared = [run for comparison in compared for run in comparison.runs]
-    head = _head(workdir, runs, unfinished, unusable, repeated, compared)
+    head = [*_head(runs, unfinished, unusable, repeated, compared)]
     sections, inconsistent = _sections(studies, differing_keys(compared))
     head += inconsistent
     if len(sections) > most_drawn:
@@ -84,7 +87,7 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
             for section in sections[most_drawn:]
         ]
     with _writing_to(output), _new_folder(output) as new:
-        _write(new, head, sections)
+        _write(new, f"Report on {workdir}", head, sections)
         _replace(output, new)
     return os.path.join(output, "report.md")
 
@@ -132,7 +135,7 @@ def _new_folder(output):
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _write(folder, head, sections):
+def _write(folder, title, head, sections):
     os.makedirs(os.path.join(folder, "figures"))
     pictures = {}
     for section in sections:
@@ -141,8 +144,8 @@ def _write(folder, head, sections):
             figure.save(path)
             pictures[f"report/{name}"] = path
     with open(os.path.join(folder, "report.md"), "w", encoding="utf-8") as file:
-        file.write(_markdown(head, sections))
-    text = _markdown(head, sections, with_figures=False)
+        file.write(_markdown(title, head, sections))
+    text = _markdown(title, head, sections, with_figures=False)
     write_summaries(os.path.join(folder, "report"), text, pictures)
 
 
@@ -245,7 +248,7 @@ def _why_incomparable(workdir, runs, unusable):
 
 
 def _sections(studies, varied):
-    """The `Section`s, and lines on comparisons that have none.
+    """The `Section`s, and blocks on comparisons that have none.
 
     Keys that `varied` tell studies of a kind apart.
     """
@@ -256,14 +259,16 @@ def _sections(studies, varied):
                 section = kind.section(comparison)
             except (ArithmeticError, ValueError) as error:
                 # Each number alone was possible.
+                names = _names(run.name for run in comparison.runs)
                 inconsistent.append(
-                    "Not compared, because their numbers do not go together "
-                    f"({escaped(error)}): "
-                    f"{_names(run.name for run in comparison.runs)}."
+                    Line(
+                        "Not compared, because their numbers do not go "
+                        f"together ({error}): {names}."
+                    )
                 )
                 continue
             own = ", ".join(
-                f"{escaped(key)} = {escaped(comparison.common[key])}"
+                f"{key} = {comparison.common[key]}"
                 for key in varied
                 if key in comparison.common and key != "seed"
             )
@@ -280,74 +285,68 @@ def _sections(studies, varied):
 
 def _overview(sections, num_drawn):
     """What all sections find, a row each."""
-    rows = [
-        [
-            section.title,
-            section.paragraphs[0].replace("|", "\\|"),
-        ]
-        for section in sections
-    ]
     return [
-        f"Figures are drawn for the first {num_drawn} of {len(sections)} "
-        "comparisons; `--figures` takes another number.",
-        table(["comparison", "what it finds"], rows),
+        Line(
+            f"Figures are drawn for the first {num_drawn} of {len(sections)} "
+            "comparisons; --figures takes another number."
+        ),
+        Table(
+            "All comparisons",
+            ("comparison", "what it finds"),
+            tuple((s.title, s.blocks[0].text) for s in sections),
+        ),
     ]
 
 
-def _head(workdir, runs, unfinished, unusable, repeated, compared):
+def _head(runs, unfinished, unusable, repeated, compared):
     diverged = [run.name for run in runs if run.diverged]
     names = {run.name for run in compared}
     alone = [run for run in runs if run.name not in names and not run.diverged]
-    finished = len(runs) - len(diverged)
-    lines = [
-        f"# Report on {escaped(workdir)}",
-        f"{finished} finished runs are compared, as far as they can be.",
-    ]
+    yield Line(
+        f"{len(runs) - len(diverged)} finished runs are compared, as far as "
+        "they can be."
+    )
     if unfinished:
-        lines.append(f"Left out, because unfinished: {_names(unfinished)}.")
+        yield Line(f"Left out, because unfinished: {_names(unfinished)}.")
     if unusable:
-        lines.append("Left out, because a file cannot be used:")
-        lines.append(
-            "\n".join(
-                f"- {escaped(name)}: {escaped(reason)}"
-                for name, reason in unusable.items()
-            )
+        yield Items(
+            "Left out, because a file cannot be used:",
+            tuple(f"{name}: {reason}" for name, reason in unusable.items()),
         )
     if repeated:
-        lines.append(
+        yield Line(
             "Left out, because another run has the same configuration and "
             f"seed: {_names(run.name for run in repeated)}."
         )
     if diverged:
-        counted = ", ".join(filter(None, (k.counts_diverged for k in STUDIES)))
-        lines.append(
+        yield Line(
             f"Stopped at a loss that was not finite: {_names(diverged)}. They "
-            f"count {counted}, and are left out of the others."
+            "count in studies of the batch size, with a test accuracy of 0, "
+            "and are left out of the others."
         )
     if alone:
-        keys = ", ".join(map(escaped, differing_keys(runs)))
-        lines.append(
+        keys = ", ".join(differing_keys(runs))
+        yield Line(
             "Left out, because nothing is comparable with them: "
             f"{_names(run.name for run in alone)} (all runs together differ "
             f"in {keys})."
         )
-    return lines
 
 
-def _names(names):
-    return ", ".join(map(escaped, names))
+_names = ", ".join
 
 
-def _markdown(head, sections, with_figures=True):
-    blocks = list(head)
+def _markdown(title, head, sections, with_figures=True):
+    parts = [f"# {escaped(title)}", *(block.to_markdown() for block in head)]
     for section in sections:
-        blocks += [f"## {section.title}", *section.paragraphs]
-        if with_figures:
-            for name, figure in section.figures.items():
-                blocks.append(f"![{figure.caption}](figures/{name}.png)")
-                blocks.append(f"*{figure.caption}*")
-        blocks += section.details
-    return visible("\n\n".join(blocks) + "\n")
+        parts.append(f"## {escaped(section.title)}")
+        parts += [block.to_markdown() for block in section.blocks]
+        for name, figure in section.figures.items() if with_figures else ():
+            caption = escaped(figure.caption)
+            parts.append(f"![{caption}](figures/{name}.png)")
+            parts.append(f"*{caption}*")
+        parts += [Line(text).to_markdown() for text in section.details]
+    return visible("\n\n".join(parts) + "\n")
 
 
 def write_summaries(log_dir, text, pictures):

@@ -14,6 +14,7 @@ from keras_svag.backend.batches import (
     num_rows,
 )
 from keras_svag.backend.model import (
+    count_loss,
     decayed_variables,
     examples_of,
     has_second_moments,
@@ -216,7 +217,7 @@ class PairTrainer(MultiWorkerModel):
         rows = dynamic_num_rows(first)
         gradients_of = traced_once(self._gradients, self)
         loss, g1, logs = gradients_of(first)
-        self._count_loss(loss, rows)
+        count_loss(self.model, loss, rows)
         if leaves_no_trace and self._observations is None:
             self._apply([_summed(g) for g in g1])
             return logs
@@ -229,7 +230,7 @@ class PairTrainer(MultiWorkerModel):
         with tf.control_dependencies([g for g in g1 if g is not None]):
             second = map_arrays(tf.identity, second)
         loss, g2, others = gradients_of(second)
-        self._count_loss(loss, rows)
+        count_loss(self.model, loss, rows)
         if leaves_no_trace:
             for variable, value in state:
                 variable.assign(value)
@@ -262,11 +263,6 @@ class PairTrainer(MultiWorkerModel):
         }
         gradients = [None if g is None else _kept_apart(g) for g in gradients]
         return loss, gradients, logs
-
-    def _count_loss(self, loss, rows):
-        # Keras divides a loss by the number of replicas.
-        loss *= self.distribute_strategy.num_replicas_in_sync
-        self.model._loss_tracker.update_state(loss, sample_weight=rows)
 
     def _mix(self, first, second, weight):
         optimizer = without_loss_scale(self.optimizer)

@@ -1,5 +1,7 @@
 """Bad values of the keys of a configuration."""
 
+import re
+
 import ml_collections
 import numpy as np
 import pytest
@@ -13,21 +15,7 @@ from experiments.build import (
     training_data,
 )
 from experiments.config import REQUIRED, scaled_down
-from keras_svag.arguments import is_number
-from tests.helpers.refusals import (
-    INF,
-    NAN,
-    NO_COUNT,
-    NO_INTEGER,
-    NO_NUMBER,
-    NO_STRING,
-    NOT_NONNEGATIVE,
-    NOT_POSITIVE,
-    check_refused,
-    check_sentence,
-    refused,
-    table,
-)
+from tests.helpers.refusals import NAN, check_sentence
 
 SMALL = datasets.Dataset(
     name="digits",
@@ -40,7 +28,6 @@ SMALL = datasets.Dataset(
     std=(0.5,),
     max_value=16,
 )
-KEYS = {}
 
 
 @pytest.fixture(autouse=True)
@@ -79,99 +66,60 @@ def prepared(**keys):
     return model.optimizer
 
 
-def optional(values):
-    """The values without None."""
-    return tuple(value for value in values if value is not None)
+SGD, ADAM = {"optimizer": "sgd"}, {"optimizer": "adam", "ell": 1}
+RMSPROP = {"optimizer": "rmsprop", "ell": 1}
+NGD = {"optimizer": "ngd", "measure_noise": False, "ell": 1}
+# A key, a bad value of it, and what else the configuration has.
+BAD = [
+    ("dataset", "imagenet", {}),
+    ("num_examples", 9, {}),
+    ("sampling", None, {}),
+    ("batch_size", 9, {}),
+    ("epochs", 0, {}),
+    ("seed", 2**64, {}),
+    ("scale", 1.5, {}),
+    ("validate_every", 2.5, {}),
+    ("optimizer", "sgdm", {}),
+    ("ell", 0, {}),
+    ("ell", 2, SGD),
+    ("pairing", "both", {}),
+    ("learning_rate", NAN, {}),
+    ("momentum", 0.9, {}),
+    ("momentum", 1, SGD),
+    ("weight_decay", -1, {}),
+    ("beta_1", 1, ADAM),
+    ("beta_2", "1", ADAM),
+    ("beta_1", 0.9, {}),
+    ("rho", 1, RMSPROP),
+    ("epsilon", -1, RMSPROP),
+    ("schedule", "zigzag", {}),
+    ("milestones", (2, 1), {}),
+    ("decay_factor", 0, {}),
+    ("warmup_epochs", 81, {}),
+    ("warmup_factor", 0, {}),
+    ("micro_batch_size", 0, NGD),
+    ("augmentation", True, NGD),
+    ("augmentation", "False", {}),
+    ("measure_noise", None, {}),
+    ("lsr.enabled", 0, {}),
+    ("lsr.per_layer", 1.0, {}),
+    ("lsr.closeness", 1, {}),
+    ("lsr.window", 0, {}),
+    ("model.name", "lenet", {}),
+    ("model.hidden_units", (0,), {}),
+    ("model.depth", 20, {}),
+    ("model.normalization", "none", {}),
+]
 
 
-def bad(key, values, error=ValueError, **good):
-    KEYS[key] = values
+@pytest.mark.parametrize("key, value, others", BAD)
+def test_bad_value_is_one_sentence(key, value, others):
+    with pytest.raises((TypeError, ValueError)) as refused:
+        prepared(**others, **{key: value})
     # What the network refuses it names as its arguments.
-    named = key if key in ("model.name", "model.depth") else key.split(".")[-1]
-    return refused(prepared, good, key, values, error, named=named)
-
-
-def bad_numbers(key, values, **good):
-    # A dict would become a section.
-    for value in values:
-        if value != {}:
-            error = ValueError if is_number(value) else TypeError
-            yield from bad(key, [value], error, **good)
-
-
-def cases_of_data_and_steps():
-    yield from bad("dataset", (*NO_STRING, "imagenet", "", "../digits"))
-    yield from bad_numbers("num_examples", optional((*NO_COUNT, 9)))
-    yield from bad("sampling", (*NO_STRING, "random", ""))
-    yield from bad_numbers("batch_size", (*NO_COUNT, 9))
-    yield from bad_numbers("epochs", NO_COUNT)
-    yield from bad_numbers("seed", (*NO_INTEGER, -1, 2**64))
-    yield from bad_numbers("scale", (*NO_NUMBER, 0, -1, 1.5, NAN, INF))
-    yield from bad_numbers("validate_every", NO_COUNT)
-
-
-def cases_of_the_optimizer():
-    yield from bad("optimizer", (*NO_STRING, "sgdm", ""))
-    yield from bad_numbers("ell", NO_COUNT)
-    yield from bad("ell", [2], optimizer="sgd")
-    yield from bad("pairing", (*NO_STRING, "both", ""))
-    yield from bad_numbers("learning_rate", NOT_NONNEGATIVE)
-    yield from bad_numbers("momentum", (*NOT_NONNEGATIVE, 1, 0.9))
-    sgd = {"optimizer": "sgd"}
-    yield from bad_numbers("momentum", (*NOT_NONNEGATIVE, 1, 1.5), **sgd)
-    yield from bad_numbers("weight_decay", NOT_NONNEGATIVE)
-    for key, optimizer in (("beta_1", "adam"), ("beta_2", "svag_adam")):
-        bad_betas = optional((*NOT_NONNEGATIVE, 1, 1.5))
-        yield from bad_numbers(key, bad_betas, optimizer=optimizer, ell=1)
-        # SVAG takes none.
-        yield from bad(key, [0.9])
-    rmsprop = {"optimizer": "rmsprop", "ell": 1}
-    yield from bad_numbers("rho", optional((*NOT_NONNEGATIVE, 1)), **rmsprop)
-    yield from bad_numbers("epsilon", optional(NOT_NONNEGATIVE), **rmsprop)
-    yield from bad("schedule", (*NO_STRING, "zigzag", ""))
-    yield from bad("milestones", (None, 2, "12", ("2",)), TypeError)
-    yield from bad("milestones", ((0,), (2, 1), (NAN,)))
-    yield from bad_numbers("decay_factor", NOT_POSITIVE)
-    yield from bad_numbers("warmup_epochs", (*NOT_NONNEGATIVE, 81))
-    yield from bad_numbers("warmup_factor", (*NOT_POSITIVE, 1.5))
-    ngd = {"optimizer": "ngd", "measure_noise": False, "ell": 1}
-    yield from bad_numbers("micro_batch_size", NO_COUNT, **ngd)
-    yield from bad("augmentation", [True], **ngd)
-
-
-def cases_of_switches():
-    for key in (
-        "augmentation",
-        "measure_noise",
-        "lsr.enabled",
-        "lsr.per_layer",
-    ):
-        yield from bad(key, ("False", None, 0, 1.0), TypeError)
-
-
-def cases_of_the_check():
-    yield from bad_numbers("lsr.closeness", (*NOT_POSITIVE, 1))
-    yield from bad_numbers("lsr.window", optional(NO_COUNT))
-
-
-def cases_of_the_network():
-    yield from bad("model.name", (*NO_STRING, "lenet", ""))
-    yield from bad("model.hidden_units", (8, "8"), TypeError)
-    for units in ((), (0,), (-2,), (2.5,), (NAN,)):
-        yield from bad("model.hidden_units", [units])
-    yield from bad("model.depth", (20,))
-    yield from bad("model.normalization", ("none", "", 3))
-
-
-@table(
-    cases_of_data_and_steps(),
-    cases_of_the_optimizer(),
-    cases_of_switches(),
-    cases_of_the_check(),
-    cases_of_the_network(),
-)
-def test_bad_value_is_one_sentence(case, tmp_path):
-    check_refused(case, tmp_path)
+    named = key.split(".")[-1]
+    assert re.search(rf"`([a-z]+\.)?{named}(\[0\])?`", str(refused.value))
+    check_sentence(str(refused.value), repr(value).strip("(),"))
 
 
 def test_adaptive_optimizers_get_their_keys():
@@ -195,7 +143,7 @@ LEAVES = dict(leaves(configuration()))
 def test_every_key_has_bad_values():
     # Refused by a sweep and by the check, where they are tested.
     others = {"scale_lr", "lsr.kappas"}
-    assert LEAVES.keys() - others <= KEYS.keys()
+    assert LEAVES.keys() - others <= {key for key, *_ in BAD}
 
 
 @pytest.mark.parametrize("value", [None, 3, "on", True, ["enabled"]])
@@ -220,19 +168,18 @@ def test_the_configuration_is_otherwise_good():
     )
 
 
-@pytest.mark.parametrize("key", sorted(LEAVES))
-def test_a_missing_key_is_named(key):
-    config = configuration()
-    section, name = config, key
-    if "." in key:
-        outer, name = key.split(".")
-        section = config[outer]
-    del section[name]
-    # One that knows no types, as a file of the user's may make it.
-    config = ml_collections.ConfigDict(config, type_safe=False)
-    if key in REQUIRED:
-        with pytest.raises(ValueError) as caught:
-            make_plan(config, 8)
-        check_sentence(str(caught.value), f"`{key}`")
-    else:
-        compile_model(config, SMALL, make_plan(config, 8))
+def test_a_missing_key_is_named():
+    for key in LEAVES:
+        config = configuration()
+        section, name = config, key
+        if "." in key:
+            outer, name = key.split(".")
+            section = config[outer]
+        del section[name]
+        # One that knows no types, as a file of the user's may make it.
+        config = ml_collections.ConfigDict(config, type_safe=False)
+        if key in REQUIRED:
+            with pytest.raises(ValueError, match=f"lacks `{key}`"):
+                make_plan(config, 8)
+        else:
+            compile_model(config, SMALL, make_plan(config, 8))

@@ -1,9 +1,9 @@
 import pytest
 
+from experiments.report.batch_sizes import linear_comparisons
 from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import ngd_comparisons
 from experiments.report.runs import Run
-from experiments.report.scaling import scaling_comparisons
 from experiments.report.svag import svag_comparisons
 
 CONFIG = {
@@ -41,7 +41,7 @@ def test_each_batch_size_is_a_comparison_of_ell():
     ]
     by_ell = svag_comparisons(runs)
     assert [c.common["batch_size"] for c in by_ell] == [8, 16]
-    by_batch_size = scaling_comparisons(runs)
+    by_batch_size = linear_comparisons(runs)
     assert [c.common["ell"] for c in by_batch_size] == [1, 2]
 
 
@@ -64,13 +64,13 @@ def test_a_learning_rate_in_proportion_is_told_despite_rounding():
         run(batch_size=size, learning_rate=0.1 * size / 3)
         for size in (3, 7, 11, 2048)
     ]
-    [comparison] = scaling_comparisons(runs)
+    [comparison] = linear_comparisons(runs)
     assert list(comparison.groups) == [3, 7, 11, 2048]
 
 
 def test_another_learning_rate_than_in_proportion_is_not_compared():
     runs = [run(batch_size=8), run(batch_size=16)]
-    assert scaling_comparisons(runs) == []
+    assert linear_comparisons(runs) == []
     assert differing_keys(runs) == ["batch_size"]
 
 

@@ -21,7 +21,8 @@ def study_of(folder):
 
 
 def text_of(section):
-    return "\n".join(section.paragraphs)
+    blocks = section.blocks
+    return " ".join(" ".join(b.to_text() for b in blocks).split())
 
 
 def write_pair(folder, sgd_factor, spread=0.01, **runs):
@@ -205,7 +206,7 @@ def test_the_closeness_asked_for_is_that_of_the_configuration(tmp_path):
 def test_the_section_says_the_verdict_and_its_numbers(tmp_path):
     write_pair(tmp_path, 1.05)
     text = text_of(svag_section(study_of(tmp_path)))
-    assert "The SDE approximation is **supported** at this setting" in text
+    assert "The SDE approximation is supported at this setting" in text
     assert "C = 1.05" in text and "asked for is C = 1.41" in text
     assert "→ ∞ (estimate)" in text
     assert "equilibrium:" not in text

@@ -5,15 +5,16 @@ import keras
 import pytest
 from scipy import stats
 
-from experiments.report.runs import find_runs
-from experiments.report.scaling import scaling_comparisons
-from experiments.report.seeds import preconditioned_noise_to_signal
-from experiments.report.square_root import (
+from experiments.report.batch_sizes import (
+    linear_comparisons,
+    scaling_study,
     square_root_comparisons,
-    square_root_section,
-    square_root_study,
 )
+from experiments.report.batch_sizes_section import scaling_section
+from experiments.report.runs import find_runs
+from experiments.report.seeds import ratio_of
 from experiments.run_folder import CHECKSUM, configuration_checksum
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling import square_root_scaling_rule
 from keras_svag.scaling.conditions import conditions_of
 from tests.helpers.synthetic_runs import comparison_of, estimate, write_run
@@ -67,11 +68,12 @@ def write_sweep(folder, sizes, of_seeds, error=1e-3, **baseline):
 
 
 def study_of(folder):
-    return square_root_study(comparison_of(folder, square_root_comparisons))
+    return scaling_study(comparison_of(folder, square_root_comparisons))
 
 
 def text_of(study):
-    return "\n".join(square_root_section(study).paragraphs)
+    blocks = scaling_section(study).blocks
+    return " ".join(" ".join(b.to_text() for b in blocks).split())
 
 
 def found(folder):
@@ -88,7 +90,7 @@ def test_runs_by_the_rule_are_one_comparison(tmp_path, rate):
     assert list(comparison.groups) == sizes
     assert comparison.num_seeds == 2
     runs, *_ = find_runs(str(tmp_path))
-    assert scaling_comparisons(runs) == []
+    assert linear_comparisons(runs) == []
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,9 @@ def test_noise_is_that_of_all_seeds_together(tmp_path):
         preconditioned = estimate(signal, noise, 16, error, count)
         write(tmp_path / str(seed), preconditioned, seed=seed, **ADAM)
     runs, *_ = find_runs(str(tmp_path))
-    low, point, high = preconditioned_noise_to_signal(runs)
+    low, point, high = ratio_of(
+        NoiseEstimate.over_runs([run.preconditioned_noise for run in runs])
+    )
     # The mean is of each, not of ratios.
     assert point == pytest.approx(19 / 4.5)
 
@@ -228,7 +232,7 @@ def test_runs_by_the_linear_rule_stand_beside(tmp_path):
     accuracies = [final["accuracy"].value for final in study.linear.values()]
     assert accuracies == pytest.approx([0.516, 0.532, 0.564])
     text = text_of(study)
-    assert "| accuracy, linear |" in text and "56.40%" in text
+    assert "accuracy, linear" in text and "56.40%" in text
 
 
 def test_a_run_that_diverged_has_no_accuracy(tmp_path):
@@ -243,12 +247,12 @@ def test_a_run_that_diverged_has_no_accuracy(tmp_path):
     study = study_of(tmp_path)
     diverged = study.batches[-1]
     assert (diverged.final["accuracy"].value, diverged.num_diverged) == (0, 1)
-    assert diverged.noise_to_signal is None
-    assert "0.00% (1 diverged) | – |" in text_of(study)
+    assert diverged.ratio is None
+    assert "0.00% (1 diverged) –" in text_of(study)
 
 
 def test_the_figure_is_drawn(tmp_path):
     write_sweep(tmp_path, [8, 16, 32], {0: (1, 3), 1: (0.1, 3)})
-    [figure] = square_root_section(study_of(tmp_path)).figures.values()
+    [figure] = scaling_section(study_of(tmp_path)).figures.values()
     figure.save(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -3,12 +3,12 @@ import math
 
 import pytest
 
-from experiments.report.runs import find_runs
-from experiments.report.scaling import (
-    scaling_comparisons,
-    scaling_section,
+from experiments.report.batch_sizes import (
+    linear_comparisons,
     scaling_study,
 )
+from experiments.report.batch_sizes_section import scaling_section
+from experiments.report.runs import find_runs
 from tests.helpers.synthetic_runs import (
     comparison_of,
     estimate,
@@ -20,11 +20,12 @@ GOOD = {8: 0.10, 16: 0.10, 32: 0.10, 64: 0.11}
 
 
 def study_of(folder):
-    return scaling_study(comparison_of(folder, scaling_comparisons))
+    return scaling_study(comparison_of(folder, linear_comparisons))
 
 
 def text_of(study):
-    return "\n".join(scaling_section(study).paragraphs)
+    blocks = scaling_section(study).blocks
+    return " ".join(" ".join(b.to_text() for b in blocks).split())
 
 
 def write_two(folder, noise=(0.1, 1.0), relative_error=0.01, **run):
@@ -57,7 +58,7 @@ def test_every_batch_size_is_bounded_by_its_own_noise(tmp_path):
     for batch in study.batches:
         q = 6.0 * 8 / batch.batch_size
         u = 0.2 * batch.batch_size / 8 * 0.005
-        assert batch.noise_to_signal[0] == pytest.approx(q)
+        assert batch.ratio[1] == pytest.approx(q)
         low, point, high = batch.bound
         assert point == pytest.approx(batch.batch_size * kappa_max(q, u))
         assert low < point < high
@@ -90,7 +91,7 @@ def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
     text = text_of(study)
     assert "of which the theorem says nothing" in text
     grown = "B = 128 is the first to exceed it by more than 20% of its value"
-    assert f"{grown}, at {ratio:.3g} times B\\*." in text
+    assert f"{grown}, at {ratio:.3g} times B*." in text
     assert "safe" not in text
 
 
@@ -123,7 +124,7 @@ def test_the_condition_is_tested_by_r_g_and_n(tmp_path, factors, outcome):
     study = study_of(tmp_path)
     # The error, which is the same at all batch sizes, has no say.
     assert study.batches[0].outcome == outcome
-    assert f"C-close in R, G and N: **{outcome}**" in text_of(study)
+    assert f"C-close in R, G and N: {outcome}" in text_of(study)
 
 
 def test_a_run_that_diverged_is_not_close(tmp_path):
@@ -132,7 +133,7 @@ def test_a_run_that_diverged_is_not_close(tmp_path):
     assert study.batches[0].outcome == "held"
     assert study.error_grows_at == 128
     last = study.batches[-1]
-    assert last.test_error.value == 1 and last.num_diverged == 2
+    assert last.test_error == 1 and last.num_diverged == 2
     assert last.bound is None and last.closeness is None
     assert "(2 diverged)" in text_of(study)
 
@@ -200,9 +201,9 @@ def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
             ell=ell,
         )
     runs = find_runs(str(tmp_path))[0]
-    study = scaling_study(scaling_comparisons(runs)[0])
+    study = scaling_study(linear_comparisons(runs)[0])
     assert study.leaves_at is None
-    assert "`--sweep ell=1,2`" in text_of(study)
+    assert "--sweep ell=1,2" in text_of(study)
 
 
 def test_closeness_restates_the_noise_at_one_batch_size(tmp_path):
@@ -215,7 +216,7 @@ def test_closeness_restates_the_noise_at_one_batch_size(tmp_path):
 def test_a_gradient_not_told_apart_from_0_leaves_no_upper_end(tmp_path):
     write_two(tmp_path, noise=(0.01, 1.0), relative_error=0.9)
     study = study_of(tmp_path)
-    assert math.isinf(study.batches[0].noise_to_signal[2])
+    assert math.isinf(study.batches[0].ratio[2])
     assert study.batches[0].outcome == "not tested"
 
 
@@ -228,4 +229,4 @@ def test_an_adaptive_optimizer_has_no_condition(tmp_path):
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
     write_two(tmp_path, reasons=["a <reason>"])
-    assert "only a heuristic: a &lt;reason&gt;." in text_of(study_of(tmp_path))
+    assert "only a heuristic: a <reason>." in text_of(study_of(tmp_path))

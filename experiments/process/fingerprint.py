@@ -1,6 +1,7 @@
 """What two processes have to share to train to the same weights."""
 
 import hashlib
+import importlib.resources
 import os
 import pathlib
 import zlib
@@ -8,21 +9,22 @@ import zlib
 import keras
 import tensorflow as tf
 
-import experiments
-import keras_svag
 from keras_svag import backend
+from keras_svag.version import __version__
 
 
 def code():
     """Versions and the checksum of the code, by their names."""
     files = [
         path
-        for package in (keras_svag, experiments)
-        for path in sorted(pathlib.Path(package.__path__[0]).rglob("*.py"))
+        for package in ("keras_svag", "experiments")
+        for path in sorted(
+            pathlib.Path(str(importlib.resources.files(package))).rglob("*.py")
+        )
     ]
     content = b"".join(path.read_bytes() for path in files)
     return {
-        "the version of keras_svag": keras_svag.__version__,
+        "the version of keras_svag": __version__,
         "the version of Keras": keras.__version__,
         "the version of TensorFlow": tf.__version__,
         "the code of keras_svag and experiments": _checksum(content),

@@ -7,7 +7,7 @@ import sys
 import time
 
 from experiments.process.interruption import SIGNALS, Interruption, exit_code
-from experiments.sweep.progress import duration, progress_line, time_left
+from experiments.sweep.progress import duration, progress_line
 
 # How long a process may take to end after it was asked to: it ends the step
 # that it is in, a whole pass of the data for NGD, and writes a checkpoint.
@@ -145,8 +145,9 @@ class SweepRunner:
         self.signal = None
         self._processes = {}
         self._started = {}
-        self._seconds = {}
+        # What was done of each run when it was started.
         self._before = {}
+        self._began = time.time()
 
     def run(self):
         """Runs all jobs that are not finished, or until a signal comes."""
@@ -190,9 +191,7 @@ class SweepRunner:
                 self._processes[job.name] = self._start(job)
 
     def _collect_ended(self):
-        now = time.time()
         for name, process in list(self._processes.items()):
-            self._seconds[name] = now - self._started[name]
             code = process.poll()
             if code is None:
                 continue
@@ -203,7 +202,7 @@ class SweepRunner:
 
     def _ending(self, name, code):
         """Files how a job has ended; returns it in words."""
-        took = duration(self._seconds[name])
+        took = duration(time.time() - self._started[name])
         if code == 0 or self._jobs[name].is_finished():
             self.finished.append(name)
             return f"is finished, in {took}"
@@ -253,25 +252,25 @@ class SweepRunner:
             "interrupted": len(self.interrupted),
             "elsewhere": len(self.elsewhere),
         }
-        ended = [name for name in self.finished if name in self._seconds]
-        counted = {
-            *ended,
-            *running,
-            *(job.name for job in self._waiting),
-        }
-        left = None
-        if counted:
-            left = time_left(
-                {name: self._jobs[name].cost for name in counted},
-                ended,
-                running,
-                {**dict.fromkeys(running, 0.0), **self._seconds},
-                self._parallel,
-                self._before,
-            )
         return progress_line(
-            len(self._jobs), len(self.finished), otherwise, running, left
+            len(self._jobs),
+            len(self.finished),
+            otherwise,
+            running,
+            self._seconds_left(running),
         )
+
+    def _seconds_left(self, running):
+        """Of what was done until now the rest takes its part; None of none."""
+        ended = {name: 1.0 for name in self.finished if name in self._before}
+        done = sum(
+            self._jobs[name].cost * max(part - self._before[name], 0.0)
+            for name, part in {**ended, **running}.items()
+        )
+        left = sum(job.cost for job in self._waiting) + sum(
+            self._jobs[name].cost * (1 - part) for name, part in running.items()
+        )
+        return (time.time() - self._began) * left / done if done else None
 
     def _show_progress(self):
         self._clear_progress()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from experiments.sweep import runner
-from experiments.sweep.progress import duration, progress_line, time_left
+from experiments.sweep.progress import duration, progress_line
 from experiments.sweep.runner import Job, SweepRunner, start_process
 from tests.helpers.paths import ROOT
 
@@ -201,46 +201,34 @@ def test_a_terminal_has_one_line_of_progress():
     assert output.getvalue().endswith("\r\x1b[K")
 
 
-def test_time_left_is_in_proportion_to_the_cost():
-    costs = {"a": 1.0, "b": 2.0, "c": 4.0}
-    # 10 s per unit of cost; 1 + 4 units are left of 7, on two at a time.
-    left = time_left(costs, ["a"], {"b": 0.5}, {"a": 10.0, "b": 10.0}, jobs=2)
-    assert left == pytest.approx((2 * 0.5 + 4) * 10 / 2)
-
-
-def test_a_run_in_its_first_epoch_says_nothing_about_the_speed():
-    costs = {"a": 1.0, "b": 1.0}
-    left = time_left(costs, ["a"], {"b": 0.0}, {"a": 10.0, "b": 7.0}, jobs=1)
-    assert left == pytest.approx(10.0)
-
-
-def test_what_was_done_before_took_no_time():
-    costs = {"a": 1.0, "b": 2.0}
-    # Half of a and a fourth of b were new, and took 10 s.
-    left = time_left(
-        costs,
-        ["a"],
-        {"b": 0.75},
-        {"a": 6.0, "b": 4.0},
-        jobs=1,
-        before={"a": 0.5, "b": 0.5},
-    )
-    assert left == pytest.approx(2 * 0.25 * 10 / (1 * 0.5 + 2 * 0.25))
-
-
 @pytest.mark.parametrize(("begins_at", "left"), [(0.5, "20 s"), (0.1, "3 s")])
-def test_a_resumed_run_counts_from_where_it_was(begins_at, left, monkeypatch):
-    fractions = iter([0.5, begins_at, 0.6, 0.6, 0.6])
-    clock = iter([0.0, 5.0, 5.0, 5.0])
-    monkeypatch.setattr(runner.time, "time", lambda: next(clock))
+def test_time_left_is_in_proportion_to_what_is_new(
+    begins_at, left, monkeypatch
+):
+    # Done is 0.1 in 5 s, or 0.6; left is 0.4 of the run.
+    fractions, seen = iter([0.5, begins_at, 0.6]), []
+
+    def fraction_done(started):
+        seen.append(next(fractions))
+        return seen[-1]
+
+    monkeypatch.setattr(runner.time, "time", lambda: 5.0 * (0.6 in seen))
     output = Terminal()
-    resumed = job("a", fraction_done=lambda started: next(fractions))
-    SweepRunner([resumed], 1, Starter(polls=3), output, 0).run()
+    resumed = job("a", fraction_done=fraction_done)
+    SweepRunner([resumed], 1, Starter(polls=2), output, 0).run()
     assert f"a 60%  {left} left" in output.getvalue()
 
 
+def test_time_left_is_in_proportion_to_the_cost(monkeypatch):
+    sweep = SweepRunner([job("a"), job("b", cost=3.0)], output=io.StringIO())
+    sweep._before, sweep._began = {"a": 0.0}, 100.0
+    del sweep._waiting[0]
+    monkeypatch.setattr(runner.time, "time", lambda: 110.0)
+    # Half of a cost of 1 took 10 s; 0.5 and 3 are left.
+    assert sweep._seconds_left({"a": 0.5}) == pytest.approx(3.5 * 10 / 0.5)
+
+
 def test_nothing_done_tells_nothing():
-    assert time_left({"a": 1.0}, [], {"a": 0.0}, {"a": 9.0}, 1) is None
     assert "unknown time left" in progress_line(1, 0, {}, {"a": 0.0}, None)
 
 

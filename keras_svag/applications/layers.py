@@ -8,10 +8,7 @@ import keras
 import numpy as np
 
 from keras_svag import arguments
-from keras_svag.backend.normalization import (
-    BatchNormalization,
-    GroupNormalization,
-)
+from keras_svag.backend import BatchNormalization, GroupNormalization
 
 NORMALIZATIONS = ("batch", "group", "none")
 

@@ -1,17 +1,9 @@
 """What differs between Keras's backends, and all of Keras's private names."""
 
-from keras_svag.backend.batches import (
-    arrays_of,
-    dynamic_num_rows,
-    even_number_of_rows,
-    first_rows,
-    halves,
-    map_arrays,
-    num_rows,
-    without_optionals,
-)
+import keras
+
+from keras_svag.backend.batches import arrays_of, map_arrays
 from keras_svag.backend.data import ArrayRows, are_arrays, batches_of
-from keras_svag.backend.gradients import Gradients, one_sentence
 from keras_svag.backend.model import (
     FitData,
     accumulated_batches,
@@ -37,27 +29,13 @@ from keras_svag.backend.model import (
     overrides,
     training_loss,
 )
-from keras_svag.backend.pair_trainer import PairTrainer
-from keras_svag.backend.state import (
-    assign_replica_values,
-    preserved_state,
-    replica_values,
-    replicas,
-)
-from keras_svag.backend.tensorflow import (
-    Beside,
-    FirstCall,
-    PairProgram,
-    Within,
-    fetched,
-    fewest_rows,
-    innermost,
-    preconditioned_pair,
-)
-from keras_svag.backend.workers import (
-    MultiWorkerModel,
-    has_several_workers,
-    is_chief,
-    is_deterministic,
-)
+from keras_svag.backend.pairs import fetched, preconditioned_pair
+from keras_svag.backend.train_function import innermost
 from keras_svag.scaling.optimizers import without_loss_scale
+
+if keras.backend.backend() == "jax":
+    from keras_svag.backend.jax import *  # noqa: F403
+elif keras.backend.backend() == "torch":
+    from keras_svag.backend.torch import *  # noqa: F403
+else:
+    from keras_svag.backend.tensorflow import *  # noqa: F403

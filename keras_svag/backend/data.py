@@ -2,9 +2,9 @@
 
 import collections.abc
 import itertools
+import sys
 
 import keras
-import tensorflow as tf
 from keras import ops, tree
 from keras.src.trainers.data_adapters import (
     array_slicing,
@@ -51,9 +51,7 @@ class ArrayRows:
             rows: NumPy vector of the indices of its rows.
         """
         return map_arrays(
-            lambda array: _tensor(
-                array.convert_to_tf_dataset_compatible(array[rows])
-            ),
+            lambda array: _tensor(_compatible(array)(array[rows])),
             self._arrays,
         )
 
@@ -72,6 +70,9 @@ def runs_python(dataset):
     It may, if a strategy has distributed it already, or if a function in it
     uses a data set from outside.
     """
+    # It is there, or there would be no such data set.
+    import tensorflow as tf
+
     if not isinstance(dataset, tf.data.Dataset):
         return True
     graphs = [f.function.graph for f in dataset._functions()]
@@ -97,9 +98,11 @@ def batches_of(data):
     Raises:
         TypeError: If `data` is none of these.
     """
-    if isinstance(
-        data, (tf.distribute.DistributedDataset, str, bytes)
-    ) or not isinstance(data, collections.abc.Iterable):
+    if (
+        isinstance(data, (str, bytes))
+        or _is_distributed(data)
+        or not isinstance(data, collections.abc.Iterable)
+    ):
         raise TypeError(
             "`data` must be arrays x, a tuple (x, y) or (x, y, sample_weight) "
             "of arrays, or batches of them: a tf.data.Dataset that is not "
@@ -113,9 +116,29 @@ def batches_of(data):
     return (map_arrays(_tensor, batch) for batch in data)
 
 
+def _is_distributed(data):
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(
+        data, tensorflow.distribute.DistributedDataset
+    )
+
+
+def _compatible(array):
+    """What makes a slice of an array fit for Keras's backend."""
+    if keras.backend.backend() == "tensorflow":
+        return array.convert_to_tf_dataset_compatible
+    if keras.backend.backend() == "jax":
+        return array.convert_to_jax_compatible
+    return array.convert_to_torch_compatible
+
+
 def _tensor(array):
     if isinstance(array, array_slicing.TensorflowSparseWrapper):
         return array.sparse
     if data_adapter_utils.is_scipy_sparse(array):
-        return data_adapter_utils.scipy_sparse_to_tf_sparse(array)
+        if keras.backend.backend() == "tensorflow":
+            return data_adapter_utils.scipy_sparse_to_tf_sparse(array)
+        if keras.backend.backend() == "jax":
+            return data_adapter_utils.scipy_sparse_to_jax_sparse(array)
+        array = array.toarray()
     return ops.convert_to_tensor(array)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 from keras import ops, tree
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask
 from keras.src.trainers.data_adapters.array_data_adapter import (
     ArrayDataAdapter,
 )
@@ -72,8 +73,11 @@ def build_layers(model, x):
 
 def build_training(model, batch):
     """Builds a compiled model, with its losses and metrics, from a batch."""
-    # Does nothing without a strategy: losses are then built when traced.
-    model._maybe_symbolic_build(data_batch=batch)
+    if hasattr(model, "distribute_strategy"):
+        # Does nothing without a strategy: losses are then built when traced.
+        model._maybe_symbolic_build(data_batch=batch)
+    else:
+        model._symbolic_build(data_batch=batch)
     build_layers(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
 
 
@@ -107,9 +111,7 @@ def is_masked(model, y_pred):
     They are those of a mask, or those whose class is not ignored.
     """
     outputs, losses = tree.flatten(y_pred), tree.flatten(model.loss)
-    return any(
-        getattr(output, "_keras_mask", None) is not None for output in outputs
-    ) or any(getattr(loss, "ignore_class", None) is not None for loss in losses)
+    return any(get_keras_mask(o) is not None for o in outputs) or any(getattr(loss, "ignore_class", None) is not None for loss in losses)
 
 
 def gradient_weights(model):
@@ -327,5 +329,28 @@ def iterations(optimizer):
     optimizer = without_loss_scale(optimizer)
     if optimizer is None:
         return 0.0
-    batches = ops.cast(optimizer._iterations, "float64")
-    return batches / accumulated_batches(optimizer)
+    accumulated = accumulated_batches(optimizer)
+    # A product: an eager read of a variable shows what is assigned later.
+    batches = 1 * ops.convert_to_tensor(optimizer._iterations)
+    return batches if accumulated == 1 else batches / accumulated
+
+
+def seeds_of(model):
+    """The states of the random generators of a model, and Keras's own."""
+    generators = [
+        generator
+        for layer in layers_of(model)
+        for generator in layer._seed_generators
+    ]
+    generators += [] if global_seed() is None else [global_seed()]
+    return list({id(g.state): g.state for g in generators}.values())
+
+
+def state_of(model):
+    """All variables that a call of a model may assign: weights and others."""
+    variables = [*model.variables, *model.metrics_variables]
+    for layer in layers_of(model):
+        for metric in layer.metrics:
+            variables += metric.variables
+    variables += seeds_of(model)
+    return list({id(v): v for v in variables}.values())

@@ -163,8 +163,9 @@ class ScalingRuleCheck(GradientNoiseMonitor):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_end(logs)
         report = self.report
-        strategy = self._model_seen.distribute_strategy
-        if self.verbose and report is not None and backend.is_chief(strategy):
+        if not self.verbose or report is None:
+            return
+        if backend.writes_files(self._model_seen):
             print(report)
 
     @property

@@ -652,8 +652,9 @@ their kin |
 
     @property
     def _writes_events(self):
-        strategy = self._model_seen.distribute_strategy
-        return self.log_dir is not None and backend.is_chief(strategy)
+        return self.log_dir is not None and backend.writes_files(
+            self._model_seen
+        )
 
     def _write_point(self, place):
         self._summaries_of_run().write_estimate(self.estimate(), place)

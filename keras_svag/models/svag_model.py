@@ -142,8 +142,8 @@ class SVAGModel(backend.PairTrainer):
     def compute_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self.model.compute_metrics(*args, **kwargs)
 
-    def test_step(self, data: Any) -> Any:
-        return self.model.test_step(data)
+    def test_step(self, *args: Any) -> Any:
+        return self.model.test_step(*args)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_svag import arguments
 from keras_svag.optimizers.paired import (
+    WIDEST,
     LearningRate,
     PairedOptimizer,
     Pairing,
@@ -98,7 +99,7 @@ class SVAGRMSprop(_Adaptive):
         learning_rate: RMSprop's learning rate; settable.
         effective_iterations: steps done / `ell`, a float: RMSprop's steps.
         continuous_time: sum over the steps of `learning_rate**2 / ell`: the
-            time of the SDE, a float64 variable.
+            time of the SDE, a float64 variable (float32 on JAX).
 
     Raises:
         TypeError: if an argument is no number where one is wanted.
@@ -151,7 +152,7 @@ class SVAGRMSprop(_Adaptive):
         moment, update = self._second_moment(mixed, variable, self.rho)
         root = ops.sqrt(ops.add(moment, self.scaled_epsilon))
         # Rounded once, or the graph around it decides on the last bit.
-        step_size = ops.cast(learning_rate, "float64") / math.sqrt(self.ell)
+        step_size = ops.cast(learning_rate, WIDEST) / math.sqrt(self.ell)
         step_size = ops.cast(step_size, variable.dtype)
         return ops.divide(ops.multiply(mixed, step_size), root), [update]
 
@@ -221,7 +222,7 @@ class SVAGAdam(_Adaptive):
         learning_rate: Adam's learning rate; settable.
         effective_iterations: steps done / `ell`, a float: Adam's steps.
         continuous_time: sum over the steps of `learning_rate**2 / ell`: the
-            time of the SDE, a float64 variable.
+            time of the SDE, a float64 variable (float32 on JAX).
 
     Raises:
         TypeError: if an argument is no number where one is wanted.
@@ -279,7 +280,7 @@ class SVAGAdam(_Adaptive):
         done = self._steps()
         seen = ops.sqrt(self._seen(self.beta_2, ops.maximum(done, 1)))
         correction = seen / self._seen(self.beta_1, done + 1)
-        step_size = ops.cast(learning_rate, "float64") / math.sqrt(self.ell)
+        step_size = ops.cast(learning_rate, WIDEST) / math.sqrt(self.ell)
         step_size = ops.cast(step_size * correction, variable.dtype)
         step = ops.divide(ops.multiply(mean, step_size), root)
         return step, [(old_mean, mean), update]
@@ -291,7 +292,7 @@ class SVAGAdam(_Adaptive):
         """
         rate = (1 - decay_rate) / self.ell
         log_rate = math.log1p(-rate) if rate < 1 else -math.inf
-        return -ops.expm1(ops.cast(steps, "float64") * log_rate)
+        return -ops.expm1(ops.cast(steps, WIDEST) * log_rate)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

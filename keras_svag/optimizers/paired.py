@@ -105,7 +105,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         self.gradient_weights = weights
         self.continuous_time = self.add_variable(
             shape=(),
-            dtype="float64",
+            dtype=WIDEST,
             aggregation="only_first_replica",
             name="continuous_time",
         )
@@ -196,8 +196,8 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         grads = list(grads)
         elapsed = ops.where(
             self._completes_pair(),
-            self._time_of_step(ops.cast(self.learning_rate, "float64")),
-            ops.zeros((), "float64"),
+            self._time_of_step(ops.cast(self.learning_rate, WIDEST)),
+            ops.zeros((), WIDEST),
         )
         super().apply(grads, trainable_variables)
         if grads:
@@ -390,6 +390,8 @@ def dense(gradient, variable):
     return gradient
 
 
+# JAX has no float64 unless it is told to have it.
+WIDEST = "float32" if keras.backend.backend() == "jax" else "float64"
 _CLIPPING = (
     "clipping the mixed gradient biases the SDE, and clipping its parts apart "
     "is not the clipping of a batch"

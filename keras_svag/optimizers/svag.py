@@ -59,7 +59,7 @@ class SVAG(PairedOptimizer):
             `learning_rate / ell`.
         effective_iterations: SVAG steps done / `ell`, a float: SGD steps.
         continuous_time: sum over the steps of `learning_rate / ell`: the time
-            of the SDE, a float64 variable.
+            of the SDE, a float64 variable (float32 on JAX).
 
     Raises:
         TypeError: if an argument is no number where one is wanted.

@@ -98,7 +98,7 @@ def _outputs(model, x, factor):
         outputs = tree.flatten(backend.call_in_training_mode(model, x))
         outputs += model.losses
         return [
-            ops.convert_to_numpy(ops.cast(output, "float64"))
+            np.asarray(ops.convert_to_numpy(output), np.float64)
             for output in outputs
         ]
 

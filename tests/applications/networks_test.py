@@ -11,7 +11,7 @@ from keras_svag.applications import (
     ResNet,
     ScaleInvariantMLP,
 )
-from keras_svag.backend.normalization import (
+from keras_svag.backend.tensorflow.normalization import (
     BatchNormalization,
     GroupNormalization,
 )

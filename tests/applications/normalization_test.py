@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag.backend.normalization import (
+from keras_svag.backend.tensorflow.normalization import (
     BatchNormalization,
     GroupNormalization,
 )

@@ -15,6 +15,11 @@ def is_chief(strategy):
     return strategy.extended.should_save_summary
 
 
+def writes_files(model):
+    """Whether this process is the one that writes for a model."""
+    return is_chief(model.distribute_strategy)
+
+
 def has_several_workers(strategy):
     """Whether `strategy` trains over more than one process."""
     return (

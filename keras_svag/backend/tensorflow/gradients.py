@@ -4,19 +4,16 @@ import contextlib
 import re
 
 import keras
-import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from keras_svag.backend.model import (
     call_in_training_mode,
     gradient_weights,
-    inverse_root_second_moments,
-    layers_of,
+    seeds_of,
     training_loss,
 )
-from keras_svag.backend.state import replicas
-from keras_svag.backend.tensorflow import GivenLoss, loss_scale
+from keras_svag.backend.pairs import GivenLoss, inverse_roots, loss_scale
+from keras_svag.backend.tensorflow.state import replicas
 
 # What an error begins with where Keras runs eagerly.
 _NODE = re.compile(r"^\{\{.*?\}\}")
@@ -50,14 +47,13 @@ class Gradients:
         self._model = model
         self._objective = model
         if loss is not None:
-            self._objective = GivenLoss(model)
-            self._objective.compile(optimizer="sgd", loss=loss)
+            self._objective = GivenLoss(model, loss)
         self._scaled = model if model.compiled else self._objective
         self._weights = [replicas(v)[0] for v in self.variables]
         self._state = _all_but_seeds(model)
         self._scales = None
         if preconditioned:
-            self._scales = _inverse_roots(model.optimizer, self.variables)
+            self._scales = inverse_roots(model.optimizer, self.variables)
 
     def of(self, batch):
         """The gradient of each variable on a batch, float32 and dense."""
@@ -124,26 +120,10 @@ def one_sentence(name):
 
 def _all_but_seeds(model):
     """The variables of a model, on every replica, without random seeds."""
-    seeds = {
-        id(generator.state)
-        for layer in layers_of(model)
-        for generator in layer._seed_generators
-    }
+    seeds = {id(seed) for seed in seeds_of(model)}
     return [
         part
         for variable in model.variables
         if id(variable) not in seeds
         for part in replicas(variable)
     ]
-
-
-def _inverse_roots(optimizer, variables):
-    scales = []
-    if optimizer.built:
-        scales = [inverse_root_second_moments(optimizer, v) for v in variables]
-    if not any(np.any(ops.convert_to_numpy(scale)) for scale in scales):
-        raise ValueError(
-            "`preconditioned` needs the optimizer's second moments, and it has "
-            "made no step; train first."
-        )
-    return scales

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.backend.model import global_seed, layers_of, notes_kept
+from keras_svag.backend.model import layers_of, notes_kept, state_of
 
 
 @contextlib.contextmanager
@@ -21,13 +21,7 @@ def preserved_state(model):
     Args:
         model: a `keras.Model`, built.
     """
-    seed = global_seed()
-    variables = list(model.variables)
-    for metric in _all_metrics(model):
-        variables += metric.variables
-    if seed is not None:
-        variables.append(seed.state)
-    known = {id(variable): variable for variable in variables}
+    known = {id(variable): variable for variable in state_of(model)}
     values = [
         (part, tf.identity(part))
         for variable in known.values()

@@ -1,0 +1,62 @@
+"""What an `SVAGModel` keeps on the host, where each step returns there."""
+
+import collections
+from typing import Any
+
+import numpy as np
+
+from keras_svag.backend import pair_trainer
+from keras_svag.backend.slices import num_rows
+
+
+class PairTrainer(pair_trainer.PairTrainer):
+    """Leaves out batches below the nominal size before their step begins."""
+
+    _largest = 2
+
+    def observe(self, per_layer: bool = False) -> "Observations":
+        """Keeps the moments of the pairs of a call, from the next one on.
+
+        Args:
+            per_layer: Whether to keep those of each variable.
+
+        Returns:
+            The `Observations`.
+        """
+        return self._observe(Observations(), per_layer)
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        self._note_first(iterator)
+        self.model._symbolic_build(iterator, data_batch)
+        self.built = True
+
+    def _is_pair(self, data):
+        rows = num_rows(data)
+        if self._is_always_nominal:
+            return True
+        if self._nominal is not None:
+            return rows >= self._nominal
+        self._largest = max(self._largest, rows)
+        return rows >= self._largest
+
+
+class Observations(pair_trainer.Observations):
+    """Rows as the steps return them: a number, and a vector of a device."""
+
+    def __init__(self):
+        self._number = -1
+        self._rows = collections.deque(maxlen=1)
+
+    def restart(self) -> None:
+        self._rows = collections.deque(maxlen=self._steps)
+
+    def add(self, row: Any) -> None:
+        """Adds the row of a step, in place of the oldest one."""
+        self._number += 1
+        self._rows.append([self._number, row])
+
+    def last(self) -> Any:
+        return list(self._rows) or [[-1, np.zeros(0)]]
+
+    def unpacked(self, row: Any) -> dict[str, Any]:
+        return super().unpacked(np.concatenate([[row[0]], row[1]]))

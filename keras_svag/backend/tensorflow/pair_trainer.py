@@ -1,0 +1,257 @@
+"""The training step of an `SVAGModel` on TensorFlow."""
+
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_svag.backend import pair_trainer
+from keras_svag.backend.batches import map_arrays
+from keras_svag.backend.model import layers_of
+from keras_svag.backend.pairs import loss_scale
+from keras_svag.backend.tensorflow.batches import (
+    dynamic_num_rows,
+    even_number_of_rows,
+    halves,
+    num_rows,
+)
+from keras_svag.backend.tensorflow.beside import traced_once
+from keras_svag.backend.tensorflow.workers import MultiWorkerModel
+from keras_svag.noise.moments import common_rows, is_sparse
+from keras_svag.scaling.optimizers import without_loss_scale
+
+
+class PairTrainer(pair_trainer.PairTrainer, MultiWorkerModel):
+    """The step of a graph, on any number of replicas."""
+
+    _largest = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._last_logs: dict[str, tf.Variable] = {}
+
+    @property
+    def _replicas(self):
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def observe(self, per_layer: bool = False) -> "Observations":
+        """Keeps the moments of the pairs of a call, from the next one on.
+
+        Args:
+            per_layer: Whether to keep those of each variable.
+
+        Returns:
+            The `Observations`.
+        """
+        return self._observe(Observations(), per_layer)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        self._note_first(iterator)
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    # As in Keras's own loop, where one of a user's own would convert it.
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, data: Any) -> dict[str, Any]:
+        with without_loss_scale(self.optimizer).mixed_gradients():
+            # In a branch of the graph nothing can be built.
+            self._build_in_step(data)
+            is_pair = self._is_pair(data)
+            if self._is_always_nominal or self._replicas > 1:
+                own = self._take_step(data)
+            else:
+                if is_pair is True:
+                    self._keep(self._take_step(data))
+                elif is_pair is not False:
+                    tf.cond(
+                        is_pair,
+                        lambda: self._keep(self._take_step(data)),
+                        lambda: None,
+                    )
+                own = map_arrays(tf.convert_to_tensor, dict(self._last_logs))
+            return {**self.get_metrics_result(), **own}
+
+    def _keep(self, logs):
+        """Keeps logs for the batches that are left out, in variables."""
+        for key, value in logs.items():
+            if key not in self._last_logs:
+                with tf.init_scope():
+                    self._last_logs[key] = tf.Variable(
+                        tf.zeros(value.shape, value.dtype), trainable=False
+                    )
+            self._last_logs[key].assign(value)
+
+    def _build_in_step(self, data):
+        loss = self.model._compile_loss
+        is_built = loss is None or loss.built
+        if not is_built or not all(layer.built for layer in layers_of(self)):
+            with tf.init_scope():
+                self.model._symbolic_build(data_batch=data)
+                self.built = True
+        if self.trainable_variables and not self.optimizer.built:
+            with tf.init_scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _is_pair(self, data):
+        """Whether a batch has the nominal size: a bool, or a tensor of one."""
+        rows = num_rows(data)
+        if self._replicas > 1:
+            return self._check_rows(rows)
+        if self._is_always_nominal:
+            return True
+        rows = dynamic_num_rows(data)
+        if self._nominal is not None:
+            return rows >= self._nominal
+        # A larger batch may come, or have come.
+        if self._largest is None:
+            with tf.init_scope():
+                self._largest = tf.Variable(2, trainable=False)
+        return rows >= self._largest.assign(tf.maximum(self._largest, rows))
+
+    def _take_step(self, data):
+        """Mixes the gradients of a batch's two halves and applies them.
+
+        Returns:
+            What the model's own `compute_metrics` adds to the logs: the mean
+            of the two halves' where both count.
+        """
+        first, second = halves(even_number_of_rows(data))
+        leaves_no_trace = self._leaves_no_trace
+        rows = dynamic_num_rows(first)
+        gradients_of = traced_once(self._gradients, self)
+        loss, g1, logs = gradients_of(first)
+        self._count_loss(loss, rows)
+        if leaves_no_trace and self._observations is None:
+            self._apply([_summed(g) for g in g1])
+            return logs
+        if leaves_no_trace:
+            state = [
+                (v, tf.identity(v.value)) for v in self.non_trainable_variables
+            ]
+        # Unordered, both halves' activations could be held at once. The data
+        # alone wait: if every operation did, tracing would take much longer.
+        with tf.control_dependencies([g for g in g1 if g is not None]):
+            second = map_arrays(tf.identity, second)
+        loss, g2, others = gradients_of(second)
+        self._count_loss(loss, rows)
+        if leaves_no_trace:
+            for variable, value in state:
+                variable.assign(value)
+        else:
+            logs = {key: (logs[key] + others[key]) / 2 for key in logs}
+        if self._observations is not None:
+            self._keep_observation(g1, g2, rows)
+        self._apply(list(map(self._mix, g1, g2, self.trainable_weights)))
+        return logs
+
+    def _gradients(self, half):
+        """The loss of a half, its gradients, scaled as the loss is, and logs.
+
+        Of the logs those that no metric of the model has.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self._compute_loss(
+                x, y, y_pred, sample_weight, training=True
+            )
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight)
+        known = self.get_metrics_result()
+        logs = {
+            key: tf.convert_to_tensor(value)
+            for key, value in logs.items()
+            if key not in known
+        }
+        gradients = [None if g is None else _kept_apart(g) for g in gradients]
+        return loss, gradients, logs
+
+    def _count_loss(self, loss, rows):
+        # Keras divides a loss by the number of replicas.
+        loss *= self._replicas
+        self.model._loss_tracker.update_state(loss, sample_weight=rows)
+
+    def _apply(self, gradients):
+        if not gradients:
+            warnings.warn("There are no trainable weights.", stacklevel=2)
+            return
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_weights, strict=True)
+        )
+
+    def _keep_observation(self, g1, g2, rows):
+        """Keeps the moments of a pair, averaged over the replicas."""
+        self._observations.name_layers(self.trainable_weights)
+        # Keras divides a loss by the number of replicas.
+        unscale = self._replicas / loss_scale(self)
+        row, layers = self._observed(g1, g2, rows, unscale)
+        # A step is counted on the host to more digits than float32 has.
+        row = tf.stack([tf.cast(value, "float64") for value in row])
+        if self._observations.per_layer:
+            layers = tf.cast(tf.reshape(layers, [-1]), "float64")
+            row = tf.concat([row, layers], 0)
+        if self._replicas > 1:
+            context = tf.distribute.get_replica_context()
+            row = context.all_reduce(tf.distribute.ReduceOp.MEAN, row)
+        self._observations.add(row)
+
+
+class Observations(pair_trainer.Observations):
+    """Rows in a variable, which the step assigns."""
+
+    _rows = None
+    _next = 0
+
+    def restart(self) -> None:
+        self._next = max(self._next, 1 + int(self.last()[-1, 0]))
+        self._rows = None
+
+    def add(self, row: Any) -> None:
+        """Adds the row of a step, in place of the oldest one."""
+        if self._rows is None:
+            with tf.init_scope():
+                self._rows = tf.Variable(
+                    tf.fill([self._steps, 1 + row.shape[0]], _nothing()),
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                )
+        number = tf.maximum(self._rows[-1:, 0] + 1, self._next)
+        row = tf.concat([number, row], 0)
+        self._rows.assign(tf.concat([self._rows[1:], row[None]], 0))
+
+    def last(self) -> Any:
+        if self._rows is None:
+            return tf.fill([1, 1], _nothing())
+        strategy = getattr(
+            self._rows, "distribute_strategy", tf.distribute.get_strategy()
+        )
+        return tf.identity(strategy.experimental_local_results(self._rows)[0])
+
+
+def _nothing():
+    return tf.constant(-1, "float64")
+
+
+def _summed(gradient):
+    """The gradient, of which no row that it touches is there twice."""
+    if gradient is None or not is_sparse(gradient):
+        return gradient
+    rows, _, indices = common_rows(gradient, gradient)
+    return tf.IndexedSlices(rows, indices, gradient.dense_shape)
+
+
+def _kept_apart(gradient):
+    """The gradient, whose arithmetic no later one is folded into.
+
+    The graph optimizer would fold the weights that mix a pair into the
+    gradient's own arithmetic, and a pair's last bits would then depend on the
+    graph around it: it does not look through `ensure_shape`.
+    """
+    if is_sparse(gradient):
+        return tf.IndexedSlices(
+            _kept_apart(gradient.values), gradient.indices, gradient.dense_shape
+        )
+    gradient = tf.convert_to_tensor(gradient)
+    return tf.ensure_shape(gradient, gradient.shape)

@@ -1,0 +1,104 @@
+"""What takes the place of TensorFlow's train functions for one call."""
+
+import inspect
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from keras_svag.backend import train_function
+from keras_svag.backend.batches import arrays_of, check_rows
+from keras_svag.backend.tensorflow.batches import (
+    dynamic_num_rows,
+    without_optionals,
+)
+
+
+class TrainFunction(train_function.TrainFunction):
+    """One that is called with an iterator over batches."""
+
+    def _is_of_another_loop(self, iterator):
+        return inspect.isgenerator(iterator) and not self._in_loop
+
+
+class Within(TrainFunction, train_function.Within):
+    """Calls a function after a call that observes itself."""
+
+
+class Beside(TrainFunction):
+    """Shows a batch of the call to a function before hers trains on it.
+
+    Args:
+        model: The model.
+        choose: Function from the number of batches of the call, which are more
+            than one with `steps_per_execution`, to the index of the one.
+        observe: Function of that batch and its index.
+        in_loop: Whether `train_on_batch` calls it.
+    """
+
+    def __init__(self, model, choose, observe, in_loop=False):
+        super().__init__(model, in_loop)
+        self._choose, self._observe = choose, observe
+
+    def _call(self, iterator):
+        batches = list(
+            itertools.islice(iterator, self._model.steps_per_execution)
+        )
+        if not batches:
+            # On data of unknown size Keras counts a step that finds no more.
+            return self.found(iterator)
+        place = self._choose(len(batches))
+        if place:
+            self.found(iter(batches[:place]))
+        self._observe(batches[place], place)
+        return self.found(iter(batches[place:]))
+
+
+class FirstCall(TrainFunction):
+    """Looks at what the iterator of `fit` declares, and draws nothing.
+
+    Args:
+        model: The model.
+        note: Function of whether batches may differ in their rows.
+    """
+
+    def __init__(self, model, note):
+        super().__init__(model)
+        self._note = note
+
+    def _call(self, iterator):
+        spec = getattr(iterator, "element_spec", None)
+        if spec is not None:
+            rows = [_declared_rows(s) for s in tf.nest.flatten(spec)]
+            check_rows(rows)
+            self._note(None in rows)
+        return self.found(iterator)
+
+
+def _declared_rows(spec):
+    while hasattr(spec, "_value_specs"):  # Of several replicas.
+        spec = spec._value_specs[0]
+    shape = getattr(spec, "shape", None)
+    return shape[0] if shape is not None and shape.rank else None
+
+
+def fewest_rows(batch):
+    """Rows of the replica that has the fewest in a batch of `fit`.
+
+    Raises:
+        ValueError: If the batch cannot be halved.
+    """
+    leaves = arrays_of(without_optionals(batch))
+    replicas = [getattr(leaf, "values", None) for leaf in leaves]
+    if not isinstance(replicas[0], tuple):
+        return check_rows([_eager_rows(leaf) for leaf in leaves])
+    return min(
+        check_rows([_eager_rows(leaf) for leaf in leaves])
+        for leaves in zip(*replicas, strict=True)
+    )
+
+
+def _eager_rows(leaf):
+    if isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)):
+        return int(dynamic_num_rows(leaf))
+    return np.shape(leaf)[0] if len(leaf.shape) else None

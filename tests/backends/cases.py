@@ -1,0 +1,170 @@
+"""What is computed alike on every backend: noise, and steps of SVAG.
+
+`python -m tests.backends.cases` writes the numbers that Keras's present
+backend has to reference.json, against which the others are held.
+"""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+import keras_svag
+
+REFERENCE = pathlib.Path(__file__).with_name("reference.json")
+ROWS = 16
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def tokens():
+    return np.random.default_rng(2).integers(0, 20, (ROWS, 7))
+
+
+def perceptron():
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(16, "tanh"),
+            layers.Dense(8, "relu"),
+            layers.Dense(3),
+        ]
+    )
+    return model, numbers(ROWS, 6)
+
+
+def convolutions():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    return model, numbers(ROWS, 8, 8, 3)
+
+
+def transformer():
+    inputs = keras.Input((7,), dtype="int32")
+    x = layers.Embedding(20, 8)(inputs)
+    y = layers.LayerNormalization()(x)
+    x += layers.MultiHeadAttention(2, 4)(y, y, use_causal_mask=True)
+    y = layers.LayerNormalization()(x)
+    x += layers.Dense(8)(layers.Dense(16, "gelu")(y))
+    outputs = layers.Dense(3)(layers.GlobalAveragePooling1D()(x))
+    return keras.Model(inputs, outputs), tokens()
+
+
+def lstm():
+    model = keras.Sequential(
+        [
+            keras.Input((7, 4)),
+            layers.LSTM(6),
+            layers.Dense(3),
+        ]
+    )
+    return model, numbers(ROWS, 7, 4)
+
+
+def embeddings():
+    model = keras.Sequential(
+        [
+            keras.Input((7,), dtype="int32"),
+            layers.Embedding(20, 6),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    return model, tokens()
+
+
+NETWORKS = (perceptron, convolutions, transformer, lstm, embeddings)
+
+
+def built(network):
+    """`(model, x, y)` with weights that no backend has drawn."""
+    model, x = network()
+    for place, weight in enumerate(model.trainable_weights):
+        fan_in = max(np.prod(weight.shape[:-1]), 1)
+        offset = "gamma" in weight.path
+        value = numbers(*weight.shape, seed=place) / np.sqrt(fan_in)
+        weight.assign(offset + 0.5 * value)
+    return model, x, numbers(ROWS, 3, seed=1)
+
+
+def noise(network):
+    """G, S, R, G_P and S_P of a batch, after one step of Adam of no size."""
+    model, x, y = built(network)
+    model.compile(keras.optimizers.Adam(0.0, epsilon=0.1), "mse")
+    monitor = keras_svag.GradientNoiseMonitor(every=1)
+    with monitor.watch(model):
+        for _ in range(2):
+            model.train_on_batch(x, y)
+    return [
+        monitor.series[column][-1]
+        for column in (
+            "grad_sq_norm",
+            "example_noise",
+            "weight_sq_norm",
+            "preconditioned_grad_sq_norm",
+            "preconditioned_example_noise",
+        )
+    ]
+
+
+def schedule():
+    return keras.optimizers.schedules.ExponentialDecay(0.1, 4, 0.5)
+
+
+OPTIMIZERS = {
+    "SVAG": lambda **a: keras_svag.SVAG(0.1, **a),
+    "SVAG with decay": lambda **a: keras_svag.SVAG(0.1, weight_decay=0.1, **a),
+    "SVAG with a schedule": lambda **a: keras_svag.SVAG(schedule(), **a),
+    "SVAGAdam": lambda **a: keras_svag.SVAGAdam(0.01, weight_decay=0.1, **a),
+    "SVAGRMSprop": lambda **a: keras_svag.SVAGRMSprop(0.01, **a),
+}
+
+
+def steps(optimizer, ell, pairing, is_wrapped):
+    """Sums over the weights of 20 steps, and the time that they took."""
+    model, _, _ = built(perceptron)
+    optimizer = OPTIMIZERS[optimizer](ell=ell, pairing=pairing)
+    trained = keras_svag.SVAGModel(model) if is_wrapped else model
+    trained.compile(optimizer, "mse")
+    count = 20 if is_wrapped else 40
+    x, y = numbers(8 * count, 6), numbers(8 * count, 3, seed=1)
+    trained.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    weights = [ops.convert_to_numpy(v).ravel() for v in model.weights]
+    weights = np.concatenate(weights).astype("float64")
+    time = float(ops.convert_to_numpy(optimizer.continuous_time))
+    return [weights @ weights, weights @ numbers(weights.size), time]
+
+
+def cases():
+    """Maps the name of each case to the function that computes it."""
+    found = {
+        f"noise of {network.__name__}": lambda network=network: noise(network)
+        for network in NETWORKS
+    }
+    for name in OPTIMIZERS:
+        for ell in (1, 4):
+            for pairing in ("independent", "halves"):
+                for is_wrapped in (False, True):
+                    arguments = name, ell, pairing, is_wrapped
+                    key = f"{name}, ell={ell}, {pairing}"
+                    key += ", in an SVAGModel" if is_wrapped else ""
+                    found[key] = lambda a=arguments: steps(*a)
+    return found
+
+
+if __name__ == "__main__":
+    values = {name: compute() for name, compute in cases().items()}
+    REFERENCE.write_text(json.dumps(values, indent=0) + "\n")

@@ -16,7 +16,7 @@ LIBRARY = {
     "keras_svag.noise": "moments of a pair, NoiseSeries, NoiseEstimate",
     "keras_svag.optimizers": "SVAG's update and weights",
     "keras_svag.scaling": "the theory: bounds, rules, closeness, verdict",
-    "keras_svag.backend": "what TensorFlow does, and Keras's private names",
+    "keras_svag.backend": "what differs by backend, Keras's private names",
     "keras_svag.models": "SVAGModel",
     "keras_svag.probe": "a model measured, not trained",
     "keras_svag.reporting": "the report as text, HTML and Markdown",

@@ -15,7 +15,15 @@ OUTSIDE = ("experiments", "train", "configs", "benchmarks", "tests", "docs")
 FOUNDATIONS = ("keras_svag.arguments", "keras_svag.version")
 # What `pip install` brings, beside Python's own modules. A frame needs pandas,
 # a picture matplotlib.
-REQUIRED = {"tensorflow", "keras", "numpy", "scipy", "tensorboard"} | {
+REQUIRED = {
+    "tensorflow",
+    "jax",
+    "torch",
+    "keras",
+    "numpy",
+    "scipy",
+    "tensorboard",
+} | {
     "pandas",
     "matplotlib",
 }
@@ -74,6 +82,8 @@ def test_packages_are_those_of_the_table():
         for path in architecture.sources()
         if path.name == "__init__.py"
     }
+    # A part of the backend's.
+    folders.remove("keras_svag.backend.tensorflow")
     assert folders | {"train"} == {*architecture.PACKAGES, "keras_svag"}
 
 
@@ -97,14 +107,15 @@ def test_module_does_not_know_what_it_must_not_know():
             assert roots <= REQUIRED | sys.stdlib_module_names
 
 
-def test_tensorflow_is_known_to_the_backend_alone():
+def test_backends_are_known_to_the_backend_alone():
     for module in trees():
         if is_in(module, "keras_svag") and not is_in(
             module, "keras_svag.backend"
         ):
-            assert not any(
-                is_in(name, "tensorflow") for name in imported(module)
-            )
+            for backend in ("tensorflow", "jax", "torch"):
+                assert not any(
+                    is_in(name, backend) for name in imported(module)
+                ), module
 
 
 def test_imports_are_absolute():

@@ -36,6 +36,6 @@ from keras_svag.scaling.optimizers import without_loss_scale
 if keras.backend.backend() == "jax":
     from keras_svag.backend.jax import *  # noqa: F403
 elif keras.backend.backend() == "torch":
-    from keras_svag.backend.torch import *  # noqa: F403
+    from keras_svag.backend.torch import *  # type: ignore[assignment] # noqa: F403
 else:
-    from keras_svag.backend.tensorflow import *  # noqa: F403
+    from keras_svag.backend.tensorflow import *  # type: ignore[assignment] # noqa: F403

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_svag.backend import pair_trainer
+from keras_svag.backend.pair_trainer import Observations as AnyObservations
+from keras_svag.backend.pair_trainer import PairTrainer as AnyTrainer
 from keras_svag.backend.slices import num_rows
 
 
-class PairTrainer(pair_trainer.PairTrainer):
+class PairTrainer(AnyTrainer):
     """Leaves out batches below the nominal size before their step begins."""
 
     _largest = 2
@@ -40,7 +41,7 @@ class PairTrainer(pair_trainer.PairTrainer):
         return rows >= self._largest
 
 
-class Observations(pair_trainer.Observations):
+class Observations(AnyObservations):
     """Rows as the steps return them: a number, and a vector of a device."""
 
     def __init__(self):

@@ -9,7 +9,7 @@ import keras
 from jax import numpy as jnp
 from keras import ops
 
-from keras_svag.backend import host_observations
+from keras_svag.backend.host_observations import PairTrainer as HostTrainer
 from keras_svag.backend.model import (
     call,
     gradient_weights,
@@ -54,6 +54,7 @@ __all__ = [
     "Within",
     "fewest_rows",
     "first_rows",
+    "is_one_process",
     "num_rows",
     "one_sentence",
     "preserved_state",
@@ -292,7 +293,7 @@ class FirstCall(TrainFunction):
         return self.found(state, iter(batches))
 
 
-class PairTrainer(host_observations.PairTrainer):
+class PairTrainer(HostTrainer):
     """The step of `SVAGModel` as a function of its state."""
 
     _is_made_for_training = False
@@ -351,9 +352,13 @@ class PairTrainer(host_observations.PairTrainer):
                 after[parts[1]] = of_first[parts[1]]
                 result, own = others[0], logs[1]
             else:
-                result, own = others[0], {
-                    key: (logs[1][key] + others[1][key]) / 2 for key in logs[1]
-                }
+                result, own = (
+                    others[0],
+                    {
+                        key: (logs[1][key] + others[1][key]) / 2
+                        for key in logs[1]
+                    },
+                )
             logs = result, own
             gradients = list(map(self._mix, g1, g2, weights))
         logs = {**logs[0], **logs[1]}
@@ -411,7 +416,8 @@ class Gradients:
         gradients, scale, after = self._all.gradients(
             lambda: self._scaled_loss(batch), self.variables, self._all.values()
         )
-        drawn = {id(v): a for v, a in zip(self._all.variables, after, strict=True)}
+        ids = map(id, self._all.variables)
+        drawn = dict(zip(ids, after, strict=True))
         for seed in self._all.seeds:
             seed.assign(drawn[id(seed)])
         return [
@@ -480,3 +486,8 @@ def preserved_state(model):
 def writes_files(model):
     """Whether this process is the one that writes for a model."""
     return jax.process_index() == 0
+
+
+def is_one_process(model):
+    """Whether no other process trains the model too."""
+    return jax.process_count() == 1

@@ -111,7 +111,9 @@ def is_masked(model, y_pred):
     They are those of a mask, or those whose class is not ignored.
     """
     outputs, losses = tree.flatten(y_pred), tree.flatten(model.loss)
-    return any(get_keras_mask(o) is not None for o in outputs) or any(getattr(loss, "ignore_class", None) is not None for loss in losses)
+    return any(get_keras_mask(o) is not None for o in outputs) or any(
+        getattr(loss, "ignore_class", None) is not None for loss in losses
+    )
 
 
 def gradient_weights(model):

@@ -111,9 +111,7 @@ def preconditioned_pair(first, second, variables, optimizer):
         if is_sparse(g1):
             g1, g2, rows = common_rows(g1, g2)
         scale = inverse_root_second_moments(optimizer, variable, rows)
-        pairs.append(
-            tuple(ops.cast(g, scale.dtype) * scale for g in (g1, g2))
-        )
+        pairs.append(tuple(ops.cast(g, scale.dtype) * scale for g in (g1, g2)))
     return tuple(zip(*pairs, strict=True))
 
 

@@ -8,7 +8,7 @@ import keras
 import torch
 from keras import ops
 
-from keras_svag.backend import host_observations
+from keras_svag.backend.host_observations import PairTrainer as HostTrainer
 from keras_svag.backend.model import (
     call,
     gradient_weights,
@@ -53,6 +53,7 @@ __all__ = [
     "Within",
     "fewest_rows",
     "first_rows",
+    "is_one_process",
     "num_rows",
     "one_sentence",
     "preserved_state",
@@ -218,7 +219,7 @@ class FirstCall(TrainFunction):
         return self.found(data)
 
 
-class PairTrainer(host_observations.PairTrainer):
+class PairTrainer(HostTrainer):
     """The step of `SVAGModel`, one operation after the other."""
 
     _own_logs: dict[str, Any] = {}
@@ -280,7 +281,7 @@ class PairTrainer(host_observations.PairTrainer):
     def _keep_observation(self, g1, g2, rows):
         self._observations.name_layers(self.trainable_weights)
         row, layers = self._observed(g1, g2, rows, 1.0 / loss_scale(self))
-        row = torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in row])
+        row = torch.stack([torch.as_tensor(v).double() for v in row])
         if self._observations.per_layer:
             row = torch.cat([row, layers.ravel()])
         self._observations.add(row)
@@ -367,4 +368,9 @@ def preserved_state(model):
 
 def writes_files(model):
     """Whether this process is the one that writes for a model."""
+    return True
+
+
+def is_one_process(model):
+    """Whether no other process trains the model too."""
     return True

@@ -429,12 +429,11 @@ their kin |
 
     def _count_examples(self):
         """Notes how many examples the epoch had, as Keras counts them."""
-        several = backend.has_several_workers(
-            self._model_seen.distribute_strategy
-        )
-        is_open = self._data.is_whole and self._data.examples is None
-        if is_open and not several and self._examples_in_loss is None:
-            self._examples_in_loss = backend.examples_in_loss(self._model_seen)
+        model, data = self._model_seen, self._data
+        is_open = data.is_whole and data.examples is None
+        if is_open and self._examples_in_loss is None:
+            if backend.is_one_process(model):
+                self._examples_in_loss = backend.examples_in_loss(model)
 
     def _note_examples(self, steps):
         """Takes the examples of an epoch of so many steps as those of all."""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.backends.cases import REFERENCE, cases
+from tests.helpers.backend_cases import REFERENCE, cases
 
 REFERENCES = json.loads(REFERENCE.read_text())
 

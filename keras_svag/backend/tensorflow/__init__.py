@@ -32,5 +32,6 @@ from keras_svag.backend.tensorflow.workers import (
     has_several_workers,
     is_chief,
     is_deterministic,
+    is_one_process,
     writes_files,
 )

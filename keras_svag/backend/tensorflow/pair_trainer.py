@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_svag.backend import pair_trainer
 from keras_svag.backend.batches import map_arrays
 from keras_svag.backend.model import layers_of
+from keras_svag.backend.pair_trainer import Observations as AnyObservations
+from keras_svag.backend.pair_trainer import PairTrainer as AnyTrainer
 from keras_svag.backend.pairs import loss_scale
 from keras_svag.backend.tensorflow.batches import (
     dynamic_num_rows,
@@ -22,7 +23,7 @@ from keras_svag.noise.moments import common_rows, is_sparse
 from keras_svag.scaling.optimizers import without_loss_scale
 
 
-class PairTrainer(pair_trainer.PairTrainer, MultiWorkerModel):
+class PairTrainer(AnyTrainer, MultiWorkerModel):
     """The step of a graph, on any number of replicas."""
 
     _largest = None
@@ -197,7 +198,7 @@ class PairTrainer(pair_trainer.PairTrainer, MultiWorkerModel):
         self._observations.add(row)
 
 
-class Observations(pair_trainer.Observations):
+class Observations(AnyObservations):
     """Rows in a variable, which the step assigns."""
 
     _rows = None

@@ -6,22 +6,23 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from keras_svag.backend import train_function
 from keras_svag.backend.batches import arrays_of, check_rows
 from keras_svag.backend.tensorflow.batches import (
     dynamic_num_rows,
     without_optionals,
 )
+from keras_svag.backend.train_function import TrainFunction as AnyFunction
+from keras_svag.backend.train_function import Within as WithinAny
 
 
-class TrainFunction(train_function.TrainFunction):
+class TrainFunction(AnyFunction):
     """One that is called with an iterator over batches."""
 
     def _is_of_another_loop(self, iterator):
         return inspect.isgenerator(iterator) and not self._in_loop
 
 
-class Within(TrainFunction, train_function.Within):
+class Within(TrainFunction, WithinAny):
     """Calls a function after a call that observes itself."""
 
 

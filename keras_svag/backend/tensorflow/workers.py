@@ -20,6 +20,11 @@ def writes_files(model):
     return is_chief(model.distribute_strategy)
 
 
+def is_one_process(model):
+    """Whether no other process trains the model too."""
+    return not has_several_workers(model.distribute_strategy)
+
+
 def has_several_workers(strategy):
     """Whether `strategy` trains over more than one process."""
     return (

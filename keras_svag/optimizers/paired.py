@@ -220,8 +220,11 @@ class PairedOptimizer(keras.optimizers.Optimizer):
             step, state = self._decayed_step(mixed, variable, learning_rate)
             step = ops.where(completes_pair, step, ops.zeros_like(gradient))
             state = [
-                (moment, ops.where(completes_pair, value, moment))
-                for moment, value in state
+                (
+                    old,
+                    ops.where(completes_pair, new, ops.convert_to_tensor(old)),
+                )
+                for old, new in state
             ]
             self.assign(kept, gradient)
         for moment, value in state:

@@ -2,8 +2,12 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers, ops
+
+try:
+    import tensorflow as tf
+except ImportError:
+    tf = None  # Other backends go without it.
 
 
 class Codebook(layers.Layer):
@@ -121,9 +125,9 @@ class TensorFlowState(layers.Layer):
         super().__init__(**kwargs)
         self.generator = tf.random.Generator.from_seed(1)
         self.scale = tf.Variable(1.0, trainable=False)
+        self.noise = tf.function(self.draw)
 
-    @tf.function
-    def noise(self, x):
+    def draw(self, x):
         self.scale.assign(0.9 * self.scale)
         return self.scale * self.generator.normal(tf.shape(x))
 

@@ -91,7 +91,9 @@ def test_nothing_is_left_after_an_interruption(fails_at):
     monitor = keras_svag.GradientNoiseMonitor(every=1)
     for callbacks in ([monitor, Stop()], []):
         with pytest.raises(KeyboardInterrupt) if callbacks else _nothing():
-            script.model.fit(script.x, script.y, 8, verbose=0, callbacks=callbacks)
+            script.model.fit(
+                script.x, script.y, 8, verbose=0, callbacks=callbacks
+            )
     seen = len(monitor.series)
     script.model.fit(script.x, script.y, verbose=0)
     assert len(monitor.series) == seen

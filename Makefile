@@ -1,5 +1,5 @@
-# make demo | test | test-slow | test-matrix | lint | docs | clean: each does its
-# set-up.
+# make demo | test | test-slow | test-backends | test-matrix | lint | docs |
+# clean: each does its set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ LOCK := import fcntl; fcntl.flock(9, fcntl.LOCK_EX)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-matrix lint docs clean
+.PHONY: demo test test-slow test-backends test-matrix lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/digits.py --workdir=runs/digits
@@ -26,6 +26,11 @@ test: $(INSTALLED)
 # Notebooks, whole scripts, several workers, kills.
 test-slow: $(INSTALLED)
 	$(PYTEST) -m slow
+
+# The library on JAX and on PyTorch, each without TensorFlow.
+test-backends: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet tox
+	$(BIN)/python -m tox run -q -e jax,torch
 
 # On every release of tox.ini; a Python that is not there is skipped.
 test-matrix: $(INSTALLED)

@@ -10,8 +10,19 @@ README = ROOT / "README.md"
 # The one place that names the repository.
 REPOSITORY = "https://github.com/OWNER/keras_svag"
 
+# One of the backends of Keras, and what the events for TensorBoard need.
+TENSORFLOW = [
+    # Training runs on it. The optimizer and the model override hooks of Keras
+    # that are not promised to stay, so its lower bound and Keras's are the
+    # oldest releases on which the tests have run: docs/versions.md.
+    "tensorflow>=2.18",
+    # The charts of the callbacks; TensorFlow leaves it out.
+    "tensorboard",
+]
+
 # What train.py and experiments/ need beside the library.
 EXPERIMENTS = [
+    *TENSORFLOW,
     # Builds and reads the embedded digits, CIFAR, SVHN and MNIST.
     "tensorflow-datasets>=4.9.10",
     # tensorflow-datasets imports it without requiring it.
@@ -78,6 +89,8 @@ setup(
     keywords=[
         "keras",
         "tensorflow",
+        "jax",
+        "pytorch",
         "deep learning",
         "stochastic gradient descent",
         "stochastic differential equation",
@@ -91,19 +104,16 @@ setup(
     # It tells type checkers that the hints are to be read.
     package_data={"keras_svag": ["py.typed"]},
     install_requires=[
-        # Training runs on it. The optimizer and the model override hooks of
-        # Keras that are not promised to stay, so both lower bounds are the
-        # oldest releases on which the tests have run: docs/versions.md.
-        "tensorflow>=2.18",
         "keras>=3.8",
-        # The theory and the error bars, which need no TensorFlow.
+        # The theory and the error bars, which need no backend.
         "numpy",
         # Quantiles of the error bars.
         "scipy",
-        # The check's own charts; TensorFlow leaves it out.
-        "tensorboard",
     ],
     extras_require={
+        "tensorflow": TENSORFLOW,
+        "jax": ["jax", "tensorboard"],
+        "torch": ["torch", "tensorboard"],
         "experiments": EXPERIMENTS,
         "test": [
             *EXPERIMENTS,

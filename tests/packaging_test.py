@@ -86,21 +86,21 @@ def test_every_address_is_in_the_one_repository_of_setup_py(metadata):
         assert repository not in (ROOT / name).read_text(), name
 
 
-def required_names(requirements):
-    """The names of what is required when no extra is asked for."""
+def required_names(requirements, extra=""):
+    """The names of what is required, with an extra or without."""
     for requirement in map(Requirement, requirements or ()):
-        if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+        marker = requirement.marker
+        if not marker or marker.evaluate({"extra": extra}):
             yield requirement.name
 
 
-def test_wheel_requires_five_distributions(metadata):
-    assert set(required_names(metadata.get_all("Requires-Dist"))) == {
-        "tensorflow",
-        "keras",
-        "numpy",
-        "scipy",
-        "tensorboard",
-    }
+def test_wheel_requires_keras_and_one_backend_is_an_extra(metadata):
+    requirements = metadata.get_all("Requires-Dist")
+    required = {"keras", "numpy", "scipy"}
+    assert set(required_names(requirements)) == required
+    for extra in ("tensorflow", "jax", "torch"):
+        names = set(required_names(requirements, extra))
+        assert names - required == {extra, "tensorboard"}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,8 @@ def bare_python(wheel, metadata, tmp_path_factory):
     venv.create(environment, with_pip=False)
     (packages,) = environment.glob("lib/python*/site-packages")
     wheel.extractall(packages)
-    missing = set(required_names(metadata.get_all("Requires-Dist")))
+    requirements = metadata.get_all("Requires-Dist")
+    missing = set(required_names(requirements, "tensorflow"))
     names = set()
     while missing:
         names.add(name := missing.pop())

@@ -1,5 +1,6 @@
 """What TensorBoard shows of the gradient noise and the scaling rule."""
 
+import importlib.util
 import math
 import os
 import tempfile
@@ -33,6 +34,15 @@ _CHARTS = {
 
 def check_writable(log_dir):
     """Raises a `ValueError` where events cannot be written; looks at disks."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError(
+            arguments.refusal(
+                "log_dir",
+                "None where the package tensorboard is not installed",
+                log_dir,
+                "pip install tensorboard",
+            )
+        )
     folder = os.path.join(log_dir, _FOLDER)
     if "://" in folder:
         return

@@ -204,7 +204,7 @@ def test_noise_in_the_norm_of_adam_is_as_by_numpy(make_model):
             plain = sums(pair, [np.ones(v.shape) for v in velocities])
             expected.append([*plain, *sums(pair, scales)])
             model.train_on_batch(x[batch], y[batch])
-    names = monitor.series.COLUMNS[6:]
+    names = monitor.series.COLUMNS[6:10]
     found = np.array([monitor.series[name] for name in names]).T
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert found[0, 2:].tolist() == [0, 0] and np.all(found[1:, 3] > 0)

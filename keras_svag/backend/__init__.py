@@ -11,7 +11,6 @@ from keras_svag.backend.model import (
     build_training,
     call_in_training_mode,
     check_model,
-    count_loss,
     data_of_fit,
     decayed_variables,
     epsilon_ratio,

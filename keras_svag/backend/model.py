@@ -98,13 +98,6 @@ def training_loss(model, x, y, y_pred, sample_weight, training=True):
     return model._compute_loss(x, y, y_pred, sample_weight, training=training)
 
 
-def count_loss(model, loss, rows):
-    """Counts the loss of so many rows of a replica in the epoch's mean."""
-    # Keras divides a loss by the number of replicas.
-    loss *= model.distribute_strategy.num_replicas_in_sync
-    model._loss_tracker.update_state(loss, sample_weight=rows)
-
-
 def is_masked(model, y_pred):
     """Whether Keras divides a loss by the entries that a batch keeps.
 

@@ -29,6 +29,7 @@ from keras_svag.backend.tensorflow.train_function import (
 )
 from keras_svag.backend.tensorflow.workers import (
     MultiWorkerModel,
+    count_loss,
     has_several_workers,
     is_chief,
     is_deterministic,

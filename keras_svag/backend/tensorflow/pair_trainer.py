@@ -18,7 +18,7 @@ from keras_svag.backend.tensorflow.batches import (
     num_rows,
 )
 from keras_svag.backend.tensorflow.beside import traced_once
-from keras_svag.backend.tensorflow.workers import MultiWorkerModel
+from keras_svag.backend.tensorflow.workers import MultiWorkerModel, count_loss
 from keras_svag.noise.moments import common_rows, is_sparse
 from keras_svag.scaling.optimizers import without_loss_scale
 
@@ -121,7 +121,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
         rows = dynamic_num_rows(first)
         gradients_of = traced_once(self._gradients, self)
         loss, g1, logs = gradients_of(first)
-        self._count_loss(loss, rows)
+        count_loss(self.model, loss, rows)
         if leaves_no_trace and self._observations is None:
             self._apply([_summed(g) for g in g1])
             return logs
@@ -134,7 +134,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
         with tf.control_dependencies([g for g in g1 if g is not None]):
             second = map_arrays(tf.identity, second)
         loss, g2, others = gradients_of(second)
-        self._count_loss(loss, rows)
+        count_loss(self.model, loss, rows)
         if leaves_no_trace:
             for variable, value in state:
                 variable.assign(value)
@@ -167,11 +167,6 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
         }
         gradients = [None if g is None else _kept_apart(g) for g in gradients]
         return loss, gradients, logs
-
-    def _count_loss(self, loss, rows):
-        # Keras divides a loss by the number of replicas.
-        loss *= self._replicas
-        self.model._loss_tracker.update_state(loss, sample_weight=rows)
 
     def _apply(self, gradients):
         if not gradients:

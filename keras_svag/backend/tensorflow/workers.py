@@ -38,6 +38,13 @@ def is_deterministic():
     return framework_config.is_op_determinism_enabled()
 
 
+def count_loss(model, loss, rows):
+    """Counts the loss of so many rows of a replica in the epoch's mean."""
+    # Keras divides a loss by the number of replicas.
+    loss *= model.distribute_strategy.num_replicas_in_sync
+    model._loss_tracker.update_state(loss, sample_weight=rows)
+
+
 class MultiWorkerModel(keras.Model):
     """A `keras.Model` whose `fit` works over several workers too.
 

@@ -158,7 +158,13 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=pytest.mark.slow) if mode == "XLA" else mode
+        for mode in MODES
+    ],
+)
 def test_observations_are_of_the_halves_before_the_step(mode):
     network = MODES[mode]
     weights = SAMPLE_WEIGHTS if mode == "sample weights" else None

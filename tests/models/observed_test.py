@@ -50,7 +50,9 @@ def assert_as_unobserved(make_model, *data, atol=0):
         assert logs[1][key] == pytest.approx(values, abs=atol)
 
 
-@pytest.mark.parametrize("way", ["two steps a call", "XLA"])
+@pytest.mark.parametrize(
+    "way", ["two steps a call", pytest.param("XLA", marks=pytest.mark.slow)]
+)
 @pytest.mark.filterwarnings("ignore:SVAG leaves out")
 def test_model_trains_as_unobserved(way):
     def make():
@@ -74,7 +76,10 @@ def test_model_trains_as_unobserved(way):
 @pytest.mark.filterwarnings("ignore:SVAG leaves out")
 @pytest.mark.parametrize(
     "make_script",
-    [public_models.embeddings, public_models.half_precision],
+    [
+        public_models.embeddings,
+        pytest.param(public_models.half_precision, marks=pytest.mark.slow),
+    ],
     ids=lambda f: f.__name__,
 )
 def test_sparse_and_scaled_gradients_train_as_unobserved(make_script):
@@ -122,7 +127,11 @@ def numpy_observations(model, ell, pairing):
 
 @pytest.mark.parametrize(
     ("way", "pairing"),
-    [("graph", "independent"), ("eager", "halves"), ("XLA", "independent")],
+    [
+        ("graph", "independent"),
+        ("eager", "halves"),
+        pytest.param("XLA", "independent", marks=pytest.mark.slow),
+    ],
 )
 def test_every_step_is_observed_as_by_numpy(way, pairing):
     keras.utils.set_random_seed(0)

@@ -213,7 +213,11 @@ def trained(model, kind=SVAG, **compilation):
 
 
 @pytest.mark.parametrize(
-    ("make_model", "kind"), [(dense_network, SVAGAdam), (OwnLoss, SVAG)]
+    ("make_model", "kind"),
+    [
+        (dense_network, SVAGAdam),
+        pytest.param(OwnLoss, SVAG, marks=pytest.mark.slow),
+    ],
 )
 def test_loaded_model_trains_on_exactly(tmp_path, make_model, kind):
     keras.utils.set_random_seed(0)
@@ -234,6 +238,7 @@ def test_loaded_model_trains_on_exactly(tmp_path, make_model, kind):
     assert loaded.optimizer.effective_iterations == 8 / 2
 
 
+@pytest.mark.slow
 def test_weights_files_hold_the_optimizer_too(tmp_path):
     path = tmp_path / "model.weights.h5"
     for part in (lambda model: model, lambda model: model.model):
@@ -262,6 +267,7 @@ def without_keras_svag(monkeypatch):
     return take_away
 
 
+@pytest.mark.slow
 def test_the_model_in_it_needs_no_keras_svag(tmp_path, without_keras_svag):
     svag_model = trained(dense_network())
     predictions = svag_model.predict(INPUTS, verbose=0)

@@ -325,32 +325,6 @@ def test_model_is_saved_exported_and_copied_in_fit(tmp_path):
     assert_lives_alike(life, monitors=on_both_sides())
 
 
-def test_monitor_is_copied_in_fit():
-    copies = []
-
-    def life(model, monitors):
-        def keep():
-            for monitor in monitors:
-                copies.append((monitor, copy.deepcopy(monitor)))
-                copies.append((monitor, pickle.loads(pickle.dumps(monitor))))
-
-        look = at("on_train_batch_begin", 4, keep)
-        return fit(model, around(look, monitors))
-
-    assert_lives_alike(life, monitors=on_both_sides())
-    assert len(copies) == 4
-    for monitor, one in copies:
-        observed = len(one.series)
-        assert observed > 0
-        for column in one.series.COLUMNS:
-            np.testing.assert_array_equal(
-                one.series[column], monitor.series[column][:observed]
-            )
-        # A copy measures on.
-        fit(network(), [one])
-        assert len(one.series) > 0
-
-
 @pytest.mark.parametrize("count", [1, 4])
 def test_callback_that_wraps_the_train_function_for_good(count):
     """It comes later in the list, so that it finds what the monitor put."""

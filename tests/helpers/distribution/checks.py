@@ -172,20 +172,6 @@ def check_plain_model_equals_one_device(strategy):
     assert model.optimizer.effective_iterations == NUM_STEPS / ELL
 
 
-def check_reload_of_svag_model(strategy):
-    x, y = pairs()
-    done = 2 * 2 * SUB_BATCH
-    model = under(strategy)
-    fit(model, x[:done], y[:done], 2 * SUB_BATCH)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        model.save(path)
-        with strategy.scope():
-            loaded = keras.saving.load_model(path)
-    fit(loaded, x[done:], y[done:], 2 * SUB_BATCH)
-    assert largest_difference(loaded, one_device()) < 1e-6
-
-
 def operations(strategy, model):
     """The operations of a training step that no branch or loop holds."""
     x, y = (tf.constant(rows[: 2 * SUB_BATCH]) for rows in pairs())

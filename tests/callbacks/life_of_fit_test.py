@@ -19,7 +19,6 @@ X, Y = regression(ROWS)
 
 def layers_of_network():
     return [
-        keras.layers.Dense(5, "tanh"),
         keras.layers.BatchNormalization(),
         keras.layers.Dropout(0.3),
         keras.layers.Dense(2),
@@ -27,7 +26,7 @@ def layers_of_network():
 
 
 def compiled(model, **arguments):
-    model.compile(**{"optimizer": "adam", "loss": "mse", **arguments})
+    model.compile(**{"optimizer": "sgd", "loss": "mse", **arguments})
     return model
 
 
@@ -122,7 +121,9 @@ def train_on_batch(model):
     [
         ("on_train_batch_begin", 4, Interruption, train_on_batch),
         ("on_train_batch_end", 4, ZeroDivisionError, fit),
-        ("on_epoch_end", 1, Interruption, fit),
+        pytest.param(
+            *("on_epoch_end", 1, Interruption, fit), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_after_an_interruption_nothing_is_measured(hook, count, error, later):
@@ -221,7 +222,6 @@ def test_freezing_between_fits():
         histories = [fit(model, monitors)]
         for trainable in (False, True):
             model.layers[0].trainable = trainable
-            model.layers[1].trainable = trainable
             histories.append(fit(model, monitors))
         return histories
 
@@ -229,9 +229,10 @@ def test_freezing_between_fits():
 
 
 def compile_otherwise(model):
-    compiled(model, optimizer="sgd", loss="mae", metrics=["mse"])
+    compiled(model, optimizer="adam", loss="mae", metrics=["mse"])
 
 
+@pytest.mark.slow
 def test_recompiling_between_fits():
     series = []
 
@@ -258,7 +259,7 @@ def test_recompiling_between_fits():
 
 
 def compile_anew(model):
-    compiled(model, optimizer="sgd")
+    compiled(model, optimizer="adam")
 
 
 def force_a_new_function(model):
@@ -272,12 +273,13 @@ def freeze(model):
 @pytest.mark.parametrize(
     ("action", "hook"),
     [
-        (compile_anew, "on_train_batch_begin"),
         (compile_anew, "on_epoch_end"),
         (force_a_new_function, "on_train_batch_end"),
-        (freeze, "on_train_batch_begin"),
         (train_on_batch, "on_train_batch_begin"),
-        (fit, "on_train_batch_begin"),
+        *(
+            pytest.param(action, "on_train_batch_begin", marks=pytest.mark.slow)
+            for action in (compile_anew, freeze, fit)
+        ),
     ],
 )
 def test_callback_that_acts_on_the_model(action, hook):
@@ -325,7 +327,7 @@ def test_model_is_saved_exported_and_copied_in_fit(tmp_path):
     assert_lives_alike(life, monitors=on_both_sides())
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_callback_that_wraps_the_train_function_for_good(count):
     """It comes later in the list, so that it finds what the monitor put."""
 

@@ -18,6 +18,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "thorough", max_examples=10_000, deadline=None, database=None
 )
+hypothesis.settings.register_profile(
+    "many", max_examples=1000, deadline=None, database=None
+)
 hypothesis.settings.load_profile("quick")
 
 # What takes longest begins first: begun last, it would leave a worker idle.

@@ -26,6 +26,7 @@ from experiments.checkpoint import (
     training_arrays,
 )
 from experiments.process import fingerprint
+from experiments.report import writing
 from experiments.report.runs import find_runs
 from experiments.run_folder import (
     CHECKSUM,
@@ -43,7 +44,8 @@ from tests.helpers.synthetic_runs import CONFIG, estimate, window, write_run
 pytestmark = pytest.mark.slow
 
 # The profile's examples are the same ones every time; shorter than a few
-# hundred would miss what one in a hundred finds.
+# hundred would miss what one in a hundred finds. 2,000 others a test by
+# `pytest --hypothesis-profile=many tests/experiments/fuzz_test.py`.
 FUZZ = hypothesis.settings(
     max_examples=2 * hypothesis.settings.default.max_examples,
     suppress_health_check=[
@@ -287,21 +289,136 @@ def test_a_report_reads_a_run_rightly_or_says_what_is_wrong(run, name, data):
             names = () if path.is_symlink() else (name,)
             assert_sentence(error, run.parent, *names)
             return
-        config = json.loads((run / "config.json").read_bytes())
+        assert_as_in_its_files(one, run)
+
+
+def assert_as_in_its_files(one, run):
+    config = json.loads((run / "config.json").read_bytes())
+    history = history_of(run / "history.csv")
+    if one.results:
         results = json.loads((run / "results.json").read_bytes())
         assert results.pop(CHECKSUM) == configuration_checksum(config)
-        history = history_of(run / "history.csv")
+        assert repr(one.results) == repr(results)
         assert math.isfinite(one.accuracy)
-        assert math.isfinite(one.final_window.learning_rate)
-        assert math.isfinite(one.window_before_decay.learning_rate)
         assert max(one.epochs) < 2**53
-    assert repr(one.results) == repr(results)
+        for window in (one.final_window, one.window_before_decay):
+            assert window is None or math.isfinite(window.learning_rate)
     for key, value in config.items():
         if not isinstance(value, (dict, list)):
             assert repr(one.config[key]) == repr(value)
     assert one.history.keys() == history.keys()
     for column, numbers in history.items():
         np.testing.assert_array_equal(one.history[column], numbers)
+
+
+# A folder of runs, of which one is damaged in several ways at a time.
+
+
+@st.composite
+def damages(draw, contents, others):
+    """Some of the files of a folder with what becomes of them.
+
+    Args:
+        contents: `{name: bytes}`, the files of the folder.
+        others: `{name: bytes}`, the same ones of another folder.
+    """
+    names = draw(
+        st.lists(
+            st.sampled_from([*contents]), min_size=1, max_size=3, unique=True
+        )
+    )
+    found = {}
+    for name in names:
+        whole = contents[name]
+        if name.endswith(".npz"):
+            damaged = damaged_bytes(whole) | st.sampled_from([*STRANGERS])
+        elif name.endswith(".csv"):
+            damaged = damaged_file(whole, damaged_csv(whole))
+        else:
+            damaged = damaged_json(whole)
+        how = draw(st.sampled_from(["damaged", "damaged", "gone", "another's"]))
+        if how == "damaged":
+            found[name] = draw(damaged)
+        else:
+            found[name] = None if how == "gone" else others[name]
+    return found
+
+
+@contextlib.contextmanager
+def damaged_folder(path, drawn):
+    """Damages several files of a folder, which is whole again in the end."""
+    for name, content in drawn.items():
+        clear(path / name)
+        if content is not None:
+            put(path / name, content)
+    with soon():
+        yield
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def write_files(folder, contents):
+    clear(folder)
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def sections_of(folder):
+    """Of a report its sections, without a head that lists the runs."""
+    output = folder.parent / "report"
+    with open(writing.write_report(str(folder), str(output), 0)) as file:
+        head, *sections = file.read().split("\n## ")
+    return head, sections
+
+
+@pytest.fixture(scope="module")
+def sweep(run, tmp_path_factory):
+    """Four runs that are compared, beside which the damaged one lies."""
+    folder = tmp_path_factory.mktemp("sweep") / "sweep"
+    for ell in (1, 2):
+        for seed in (0, 1):
+            write_run(
+                folder / f"{ell}-{seed}",
+                noise=estimate(0.3 * ell + 0.01 * seed, 1.5),
+                dataset="cifar10",
+                ell=ell,
+                seed=seed,
+            )
+    with pytest.MonkeyPatch.context() as patch:
+        # It has the same text, and takes ten times as long.
+        patch.setattr(writing, "write_summaries", lambda *args: None)
+        _, sections = sections_of(folder)
+        assert len(sections) == 1
+        yield folder, sections
+
+
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_report_loses_no_run_beside_a_damaged_one(run, sweep, data):
+    folder, expected = sweep
+    contents = files_of(run)
+    write_files(folder / "bad", contents)
+    others = files_of(folder / "2-1")
+    with damaged_folder(folder / "bad", data.draw(damages(contents, others))):
+        runs, unfinished, unusable = find_runs(str(folder))
+        head, sections = sections_of(folder)
+        for one in runs:
+            assert_as_in_its_files(one, folder / one.name)
+    [sentence] = unusable.values() or [""]
+    assert not sentence or sentence.endswith("."), sentence
+    assert len(sentence) < 600, sentence
+    names = [one.name for one in runs]
+    assert names[:4] == ["1-0", "1-1", "2-0", "2-1"]
+    # A copy of a run of the sweep is one that is repeated.
+    assert sections == expected
+    assert "bad" not in [*names, *unfinished, *unusable] or "bad" in head
 
 
 @FUZZ
@@ -391,17 +508,33 @@ def begun(tmp_path_factory, model):
     with pytest.MonkeyPatch.context() as patch:
         # The traceback of an example that failed holds its lock.
         patch.setattr(run_folder, "fcntl", None)
-        yield _begun(tmp_path_factory, model)
+        folder = tmp_path_factory.mktemp("begun")
+        begin(folder, training_arrays(model))
+        yield folder
 
 
-def _begun(tmp_path_factory, model):
-    folder = tmp_path_factory.mktemp("begun")
+def begin(folder, arrays):
     workdir = WorkDir(str(folder), SETTINGS)
     workdir.begin()
     workdir.checkpoints.about["surroundings"] = {"replicas": 1}
     for step in (STEP // 2, STEP):
-        workdir.checkpoints.save(step, training_arrays(model), states())
-    return folder
+        workdir.checkpoints.save(step, arrays, states())
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two_runs(begun, model, tmp_path_factory):
+    """Files of two finished runs by their names in the first one."""
+    ids, found = [], []
+    for number in (0, 1):
+        folder = tmp_path_factory.mktemp("finished")
+        arrays = [array + number for array in training_arrays(model)]
+        workdir = begin(folder, arrays)
+        workdir.results = {**RESULTS, "accuracy": 0.9 - number / 2}
+        ids.append(workdir.run_id)
+        found.append({**files_of(folder), "history.csv": b"epoch,loss\n0,2\n"})
+    first, second = found
+    return first, {n.replace(*reversed(ids)): c for n, c in second.items()}
 
 
 def goes_on(folder, model):
@@ -462,6 +595,44 @@ def test_a_run_goes_on_with_its_own_configuration_alone(begun, model, data):
     assert after == expected
     # The checkpoints of another run are left out.
     assert (found is not None) == (after["run_id"] == whole["run_id"])
+
+
+@FUZZ
+@hypothesis.given(data=st.data())
+def test_a_damaged_folder_goes_on_rightly_or_not_at_all(
+    begun, two_runs, model, data
+):
+    folder = begun.parent / "damaged"
+    write_files(folder, two_runs[0])
+    drawn = data.draw(damages(*two_runs))
+    with damaged_folder(folder, drawn):
+        before = files_of(folder)
+        try:
+            results = WorkDir(str(folder), SETTINGS).results
+            found = goes_on(folder, model)
+        except ValueError as error:
+            assert_sentence(error)
+            # A run that is refused keeps all that it has.
+            after = files_of(folder)
+            own = {"config.json", "history.csv"}
+            assert {n: after[n] for n in after if n not in own} == {
+                n: before[n] for n in before if n not in own
+            }
+            return
+    if results is not None:
+        content = json.loads(before["results.json"])
+        assert content.pop(CHECKSUM) and repr(results) == repr(content)
+    after = files_of(folder)
+    for name in before:
+        if name != "history.csv" and not name.endswith("config.json"):
+            assert after[name] == before[name]
+    assert json.loads(after["config.json"])["ell"] == SETTINGS["ell"]
+    if found is not None:
+        assert repr(found.state) == repr(states())
+        for array, expected in zip(
+            found.arrays, training_arrays(model), strict=True
+        ):
+            np.testing.assert_array_equal(array, expected)
 
 
 def newest(begun):

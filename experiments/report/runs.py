@@ -199,7 +199,15 @@ def find_runs(folder):
             "folder."
         )
     runs, unfinished, unusable = [], [], {}
-    for path, subfolders, files in os.walk(folder):
+
+    def leave_out(error):
+        name = os.path.relpath(error.filename, folder)
+        unusable[name] = (
+            f"{error.filename} cannot be read ({error.strerror}): allow it, or "
+            "move it away."
+        )
+
+    for path, subfolders, files in os.walk(folder, onerror=leave_out):
         subfolders.sort()
         if "config.json" in files:
             name = os.path.relpath(path, folder)

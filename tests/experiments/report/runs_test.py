@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -343,3 +344,21 @@ def test_results_of_another_configuration_are_named(tmp_path):
     assert [*unusable] == ["b"]
     check_sentence(unusable["b"], "b/results.json holds the results of another")
     assert all(CHECKSUM not in run.results for run in runs)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    for name in ("a", "b/c"):
+        write_run(tmp_path / name)
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    # As another user's; root may list any.
+    monkeypatch.setattr(os, "scandir", refused)
+    runs, _, unusable = find_runs(str(tmp_path))
+    assert [run.name for run in runs] == ["a"]
+    assert [*unusable] == ["b"]
+    check_sentence(unusable["b"], f"{tmp_path / 'b'} cannot be read (Perm")

@@ -1,9 +1,11 @@
 """What two processes have to share to train to the same weights."""
 
+import contextlib
 import hashlib
 import importlib.resources
 import os
 import pathlib
+import platform
 import zlib
 
 import keras
@@ -11,6 +13,14 @@ import tensorflow as tf
 
 from keras_svag import backend
 from keras_svag.version import __version__
+
+_ENVIRONMENT = (
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "NVIDIA_TF32_OVERRIDE",
+    "XLA_FLAGS",
+)
 
 
 def code():
@@ -44,18 +54,26 @@ def surroundings(model):
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-    given = tf.config.threading.get_intra_op_parallelism_threads()
     return {
         **code(),
-        "threads": given or os.environ.get("TF_NUM_INTRAOP_THREADS", "all"),
-        "processors": len(os.sched_getaffinity(0))
+        "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "devices": ", ".join(gpus) or "CPU",
+        "devices": ", ".join(gpus) or _processor(),
         "replicas": model.distribute_strategy.num_replicas_in_sync,
         "training steps in a call": model.steps_per_execution,
         "--deterministic": backend.is_deterministic(),
+        **{name: os.environ.get(name, "not set") for name in _ENVIRONMENT},
     }
+
+
+def _processor():
+    with contextlib.suppress(OSError):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def changes(before, now):

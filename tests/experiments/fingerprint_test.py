@@ -21,6 +21,8 @@ def test_the_surroundings_name_versions_and_replicas():
     assert found["training steps in a call"] == 7
     assert found["--deterministic"] is False
     assert found.items() >= fingerprint.code().items()
+    assert found["devices"] and found["cores"] >= 1
+    assert "XLA_FLAGS" in found
 
 
 def test_changes_are_named():
@@ -70,5 +72,6 @@ def test_a_run_that_goes_on_otherwise_says_so_in_one_sentence(
     assert said_with("1") == []
     assert said_with("1") == []
     assert said_with("2") == [
-        "Training goes on, but not to the bit: threads (was 1, is 2)."
+        "Training goes on, but not to the bit: TF_NUM_INTRAOP_THREADS (was 1, "
+        "is 2)."
     ]

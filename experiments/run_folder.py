@@ -227,7 +227,7 @@ class WorkDir:
         if differing:
             raise ValueError(
                 f"The working directory {self.path!r} holds a run with another "
-                f"configuration (it differs in {', '.join(differing)}); give "
+                f"configuration (it differs in {_first(differing)}); give "
                 "another --workdir, or remove it."
             )
 
@@ -311,14 +311,20 @@ def _refuse_foreign(path):
         and not (name == OUTPUT_LOG and is_log(os.path.join(path, name)))
     ]
     if found:
-        shown = ", ".join(f"{name!r:.60}" for name in found[:_MOST_NAMES])
-        if found[_MOST_NAMES:]:
-            shown += f" and {len(found) - _MOST_NAMES} more"
+        shown = _first(map(repr, found))
         raise ValueError(
             f"The working directory {path!r} must be new, empty or that of a "
             f"run of train.py, which has a config.json, but it holds {shown}; "
             "give another --workdir."
         )
+
+
+def _first(names):
+    """The first of some names, which somebody else may have made."""
+    names = list(names)
+    shown = ", ".join(f"{name:.60}" for name in names[:_MOST_NAMES])
+    more = len(names) - _MOST_NAMES
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _check_ours(path, about):

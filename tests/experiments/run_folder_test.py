@@ -85,6 +85,14 @@ def test_a_refusal_names_some_of_what_was_found(tmp_path):
     )
 
 
+def test_a_refusal_names_some_of_what_differs(tmp_path):
+    begun(tmp_path)
+    keys = {"9" * 5000: 1, "a": 1, "b": 1, "c": 1}
+    with pytest.raises(ValueError) as refused:
+        WorkDir(str(tmp_path), {**CONFIG, **keys})
+    assert f"(it differs in {'9' * 60}, a, b and 1 more);" in str(refused.value)
+
+
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_put_in_a_runs_place_is_refused_or_left(tmp_path, name, kind):

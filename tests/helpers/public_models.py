@@ -137,13 +137,14 @@ def half_precision(**compilation):
 
 def layers_with_state(**compilation):
     of_backend = []
+    if keras.backend.backend() != "jax":  # No branch of it may assign.
+        of_backend += [public_layers.EverySecondMean()]
     if keras.backend.backend() == "tensorflow":
-        of_backend = [public_layers.TensorFlowState()]
+        of_backend += [public_layers.TensorFlowState()]
     return _regression(
         layers.SpectralNormalization(_hidden()),
         public_layers.Codebook(),
         public_layers.Warmup(),
-        public_layers.EverySecondMean(),
         *of_backend,
         **compilation,
     )

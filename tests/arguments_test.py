@@ -182,7 +182,8 @@ pair = {"g1": [X], "g2": [X], "rows1": 8, "rows2": 8}
 row(
     keras_svag.pair_moments,
     pair,
-    g2=Kind((), ([], [X, X])),
+    g1=Kind((), ([],)),
+    g2=Kind((), ([], [X, X], [X[:1]])),
     rows1=rows,
     rows2=rows,
 )

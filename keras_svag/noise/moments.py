@@ -30,22 +30,38 @@ def pair_moments(
 
     Raises:
         TypeError: If `rows1` or `rows2` is no number.
-        ValueError: If one is not above 0, or the lists differ in length.
+        ValueError: If one is not above 0, the lists are empty or differ in
+            length, or two gradients of a variable in shape.
 
     References:
         The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
         appendix A), written for two batches of any sizes: derived, THEORY.md
         §4.
     """
+    if len(g1) == 0:
+        raise ValueError(arguments.refusal("g1", "at least one gradient", g1))
     if len(g1) != len(g2):
         raise ValueError(
             arguments.refusal("g2", f"{len(g1)} gradients, as g1", len(g2))
         )
+    for one, other in zip(g1, g2, strict=True):
+        if (
+            one is not None
+            and other is not None
+            and _shape(one) != _shape(other)
+        ):
+            # They would be broadcast.
+            wanted = f"gradients of the shapes in g1, {_shape(one)}"
+            raise ValueError(arguments.refusal("g2", wanted, _shape(other)))
     for name, rows in (("rows1", rows1), ("rows2", rows2)):
         if not ops.is_tensor(rows):
             arguments.number(name, rows, above=0)
     moments = ops.sum(layer_moments(g1, g2, rows1, rows2), axis=0)
     return moments[0], moments[1]
+
+
+def _shape(gradient):
+    return tuple(getattr(gradient, "shape", ()))
 
 
 def layer_moments(g1, g2, rows1, rows2):

@@ -6,12 +6,12 @@ import tensorflow as tf
 from experiments.datasets.sampling import stream_seed, sub_batch_indices
 
 # Raise one when its sampling draws other batches from a seed: checkpoints hold
-# it, since a run has to end with the batches that it began with. Version 2 of
-# the last two permuted more than 1,024 examples by a keyed network.
+# it, since a run has to end with the batches that it began with. Version 1 of
+# the last two ranked a key for each example.
 STREAMS_VERSIONS = {
     "with_replacement": 1,
-    "without_replacement": 3,
-    "shuffle": 3,
+    "without_replacement": 2,
+    "shuffle": 2,
 }
 
 

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from experiments.datasets.permutation import permuted
 from keras_svag import arguments
 
 SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
@@ -52,10 +53,9 @@ def sub_batch_indices(
       its sub-batches are consecutive pieces, so that they are disjoint. What
       does not fill a sub-batch is dropped for that epoch.
 
-    A sub-batch costs the same whichever were drawn before it; but for
-    `"with_replacement"` a key for each example is ranked. It works eagerly and
-    inside `tf.function` and `tf.data`, and leaves TensorFlow's global random
-    state alone.
+    A sub-batch costs the same whichever were drawn before it, and however
+    many examples there are. It works eagerly and inside `tf.function` and
+    `tf.data`, and leaves TensorFlow's global random state alone.
 
     Args:
         sampling: one of `SAMPLING_MODES`.
@@ -85,7 +85,7 @@ def sub_batch_indices(
             dtype=tf.int64,
         )
     if sampling == "without_replacement":
-        return _permuted(
+        return permuted(
             tf.range(sub_batch_size, dtype=tf.int64),
             num_examples,
             stream_seed(seed, sampling, index),
@@ -99,18 +99,8 @@ def sub_batch_indices(
     index = tf.cast(index, tf.int64)
     epoch = index // sub_batches_per_epoch
     start = (index % sub_batches_per_epoch) * sub_batch_size
-    return _permuted(
+    return permuted(
         start + tf.range(sub_batch_size, dtype=tf.int64),
         num_examples,
         stream_seed(seed, sampling, epoch),
     )
-
-
-def _permuted(positions, size, seed):
-    """Images of positions under a random permutation of 0 … size - 1."""
-    # Exact up to ties, which keys of 52 bits make negligible.
-    # tf.random_index_shuffle is not uniform: of 50,000 elements a chi-square
-    # test rejects the images of a single one, at 4, 8 and 16 rounds alike.
-    keys = tf.random.stateless_uniform((size,), seed, dtype=tf.float64)
-    order = tf.math.top_k(keys, size, sorted=True).indices
-    return tf.cast(tf.gather(order, positions), tf.int64)

@@ -1,7 +1,10 @@
 """Arguments that are checked before anything is computed or trained."""
 
+import functools
 import math
 import numbers
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -163,6 +166,23 @@ def refusal(name, wanted, given, remedy="", optional=False):
     none = "None or " if optional else ""
     end = f"; {remedy}." if remedy else "."
     return f"`{name}` must be {none}{wanted}, got {shown(given)}{end}"
+
+
+_Reader = TypeVar("_Reader", bound=Callable[..., Any])
+
+
+def reader(from_dict: _Reader) -> _Reader:
+    """A `from_dict` that refuses what no `to_dict` made, in one sentence."""
+
+    @functools.wraps(from_dict)
+    def read(cls, saved):
+        try:
+            return from_dict(cls, saved)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            wanted = f"what {cls.__name__}.to_dict returned"
+            raise ValueError(refusal("saved", wanted, saved)) from error
+
+    return read  # type: ignore[return-value]
 
 
 def printable(text):

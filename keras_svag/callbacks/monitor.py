@@ -264,7 +264,11 @@ their kin |
 
         Args:
             model: A compiled `keras.Model`.
+
+        Raises:
+            TypeError: If it is none.
         """
+        backend.check_model(model)
         self.set_params({})
         self.set_model(model)
         self.on_train_begin()

@@ -526,14 +526,14 @@ class NoiseEstimate:
         return {name: finite_or_none(value) for name, value in values.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "NoiseEstimate":
+    @arguments.reader
+    def from_dict(cls, saved: Mapping[str, Any]) -> "NoiseEstimate":
         """The estimate that `to_dict` was called on.
 
         Raises:
-            AttributeError, LookupError, TypeError, ValueError: If `values`
-                are not of that form.
+            ValueError: If `saved` is not of that form.
         """
-        fields = {name: values[name] for name in _FIELDS}
+        fields = {name: saved[name] for name in _FIELDS}
         for name in _MOMENTS:
             if fields[name] is None:
                 fields[name] = math.nan

@@ -394,25 +394,25 @@ class NoiseSeries:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "NoiseSeries":
+    @arguments.reader
+    def from_dict(cls, saved: Mapping[str, Any]) -> "NoiseSeries":
         """The series that `to_dict` was called on.
 
         Raises:
-            AttributeError, LookupError, TypeError, ValueError: If `values`
-                are not of that form.
+            ValueError: If `saved` is not of that form.
         """
-        series = cls(values["num_examples"], values["sampling"])
-        series.layers = tuple(values["layers"])
+        series = cls(saved["num_examples"], saved["sampling"])
+        series.layers = tuple(saved["layers"])
         series.couplings = [
-            (step, difference) for step, difference in values["couplings"]
+            (step, difference) for step, difference in saved["couplings"]
         ]
-        series.codes = set(values["codes"])
-        series.lost_epochs = set(values["lost_epochs"])
-        columns = [values["columns"][name] for name in cls.COLUMNS]
+        series.codes = set(saved["codes"])
+        series.lost_epochs = set(saved["lost_epochs"])
+        columns = [saved["columns"][name] for name in cls.COLUMNS]
         series._values = np.array(columns, np.float64).T.copy()
         series._length = len(series._values)
         series._layer_values = (
-            np.array(values["layer_moments"], np.float64)
+            np.array(saved["layer_moments"], np.float64)
             .reshape(len(series.layers), series._length, 2)
             .swapaxes(0, 1)
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
 from keras_svag.noise.numerals import whole
 from keras_svag.noise.ratio import student_t_quantile
@@ -259,8 +260,13 @@ class ScalingReport:
         }
 
     @classmethod
+    @arguments.reader
     def from_dict(cls, saved: Mapping[str, Any]) -> "ScalingReport":
-        """The report of which `to_dict` is the dictionary."""
+        """The report of which `to_dict` is the dictionary.
+
+        Raises:
+            ValueError: If `saved` is not of that form.
+        """
         fields: dict[str, Any] = {
             field.name: saved.get(field.name)
             for field in dataclasses.fields(cls)

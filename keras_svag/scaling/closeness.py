@@ -79,6 +79,7 @@ class Closeness(SavedFields):
         return cls(max(values), max(lows), max(highs), ratios)
 
     @classmethod
+    @arguments.reader
     def from_dict(cls, saved: Mapping[str, Any]) -> "Closeness":
         """The closeness that `to_dict` was called on, from its ratios."""
         return cls.from_ratios(super().from_dict(saved).ratios)

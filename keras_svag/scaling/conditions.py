@@ -296,6 +296,7 @@ class RunConditions:
         return {name: finite_or_none(value) for name, value in fields.items()}
 
     @classmethod
+    @arguments.reader
     def from_dict(cls, saved: Mapping[str, Any]) -> "RunConditions":
         """The conditions of which `to_dict` is the dictionary."""
         drift, adaptive = saved["drift"], saved["adaptive"]

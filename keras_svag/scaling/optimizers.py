@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import keras
 
+from keras_svag import arguments
 from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.scaling.reasons import Reason
@@ -39,6 +40,7 @@ class OptimizerKind:
     name: str = ""
 
     @classmethod
+    @arguments.reader
     def from_dict(cls, saved: Mapping[str, Any]) -> "OptimizerKind":
         """The kind of which `saved` has the fields, as JSON keeps them."""
         return cls(

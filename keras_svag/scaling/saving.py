@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from keras_svag import arguments
 from keras_svag.noise.estimate import finite_or_none
 
 _T = TypeVar("_T", bound="SavedFields")
@@ -28,11 +29,12 @@ class SavedFields:
         return {name: _plain(value) for name, value in vars(self).items()}
 
     @classmethod
+    @arguments.reader
     def from_dict(cls: type[_T], saved: Mapping[str, Any]) -> _T:
         """The result that `to_dict` was called on.
 
         Raises:
-            LookupError, TypeError, ValueError: If `saved` is not of that form.
+            ValueError: If `saved` is not of that form.
         """
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         return cls(**{field.name: _restored(saved, field) for field in fields})

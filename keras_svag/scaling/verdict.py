@@ -94,6 +94,7 @@ class ScaledRun:
         return {**self._columns(), "baseline": self.baseline.to_dict()}
 
     @classmethod
+    @arguments.reader
     def from_dict(cls, saved: Mapping[str, Any]) -> "ScaledRun":
         """The run that `to_dict` was called on, judged anew."""
         baseline = ScalingVerdict.from_dict(saved["baseline"])
@@ -493,6 +494,7 @@ class ScalingVerdict:
         }
 
     @classmethod
+    @arguments.reader
     def from_dict(cls, saved: Mapping[str, Any]) -> "ScalingVerdict":
         """The verdict of which `to_dict` is the dictionary.
 

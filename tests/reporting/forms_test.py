@@ -213,6 +213,17 @@ def test_every_result_is_what_it_was_before(results, name):
     assert all(one != other for key, other in results.items() if key != name)
 
 
+@pytest.mark.parametrize("name", [*RESULTS, "verdict", "verdict: at 200"])
+def test_what_no_result_saved_is_refused_in_a_sentence(results, name):
+    kind, saved = type(results[name]), results[name].to_dict()
+    damaged = [None, [], {}, 3, "text"]
+    if name in RESULTS:  # The others hold more than they are made of.
+        damaged += [{k: saved[k] for k in saved if k != key} for key in saved]
+    for one in damaged:
+        with pytest.raises(ValueError, match="^`saved` must be what .*dict"):
+            kind.from_dict(one)
+
+
 def test_results_that_differ_are_not_equal(results):
     for kind, change in {
         "verdict": {"first_epoch": 0},

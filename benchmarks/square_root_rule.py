@@ -7,7 +7,7 @@ baseline: keras.optimizers.Adam is given m_i + sqrt(s_i / κ) z, with the
 hyperparameters that the rule has for κ and the same number of epochs. The
 effective learning rate of a coordinate is its displacement in an epoch over
 m_i; against the baseline it should change by sqrt((1 + q_i)/(κ + q_i)) with
-q_i = s_i / m_i² (derived, THEORY.md section 7).
+q_i = s_i / m_i² (derived, section 7 of docs/theory.md).
 """
 
 import argparse

@@ -265,7 +265,8 @@ def scaling_study(comparison):
     - is *not tested* if none was measured.
 
     By the square-root rule some coordinate cannot keep its effective learning
-    rate within C: κ > C² + (C² - 1) q_P (derived, THEORY.md section 7).
+    rate within C: κ > C² + (C² - 1) q_P (derived, section 7 of
+    docs/theory.md).
 
     Args:
         comparison: `BatchSizes`, runs that diverged included.

@@ -35,8 +35,8 @@ def pair_moments(
 
     References:
         The pair estimator of McCandlish et al., 2018 (arXiv:1812.06162,
-        appendix A), written for two batches of any sizes: derived, THEORY.md
-        §4.
+        appendix A), written for two batches of any sizes: derived, section 4
+        of docs/theory.md.
     """
     if len(g1) == 0:
         raise ValueError(arguments.refusal("g1", "at least one gradient", g1))

@@ -2,7 +2,7 @@
 
 Everything is a test of one mean, that of `S - q G`, which is 0 at the true q.
 Means, covariances and blocks are in the order (G, S). The rules were composed
-from published parts and measured: THEORY.md §4.
+from published parts and measured: docs/theory.md, section 4.
 
 References:
     E. C. Fieller, JRSS B 16 (1954): the set of a ratio.

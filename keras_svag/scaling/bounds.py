@@ -9,8 +9,8 @@ never in.
 
 The other run is always SGD at κB and κη, in equilibrium. The measured one may
 be off: its balance b is left over right side of its identity
-(`equilibrium_balance`). Putting both identities together (derived, THEORY.md
-section 5), the runs are C-close only if
+(`equilibrium_balance`). Putting both identities together (derived, section
+5 of docs/theory.md), the runs are C-close only if
 
     1/C² <= (κ + q) / (b ρ (q + 1/ell)) <= C²  with  ρ = (2 - κu) / (2 - u/ell)
 

@@ -33,8 +33,8 @@ class AdaptiveConditions:
     """What the condition for the square-root rule asks of a run besides.
 
     It rests on the effective learning rates of the coordinates, where the
-    second moment v follows the squared gradients (derived, THEORY.md section
-    7): neither scale invariance nor equilibrium is needed.
+    second moment v follows the squared gradients (derived, section 7 of
+    docs/theory.md): neither scale invariance nor equilibrium is needed.
 
     Attributes:
         hyperparameters: Those of the optimizer that the rule changes, of
@@ -402,8 +402,8 @@ def at_rest(
 ) -> tuple[bool | None, dict[str, Interval]]:
     """Whether R, by its balance, and G and N are at rest within a window.
 
-    "No change was seen" is not "at rest", so there are three answers (THEORY.md
-    section 5).
+    "No change was seen" is not "at rest", so there are three answers
+    (docs/theory.md, section 5).
 
     Args:
         balance: Left over right side of the equilibrium identity, or None

@@ -3,7 +3,7 @@
 Along linear scaling the noise scale Ση is fixed, and SGD at (κB, κη), SVAG
 with ell at (B, η) and their SDE are one family in the step h = κη, η/ell, 0.
 So how R, G and N change with 1/ell tells, to first order in h, how they change
-with κ (derived, THEORY.md section 5; simulated, not in a paper).
+with κ (derived, section 5 of docs/theory.md; simulated, not in a paper).
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Coverage of the confidence sets, simulated.
 
 A set that is too high rules too little out, one that is too low too much: the
-rates of both are counted apart. Each bound is that of THEORY.md §4, and three
-standard errors of the simulated rate are added to it.
+rates of both are counted apart. Each bound is what the rule was found to have,
+and three standard errors of the simulated rate are added to it.
 """
 
 import numpy as np

@@ -51,7 +51,7 @@ def test_max_batch_multiplier_grows_to_its_limit():
 def test_min_batch_multiplier_solves_the_condition_of_the_small_run(
     closeness, decay, q
 ):
-    """THEORY.md section 5: q >= (1 - C²ρ/κ') / (C²ρ - 1), with κ' = 1/κ."""
+    """docs/theory.md, 5: q >= (1 - C²ρ/κ') / (C²ρ - 1), with κ' = 1/κ."""
 
     def holds(kappa):
         squared = closeness**2 * (2 - decay) / (2 - kappa * decay)

@@ -26,7 +26,7 @@ both = pytest.mark.parametrize("kind", ["adam", "rmsprop"])
 
 
 def numpy_svag(kind, x, pairs, ell, pairing, schedule):
-    """Section 7 of docs/theory.md in float64: the weights and the continuous time."""
+    """Section 7 of docs/theory.md, in float64: weights and continuous time."""
     w1, w2 = svag_weights(ell, pairing)
     beta_1, beta_2 = (1 - (1 - beta) / ell for beta in (BETA_1, BETA_2))
     m = v = np.zeros_like(x)

@@ -13,8 +13,8 @@ def preserved_state(model):
     """Context after which a model's state is what it was before, to the bit.
 
     State is every variable of the model on every replica (weights, moving
-    statistics, random seeds), Keras's global seed, metrics, and the losses
-    that layers added in their last call. Metrics that were not built before
+    statistics, random seeds), TensorFlow's own in its layers, Keras's global
+    seed, metrics, and the losses that layers added in their last call. Metrics that were not built before
     are reset. The optimizer is not looked after. It is restored when the body
     raises, too.
 
@@ -22,11 +22,8 @@ def preserved_state(model):
         model: a `keras.Model`, built.
     """
     known = {id(variable): variable for variable in state_of(model)}
-    values = [
-        (part, tf.identity(part))
-        for variable in known.values()
-        for part in replicas(variable)
-    ]
+    parts = [part for v in known.values() for part in replicas(v)]
+    values = [(part, tf.identity(part)) for part in (*parts, *_others(model))]
     try:
         with notes_kept(model):
             yield
@@ -36,6 +33,17 @@ def preserved_state(model):
         for metric in _all_metrics(model):
             if not all(id(v) in known for v in metric.variables):
                 metric.reset_state()
+
+
+def _others(model):
+    """Variables of TensorFlow in the layers that Keras does not know."""
+    for layer in layers_of(model):
+        for value in vars(layer).values():
+            if isinstance(value, tf.random.Generator):
+                value = value.state
+            if isinstance(value, tf.Variable):
+                strategy = tf.distribute.get_strategy()
+                yield from strategy.experimental_local_results(value)
 
 
 def _all_metrics(model):

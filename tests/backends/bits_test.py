@@ -8,6 +8,7 @@ import keras_svag
 from tests.helpers import public_models as models
 from tests.helpers.bits import assert_same_bits, bits_of, without_noise
 
+pytestmark = pytest.mark.slow
 BACKEND = keras.backend.backend()
 MODELS = [
     models.perceptron,

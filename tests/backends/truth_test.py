@@ -10,7 +10,6 @@ from tests.helpers.backend_cases import REFERENCE, cases
 REFERENCES = json.loads(REFERENCE.read_text())
 
 
-@pytest.mark.filterwarnings("ignore:With ell=1")
 @pytest.mark.parametrize("case", cases())
 def test_numbers_are_those_of_the_other_backends(case):
     expected = np.array(REFERENCES[case])

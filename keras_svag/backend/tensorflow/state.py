@@ -14,9 +14,9 @@ def preserved_state(model):
 
     State is every variable of the model on every replica (weights, moving
     statistics, random seeds), TensorFlow's own in its layers, Keras's global
-    seed, metrics, and the losses that layers added in their last call. Metrics that were not built before
-    are reset. The optimizer is not looked after. It is restored when the body
-    raises, too.
+    seed, metrics, and the losses that layers added in their last call. Metrics
+    that were not built before are reset. The optimizer is not looked after. It
+    is restored when the body raises, too.
 
     Args:
         model: a `keras.Model`, built.

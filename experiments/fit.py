@@ -317,6 +317,7 @@ class _Progress(keras.callbacks.Callback):
                 file=sys.stdout if self._is_bar else io.StringIO(),
                 mininterval=0.1 if self._is_bar else math.inf,
                 dynamic_ncols=True,
+                desc=self._described({}),
                 bar_format="{desc}"
                 + "{bar}  " * self._is_bar
                 + "{remaining} left",

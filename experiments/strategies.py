@@ -107,7 +107,7 @@ def agree(strategy, action, facts=lambda value: {}):
     own = {
         "worker": f"{resolver.task_type} {resolver.task_id}",
         "failure": None if failure is None else str(failure)[:_LONGEST_TEXT],
-        "facts": {name: _shortened(str(v)) for name, v in found.items()},
+        "facts": _shortened(found),
     }
     reports = _exchanged(strategy, own)
     if failure is not None:
@@ -159,16 +159,26 @@ _LONGEST_TEXT = 1000
 _MOST_DIFFERENCES = 3
 
 
-def _shortened(text):
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return text if len(text) <= 60 else f"{text[:40]}… ({digest})"
+def _shortened(facts):
+    texts = {name: str(value) for name, value in facts.items()}
+    short = {
+        name: text if len(text) <= 60 else f"{text[:40]}… ({_digest(text)})"
+        for name, text in texts.items()
+    }
+    if len(json.dumps(short)) > _REPORT_SIZE - 8 * _LONGEST_TEXT:
+        return {"the fingerprint": _digest(json.dumps(texts))}
+    return short
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _exchanged(strategy, report):
     """The reports of all workers, in the order of their replicas."""
     text = json.dumps(report).encode().ljust(_REPORT_SIZE)
     # Integers of 64 bits are exchanged by all devices, and as they are.
-    row = np.frombuffer(text[:_REPORT_SIZE], np.int64)[None]
+    row = np.frombuffer(text, np.int64)[None]
     rows = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(row)
     )

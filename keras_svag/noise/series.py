@@ -134,7 +134,7 @@ class NoiseSeries:
         return self._length
 
     def __repr__(self):
-        text = f"{len(self):,} observations"
+        text = f"{self['observations'].sum():,.0f} observations"
         if len(self):
             first, last = self["step"][[0, -1]]
             text += f" in steps {first:,.0f} to {last:,.0f}"

@@ -67,10 +67,11 @@ def averages(optimizer, data, rows, settling_steps):
             verbose=0,
         )
     settled = monitor.series.window(epochs=1)
-    assert len(settled) == len(data[0]) // rows - settling_steps
+    observations = settled["observations"].sum()
+    assert observations == len(data[0]) // rows - settling_steps
     estimate = settled.estimate(monitor.batch_size)
     return (
-        np.mean(settled["weight_sq_norm"]),
+        np.mean(settled.repeated("weight_sq_norm")),
         estimate.grad_sq_norm,
         estimate.noise_trace,
     )

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import own_lines
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def test_it_trains_whoever_listens(tmp_path):
 
 def test_a_folder_whose_name_is_no_text_is_named(tmp_path):
     _, errors = start(tmp_path / "é", **ASCII).communicate(timeout=60)
-    [line] = errors.splitlines()
+    [line] = own_lines(errors).splitlines()
     assert line.startswith("train.py: The argument '--workdir=")
     assert "\\udcc3\\udca9' is no text in the encoding ascii" in line
     assert [path.name for path in tmp_path.iterdir()] == ["é.code"]

@@ -15,16 +15,8 @@ class PairTrainer(AnyTrainer):
 
     _largest = 2
 
-    def observe(self, per_layer: bool = False) -> "Observations":
-        """Keeps the moments of the pairs of a call, from the next one on.
-
-        Args:
-            per_layer: Whether to keep those of each variable.
-
-        Returns:
-            The `Observations`.
-        """
-        return self._observe(Observations(), per_layer)
+    def _new_observations(self):
+        return Observations()
 
     def _symbolic_build(self, iterator=None, data_batch=None):
         self._note_first(iterator)

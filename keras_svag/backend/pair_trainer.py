@@ -44,10 +44,17 @@ class PairTrainer(keras.Model):
             # Another set of weights may be trained from now on.
             self._observations.restart()
 
-    def _observe(self, observations, per_layer):
-        """The `Observations` of this model, which has these if it had none."""
+    def observe(self, per_layer: bool = False) -> "Observations":
+        """Keeps the moments of the pairs of a call, from the next one on.
+
+        Args:
+            per_layer: Whether to keep those of each variable.
+
+        Returns:
+            The `Observations`.
+        """
         if self._observations is None:
-            self._observations = observations
+            self._observations = self._new_observations()
             self.train_function = None
         if self._observations.extend(self.steps_per_execution, per_layer):
             # Part of the step, which is traced anew.
@@ -60,6 +67,10 @@ class PairTrainer(keras.Model):
             return super().fit(*args, **kwargs)
         finally:
             self._notes_batches = False
+
+    def _new_observations(self):
+        """`Observations` without rows."""
+        raise NotImplementedError
 
     def _note_first(self, iterator):
         """Notes what is known of an iterator if it is the one of `fit`."""

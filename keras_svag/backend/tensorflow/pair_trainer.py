@@ -36,16 +36,8 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
     def _replicas(self):
         return self.distribute_strategy.num_replicas_in_sync
 
-    def observe(self, per_layer: bool = False) -> "Observations":
-        """Keeps the moments of the pairs of a call, from the next one on.
-
-        Args:
-            per_layer: Whether to keep those of each variable.
-
-        Returns:
-            The `Observations`.
-        """
-        return self._observe(Observations(), per_layer)
+    def _new_observations(self):
+        return Observations()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         self._note_first(iterator)

@@ -7,9 +7,7 @@ function of (seed, step). The other pipeline is that of the Keras guides:
 shuffle, map over single examples, batch, prefetch. 50,000 random images of
 CIFAR's shape, 256 a step. Threads are limited by tf.data's own options. Below,
 what a step costs by the number of examples, which are single pixels without
-augmentation, so that little but the drawing is measured. Last, the rate at
-which networks take examples in training: the digits MLP takes small batches
-without augmentation, so its own pipeline is measured beside it.
+augmentation, so that little but the drawing is measured.
 """
 
 import argparse
@@ -28,8 +26,7 @@ from side_by_side import (
     ratio_cells,
     ratios,
 )
-from small_models import compiled, digits_batches
-from workloads import CIFAR, WORKLOADS, seconds_per_step
+from workloads import CIFAR
 
 from experiments import datasets
 
@@ -167,36 +164,6 @@ def _steps_within(iterator, limit):
     return seconds, steps
 
 
-def compare_networks(images, labels, rounds):
-    for name, workload in WORKLOADS.items():
-        rows = 2 * workload.batch_size
-        if name == "mlp":
-            batches, steps_per_execution = digits_batches(rows // 2), 32
-        else:
-            batches = ours(images, labels, "with_replacement", rows)
-            steps_per_execution = 1
-        model = compiled(workload, steps_per_execution)
-        iterator = iter(batches)
-        steps = workload.steps // steps_per_execution * steps_per_execution
-        seconds = alternating_rounds(
-            {
-                "training": lambda m=model, w=workload, s=steps, r=rows: (
-                    seconds_per_step(m, w.batches(r), s) / r
-                ),
-                "pipeline": lambda i=iterator, r=rows: seconds_per_example(
-                    i, 500, r
-                ),
-            },
-            rounds,
-        )
-        print_row(
-            f"{workload.title}, 2B a step",
-            per_second(seconds["training"]),
-            per_second(seconds["pipeline"]),
-            ratio_cells(seconds["training"], seconds["pipeline"]),
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -214,11 +181,6 @@ def main():
     print()
     print_header("examples", "sampling", "ms a step", "ratio", "middle half")
     compare_sizes(30 * arguments.rounds)
-    print()
-    print_header(
-        "network", "trains, examples/s", "pipeline", "pipeline / net", "range"
-    )
-    compare_networks(images, labels, arguments.rounds)
 
 
 if __name__ == "__main__":

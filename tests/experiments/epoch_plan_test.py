@@ -1,13 +1,6 @@
 import pytest
 
 from experiments.epoch_plan import EpochPlan
-from tests.helpers.refusals import (
-    NO_COUNT,
-    check_refused,
-    refused,
-    refused_numbers,
-    table,
-)
 
 
 @pytest.mark.parametrize("ell", [1, 4])
@@ -65,20 +58,6 @@ def test_a_shuffled_epoch_holds_whole_pairs():
     assert EpochPlan(100, 32).sub_batches_per_shuffled_epoch == 2
     halves = EpochPlan(100, 32, pairing="halves")
     assert halves.sub_batches_per_shuffled_epoch == 6
-
-
-def cases_of_plans():
-    good = {"num_examples": 100, "batch_size": 8}
-    for name in good:
-        yield from refused_numbers(EpochPlan, good, name, NO_COUNT)
-    yield from refused(EpochPlan, good, "ell", (0, -1, 1.5))
-    yield from refused(EpochPlan, good, "batch_size", [101])
-    yield from refused(EpochPlan, good, "pairing", ("both", 3, True))
-
-
-@table(cases_of_plans())
-def test_bad_argument_is_one_sentence(case, tmp_path):
-    check_refused(case, tmp_path)
 
 
 def test_odd_batch_cannot_be_halved():

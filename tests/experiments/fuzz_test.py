@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from experiments import run_folder
 from experiments.checkpoint import (
-    Checkpoint,
     CheckpointFolder,
     StreamsVersion,
     restore_training_arrays,
@@ -34,12 +33,10 @@ from experiments.run_folder import (
     TrainingClock,
     WorkDir,
     configuration_checksum,
-    results_table,
 )
-from experiments.sweep import command
 from keras_svag import SVAG, ScalingRuleCheck, SVAGModel
 from tests.helpers.small_problems import dense_network
-from tests.helpers.synthetic_runs import CONFIG, estimate, window, write_run
+from tests.helpers.synthetic_runs import estimate, window, write_run
 
 pytestmark = pytest.mark.slow
 
@@ -244,9 +241,6 @@ def run(tmp_path_factory):
     return folder
 
 
-FILES = ["config.json", "results.json", "history.csv"]
-
-
 @contextlib.contextmanager
 def damaged(path, data):
     """Damages a file, which is whole again in the end."""
@@ -274,22 +268,6 @@ def history_of(path):
         name: [math.nan if c in ("NA", "") else float(c) for c in cells]
         for name, cells in columns
     }
-
-
-@pytest.mark.parametrize("name", FILES)
-@FUZZ
-@hypothesis.given(data=st.data())
-def test_a_report_reads_a_run_rightly_or_says_what_is_wrong(run, name, data):
-    path = run / name
-    with damaged(path, data):
-        try:
-            [one], *_ = find_runs(str(run.parent))
-        except ValueError as error:
-            # A broken link is no file: the run is then unfinished.
-            names = () if path.is_symlink() else (name,)
-            assert_sentence(error, run.parent, *names)
-            return
-        assert_as_in_its_files(one, run)
 
 
 def assert_as_in_its_files(one, run):
@@ -421,39 +399,6 @@ def test_a_report_loses_no_run_beside_a_damaged_one(run, sweep, data):
     assert "bad" not in [*names, *unfinished, *unusable] or "bad" in head
 
 
-@FUZZ
-@hypothesis.given(data=st.data())
-def test_a_sweep_looks_at_any_history(run, data):
-    workdir = WorkDir(str(run), CONFIG)
-    with damaged(run / "history.csv", data):
-        diverged = command._has_diverged(workdir)
-        part = command._fraction_done(workdir.file("history.csv"), 4, 0)
-    assert diverged in (True, False)
-    assert 0 <= part <= 1
-
-
-@FUZZ
-@hypothesis.given(data=st.data())
-def test_the_results_of_a_finished_run_are_shown_or_refused(begun, data):
-    workdir = WorkDir(str(begun), SETTINGS)
-    workdir.begin()
-    workdir.results = RESULTS
-    path = begun / "results.json"
-    with damaged(path, data):
-        try:
-            results = workdir.results
-            if results is None:
-                assert not path.exists()
-                return
-            table = results_table(results).splitlines()[0]
-        except ValueError as error:
-            assert_sentence(error, "results.json")
-            return
-        accuracy = json.loads(path.read_bytes())["accuracy"]
-    # In Python, True is a 1.
-    assert table.split() == ["test", "accuracy", f"{accuracy:.2%}"]
-
-
 # A run that goes on from its folder.
 
 RESULTS = {
@@ -574,31 +519,6 @@ def test_what_is_whole_is_read(run, begun, model, tmp_path):
 
 @FUZZ
 @hypothesis.given(data=st.data())
-def test_a_run_goes_on_with_its_own_configuration_alone(begun, model, data):
-    path = begun / "config.json"
-    whole = json.loads(path.read_bytes())
-    with damaged(path, data):
-        before = path.read_bytes() if path.is_file() else None
-        try:
-            found = goes_on(begun, model)
-        except ValueError as error:
-            assert_sentence(error, begun)
-            return
-        after = json.loads(path.read_bytes())
-    expected = dict(whole)
-    if before is not None:
-        content = json.loads(before)
-        expected["run_id"] = content["run_id"]
-        ignored = ("version", "run_id", "x")
-        for key in {*whole, *content}.difference(ignored):
-            assert content[key] == whole[key]
-    assert after == expected
-    # The checkpoints of another run are left out.
-    assert (found is not None) == (after["run_id"] == whole["run_id"])
-
-
-@FUZZ
-@hypothesis.given(data=st.data())
 def test_a_damaged_folder_goes_on_rightly_or_not_at_all(
     begun, two_runs, model, data
 ):
@@ -633,44 +553,6 @@ def test_a_damaged_folder_goes_on_rightly_or_not_at_all(
             found.arrays, training_arrays(model), strict=True
         ):
             np.testing.assert_array_equal(array, expected)
-
-
-def newest(begun):
-    """The last checkpoint's file."""
-    [path] = begun.glob(f"checkpoints/step-{STEP}.*.npz")
-    return path
-
-
-def assert_read_or_fallen_back(begun, model, whole):
-    """Goes on from the damaged checkpoint as it was, or from the one before."""
-    with soon(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = goes_on(begun, model)
-    assert found.step in (STEP // 2, STEP)
-    if found.step != STEP:
-        assert f"step-{STEP}." in "".join(str(w.message) for w in caught)
-    for array, expected in zip(found.arrays, whole.arrays, strict=True):
-        assert array.dtype == expected.dtype
-        np.testing.assert_array_equal(array, expected)
-    assert repr(found.state) == repr(whole.state)
-
-
-@FUZZ
-@hypothesis.given(data=st.data())
-def test_a_damaged_checkpoint_is_read_rightly_or_not_at_all(begun, model, data):
-    path = newest(begun)
-    content = path.read_bytes()
-    folder = CheckpointFolder(str(path.parent))
-    folder.suffix = path.name.removeprefix(f"step-{STEP}")
-    whole = folder.newest()
-    damage = st.one_of(
-        *[damaged_bytes(content)] * 4, st.sampled_from([*STRANGERS])
-    )
-    put(path, data.draw(damage))
-    try:
-        assert_read_or_fallen_back(begun, model, whole)
-    finally:
-        put(path, content)
 
 
 def members_of(content):
@@ -717,7 +599,7 @@ def damaged_member(draw, name, content):
 def test_a_checkpoint_that_somebody_wrote_is_used_wholly_or_refused(
     begun, model, data
 ):
-    path = newest(begun)
+    [path] = begun.glob(f"checkpoints/step-{STEP}.*.npz")
     content = path.read_bytes()
     expected = [(a.shape, a.dtype) for a in training_arrays(model)]
     members = members_of(content)
@@ -744,37 +626,6 @@ def test_a_checkpoint_that_somebody_wrote_is_used_wholly_or_refused(
     with open(begun / "history.csv", newline="") as file:
         written = list(csv.DictReader(file))
     assert [str(row["epoch"]) for row in rows] == [r["epoch"] for r in written]
-
-
-@pytest.mark.parametrize("name", sorted(states()))
-@FUZZ
-@hypothesis.given(data=st.data())
-def test_a_callback_goes_on_from_its_state_or_refuses_it(
-    tmp_path_factory, model, name, data
-):
-    path = tmp_path_factory.getbasetemp() / "history.csv"
-    text = data.draw(damaged_value(states()[name]))
-    try:
-        state = json.loads(text)
-    except RecursionError:
-        return  # The checkpoint is damaged.
-    checkpoint = Checkpoint(STEP, [], {**states(), name: state})
-    try:
-        with soon():
-            history, _ = restore_callbacks(model, checkpoint, str(path))
-            history.on_epoch_end(2, {"loss": 0.5})
-    except ValueError as error:
-        assert_sentence(error, f"step-{STEP}.npz", name)
-        return
-    if name == "HistoryFile":
-        rows = state["rows"]
-        with open(path, newline="") as file:
-            *written, _ = csv.DictReader(file)
-        columns = {key for row in rows for key in row}
-        assert written == [
-            {key: str(row.get(key, "NA")) for key in columns} for row in rows
-        ]
-        path.unlink()
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)

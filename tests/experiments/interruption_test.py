@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import pytest
@@ -63,21 +62,6 @@ def test_a_signal_is_noted(number):
         signal.raise_signal(number)
         assert interruption.signal == number
     assert signal.getsignal(number) is before
-
-
-def test_signals_are_left_alone_outside_the_main_thread():
-    before = signal.getsignal(signal.SIGTERM)
-    seen = []
-
-    def enter():
-        with Interruption() as interruption:
-            seen.append(signal.getsignal(signal.SIGTERM))
-            seen.append(interruption.signal)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert seen == [before, None]
 
 
 def test_signals_can_be_obeyed():

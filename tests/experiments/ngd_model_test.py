@@ -131,19 +131,6 @@ def test_logs_are_those_of_the_loss_without_noise():
     assert logs["mae"] == pytest.approx(np.abs(residual).mean(), rel=1e-5)
 
 
-def test_the_graph_does_not_grow_with_the_data():
-    def num_nodes(rows):
-        model = compiled(NGDModel(linear_network(), B, 10, seed=0))
-        x, y = (np.zeros((rows, k), "float32") for k in (3, 1))
-        model.train_on_batch(x, y)
-        step = tf.function(model.train_step).get_concrete_function(
-            (tf.constant(x), tf.constant(y))
-        )
-        return len(step.graph.as_graph_def().node)
-
-    assert num_nodes(100) == num_nodes(1000)
-
-
 def test_fit_save_and_load(tmp_path):
     x, y = regression()
     model = compiled(NGDModel(linear_network(), B, 64, seed=3))

@@ -6,7 +6,7 @@ import pytest
 from configs import paper
 from experiments.build import compile_model, make_plan
 from experiments.config import scaled_down
-from experiments.datasets import DATASETS, Dataset
+from experiments.datasets import Dataset
 from keras_svag.probe.invariance import is_scale_invariant
 
 # The paper's default recipe.
@@ -68,19 +68,6 @@ def test_a_recipe_differs_from_the_papers_in_what_it_studies(name):
     assert config.dataset == "cifar10"
 
 
-@pytest.mark.parametrize(
-    ("suffix", "dataset"),
-    [("-cifar100", "cifar100"), ("-svhn", "svhn_cropped")],
-)
-@pytest.mark.parametrize("name", TABLE)
-def test_every_recipe_is_there_for_the_other_data(name, suffix, dataset):
-    config, other = paper.get_config(name), paper.get_config(name + suffix)
-    assert other.dataset == dataset
-    assert dataset in DATASETS
-    other.dataset = config.dataset
-    assert other == config
-
-
 @pytest.mark.parametrize("name", paper.RECIPES)
 def test_no_study_shuffles(name):
     config = paper.get_config(name)
@@ -140,15 +127,6 @@ def test_batch_normalization_keeps_sgds_window_whatever_ell_is():
     momentum = model.get_layer("final_norm").momentum
     # Two updates a pair, four pairs to a step of SGD.
     assert momentum ** (2 * 4) == pytest.approx(0.9)
-
-
-def test_list_has_a_line_for_each_name(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        paper.get_config("list")
-    assert not exit_.value.code
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(paper.RECIPES)
-    assert all(len(line.split()) > 2 for line in lines)
 
 
 @pytest.mark.parametrize("name", ["", "nosuch", "svag-preresnet32-bn-mnist"])

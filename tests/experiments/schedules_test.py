@@ -8,18 +8,6 @@ from experiments.schedules import (
     schedule_of,
 )
 from keras_svag.optimizers.svag import SVAG
-from tests.helpers.refusals import (
-    INF,
-    NAN,
-    NO_COUNT,
-    NO_STRING,
-    NOT_NONNEGATIVE,
-    NOT_POSITIVE,
-    check_refused,
-    refused,
-    refused_numbers,
-    table,
-)
 
 
 def test_step_schedule_decays_with_the_first_step_of_a_milestone():
@@ -61,12 +49,6 @@ def test_triangle_rises_and_falls_twice(steps_per_epoch, epochs):
     assert min(rates) >= 0
 
 
-def test_triangles_turn_at_the_quarters():
-    schedule = schedule_of("triangle", 0.8, 10, 160)
-    rates = [float(schedule(step)) for step in (0, 400, 800, 1200, 1600)]
-    assert rates == pytest.approx([0, 0.8, 0, 0.4, 0], abs=1e-6)
-
-
 def test_first_epochs_can_be_warmed_up():
     schedule = schedule_of(
         "constant", 0.01, 10, 5, warmup_epochs=1, warmup_factor=0.2
@@ -106,43 +88,3 @@ def test_svag_takes_a_triangle_as_a_function_of_sgds_steps():
         expected = triangles(svag_step // 4, 1.0, 40)
         rate = float(optimizer.learning_rate)
         assert rate == pytest.approx(expected, abs=1e-6)
-
-
-def cases_of_schedules():
-    call = schedule_of
-    good = {
-        "name": "step",
-        "learning_rate": 0.1,
-        "steps_per_epoch": 10,
-        "epochs": 4,
-        "milestones": (2,),
-        "warmup_epochs": 1,
-    }
-    yield from refused(
-        call,
-        good,
-        "name",
-        (*NO_STRING, "zigzag", []),
-        named="schedule",
-        says=("'constant', 'step', 'cosine', 'triangle'",),
-    )
-    yield from refused_numbers(call, good, "learning_rate", NOT_NONNEGATIVE)
-    yield from refused_numbers(call, good, "steps_per_epoch", NO_COUNT)
-    yield from refused_numbers(call, good, "epochs", NO_COUNT)
-    yield from refused(
-        call, good, "milestones", (None, 2, "12", {}, ("2",)), TypeError
-    )
-    yield from refused(call, good, "milestones", [(2, 1), (1, 1)])
-    for epoch in (0, -1, NAN, INF):
-        yield from refused(call, good, "milestones", [(epoch, 2)], given=epoch)
-    for name, bad in (
-        ("decay_factor", NOT_POSITIVE),
-        ("warmup_epochs", (*NOT_NONNEGATIVE, 5)),
-        ("warmup_factor", (*NOT_POSITIVE, 1.5)),
-    ):
-        yield from refused_numbers(call, good, name, bad)
-
-
-@table(cases_of_schedules())
-def test_bad_argument_is_one_sentence(case, tmp_path):
-    check_refused(case, tmp_path)

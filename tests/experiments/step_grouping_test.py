@@ -1,13 +1,10 @@
 import keras
 import pytest
-import tensorflow as tf
 
-import train
 from experiments import build
 from experiments.build import multiply_adds, steps_per_call
-from experiments.run_folder import WorkDir
 from keras_svag.applications import PreResNet, ScaleInvariantMLP
-from tests.train.train_test import history, run, small_config, weights
+from tests.train.train_test import history, run, weights
 
 
 def small_network():
@@ -35,41 +32,6 @@ def test_steps_of_a_small_network_fill_whole_calls(steps, expected):
     assert steps_per_call(small_network(), 32, steps) == expected
 
 
-def test_they_are_the_same_whenever_checkpoints_are_saved(
-    tmp_path, monkeypatch
-):
-    class Begun(Exception):
-        pass
-
-    found = []
-
-    def fit(model, *arguments, **options):
-        found.append(model.steps_per_execution)
-        raise Begun
-
-    monkeypatch.setattr(train, "resumable_fit", fit)
-    for interval, measure_noise in (
-        ("1", False),
-        ("500", False),
-        ("60s", False),
-        ("500", True),
-    ):
-        config = small_config(
-            optimizer="sgd", ell=1, measure_noise=measure_noise
-        )
-        path = str(tmp_path / f"{interval}-{measure_noise}")
-        with pytest.raises(Begun):
-            train.train(
-                config,
-                WorkDir(path, config.to_dict()),
-                None,
-                tf.distribute.get_strategy(),
-                interval,
-            )
-    # 1,437 // 128 steps an epoch; beside training each is observed by itself.
-    assert found == [11, 11, 11, 1]
-
-
 def test_the_more_a_step_takes_the_fewer_are_in_a_call():
     network = small_network()
     found = [
@@ -81,10 +43,8 @@ def test_the_more_a_step_takes_the_fewer_are_in_a_call():
     assert steps_per_call(large, 256, 720) == 1
 
 
-@pytest.mark.parametrize("measure_noise", [False, True])
-def test_a_run_does_not_depend_on_it(tmp_path, monkeypatch, measure_noise):
-    options = {"measure_noise": measure_noise, "schedule": "cosine"}
-    options |= {"epochs": 2, "ell": 2}
+def test_a_run_does_not_depend_on_it(tmp_path, monkeypatch):
+    options = {"schedule": "cosine", "epochs": 2, "ell": 2}
     together, results = run(tmp_path, "together", **options)
     found = []
 

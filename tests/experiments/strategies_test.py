@@ -7,12 +7,10 @@ import pytest
 import tensorflow as tf
 
 from experiments.strategies import (
-    STRATEGIES,
     cluster_resolver,
     lost_worker,
     make_strategy,
 )
-from keras_svag import backend
 
 CLUSTER = {"worker": ["host0:2222", "host1:2222"]}
 TASK = {"type": "worker", "index": 1}
@@ -107,11 +105,6 @@ def test_tf_config_goes_before_slurm(environment):
         "TF_CONFIG", json.dumps({"cluster": CLUSTER, "task": TASK})
     )
     assert cluster_resolver().cluster_spec().as_dict() == CLUSTER
-
-
-def test_one_process_is_the_chief():
-    assert backend.is_chief(make_strategy("none"))
-    assert "multi_worker" in STRATEGIES
 
 
 def test_errors_of_a_lost_worker_are_told_from_others():

@@ -49,31 +49,9 @@ def test_offsets_and_flips_are_uniform_and_independent():
     assert stats.chisquare(cells.ravel()).pvalue > 1e-3
 
 
-def test_without_padding_and_flip_images_are_unchanged():
-    images = _images((5, 8, 8, 1), "uint8")
-    np.testing.assert_array_equal(
-        augment(images, tf.constant([0, 0]), pad=0, flip=False), images
-    )
-
-
-def test_the_seed_decides():
-    images = _images((20, 8, 8, 1), "uint8")
-    first = augment(images, tf.constant([0, 1]))
-    np.testing.assert_array_equal(first, augment(images, tf.constant([0, 1])))
-    other = augment(images, tf.constant([0, 2]))
-    assert not np.array_equal(first, other)
-
-
 def test_the_global_random_state_is_left_alone():
     tf.random.set_seed(1)
     expected = tf.random.uniform((3,))
     tf.random.set_seed(1)
     augment(_images((5, 8, 8, 1), "uint8"), tf.constant([0, 1]))
     np.testing.assert_array_equal(tf.random.uniform((3,)), expected)
-
-
-def test_static_shapes_are_kept():
-    traced = tf.function(augment).get_concrete_function(
-        tf.TensorSpec((6, 32, 32, 3), tf.uint8), tf.TensorSpec((2,), tf.int64)
-    )
-    assert traced.output_shapes == (6, 32, 32, 3)

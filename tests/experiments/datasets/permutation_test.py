@@ -98,15 +98,6 @@ def test_the_network_is_what_it_is_by_hand(size):
     np.testing.assert_array_equal(images, expected)
 
 
-@pytest.mark.parametrize("size", [37, 1601])
-def test_an_image_does_not_depend_on_what_else_is_asked_for(size):
-    compiled = tf.function(lambda positions: permuted(positions, size, (3, 4)))
-    images = compiled(tf.range(size, dtype=tf.int64)).numpy()
-    found = permuted(tf.constant([36, 0, 17], tf.int64), size, (3, 4))
-    np.testing.assert_array_equal(found, images[[36, 0, 17]])
-    assert compiled(tf.constant([36], tf.int64)).shape == (1,)
-
-
 def test_all_permutations_of_few_elements_are_equally_likely():
     images = tf.data.Dataset.range(DRAWS).map(
         lambda index: permuted(
@@ -125,15 +116,6 @@ def test_images_are_uniform(size, network):
     assert _is_likely([_p_value(x, size) for x in _images(size).T])
 
 
-@pytest.mark.parametrize("size", [37])
-def test_images_of_two_positions_are_uniform(size, network):
-    distinct = 1 - np.eye(size).ravel()
-    pairs = itertools.combinations(_images(size).T, 2)
-    assert _is_likely(
-        [_p_value(size * x + y, size**2, distinct) for x, y in pairs]
-    )
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_differences_are_uniform(size, network):
     distinct = np.ones(size)
@@ -141,21 +123,6 @@ def test_differences_are_uniform(size, network):
     pairs = itertools.combinations(_images(size).T, 2)
     assert _is_likely(
         [_p_value((x - y) % size, size, distinct) for x, y in pairs]
-    )
-
-
-@pytest.mark.parametrize("size", [37, 1601])
-def test_second_differences_are_those_of_three_distinct_elements(size, network):
-    # Of the n² triples with x - 2y + z = t (mod n), n odd, those with x = y,
-    # y = z or x = z are left out: 3n, or n if t = 0, when they coincide.
-    expected = np.full(size, size**2 - 3 * size)
-    expected[0] = size**2 - size
-    triples = itertools.permutations(_images(size).T, 3)
-    assert _is_likely(
-        [
-            _p_value((x - 2 * y + z) % size, size, expected)
-            for x, y, z in triples
-        ]
     )
 
 

@@ -58,13 +58,6 @@ def test_a_run_can_be_resumed_at_any_step(sampling, sub_batches_per_step):
         np.testing.assert_array_equal(resumed_y, y[start : start + 2])
 
 
-def test_a_distant_step_is_made_at_once():
-    (x, y) = next(iter(_batches(start_step=10**12)))
-    assert x.shape == (8, 8, 8, 3)
-    rows = sub_batch_indices("with_replacement", 6, 2 * 10**12, 37, 4)
-    np.testing.assert_array_equal(y[0::2], rows)
-
-
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
 def test_rows_interleave_two_sub_batches(sampling):
     x, y = _take(_batches(sampling), 7)
@@ -106,18 +99,6 @@ def test_an_epoch_of_shuffle_holds_no_example_twice(sub_batches_per_step):
     assert not np.array_equal(y[:steps], y[steps:])
 
 
-def test_images_keep_their_labels():
-    x, y = _take(_batches("shuffle", augmentation=None), 4)
-    expected = (IMAGES[y] / 16 - [0.2, 0.3, 0.4]) / [0.5, 0.6, 0.7]
-    np.testing.assert_allclose(x, expected, atol=1e-6)
-
-
-def test_the_seed_decides():
-    _, y = _take(_batches(), 3)
-    _, other = _take(_batches(seed=7), 3)
-    assert not np.array_equal(y, other)
-
-
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
 def test_shapes_are_static_and_the_data_set_is_infinite(sampling):
     dataset = _batches(sampling)
@@ -147,14 +128,6 @@ def test_evaluation_batches_hold_everything_once_in_order():
     np.testing.assert_array_equal(
         np.concatenate([y for _, y in batches]), LABELS
     )
-
-
-def test_standardization_is_its_formula_to_the_last_bit():
-    images = IMAGES.astype(np.float32)
-    mean = np.array([0.2, 0.3, 0.4], np.float32)
-    std = np.array([0.5, 0.6, 0.7], np.float32)
-    expected = (images / np.float32(16) - mean) / std
-    np.testing.assert_array_equal(PREPROCESS(tf.constant(IMAGES)), expected)
 
 
 def test_replicas_get_whole_pairs_in_static_shapes(tmp_path):
@@ -189,11 +162,6 @@ assert np.array_equal(np.concatenate(seen), labels), seen
     _, errors = program.communicate()
     assert program.returncode == 0, errors
     assert "AUTO" not in errors
-
-
-def test_an_epoch_of_shuffle_that_holds_no_step_is_refused():
-    with pytest.raises(ValueError, match="2 × 20 = 40 .*of the 37"):
-        _batches("shuffle", sub_batch_size=20)
 
 
 def test_labels_of_other_images_are_refused():

@@ -61,15 +61,6 @@ def test_streams_of_different_seed_mode_and_index_do_not_meet():
     assert not np.array_equal(one_zero, zero_one)
 
 
-def test_draws_with_replacement_are_what_they_were_in_the_first_version():
-    key = tf.constant([3, 0], tf.int64)
-    for number in (0, 5):
-        key = tf.random.fold_in(key, tf.constant(number, tf.int64))
-    expected = tf.random.stateless_uniform((4,), key, 0, 10**7, tf.int64)
-    indices = sub_batch_indices("with_replacement", 3, 5, 10**7, 4)
-    np.testing.assert_array_equal(indices, expected)
-
-
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
 @pytest.mark.parametrize("num_examples", [10, 37])
 def test_examples_and_their_pairs_are_uniform(sampling, num_examples):
@@ -91,43 +82,6 @@ def test_examples_and_their_pairs_are_uniform(sampling, num_examples):
         p_values.append(_p_value_of_uniformity(pairs))
     # Bonferroni over the 10 tests, at the level of 3.3 standard errors.
     assert min(p_values) > 1e-3 / len(p_values)
-
-
-def test_all_positions_of_an_epochs_permutation_are_uniform():
-    draws = _sub_batches("shuffle", 2, 3 * 4000, 10, 3)
-    epochs = draws.reshape(4000, 9)
-    p_values = [
-        _p_value_of_uniformity(np.bincount(column, minlength=10))
-        for column in epochs.T
-    ]
-    pairs = np.zeros((10, 10))
-    np.add.at(pairs, (epochs[:, 0], epochs[:, -1]), 1)
-    p_values.append(_p_value_of_uniformity(pairs[~np.eye(10, dtype=bool)]))
-    assert min(p_values) > 1e-3 / len(p_values)
-
-
-@pytest.mark.parametrize("sampling", SAMPLING_MODES)
-def test_consecutive_indices_and_seeds_are_independent(sampling):
-    count = 8000
-    draws = _sub_batches(sampling, 0, count, 10, 4, 1)
-    others = _sub_batches(sampling, 1, count, 10, 4, 1)
-    for first, second in (
-        (draws[:-1], draws[1:]),
-        (draws, others),
-        (draws[1:], others[:-1]),
-    ):
-        pairs = np.zeros((10, 10))
-        np.add.at(pairs, (first[:, 0], second[:, 0]), 1)
-        assert _p_value_of_uniformity(pairs) > 1e-3 / 9
-
-
-def test_many_examples_are_shuffled_and_drawn_by_the_same_laws():
-    epoch = _sub_batches("shuffle", 4, 10, 1437, 143).ravel()
-    assert len(set(epoch)) == 1430
-    drawn = sub_batch_indices("without_replacement", 4, 0, 1437, 1437)
-    np.testing.assert_array_equal(np.sort(drawn), np.arange(1437))
-    whole = sub_batch_indices("shuffle", 4, 0, 1437, 1437)
-    np.testing.assert_array_equal(whole[:1430], epoch)
 
 
 def test_an_epoch_of_shuffle_holds_no_example_twice():

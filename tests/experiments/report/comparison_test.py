@@ -59,15 +59,6 @@ def test_runs_that_differ_besides_are_not_compared(other):
     assert svag_comparisons([run(ell=1), run(ell=2, **other)]) == []
 
 
-def test_a_learning_rate_in_proportion_is_told_despite_rounding():
-    runs = [
-        run(batch_size=size, learning_rate=0.1 * size / 3)
-        for size in (3, 7, 11, 2048)
-    ]
-    [comparison] = linear_comparisons(runs)
-    assert list(comparison.groups) == [3, 7, 11, 2048]
-
-
 def test_another_learning_rate_than_in_proportion_is_not_compared():
     runs = [run(batch_size=8), run(batch_size=16)]
     assert linear_comparisons(runs) == []

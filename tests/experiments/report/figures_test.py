@@ -5,9 +5,7 @@ from matplotlib.figure import Figure
 from experiments.report.figures import (
     COLOURS,
     MOST_POINTS,
-    line_style,
     make_logarithmic,
-    saved_figure,
     thinned,
 )
 from experiments.report.seeds import SeedCurve
@@ -29,25 +27,12 @@ def test_every_range_has_labelled_ticks(ends):
     assert not any("$" in text for text in shown)
 
 
-def test_lines_are_told_apart_without_their_colours():
-    styles = [line_style(index) for index in range(12)]
-    assert len({str((x["linestyle"], x["marker"])) for x in styles}) == 12
-
-
 def test_no_colour_is_too_faint_on_white():
     def lightness(colour):
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
 
     assert all(lightness(colour) < 0.72 for colour in COLOURS)
-
-
-def test_a_figure_is_more_than_800_pixels_wide(tmp_path):
-    path = tmp_path / "figure.png"
-    with saved_figure(path, 3) as figure:
-        figure.subplots()
-    header = path.read_bytes()[:24]
-    assert int.from_bytes(header[16:20], "big") >= 800
 
 
 def test_a_long_curve_keeps_its_extremes_where_they_are():
@@ -63,9 +48,3 @@ def test_a_long_curve_keeps_its_extremes_where_they_are():
     assert short.low.min() == -0.5 and short.high.max() == 9.5
     assert abs(short.epochs[np.argmin(short.mean)] - 12_345) <= pixel
     assert abs(short.epochs[np.argmax(short.mean)] - count + 3) <= pixel
-
-
-def test_a_curve_of_few_points_is_drawn_as_it_is():
-    epochs = np.arange(MOST_POINTS)
-    curve = SeedCurve(epochs, epochs, epochs, epochs, 1)
-    assert thinned(curve) is curve

@@ -64,22 +64,6 @@ def test_every_batch_size_is_bounded_by_its_own_noise(tmp_path):
         assert low < point < high
 
 
-def test_the_interval_of_the_bound_is_that_of_the_noise(tmp_path):
-    write_scaling_sweep(tmp_path, GOOD, ratio_at_first=6.0, seeds=(0,))
-    first = study_of(tmp_path).batches[0]
-    # Both errors are 1%, so that Fieller's interval solves
-    # (6 - q)² = t² 0.01² (6² + q²), q being N/G, with t of 999 degrees.
-    t = 1.962341
-    reach = (0.01 * t) ** 2
-    a, b, c = 1 - reach, 6.0, 36 * (1 - reach)
-    root = math.sqrt(b * b - a * c)
-    for end, q in (
-        (first.bound[0], (b - root) / a),
-        (first.bound[2], (b + root) / a),
-    ):
-        assert end == pytest.approx(8 * kappa_max(q, 0.001), rel=1e-5)
-
-
 def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
     errors = {8: 0.3, 16: 0.10, 32: 0.11, 64: 0.119, 128: 0.121, 256: 0.115}
     write_scaling_sweep(tmp_path, errors)
@@ -148,21 +132,6 @@ def test_the_least_closeness_is_that_of_the_smallest_batch_size(tmp_path):
         assert low <= value <= high
 
 
-def test_runs_of_svag_are_bounded_by_the_identity_of_svag(tmp_path):
-    # At 8 and 32 alike SVAG with ell 4: the condition for SGD, of G / 4.
-    for size in (8, 32):
-        write_run(
-            tmp_path / str(size),
-            noise=estimate(0.3, 1.8, size),
-            batch_size=size,
-            learning_rate=0.2 * size / 8,
-            ell=4,
-        )
-    first = study_of(tmp_path).batches[0]
-    q, u = 4 * 6.0, 0.001 / 4
-    assert first.bound[1] == pytest.approx(8 * kappa_max(q, u))
-
-
 def test_runs_of_several_ell_predict_where_c_is_left(tmp_path):
     write_scaling_sweep(tmp_path, GOOD)
     # ln N falls by 0.2 from ell 2 to SGD, so by 0.4 a κ at B = 16.
@@ -213,20 +182,8 @@ def test_closeness_restates_the_noise_at_one_batch_size(tmp_path):
         assert batch.closeness.value == pytest.approx(1)
 
 
-def test_a_gradient_not_told_apart_from_0_leaves_no_upper_end(tmp_path):
-    write_two(tmp_path, noise=(0.01, 1.0), relative_error=0.9)
-    study = study_of(tmp_path)
-    assert math.isinf(study.batches[0].ratio[2])
-    assert study.batches[0].outcome == "not tested"
-
-
 def test_an_adaptive_optimizer_has_no_condition(tmp_path):
     write_two(tmp_path, optimizer="adam")
     study = study_of(tmp_path)
     assert all(batch.bound is None for batch in study.batches)
     assert "square-root scaling rule" in text_of(study)
-
-
-def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
-    write_two(tmp_path, reasons=["a <reason>"])
-    assert "only a heuristic: a <reason>." in text_of(study_of(tmp_path))

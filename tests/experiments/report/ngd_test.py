@@ -43,15 +43,6 @@ def test_the_difference_has_welchs_interval():
     assert (low, high) == pytest.approx((ends.low, ends.high))
 
 
-def test_degrees_of_freedom_are_rounded_down():
-    first, second = [1.0, 2.0, 4.0, 4.5], [3.0, 4.0]
-    _, low, high = welch_difference(seed_mean(first), seed_mean(second))
-    exact = stats.ttest_ind(first, second, equal_var=False)
-    assert 2 < exact.df < 4
-    reach = stats.t.ppf(0.975, math.floor(exact.df)) * exact._standard_error
-    assert (high - low) / 2 == pytest.approx(reach)
-
-
 def test_ngd_less_sgd_is_told_apart_by_its_interval(tmp_path):
     write_accuracies(tmp_path, ngd=[0.8, 0.81, 0.82], sgd=[0.9, 0.91, 0.92])
     study = study_of(tmp_path)

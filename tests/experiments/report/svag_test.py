@@ -5,12 +5,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report.sections import reasons_text
 from experiments.report.svag import svag_comparisons, svag_section, svag_study
 from keras_svag.scaling.reasons import Reason
 from tests.helpers.synthetic_runs import (
     comparison_of,
-    write_run,
     write_scaled_runs,
     write_svag_sweep,
 )
@@ -59,16 +57,6 @@ def test_svag_of_adam_is_compared_with_adam(tmp_path):
     # Neither is known of Adam: they rest on SGD's equilibrium.
     assert study.condition is None
     assert study.prediction is None
-
-
-def test_the_limit_needs_no_factor_of_two(tmp_path):
-    write_svag_sweep(tmp_path, ells=(1, 3, 4), excess=0.5)
-    limit = study_of(tmp_path).limit["weight_sq_norm"]
-    assert limit.value == pytest.approx(20, rel=1e-9)
-    at_3, at_4 = 20 * (1 + 0.5 / 3), 20 * (1 + 0.5 / 4)
-    each = 0.01 / math.sqrt(3)
-    expected = each * math.hypot(4 * at_4, 3 * at_3)
-    assert limit.standard_error == pytest.approx(expected)
 
 
 def test_closeness_is_that_of_sgd_and_the_largest_ell(tmp_path):
@@ -186,23 +174,6 @@ def test_without_ell_1_there_is_no_sgd_to_judge(tmp_path):
     assert "ell 1" in study.reason
 
 
-def test_runs_that_measured_no_noise_have_their_curves(tmp_path):
-    for ell in (1, 2):
-        for seed in (0, 1):
-            write_run(tmp_path / f"{ell}-{seed}", ell=ell, seed=seed)
-    study = study_of(tmp_path)
-    assert study.verdict == "undetermined"
-    assert study.final[1]["accuracy"].value == pytest.approx(0.9)
-    assert np.isnan(study.final[1]["weight_sq_norm"].value)
-
-
-def test_the_closeness_asked_for_is_that_of_the_configuration(tmp_path):
-    write_pair(tmp_path, 1.6, spread=0.001, lsr={"closeness": 2.0})
-    study = study_of(tmp_path)
-    assert study.target == 2.0
-    assert study.verdict == "supported"
-
-
 def test_the_section_says_the_verdict_and_its_numbers(tmp_path):
     write_pair(tmp_path, 1.05)
     text = text_of(svag_section(study_of(tmp_path)))
@@ -300,28 +271,3 @@ def test_an_unknown_equilibrium_is_said(tmp_path, factor, verdict):
     study = study_of(tmp_path)
     assert study.verdict == verdict
     assert "1 of 6 runs had reached equilibrium is not known" in study.reason
-
-
-def test_too_little_noise_is_enough_where_it_applies(tmp_path):
-    # Its own assumptions say whether SGD is at equilibrium.
-    write_pair(tmp_path, 1.05, noise_trace=0.1)
-    set_rest(tmp_path / "4-2", False)
-    assert study_of(tmp_path).verdict == "contradicted"
-
-
-def test_runs_off_equilibrium_are_counted(tmp_path):
-    write_pair(tmp_path, 1.05)
-    set_rest(tmp_path / "4-2", False)
-    assert (
-        "5 of 6 runs are known to have reached equilibrium, 1 not to have"
-        in text_of(svag_section(study_of(tmp_path)))
-    )
-
-
-def test_reasons_that_differ_in_a_number_are_said_once():
-    one, other = (Reason("large_epsilon", (ratio,)) for ratio in (0.5, 0.25))
-    last = Reason("clipped")
-    assert reasons_text([one, last, one]) == f"{one}; {last}"
-    assert reasons_text([one, other, last]) == (
-        f"{one}, in other runs with other numbers; {last}"
-    )

@@ -262,18 +262,3 @@ def test_a_log_that_the_sweep_did_not_write_is_refused(
         sweep("--sweep=ell=1,2")
     assert results(tmp_path) == {}
     assert hers.read_text() == "# A run of mine"
-
-
-def test_a_log_begins_with_the_runs_name_and_is_made_anew(sweep, tmp_path):
-    log = tmp_path / "runs" / "ell=3" / "output.log"
-    for _ in range(2):
-        assert sweep("--sweep=ell=3") == 1
-        first, *lines = log.read_text().splitlines()
-        assert first == "# A run of a sweep of train.py, ell=3"
-        assert lines == ["a step before", "train.py: it did not work."]
-
-
-def test_folder_that_cannot_be_made_is_one_sentence(sweep, tmp_path):
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        sweep("--sweep=ell=1")

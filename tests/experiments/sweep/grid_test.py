@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from configs import digits
@@ -183,18 +181,6 @@ def test_bad_sweep_is_one_sentence(specification, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_a_key_is_swept_once():
-    with pytest.raises(ValueError, match="has 'ell' twice"):
-        runs("ell=1", "seed=0", "ell=2")
-
-
-def test_unknown_rule_is_one_sentence():
-    with pytest.raises(
-        ValueError, match="`scale_lr` must be one of 'none', 'lin"
-    ):
-        runs("batch_size=1", scale_lr="cubic")
-
-
 def test_a_run_is_no_sweep():
     arguments = [
         "--config=configs/digits.py",
@@ -223,8 +209,3 @@ def test_a_run_is_no_sweep():
 def test_flags_of_a_file_are_refused():
     with pytest.raises(ValueError, match="--flagfile cannot be used with"):
         arguments_of_a_run(["--flagfile=flags", "--sweep=ell=1"])
-
-
-def test_a_name_is_a_folder():
-    (run,) = runs("dataset=a/b")
-    assert re.fullmatch(r"dataset=a_b", run.name)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from experiments.sweep import runner
-from experiments.sweep.progress import duration, progress_line
+from experiments.sweep.progress import duration
 from experiments.sweep.runner import Job, SweepRunner, start_process
 from tests.helpers.paths import ROOT
 
@@ -78,67 +78,6 @@ def test_as_many_run_at_a_time_as_are_allowed():
     runner, _ = run([job(name) for name in "abcde"], start, parallel=3)
     assert start.most_at_once == 3
     assert sorted(runner.finished) == list("abcde")
-
-
-def test_finished_runs_are_not_started():
-    start = Starter()
-    runner, output = run([job("a", is_finished=lambda: True), job("b")], start)
-    assert start.started == ["b"]
-    assert runner.finished == ["a", "b"]
-    assert "1 of 2 runs are finished already" in output
-
-
-def test_a_failed_run_does_not_stop_the_others():
-    start = Starter(codes={"a": 3})
-    runner, output = run([job("a"), job("b")], start)
-    assert runner.failed == {"a": 3}
-    assert runner.finished == ["b"]
-    assert "a has failed" in output
-    assert "[2/2]  1 failed" in output
-
-
-def test_a_diverged_run_is_no_failure(tmp_path):
-    start = Starter(codes={"a": 1, "b": 1})
-    jobs = [job("a", has_diverged=lambda: "a" in start.started), job("b")]
-    runner, output = run(jobs, start)
-    assert (runner.diverged, runner.failed) == (["a"], {"b": 1})
-    assert "a has diverged" in output
-    assert "[2/2]  1 diverged  1 failed" in output
-
-
-def test_what_has_diverged_before_is_not_started():
-    start = Starter()
-    runner, output = run([job("a", has_diverged=lambda: True), job("b")], start)
-    assert start.started == ["b"]
-    assert runner.diverged == ["a"]
-    assert "1 of 2 runs have diverged before" in output
-
-
-def test_what_another_process_runs_or_has_finished_is_left_to_it():
-    start = Starter(codes={"c": 1, "d": 1})
-    finished = iter([False, True])
-    jobs = [
-        job("a", is_elsewhere=lambda: True),
-        job("b", is_finished=lambda: next(finished)),
-        # The other process was quicker to begin, or to end.
-        job("c", is_elsewhere=lambda: "c" in start.started),
-        job("d", is_finished=lambda: "d" in start.started),
-    ]
-    runner, output = run(jobs, start)
-    assert start.started == ["c", "d"]
-    assert runner.elsewhere == ["a", "c"]
-    assert (runner.finished, runner.failed) == (["b", "d"], {})
-    assert "c is run by another process" in output
-    assert "[4/4]  2 elsewhere" in output
-
-
-@pytest.mark.parametrize("code", [130, 143, -signal.SIGTERM, -signal.SIGUSR1])
-def test_a_run_that_was_told_to_end_is_no_failure(code):
-    start = Starter(codes={"a": code})
-    runner, output = run([job("a"), job("b")], start)
-    assert (runner.interrupted, runner.failed) == (["a"], {})
-    assert runner.finished == ["b"]
-    assert "a was interrupted" in output
 
 
 def test_a_signal_ends_what_is_running():
@@ -226,16 +165,6 @@ def test_time_left_is_in_proportion_to_the_cost(monkeypatch):
     monkeypatch.setattr(runner.time, "time", lambda: 110.0)
     # Half of a cost of 1 took 10 s; 0.5 and 3 are left.
     assert sweep._seconds_left({"a": 0.5}) == pytest.approx(3.5 * 10 / 0.5)
-
-
-def test_nothing_done_tells_nothing():
-    assert "unknown time left" in progress_line(1, 0, {}, {"a": 0.0}, None)
-
-
-def test_progress_is_one_line():
-    running = {"ell=1": 0.5, "ell=2": 0.0}
-    line = progress_line(9, 3, {"failed": 1, "diverged": 0}, running, 90)
-    assert line == "[4/9]  ell=1 50%  ell=2 0%  1 failed  2 min left"
 
 
 @pytest.mark.parametrize(

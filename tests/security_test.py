@@ -23,11 +23,14 @@ from tests.helpers.small_problems import dense_network, regression
 from tests.helpers.synthetic_runs import estimate as run_estimate
 from tests.helpers.synthetic_runs import write_run
 
-# Modules whose reading runs code, and calls that do.
-RUNS_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
-CALLS = {"eval", "exec", "compile", "__import__"}
-# `re.compile` and a model's `compile` are others than Python's own.
-QUALIFIED = {"yaml.load", "os.system", "os.popen"}
+# Modules whose reading runs code, and calls that do; `re.compile` and a model's
+# `compile` are others than Python's own.
+RUNS_CODE = re.compile(
+    r"(import|from) (pickle|marshal|shelve|dill|cloudpickle|joblib)\b"
+    r"|(?<![.\w])(?<!def )(eval|exec|compile|__import__)\("
+    r"|yaml\.load\(|os\.(system|popen)\(|enable_unsafe_deserialization"
+    r"|safe_mode=(?!True)|(allow_pickle|shell)=(?!False)"
+)
 HOSTILE = (
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -55,50 +58,19 @@ STEERING = (
 )
 
 
-def sources():
-    return [*architecture.sources(), *sorted((ROOT / "configs").glob("*.py"))]
-
-
-def code_runners(tree):
-    """What in a file could run code that it reads."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [alias.name for alias in node.names]
-            modules = [getattr(node, "module", None) or "", *names]
-            yield from RUNS_CODE & {m.split(".")[0] for m in modules}
-        elif isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            if called in CALLS | QUALIFIED:
-                yield called
-            if called.split(".")[-1] == "enable_unsafe_deserialization":
-                yield called
-            for keyword in node.keywords:
-                given = ast.unparse(keyword.value)
-                if keyword.arg == "safe_mode" and given != "True":
-                    yield f"safe_mode={given}"
-                if keyword.arg in ("allow_pickle", "shell") and (
-                    given != "False"
-                ):
-                    yield f"{keyword.arg}={given}"
-
-
 def test_nothing_that_is_read_is_run():
-    for source in sources():
-        found = list(code_runners(ast.parse(source.read_text())))
-        assert not found, f"{source.name} has {', '.join(found)}"
-
-
-def test_what_runs_code_is_found():
+    configs = (ROOT / "configs").glob("*.py")
+    for source in (*architecture.sources(), *configs):
+        # As it is parsed: without comments, each call on a line.
+        code = ast.unparse(ast.parse(source.read_text()))
+        assert not RUNS_CODE.search(code), source.name
     for code in (
         "import pickle",
-        "from marshal import loads",
         "exec(text)",
-        "yaml.load(file)",
         "np.load(path, allow_pickle=True)",
         "keras.saving.load_model(path, safe_mode=False)",
-        "keras.config.enable_unsafe_deserialization()",
     ):
-        assert list(code_runners(ast.parse(code)))
+        assert RUNS_CODE.search(code)
 
 
 def poisoned(marker):

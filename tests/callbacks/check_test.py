@@ -117,40 +117,6 @@ def test_arguments_reach_the_verdict():
     }
 
 
-def test_balance_is_of_the_moments_as_they_are():
-    one = check(scale_invariant=True, window=2)
-    train(sgd(), one, epochs=4)
-    rows = one.series.window(epochs=2)
-    g, s, r = (rows[name].mean() for name in (*MOMENTS, "weight_sq_norm"))
-    balance = (2 - RATE * DECAY) * DECAY * r / (RATE * (g + s / BATCH_SIZE))
-    assert one.report.verdict.balance == pytest.approx(balance)
-
-
-def test_stretches_of_one_rate_are_judged_apart():
-    one = check(window=8)
-    schedule = keras.callbacks.LearningRateScheduler(
-        lambda epoch: 0.1 if epoch < 4 else 0.01
-    )
-    train(sgd(1.0), one, schedule, epochs=8)
-    (earlier,) = one.report.earlier
-    for report, epochs, rate in (
-        (earlier, (1, 4), 0.1),
-        (one.report, (5, 8), 0.01),
-    ):
-        assert (report.first_epoch, report.last_epoch) == epochs
-        assert report.verdict.learning_rate == pytest.approx(rate)
-        assert "rate_changes" not in codes(report.verdict)
-    assert "Earlier learning rates" in str(one.report)
-
-
-def test_rate_that_moves_at_every_step_is_averaged_over_the_window():
-    schedule = keras.optimizers.schedules.PolynomialDecay(0.1, 10, 0.0)
-    verdict = judged(sgd(schedule), window_steps=4)
-    # Of iterations 4 to 7.
-    assert verdict.learning_rate == pytest.approx(0.1 * (1 - 5.5 / 10))
-    assert "rate_changes" in codes(verdict)
-
-
 def without_decay_of(*names):
     optimizer = sgd()
     optimizer.exclude_from_weight_decay(var_names=list(names))
@@ -257,14 +223,6 @@ def test_adam_is_judged_in_its_norm():
     adaptive = verdict.conditions.adaptive
     assert adaptive.epsilon_ratio == pytest.approx(ratio, rel=1e-5)
     assert "large_epsilon" in codes(verdict)
-
-
-@pytest.mark.parametrize("beta_2", [0.7, 0.8])
-def test_second_moments_are_as_old_as_the_window_begins(beta_2):
-    verdict = judged(Adam(0.01, beta_2=beta_2), window=1)
-    assert verdict.conditions.adaptive.second_moment_steps == STEPS
-    # They follow over 1 / (1 - β₂) steps.
-    assert ("second_moment_is_young" in codes(verdict)) == (beta_2 == 0.8)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 from keras.optimizers import SGD
 
-from keras_svag import SVAG, GradientNoiseMonitor, NoiseSeries, SVAGModel
+from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel
 from tests.helpers import public_models as models
 from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import dense_network, regression
@@ -235,23 +235,6 @@ def test_moments_are_exact_over_all_that_can_be_drawn(drawn, num_examples):
     assert actual == pytest.approx(population(range(4)), rel=1e-5)
 
 
-def test_errors_are_those_of_drawn_batches():
-    draws = np.random.default_rng(0).integers(0, ROWS, (2000, BATCH_SIZE))
-    estimate = estimate_of(draws[:300], num_examples=None)
-    pairs = [
-        moments(
-            gradient(START, draw[::2]), gradient(START, draw[1::2]), BATCH_SIZE
-        )
-        for draw in draws
-    ]
-    stated = estimate.grad_sq_norm_se, estimate.example_noise_se
-    # The error of an error is 1 / √(2 · 300), and more for heavy tails.
-    assert stated == pytest.approx(np.std(pairs, axis=0) / 300**0.5, rel=0.25)
-    actual = estimate.grad_sq_norm, estimate.example_noise
-    differences = np.subtract(actual, population(range(ROWS)))
-    assert (np.abs(differences) < 3 * np.array(stated)).all()
-
-
 # The norm of an adaptive optimizer
 
 EPSILON, BETA = 0.1, 0.8
@@ -376,19 +359,6 @@ def test_masks_of_dropout_are_drawn_anew_for_each_half():
         assert abs(values.mean() - value) < 6 * error
 
 
-def test_scales_of_float8_are_no_gradients():
-    model = linear_model()
-    model.quantize("float8")
-    model.compile("sgd", "mse")
-    monitor = GradientNoiseMonitor(every=1, per_layer=True)
-    fit(model, monitor, epochs=1)
-    path = model.layers[0].kernel.path
-    assert monitor.series.layers == (path,)
-    np.testing.assert_array_equal(
-        monitor.series.layer(path), observed(monitor, *MOMENTS)
-    )
-
-
 def test_layers_add_up_and_only_decayed_weights_are_in_their_norm():
     model = dense_network(3, 1)
     model.set_weights([values + 1 for values in model.get_weights()])
@@ -487,29 +457,6 @@ def test_blocks_grow_with_the_steps_done(done, block):
 
 
 @pytest.mark.parametrize(
-    ("every", "together", "count"), [(None, 1, 15), (3, 1, 5), (2, 2, 9)]
-)
-def test_pairs_of_svag_are_taken_as_they_are(every, together, count):
-    inner = linear_model(
-        SVAG(RATE, ell=1, pairing="halves"), steps_per_execution=together
-    )
-    monitor = GradientNoiseMonitor(every)
-    # A batch of 3 rows would be left out.
-    fit(SVAGModel(inner), monitor, x=X[:40], y=Y[:40], epochs=3)
-    steps = steps_of(monitor)
-    assert len(steps) == count
-    assert monitor.batch_size == BATCH_SIZE
-    w, expected = START, []
-    for rows, *halves in batches(3):
-        if len(rows) == BATCH_SIZE:
-            g1, g2 = (gradient(w, half) for half in halves)
-            expected.append(moments(g1, g2, BATCH_SIZE))
-            w = w - RATE * (g1 + g2) / 2
-    expected = np.array(expected)[steps - 1]
-    np.testing.assert_allclose(observed(monitor, *MOMENTS), expected, 1e-4)
-
-
-@pytest.mark.parametrize(
     ("pairing", "batch_size"), [("independent", 8), ("halves", 16)]
 )
 def test_batch_of_a_plain_model_of_svag(pairing, batch_size):
@@ -569,20 +516,6 @@ def test_size_of_the_data_is_what_fit_runs_through(
     assert monitor.series.num_examples == expected
     sampling = "independent" if given is None else expected and "shuffle"
     assert monitor.series.sampling == sampling
-
-
-def test_steps_are_counted_where_the_size_is_not_known():
-    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH_SIZE)
-    monitor = GradientNoiseMonitor(every=1)
-    eager().fit(
-        data.filter(lambda x, y: True), epochs=3, callbacks=[monitor], verbose=0
-    )
-    steps = steps_of(monitor)
-    assert steps.tolist() == [*range(2, 3 * STEPS + 1)]
-    expected = by_hand(3)[steps - 1, :2]
-    np.testing.assert_allclose(
-        observed(monitor, *MOMENTS), expected, 1e-3, 1e-5
-    )
 
 
 UNEVEN = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH_SIZE)
@@ -882,21 +815,6 @@ def test_epoch_trained_anew_replaces_its_observations(
     np.testing.assert_allclose(
         observed(monitor, *MOMENTS), expected, 1e-3, 1e-5
     )
-
-
-def test_series_with_means_in_it_is_cut_where_another_optimizer_goes_back(
-    monkeypatch,
-):
-    monkeypatch.setattr(NoiseSeries, "_MOST_ROWS", 16)
-    model, monitor = eager(), GradientNoiseMonitor(every=1)
-    fit(model, monitor, epochs=4)
-    model.compile(SGD(RATE), "mse", run_eagerly=True)
-    fit(model, monitor)
-    model.optimizer.iterations.assign(STEPS)
-    fit(model, monitor, initial_epoch=1)
-    series = monitor.series
-    assert len(series) < series["observations"].sum() == 6 * STEPS - 2
-    assert (series["step"][-1], series["epoch"][-1]) == (6 * STEPS, 6)
 
 
 def test_loop_of_ones_own_is_measured_as_fit():

@@ -11,7 +11,7 @@ from keras_svag import GradientNoiseMonitor
 from keras_svag.callbacks.tensorboard import NoiseSummaries
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.reporting.report import ScalingReport
-from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.verdict import scaling_verdict
 from tests.helpers.refusals import check_sentence
 
@@ -156,14 +156,6 @@ def test_layout_has_nothing_that_is_not_written(tmp_path):
     assert list(charts(events(tmp_path))) == [MAX_BATCH_SIZE, RATIO, N, G]
 
 
-def test_layout_is_written_when_it_changes(tmp_path):
-    summaries = NoiseSummaries(tmp_path)
-    for step in range(1, 6):
-        summaries.write_estimate(noise(1.0, 20.0), step)
-    summaries.close()
-    assert len(events(tmp_path).Tensors("custom_scalars__config__")) == 1
-
-
 def test_a_monitor_without_a_verdict_writes_its_estimate(tmp_path):
     summaries = NoiseSummaries(tmp_path)
     summaries.write_estimate(noise(2.0, 20.0), 10, level=0.9)
@@ -188,25 +180,6 @@ def test_too_few_observations_are_not_written(tmp_path):
     summaries.write_estimate(NoiseEstimate.from_observations([], []), 2)
     summaries.close()
     assert events(tmp_path).Tags()["tensors"] == []
-
-
-def test_card_carries_verdicts_and_reasons(written):
-    heuristic = dataclasses.replace(CONDITIONS, momentum=0.9)
-    actual = report(3, noise(1.0, 20.0), heuristic)
-    text = card(written(actual), "linear rule")
-    assert text == actual._repr_markdown_()
-    assert "| ×2 | 64 | 1 | not ruled out |" in text
-    assert "| ×64 | 2,048 | 32 | ruled out |" in text
-    assert "- momentum is 0.9: the bound is that of SGD at" in text
-
-
-def test_card_of_a_refusal_judges_no_batch(written):
-    adam = conditions_of(keras.optimizers.Adam(), "linear")
-    accumulator = written(report(1, noise(1.0, 20.0), adam))
-    text = card(accumulator, "linear rule")
-    assert "square-root scaling rule" in text
-    assert "| ×2 |" not in text
-    assert MAX_BATCH_SIZE not in scalars(accumulator)
 
 
 def test_layers_are_in_the_card(written):

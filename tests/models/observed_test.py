@@ -290,23 +290,3 @@ def test_monitors_share_what_is_observed():
         )
     shares = sum(of_layers.layer(path) for path in of_layers.layers)
     np.testing.assert_allclose(shares[:, 0], each["grad_sq_norm"], rtol=1e-5)
-
-
-def test_validation_and_later_fits_are_observed_on():
-    model = svag_model(linear_model(4), SVAG(0.1, ell=2))
-    monitor = GradientNoiseMonitor()
-    for batch_size, validation in ((8, 31), (16, 9), (8, 40)):
-        fit(
-            model,
-            X,
-            Y,
-            batch_size=batch_size,
-            epochs=2,
-            callbacks=[monitor],
-            validation_data=(X[:validation], Y[:validation]),
-        )
-    rows = [8] * 10 + [16] * 4 + [8] * 10
-    assert monitor.series["rows"].tolist() == rows
-    assert monitor.series["iteration"].tolist() == [*range(24)]
-    epochs = np.repeat([1, 2, 3, 4, 5, 6], [5, 5, 2, 2, 5, 5])
-    assert monitor.series["epoch"].tolist() == epochs.tolist()

@@ -87,33 +87,6 @@ def test_a_model_of_another_optimizer_waits_for_compile():
     assert wrapped.optimizer.iterations == 5
 
 
-def test_a_layer_that_is_frozen_later_is_trained_no_more():
-    model = dense_network()
-    wrapped = svag_model(model, SVAG(0.1, ell=2))
-    x, y = regression(16)
-    fit(wrapped, x, y)
-    model.layers[0].trainable = False
-    wrapped.compile(SVAG(0.1, ell=2), "mse")
-    before = wrapped.get_weights()
-    fit(wrapped, x, y)
-    changed = [
-        np.any(one != other)
-        for one, other in zip(wrapped.get_weights(), before, strict=True)
-    ]
-    assert changed == [False, False, True, True]
-
-
-def test_metric_objects_count_every_example_once():
-    metric = keras.metrics.SparseCategoricalAccuracy("right")
-    wrapped = svag_model(classifier(), SVAG(0.1, ell=2), LOSS, metrics=[metric])
-    fit(wrapped, X, Y)
-    assert float(metric.count) == len(X)
-    names = [m.name for m in wrapped.metrics]
-    assert len(names) == len(set(names)) and "loss" in names
-    wrapped.evaluate(X, Y, batch_size=16, verbose=0)
-    assert float(metric.count) == len(X)
-
-
 class OwnSteps(keras.Sequential):
     """An evaluation, a metric and a result of its own."""
 
@@ -165,23 +138,6 @@ def test_scales_of_float8_are_overwritten_and_not_mixed():
     fit(wrapped, x, y)
     history = script.model.layers[0].inputs_amax_history
     assert np.max(history) == np.max(np.abs(x[1::2]))
-
-
-def test_inputs_are_cast_by_the_model_alone():
-    # 2049 is no number of float16.
-    x = np.full((2, 4), 2049.0, "float32")
-    usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        wrapped = SVAGModel(
-            keras.Sequential(
-                [keras.Input((4,)), layers.Rescaling(1.0, dtype="float32")]
-            )
-        )
-    finally:
-        keras.config.set_dtype_policy(usual)
-    assert wrapped.dtype_policy.name == "mixed_float16"
-    np.testing.assert_array_equal(wrapped(x), x)
 
 
 # Files

@@ -181,20 +181,6 @@ def test_float16_trains_alike():
     assert logs == expected
 
 
-def test_reload_of_a_plain_model_in_mid_pair_is_the_svag_model(tmp_path):
-    x, y = regression(40)
-    plain = dense_network()
-    plain.compile(optimizer_of(SVAGAdam, 2), "mse")
-    fit(plain, x[:12], y[:12], batch_size=4)
-    plain.save(tmp_path / "model.keras")
-    plain = keras.saving.load_model(tmp_path / "model.keras")
-    fit(plain, x[12:], y[12:], batch_size=4)
-    wrapped = svag_model(dense_network(), optimizer_of(SVAGAdam, 2))
-    fit_pairs(wrapped, x, y)
-    assert_same(wrapped.variables, plain.variables)
-    assert_same(moments(wrapped.optimizer), moments(plain.optimizer))
-
-
 def test_even_and_odd_rows_are_mixed_by_the_weights_of_svag():
     """By NumPy: a step, its decay, and the logs of the whole batch."""
     x, y = regression(8, num_outputs=1)
@@ -430,15 +416,6 @@ def test_halves_with_batch_normalization_warn(pairing, trainable, warns):
     assert all("pairing='independent'" in str(w.message) for w in found)
 
 
-def test_model_without_trainable_weights_warns():
-    model = dense_network()
-    model.trainable = False
-    model = svag_model(model, SVAG(0.1, ell=4))
-    with pytest.warns(UserWarning, match="no trainable weights"):
-        logs = fit(model, *regression(8))
-    assert np.isfinite(logs["loss"][0])
-
-
 # Batches of any size
 
 ROWS = 50
@@ -526,15 +503,6 @@ def test_nothing_is_said_where_nothing_is_known_to_be_left_out(fed):
         warnings.simplefilter("error", UserWarning)
         trained.fit(shuffle=False, verbose=0, **fed())
     assert_same(trained.variables, trained_on(*batches(16, 3)).variables)
-
-
-def test_batches_below_the_largest_so_far_are_left_out():
-    trained = amplified(run_eagerly=True)
-    data = generator((1, 6, 16, 9, 16))
-    trained.fit(data, shuffle=False, steps_per_epoch=5, verbose=0)
-    expected = trained_on(slice(1, 7), slice(7, 23), slice(32, 48))
-    assert_same(trained.variables, expected.variables, 1e-6)
-    assert trained.optimizer.iterations == 3
 
 
 def test_sizes_of_train_on_batch_may_change():

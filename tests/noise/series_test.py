@@ -120,12 +120,6 @@ def test_stretches_have_one_learning_rate_each():
     np.testing.assert_array_equal(stretch["step"], [15, 18, 21])
 
 
-def test_constant_rate_is_one_rate_in_all_rows():
-    assert series_of().has_constant_rate
-    assert NoiseSeries().has_constant_rate
-    assert not series_of([0.1, 0.2, 0.3]).has_constant_rate
-
-
 def test_estimate_is_that_of_the_rows():
     series = series_of(sampling="shuffle", num_examples=500)
     common = {"sampling": "shuffle", "num_examples": 500}
@@ -299,14 +293,6 @@ def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
     assert np.all(np.diff(series["step"]) > 0)
 
 
-def test_long_series_are_of_bounded_size():
-    sizes = [
-        len(json.dumps(long_pair(length)[0].to_dict()))
-        for length in (1_500, 15_000)
-    ]
-    assert sizes[1] < 1.3 * sizes[0]
-
-
 def test_rows_of_two_stretches_never_become_one():
     series, _ = long_pair(
         1_500, rate=lambda step: 0.1 * 0.5 ** ((step - 1) // 333)
@@ -315,24 +301,6 @@ def test_rows_of_two_stretches_never_become_one():
     counts = [part["observations"].sum() for part in series.stretches()]
     assert counts == [333] * 4 + [1_500 - 4 * 333]
     assert all(part.has_constant_rate for part in series.stretches())
-
-
-def test_rates_that_always_move_stay_one_stretch():
-    series, whole = long_pair(1_500, rate=lambda step: 1 / step)
-    assert len(series) < 1_100
-    (stretch,) = series.stretches()
-    assert stretch["observations"].sum() == 1_500
-    np.testing.assert_allclose(
-        series.repeated("learning_rate").mean(), whole["learning_rate"].mean()
-    )
-
-
-def test_what_is_not_known_spreads_to_no_neighbour():
-    lost = {*range(7, 1_500, 50)}
-    series, whole = long_pair(5_000, lost=lost)
-    actual, expected = series.estimate(), whole.estimate()
-    assert actual.num_skipped == expected.num_skipped == len(lost)
-    assert actual.grad_sq_norm == pytest.approx(expected.grad_sq_norm)
 
 
 def test_series_that_was_saved_goes_on_as_the_other():

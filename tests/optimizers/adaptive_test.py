@@ -275,12 +275,3 @@ def test_sparse_gradient_moves_every_row_s_moments(kind):
                     optimizer.apply([gradient])
             tables.append((table.numpy(), velocity_of(optimizer)))
         np.testing.assert_array_equal(*tables)
-
-
-def test_part_that_a_moment_has_seen_keeps_its_digits():
-    # In float32 the rate below is 1 - 1.19e-7.
-    optimizer = SVAGAdam(beta_2=0.999, ell=10_000)
-    seen = float(optimizer._seen(0.999, 3))
-    assert seen == pytest.approx(3e-7 - 3e-14, rel=1e-9)
-    # The logarithm of the rate of an average without memory is that of 0.
-    assert float(SVAGAdam()._seen(0.0, 3)) == 1

@@ -131,21 +131,6 @@ def test_twenty_steps_agree_with_a_numpy_loop(mode, pairing, within_step):
     assert float(optimizer.continuous_time) == pytest.approx(time, rel=1e-6)
 
 
-def test_first_batch_of_a_pair_moves_nothing():
-    model = dense_network()
-    model.compile(SVAG(0.1, ell=4, weight_decay=0.1), "mse")
-    before = model.get_weights()
-    x, y = regression(2 * SUB_BATCH)
-    fit(model, x[:SUB_BATCH], y[:SUB_BATCH], within_step=False)
-    for ours, theirs in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert float(model.optimizer.continuous_time) == 0
-    assert model.optimizer.effective_iterations == 0
-    fit(model, x[SUB_BATCH:], y[SUB_BATCH:], within_step=False)
-    assert float(model.optimizer.continuous_time) == pytest.approx(0.1 / 4)
-    assert model.optimizer.effective_iterations == 0.25
-
-
 def test_no_gradient_is_kept_inside_svag_model():
     model = SVAGModel(dense_network())
     model.compile(SVAG(0.1, ell=4), "mse")
@@ -204,56 +189,6 @@ def test_float64_variables_keep_their_precision():
 
 
 # Unusual variables
-
-
-def token_batches(num_rows, seed=0):
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(0, 7, (num_rows, 3))
-    return tokens, rng.normal(size=(num_rows, 2)).astype("float32")
-
-
-def token_network():
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((3,), dtype="int32"),
-            keras.layers.Embedding(7, 4),
-            keras.layers.Flatten(),
-            keras.layers.Dense(2),
-        ]
-    )
-
-
-def gradients_of(model, x, y):
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean((model(x) - y) ** 2)
-    gradients = tape.gradient(loss, model.trainable_variables)
-    return [tf.convert_to_tensor(g).numpy() for g in gradients]
-
-
-@pytest.mark.parametrize("within_step", [False, True])
-def test_embedding_is_updated_as_a_dense_variable(within_step):
-    x, y = token_batches(10)
-    model = token_network()
-    w1, w2 = svag_weights(4)
-    expected = [
-        v - LEARNING_RATE / 4 * (w1 * a + w2 * b + DECAY * v)
-        for v, a, b in zip(
-            model.get_weights(),
-            gradients_of(model, x[:5], y[:5]),
-            gradients_of(model, x[5:], y[5:]),
-            strict=True,
-        )
-    ]
-    trained = SVAGModel(model) if within_step else model
-    if within_step:
-        x, y = interleaved(x, 5), interleaved(y, 5)
-    optimizer = SVAG(LEARNING_RATE, ell=4, weight_decay=DECAY)
-    trained.compile(optimizer, "mse")
-    size = 10 if within_step else 5
-    trained.fit(x, y, batch_size=size, shuffle=False, verbose=0)
-    for ours, theirs in zip(model.get_weights(), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_sparse_gradient_with_a_repeated_row_adds_up():
@@ -328,14 +263,6 @@ def test_skipped_steps_of_loss_scaling_are_no_steps():
 
 
 # Arguments and learning rates
-
-
-@pytest.mark.parametrize("rate", [-1.0, float("nan"), "fast"])
-def test_bad_learning_rate_is_refused_when_set(rate):
-    optimizer = SVAG(0.1)
-    with pytest.raises((TypeError, ValueError), match="`learning_rate` must"):
-        optimizer.learning_rate = rate
-    assert float(optimizer.learning_rate) == pytest.approx(0.1)
 
 
 def test_exclusion_from_weight_decay_after_build_is_refused():

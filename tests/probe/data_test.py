@@ -114,23 +114,6 @@ def test_no_more_batches_are_read_than_asked_for():
     assert measure(itertools.cycle(Batches(x, y)), num_batches=5) == expected
 
 
-def test_several_inputs_go_by_their_names():
-    x, y = arrays()
-    inputs = {
-        name: keras.Input((size,), name=name)
-        for name, size in (("b", 2), ("a", FEATURES - 2))
-    }
-    model = linear_model(
-        inputs, lambda i: keras.layers.Concatenate()([i["b"], i["a"]])
-    )
-    named = {"b": x[:, :2], "a": x[:, 2:]}
-    assert_close(measure((named, y), SIZE, model=model), measure((x, y), SIZE))
-    assert_close(
-        measure(slices(named, y).batch(SIZE), model=model),
-        measure(slices(x, y).batch(SIZE)),
-    )
-
-
 def of_ragged():
     """A model that pads its ragged inputs with zeros."""
     inputs = keras.Input((None,), ragged=True)
@@ -207,14 +190,6 @@ def test_rows_are_drawn_with_replacement():
     assert abs(counts.var(0).mean() / variance - 1) < 0.1
     correlations = np.mean((counts[1:] - 1) * (counts[:-1] - 1))
     assert abs(correlations) < 4 * variance / (199 * ROWS) ** 0.5
-
-
-def test_batches_of_another_size_than_the_first_are_left_out():
-    x, y = arrays()
-    batches = [(x[:8], y[:8]), (x[8:11], y[8:11]), (x[11:19], y[11:19])]
-    estimate = measure(batches)
-    assert estimate == measure(batches[::2])
-    assert (estimate.count, estimate.batch_size) == (2, 8)
 
 
 @pytest.mark.parametrize(

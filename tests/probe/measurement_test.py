@@ -165,32 +165,6 @@ def test_estimate_is_that_over_all_pairs_of_the_batches():
     assert measure(model, batches).per_layer is None
 
 
-def test_only_the_noise_is_that_of_one_example():
-    batches = batches_of(*regression())
-    estimate = measure(linear_model(), batches)
-    # The same gradients from batches of 12 examples.
-    doubled = measure(
-        linear_model(),
-        [tuple(np.repeat(part, 2, axis=0) for part in b) for b in batches],
-    )
-    assert doubled.batch_size == 2 * estimate.batch_size
-    for name, factor in (
-        ("grad_sq_norm", 1),
-        ("grad_sq_norm_se", 1),
-        ("example_noise", 2),
-        ("example_noise_se", 2),
-        ("covariance", 2),
-        ("noise_to_signal", 1),
-    ):
-        np.testing.assert_allclose(
-            getattr(doubled, name), factor * getattr(estimate, name), rtol=1e-4
-        )
-    np.testing.assert_allclose(doubled.probe, estimate.probe, rtol=1e-4)
-    np.testing.assert_allclose(
-        doubled.interval(), estimate.interval(), rtol=1e-4
-    )
-
-
 def test_seed_is_that_of_the_draws():
     data, model = regression(), linear_model()
     drawn = [measure(model, data, 8, 5, seed=seed) for seed in (0, 0, 1)]
@@ -233,20 +207,6 @@ def test_state_is_left_as_it_was_to_the_bit():
     assert_same(before, state(model))
     assert len(model.losses) == losses
     float(sum(model.losses))
-
-
-def test_training_goes_on_as_if_nothing_had_been_measured():
-    data = two_targets()
-
-    def train(probes):
-        model = network()
-        for _ in range(3):
-            if probes:
-                measure(model, data, 8, 3, seed=None)
-            model.fit(*data, verbose=0)
-        return state(model)
-
-    assert_same(train(False), train(True))
 
 
 class Interrupting(keras.layers.Layer):
@@ -348,17 +308,6 @@ def test_batch_normalization_is_in_training_mode():
         measure(model, regression(), 1)
     model.layers[0].trainable = False
     assert measure(model, regression(), 1).count == 30
-
-
-def test_is_traced_once():
-    traces = []
-
-    def loss(y_true, y_pred):
-        traces.append(1)
-        return keras.losses.mean_squared_error(y_true, y_pred)
-
-    measure(linear_model(loss), regression(), 8)
-    assert len(traces) == 1
 
 
 def test_given_loss_replaces_the_compiled_one():

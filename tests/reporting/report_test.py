@@ -59,32 +59,6 @@ def test_first_line_names_the_largest_batch():
     assert "\n  Batch 128, learning rate 0.8: N/G = 41 [" in str(actual)
 
 
-def test_every_kappa_has_a_row():
-    actual = report(run({}), kappas=(0.25, 4, 100))
-    title = "  SGD at (κB, κη) against this run of SGD:\n"
-    _, table = str(actual).split(title)
-    header, *rows = (line.split() for line in table.splitlines())
-    assert header == [
-        "κ",
-        "batch",
-        "learning",
-        "rate",
-        *"verdict C at least".split(),
-    ]
-    assert rows[0][:6] == ["×0.25", "32", "0.2", "not", "ruled", "out"]
-    assert rows[1][:6] == ["×4", "512", "3.2", "not", "ruled", "out"]
-    # √((κ + q) / (ρ (1 + q))), ρ = (2 - κu) / (2 - u).
-    least = ((100 + 41) / 42 * (2 - 4e-4) / (2 - 0.04)) ** 0.5
-    assert rows[2][:6] == [
-        "×100",
-        "12,800",
-        "80",
-        "ruled",
-        "out",
-        f"{least:.3g}",
-    ]
-
-
 def test_default_window_is_the_last_quarter_and_at_least_one_epoch():
     series = run(*[{"count": 8}] * 40)
     assert report(series).first_epoch == 31
@@ -221,18 +195,6 @@ def test_adaptive_optimizers_are_judged_in_their_norm():
     assert ["×16", "2,048", "–", "–", "–"] in rows
 
 
-def test_a_rule_that_is_not_for_the_optimizer_judges_no_batch():
-    adam = conditions_of(keras.optimizers.Adam(), "linear")
-    actual = report(run({"g_spread": 20.0}), adam)
-    assert "square_root_scaling_rule" in str(actual)
-    assert "×2" not in str(actual)
-    assert "SDE" not in str(actual)
-    assert "upper end" not in str(actual)
-    logs = actual.to_logs()
-    assert math.isnan(logs["max_batch_size_low"])
-    assert logs["noise_to_signal_low"] > 0
-
-
 def test_logs_have_the_same_keys_always():
     actual = report(run({}))
     low, high = actual.estimate.interval()
@@ -247,13 +209,6 @@ def test_logs_have_the_same_keys_always():
     assert tuple(unbounded) == LOG_KEYS
     assert math.isnan(unbounded["max_batch_size"])
     assert math.isinf(unbounded["noise_to_signal_high"])
-
-
-def test_level_is_that_of_the_interval():
-    actual = report(run({}), level=0.8)
-    assert actual.verdict.level == 0.8
-    assert actual.verdict.interval == actual.estimate.interval(0.8)
-    assert actual.at(512, level=0.5).baseline.level == 0.5
 
 
 def test_observations_that_are_not_finite_leave_the_averages_alone():
@@ -295,19 +250,6 @@ def test_one_observation_is_no_measurement():
     assert "from too few observations for an" in str(actual)
     assert actual.upper_end_line is None
     json.dumps(actual.to_dict(), allow_nan=False)
-
-
-def test_report_as_dict_is_strict_json():
-    series = run({}, {"g": 0.1, "g_spread": 30.0, "rate": 0.5})
-    actual = report(series, kappas=(2,)).to_dict()
-    restored = json.loads(json.dumps(actual, allow_nan=False))
-    assert restored["noise_to_signal_high"] is None
-    (scaled,) = restored["runs"]
-    assert (scaled["kappa"], scaled["verdict"]) == (2, "not ruled out")
-    assert restored["gradient_noise"]["count"] == 40
-    assert restored["every"] == 4
-    assert restored["text"] == str(report(series, kappas=(2,)))
-    assert len(restored["earlier"]) == 1
 
 
 def test_layers_are_those_of_the_window():

@@ -10,8 +10,9 @@ It knows G and how the mean of D_q = N - q G is distributed among the windows at
 the true q, whose central 95% over G are its width.
 
 Sources are those of sources.py, and pairs of real runs (`--observations`, of
-record_pairs.py), resampled in stretches of `--stretch`, 200; a window that is
-shorter is one piece of the run, of one pair in `--every`. `--probes` adds rows
+record_pairs.py), resampled in stretches of `--stretch`, 200, after the first
+`--skip`; a window that is shorter is one piece of the run, of one pair in
+`--every`. `--probes` adds rows
 of 10 and 30 exact probes along the scale-invariant SGD. With `--constants` the
 same for other numbers of cosines and of blocks (`--cosines`, `--blocks`), the
 worst and the mean of all cells.
@@ -49,7 +50,7 @@ def cells(options):
     rng = np.random.default_rng(options.seed)
     for path in options.observations:
         with np.load(path) as file:
-            recorded = np.stack([file["g"], file["n"]])
+            recorded = np.stack([file["g"], file["n"]])[:, options.skip :]
         truth = recorded[1].mean() / recorded[0].mean()
         name = path.split("/")[-1]
         for every, count in itertools.product(options.every, COUNTS):
@@ -151,6 +152,7 @@ def main():
     parser.add_argument("--sources", nargs="*", default=[*SIMULATED])
     parser.add_argument("--observations", nargs="*", default=[])
     parser.add_argument("--stretch", type=int, default=200)
+    parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--every", type=int, nargs="*", default=[1])
     parser.add_argument("--probes", action="store_true")
     parser.add_argument("--constants", action="store_true")

@@ -19,8 +19,9 @@ LIBRARY = {
     "keras_svag.backend": "what differs by backend, Keras's private names",
     "keras_svag.models": "SVAGModel",
     "keras_svag.probe": "a model measured, not trained",
+    "keras_svag.branching": "another batch size tried by short trainings",
     "keras_svag.reporting": "the report as text, HTML and Markdown",
-    "keras_svag.callbacks": "the monitor, the check, TensorBoard",
+    "keras_svag.callbacks": "the monitor, the check, batches that grow",
     "keras_svag.applications": "the paper's networks",
 }
 EXPERIMENTS = {

@@ -1,7 +1,10 @@
 """SVAG and gradient noise for Keras: the SDE of SGD, simulated and measured."""
 
 from keras_svag import applications, scaling
+from keras_svag.branching.branches import branch_test
+from keras_svag.branching.result import BranchTest
 from keras_svag.callbacks.check import ScalingRuleCheck
+from keras_svag.callbacks.growing import fit_growing
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.estimate import NoiseEstimate
@@ -16,6 +19,7 @@ from keras_svag.version import __version__
 
 __all__ = [
     "SVAG",
+    "BranchTest",
     "GradientNoiseMonitor",
     "NoiseEstimate",
     "NoiseSeries",
@@ -26,6 +30,8 @@ __all__ = [
     "ScalingRuleCheck",
     "__version__",
     "applications",
+    "branch_test",
+    "fit_growing",
     "is_scale_invariant",
     "measure_gradient_noise",
     "pair_moments",

@@ -174,6 +174,39 @@ row(
     preconditioned=BOOLEAN,
     verbose=CHOICE,
 )
+few = Kind((3, "xy", [], [X, Y]), (None, (1, 2), (X[:3], Y[:3])))
+trial = {"model": trained(), "data": (X, Y), "kappa": 2, "verbose": 0}
+row(
+    keras_svag.branch_test,
+    trial | {"examples": 16, "batch_size": 4, "seeds": 2, "num_batches": 4},
+    model=MODEL,
+    data=few,
+    kappa=POSITIVE.but(LARGEST, TINY, values=(1.3,)),
+    examples=COUNT.but(values=(3,)),
+    batch_size=COUNT,
+    validation_data=Kind((3, "xy"), ([],)),
+    rule=CHOICE,
+    seeds=COUNT.but(values=(1,)),
+    tolerance=NONNEGATIVE._replace(extremes=()),
+    level=LEVEL._replace(extremes=()),
+    num_batches=COUNT.but(values=(3,)),
+    seed=INTEGER,
+    verbose=CHOICE,
+)
+modes = Kind((), ([1], 3, "", "grow", None, {-1: 8}, {0: 3}, {0: 4.5}))
+row(
+    keras_svag.fit_growing,
+    {"model": trained(), "x": X, "y": Y, "max_batch_size": 64, "verbose": 0},
+    model=MODEL,
+    batch_size=COUNT,
+    max_batch_size=COUNT.but(values=(8,)),
+    epochs=COUNT,
+    check=Kind((3, True, "check", keras_svag.GradientNoiseMonitor()), ()),
+    mode=modes,
+    on_heuristic=CHOICE,
+    sample_weight=Kind((), ()),
+    verbose=CHOICE,
+)
 network = {"model": dense_network(), "x": X}
 rtol = optional(POSITIVE)
 row(keras_svag.is_scale_invariant, network, model=MODEL, rtol=rtol)
@@ -527,11 +560,12 @@ def test_what_does_not_go_together_is_one_sentence(call, arguments, name, says):
 
 
 # Keras or Python say at once what is wrong with these.
-OF_KERAS = {"self", "name", "loss", "x", "g1"}
+OF_KERAS = {"self", "name", "loss", "x", "y", "g1", "callbacks"}
 # What functions of the library fill in.
 FILLED = {"assumptions", "blocks", "largest_share", "per_layer", "probe"}
 # What the functions of the library return: nobody makes them by hand.
 RESULTS = {
+    keras_svag.BranchTest,
     scaling.Closeness,
     scaling.ClosenessPrediction,
     scaling.ScalingVerdict,

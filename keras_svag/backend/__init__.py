@@ -11,6 +11,7 @@ from keras_svag.backend.model import (
     build_training,
     call_in_training_mode,
     check_model,
+    count_batches_anew,
     data_of_fit,
     decayed_variables,
     epsilon_ratio,
@@ -26,9 +27,14 @@ from keras_svag.backend.model import (
     learning_rate_schedule,
     names_of,
     overrides,
+    seeds_of,
     training_loss,
 )
-from keras_svag.backend.pairs import fetched, preconditioned_pair
+from keras_svag.backend.pairs import (
+    fetched,
+    preconditioned_pair,
+    python_state_kept,
+)
 from keras_svag.backend.train_function import innermost
 from keras_svag.scaling.optimizers import without_loss_scale
 

@@ -24,21 +24,28 @@ class ArrayRows:
         arrays: An array or a dict of arrays x, or a tuple `(x, y)` or `(x, y,
             sample_weight)` of (nests of) these: of NumPy, pandas, SciPy, or
             tensors, ragged and sparse ones too. See `are_arrays`.
+        name: Of the argument, for what is said of it.
 
     Attributes:
         num_rows: The number of examples.
 
     Raises:
-        ValueError: If the arrays differ in their number of rows or have none.
+        TypeError: If `arrays` are none.
+        ValueError: If they differ in their number of rows or have none.
     """
 
-    def __init__(self, arrays):
+    def __init__(self, arrays, name="data"):
+        if not are_arrays(arrays):
+            raise TypeError(
+                f"`{name}` must be arrays x, or a tuple (x, y) or (x, y, "
+                f"sample_weight) of arrays, got {type(arrays).__name__}."
+            )
         shapes = [tuple(array.shape) for array in arrays_of(arrays)]
         rows = {shape[0] if shape else 0 for shape in shapes}
         if len(rows) != 1 or 0 in rows:
             raise ValueError(
-                "`data` must be arrays with one and the same number of rows, "
-                "at least 1, got shapes "
+                f"`{name}` must be arrays with one and the same number of "
+                "rows, at least 1, got shapes "
                 f"{', '.join(map(str, shapes)) or 'of no array'}."
             )
         (self.num_rows,) = rows
@@ -88,12 +95,13 @@ def runs_python(dataset):
     )
 
 
-def batches_of(data):
+def batches_of(data, name="data"):
     """Yields the batches of data that are no arrays, as tensors.
 
     Args:
         data: A `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or
             another iterable of batches.
+        name: Of the argument, for what is said of it.
 
     Raises:
         TypeError: If `data` is none of these.
@@ -104,10 +112,10 @@ def batches_of(data):
         or not isinstance(data, collections.abc.Iterable)
     ):
         raise TypeError(
-            "`data` must be arrays x, a tuple (x, y) or (x, y, sample_weight) "
-            "of arrays, or batches of them: a tf.data.Dataset that is not "
-            "distributed, a PyDataset, a generator or another iterable, got "
-            f"{type(data).__name__}."
+            f"`{name}` must be arrays x, a tuple (x, y) or (x, y, "
+            "sample_weight) of arrays, or batches of them: a tf.data.Dataset "
+            "that is not distributed, a PyDataset, a generator or another "
+            f"iterable, got {type(data).__name__}."
         )
     if isinstance(data, keras.utils.PyDataset):
         size = data.num_batches

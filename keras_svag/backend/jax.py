@@ -464,12 +464,14 @@ def one_sentence(name):
 
 
 @contextlib.contextmanager
-def preserved_state(model):
+def preserved_state(model, trains=False):
     """Context after which a model's state is what it was before, to the bit.
 
     See `keras_svag.backend.tensorflow.preserved_state`.
     """
-    values = [(v, v._value) for v in state_of(model)]
+    # A step of training takes the place of its arrays.
+    kept = jnp.copy if trains else lambda value: value
+    values = [(v, kept(v._value)) for v in state_of(model, trains)]
     known = {id(variable) for variable, _ in values}
     try:
         with notes_kept(model):

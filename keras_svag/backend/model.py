@@ -243,13 +243,26 @@ def data_of_fit():
     Only `fit` itself knows its data: it is looked for among the functions that
     are running.
     """
+    epochs = _epochs_of_fit()
+    return FitData() if epochs is None else examples_of(epochs)
+
+
+def _epochs_of_fit():
     frame = sys._getframe()
     while frame is not None:
-        data = frame.f_locals.get("epoch_iterator")
-        if isinstance(data, EpochIterator):
-            return examples_of(data)
+        epochs = frame.f_locals.get("epoch_iterator")
+        if isinstance(epochs, EpochIterator):
+            return epochs
         frame = frame.f_back
-    return FitData()
+    return None
+
+
+def count_batches_anew():
+    """Has the calling `fit` ask its data how many batches an epoch has.
+
+    Between two epochs: it asks at its beginning alone.
+    """
+    _epochs_of_fit().reset()
 
 
 def examples_of(data):
@@ -341,11 +354,16 @@ def seeds_of(model):
     return list({id(g.state): g.state for g in generators}.values())
 
 
-def state_of(model):
-    """All variables that a call of a model may assign: weights and others."""
+def state_of(model, trains=False):
+    """All variables that a call of a model may assign: weights and others.
+
+    Where it `trains`, those of its optimizer too.
+    """
     variables = [*model.variables, *model.metrics_variables]
     for layer in layers_of(model):
         for metric in layer.metrics:
             variables += metric.variables
     variables += seeds_of(model)
+    if trains:
+        variables += model.optimizer.variables
     return list({id(v): v for v in variables}.values())

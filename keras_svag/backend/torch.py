@@ -347,12 +347,12 @@ def one_sentence(name):
 
 
 @contextlib.contextmanager
-def preserved_state(model):
+def preserved_state(model, trains=False):
     """Context after which a model's state is what it was before, to the bit.
 
     See `keras_svag.backend.tensorflow.preserved_state`.
     """
-    variables = state_of(model)
+    variables = state_of(model, trains)
     known = {id(variable) for variable in variables}
     values = _Values(variables)
     try:

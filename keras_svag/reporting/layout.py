@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from keras_svag.branching.result import difference
 from keras_svag.noise.numerals import exact, number, percent, whole, within
 from keras_svag.reporting.blocks import Headline, Items, Line, Table
 from keras_svag.scaling import sentences
@@ -25,6 +26,8 @@ def blocks(report):
     yield Line(sentences.sde(verdict))
     if verdict.runs:
         yield from _runs(verdict)
+    if report.branches:
+        yield from _branches(report)
     if report.earlier:
         yield _earlier(report)
     yield _diagnostics(report)
@@ -66,6 +69,50 @@ def _runs(verdict):
             ("κ", "batch", *names[1:]),
             rows(names[1:]),
         )
+
+
+def _branches(report):
+    """Bound, prediction and what short trainings have seen."""
+    tests, prediction = report.branches, report.prediction
+
+    def predicted(kappa):
+        if prediction is None:
+            return "–"
+        value, low, high = prediction.closeness(kappa)
+        return within(low, value, high)
+
+    def seen(test):
+        found = test.closeness
+        return within(found.low, found.value, found.high)
+
+    yield _table(
+        "C by the bound, by the prediction, and after short trainings",
+        ("κ", "C at least", "C predicted", "C seen"),
+        (
+            (
+                f"×{number(test.kappa)}",
+                sentences.closeness(report.verdict.scaled_by(test.kappa)),
+                predicted(test.kappa),
+                seen(test),
+            )
+            for test in tests
+        ),
+    )
+    yield _table(
+        "Loss after short trainings, against that at batch "
+        f"{whole(report.verdict.batch_size)}",
+        ("κ", "batch", "examples", "difference", "verdict"),
+        (
+            (
+                f"×{number(test.kappa)}",
+                whole(test.scaled_batch_size),
+                whole(test.examples),
+                difference(test),
+                str(test.verdict),
+            )
+            for test in tests
+        ),
+    )
 
 
 def _earlier(report):

@@ -16,10 +16,15 @@ _MARKERS = {
 }
 
 
-def draw(verdict, ax):
-    """The least C against κ with its interval, and the C that is asked for."""
+def draw(report, ax):
+    """The least C against κ with its interval, and the C that is asked for.
+
+    And what was predicted, and seen in short trainings.
+    """
+    verdict, tests = report.verdict, report.branches
     listed = list(verdict.runs.values())
-    kappas = [1.0, *(run.kappa for run in listed)]
+    tried = {test.kappa for test in tests} - {run.kappa for run in listed}
+    kappas = [1.0, *(run.kappa for run in listed), *tried]
     grid = np.geomspace(min(kappas) / 1.2, max(kappas) * 1.2, _GRID)
     runs = [verdict.scaled_by(kappa) for kappa in grid]
     lows, values, highs = np.array([run.min_closeness for run in runs], float).T
@@ -55,6 +60,25 @@ def draw(verdict, ax):
                 color="C0",
                 label=str(answer),
             )
+    seen = [test.closeness for test in tests]
+    if report.prediction is not None:
+        value, low, high = report.prediction.closeness(grid)
+        ax.fill_between(grid, low, high, color="C1", alpha=0.2, linewidth=0)
+        ax.plot(grid, value, color="C1", label="C predicted")
+    if seen:
+        at = np.array([c.value for c in seen])
+        ends = np.array([(c.low, c.high) for c in seen]).T
+        ax.errorbar(
+            [test.kappa for test in tests],
+            at,
+            # From a C that is not known no bar can start.
+            np.abs(np.clip(ends, 1, 1e3) - np.nan_to_num(at, posinf=1e3)),
+            fmt="s",
+            color="C2",
+            capsize=3,
+            label="C after short trainings",
+        )
+        values = np.append(values, at)
     shown = values[np.isfinite(values)]
     ax.set_ylim(1.0, 1.1 * max(*shown, verdict.closeness))
     ax.set_xlim(grid[0], grid[-1])
@@ -71,8 +95,9 @@ def draw(verdict, ax):
     ax.legend()
 
 
-def as_svg(verdict):
+def as_svg(report):
     """The picture as inline SVG; empty without matplotlib or a verdict."""
+    verdict = report.verdict
     if verdict.refusal or not verdict.runs:
         return ""
     try:
@@ -85,7 +110,7 @@ def as_svg(verdict):
     file = io.StringIO()
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        draw(verdict, figure.subplots())
+        draw(report, figure.subplots())
         figure.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
     label = html.escaped(verdict.headline)

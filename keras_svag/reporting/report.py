@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from keras_svag import arguments
+from keras_svag.branching.branches import branch_test
+from keras_svag.branching.result import BranchTest
 from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
 from keras_svag.noise.numerals import whole
 from keras_svag.noise.ratio import student_t_quantile
 from keras_svag.reporting import html, layout, picture
 from keras_svag.reporting.blocks import Block
+from keras_svag.scaling.prediction import ClosenessPrediction
 from keras_svag.scaling.verdict import (
     KAPPAS,
     ScaledRun,
@@ -64,6 +67,8 @@ class ScalingReport:
         earlier: Reports on the earlier stretches of constant learning rate.
         first_step, last_step: The window in training steps, counted from 1,
             if it was given in steps; else None.
+        branches: `BranchTest` of each κ that was tried.
+        prediction: `ClosenessPrediction` to show beside them, or None.
     """
 
     verdict: ScalingVerdict
@@ -74,6 +79,8 @@ class ScalingReport:
     earlier: "tuple[ScalingReport, ...]" = ()
     first_step: int | None = None
     last_step: int | None = None
+    branches: tuple[BranchTest, ...] = ()
+    prediction: ClosenessPrediction | None = None
 
     # NaN, which stands for what is not known, is equal to itself here.
     def __eq__(self, other: object) -> bool:
@@ -106,6 +113,56 @@ class ScalingReport:
         is ruled out; None where that is undetermined.
         """
         return self.verdict.allows(batch_size)
+
+    def branch_test(
+        self,
+        model: Any,
+        data: Any,
+        kappa: float,
+        *,
+        prediction: ClosenessPrediction | None = None,
+        **arguments_of_test: Any,
+    ) -> "ScalingReport":
+        """The report with a test of κ by short trainings of the model.
+
+        ```python
+        report = check.report
+        for kappa in (2, 4):
+            report = report.branch_test(model, (x, y), kappa, examples=20_000)
+        report.plot()
+        ```
+
+        Bound, prediction and what was seen are then one table and one picture.
+
+        Args:
+            model, data, kappa: As for `keras_svag.branch_test`.
+            prediction: `ClosenessPrediction` to show beside it; None for that
+                of this report.
+            **arguments_of_test: Others of `keras_svag.branch_test`;
+                `batch_size` and `rule` are those of the verdict if left out.
+
+        Returns:
+            Another `ScalingReport`; a κ that was tried before has the new
+            test.
+
+        Raises:
+            TypeError, ValueError: As `keras_svag.branch_test` does.
+        """
+        arguments.instance(
+            "prediction",
+            prediction,
+            (ClosenessPrediction, type(None)),
+            "a ClosenessPrediction or None",
+        )
+        verdict = self.verdict
+        given = {"batch_size": verdict.batch_size, "rule": verdict.rule}
+        test = branch_test(model, data, kappa, **given | arguments_of_test)
+        others = [one for one in self.branches if one.kappa != kappa]
+        return dataclasses.replace(
+            self,
+            branches=tuple(sorted([*others, test], key=lambda t: t.kappa)),
+            prediction=prediction or self.prediction,
+        )
 
     @property
     def stretches(self) -> "tuple[ScalingReport, ...]":
@@ -162,10 +219,12 @@ class ScalingReport:
 
     def _repr_html_(self):
         blocks = "".join(block.to_html() for block in self.blocks)
-        return f"<div>{blocks}{picture.as_svg(self.verdict)}</div>"
+        return f"<div>{blocks}{picture.as_svg(self)}</div>"
 
     def plot(self, ax: Any = None) -> Any:
         """The least C against κ, with its interval and the C asked for.
+
+        The C that was predicted, and that of `branch_test`, if they are there.
 
         It needs matplotlib.
 
@@ -186,7 +245,7 @@ class ScalingReport:
             from matplotlib import pyplot
 
             _, ax = pyplot.subplots(layout="constrained")
-        picture.draw(self.verdict, ax)
+        picture.draw(self, ax)
         return ax
 
     def to_logs(self) -> dict[str, float]:
@@ -256,6 +315,8 @@ class ScalingReport:
             "weight_sq_norm": finite_or_none(self.weight_sq_norm),
             "every": finite_or_none(self.every),
             "earlier": [report.to_dict() for report in self.earlier],
+            "branches": [test.to_dict() for test in self.branches],
+            "prediction": self.prediction and self.prediction.to_dict(),
             "text": str(self),
         }
 
@@ -276,6 +337,12 @@ class ScalingReport:
                 fields[name] = math.nan
         fields["verdict"] = ScalingVerdict.from_dict(saved)
         fields["earlier"] = tuple(map(cls.from_dict, saved["earlier"]))
+        tests = saved["branches"]
+        fields["branches"] = tuple(map(BranchTest.from_dict, tests))
+        if saved["prediction"] is not None:
+            fields["prediction"] = ClosenessPrediction.from_dict(
+                saved["prediction"]
+            )
         return cls(**fields)
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
@@ -310,7 +377,9 @@ def scaling_report(
         series: `NoiseSeries` of the run.
         conditions: `RunConditions`; what depends on the window is taken from
             the series.
-        batch_size, closeness, kappas, level: As for `scaling_verdict`.
+        batch_size: B of the largest batches of the series; a stretch of
+            smaller ones is judged at theirs.
+        closeness, kappas, level: As for `scaling_verdict`.
         window: Epochs to average over; a quarter of those trained if None.
         window_steps: Training steps to average over, instead.
         preconditioned: Whether N / G is that in the optimizer's norm.
@@ -330,6 +399,7 @@ def scaling_report(
         in_steps=window_steps is not None,
         preconditioned=preconditioned,
         batch_size=batch_size,
+        largest_rows=series.largest_rows,
         closeness=closeness,
         kappas=kappas,
         level=level,
@@ -351,7 +421,17 @@ def _longest(stretches):
     return [long_enough[place] for place in sorted(places)]
 
 
-def _judged(window, conditions, in_steps, preconditioned, **settings):
+def _judged(
+    window,
+    conditions,
+    in_steps,
+    preconditioned,
+    batch_size,
+    largest_rows,
+    **settings,
+):
+    if window.largest_rows:
+        batch_size = round(batch_size * window.largest_rows / largest_rows)
     steps, rates = window["step"], window.repeated("learning_rate")
     iterations = window["iteration"]
     conditions = dataclasses.replace(
@@ -373,14 +453,14 @@ def _judged(window, conditions, in_steps, preconditioned, **settings):
     conditions = conditions.observed(
         weight_sq_norm,
         window.repeated("grad_sq_norm"),
-        window.repeated("example_noise") / settings["batch_size"],
+        window.repeated("example_noise") / batch_size,
         settings["closeness"],
     )
     is_lost = np.isnan(window["weight_sq_norm"])
     if np.any(is_lost & np.isnan(window["grad_sq_norm"])):
         others = (*conditions.other_reasons, "weights_not_finite")
         conditions = dataclasses.replace(conditions, other_reasons=others)
-    estimate = window.estimate(settings["batch_size"], preconditioned)
+    estimate = window.estimate(batch_size, preconditioned)
     return ScalingReport(
         verdict=scaling_verdict(estimate, conditions, **settings),
         first_epoch=int(window["epoch"][0]),

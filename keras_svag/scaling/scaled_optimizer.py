@@ -56,6 +56,43 @@ def scale_optimizer(
     )
     arguments.number("kappa", kappa, above=0)
     optimizer = without_loss_scale(optimizer)
+    config = optimizer.get_config()
+    config |= _changes(optimizer, config, kappa, rule, start=0)
+    return type(optimizer).from_config(config)
+
+
+def rescale(
+    optimizer: keras.optimizers.Optimizer,
+    kappa: float,
+    rule: Literal["auto", "linear", "square_root"] = "auto",
+) -> None:
+    """Gives an optimizer that trains the hyperparameters of larger batches.
+
+    They are those of `scale_optimizer`, in place: a schedule goes on from the
+    rate that it has now. A momentum's velocity holds learning rates, and is
+    scaled with them; other state stays. A training step that is traced already
+    has to be made anew.
+
+    Args:
+        optimizer, kappa, rule: As for `scale_optimizer`.
+
+    Raises:
+        ValueError: As `scale_optimizer` does. Nothing is changed then.
+    """
+    optimizer = without_loss_scale(optimizer)
+    steps = getattr(optimizer, "effective_iterations", optimizer.iterations)
+    start = float(ops.convert_to_numpy(steps))
+    config = optimizer.get_config()
+    changes = _changes(optimizer, config, kappa, rule, start)
+    for name, value in changes.items():
+        setattr(optimizer, name, value)
+    if isinstance(optimizer, keras.optimizers.SGD):
+        for velocity in getattr(optimizer, "momentums", []):
+            velocity.assign(velocity * kappa)
+
+
+def _changes(optimizer, config, kappa, rule, start):
+    """`{argument: value}` of what a rule changes of an optimizer."""
     conditions = conditions_of(optimizer, rule)
     refused = rule_refusal(conditions.optimizer, conditions.rule)
     if refused is not None:
@@ -67,17 +104,6 @@ def scale_optimizer(
                 str(refused).rstrip("."),
             )
         )
-    config = optimizer.get_config()
-    scaled = _scaled(conditions, config, kappa)
-    config |= {
-        name: value
-        for name, value in scaled.items()
-        if config.get(name) is not None
-    }
-    return type(optimizer).from_config(config)
-
-
-def _scaled(conditions, config, kappa):
     schedule, rate = None, config["learning_rate"]
     if isinstance(rate, dict):
         schedule, rate = _schedule(rate), 0.0
@@ -103,8 +129,12 @@ def _scaled(conditions, config, kappa):
             **conditions.adaptive.hyperparameters,
         )
     if schedule is not None:
-        scaled["learning_rate"] = ScaledSchedule(schedule, factor, kappa)
-    return scaled
+        scaled["learning_rate"] = ScaledSchedule(schedule, factor, kappa, start)
+    return {
+        name: value
+        for name, value in scaled.items()
+        if config.get(name) is not None
+    }
 
 
 def _schedule(saved):
@@ -125,13 +155,15 @@ def _schedule(saved):
 class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule for larger batches: its rates times a factor, fewer steps.
 
-    Step k has `factor` times the rate that the schedule has at step κ k, after
-    as many examples.
+    Step k has `factor` times the rate that the schedule has after as many
+    examples: at step κ k or, of batches that have grown at the step `start`, at
+    `start` + κ (k - `start`).
 
     Args:
         schedule: A `keras.optimizers.schedules.LearningRateSchedule`.
         factor: Of the rates.
         kappa: κ, by which the steps are shortened.
+        start: The step from which on they are.
     """
 
     def __init__(
@@ -139,14 +171,17 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         factor: float,
         kappa: float,
+        start: float = 0,
     ) -> None:
         super().__init__()
         self.schedule = schedule
         self.factor = factor
         self.kappa = kappa
+        self.start = start
 
     def __call__(self, step: Any) -> Any:
-        rate = self.schedule(ops.multiply(step, self.kappa))
+        before = (1 - self.kappa) * self.start
+        rate = self.schedule(ops.add(ops.multiply(step, self.kappa), before))
         return ops.multiply(rate, self.factor)
 
     def get_config(self) -> dict[str, Any]:
@@ -154,6 +189,7 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "factor": self.factor,
             "kappa": self.kappa,
+            "start": self.start,
         }
 
     @classmethod

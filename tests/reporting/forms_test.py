@@ -12,7 +12,7 @@ import keras
 import markdown_it
 import pytest
 
-from keras_svag import SVAGAdam
+from keras_svag import BranchTest, SVAGAdam
 from keras_svag.noise.series import NoiseSeries
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.reporting.blocks import WIDTH
@@ -91,7 +91,37 @@ REPORTS = {
         run(*[{"n": 10.0}] * 8, *[{"n": 90.0, "rate": 0.08}] * 2, {"rate": 0.1})
     ),
     "steps": lambda: report(run({"count": 20000}), window_steps=1000),
+    "branches": lambda: dataclasses.replace(
+        report(run({"n": 10.0})),
+        branches=(branch(0.5), branch(2), branch(16, math.nan)),
+        prediction=predict_closeness({1: FIRST, 2: SECOND}),
+    ),
 }
+
+
+def branch(kappa, difference=0.01):
+    """A `BranchTest` with an interval; none of a loss that is not finite."""
+    ends = (math.inf, math.inf)
+    if math.isfinite(difference):
+        ends = (difference - 0.02, difference + 0.02)
+    return BranchTest(
+        kappa=kappa,
+        batch_size=BATCH_SIZE,
+        examples=20_000,
+        seeds=3,
+        rule="linear",
+        hyperparameters={"learning_rate": kappa * RATE},
+        loss_before=0.5,
+        loss=0.4,
+        difference=(difference, *ends),
+        ratios={
+            "weight_sq_norm": (1.1, 1.0, 1.2),
+            "grad_sq_norm": (math.nan, 0.0, math.inf),
+        },
+        tolerance=0.01,
+        level=0.95,
+    )
+
 
 every_report = pytest.mark.parametrize("kind", REPORTS)
 
@@ -167,6 +197,8 @@ RESULTS = {
     "infinite ratio": lambda: c_closeness(
         equilibrium(20.0, 0.0, 5.0, se=0.0), FIRST
     ),
+    "branch": lambda: branch(4),
+    "branch that diverges": lambda: branch(4, math.nan),
     "prediction": lambda: predict_closeness({1: FIRST, 2: SECOND}),
     "prediction without errors": lambda: predict_closeness(
         {1: FIRST, 2: equilibrium(21.0, 1.2, 2.4, se=math.nan), 4.5: SECOND}

@@ -1,13 +1,17 @@
 """What the picture of a verdict shows, read back from its artists."""
 
+import dataclasses
+
 import keras
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from keras_svag import BranchTest
 from keras_svag.reporting.picture import as_svg
 from keras_svag.reporting.report import scaling_report
+from keras_svag.scaling import EquilibriumStatistics, predict_closeness
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
 
@@ -61,11 +65,54 @@ def test_weights_that_diverge_do_not_set_the_scale():
 
 def test_a_refusal_has_no_picture():
     refused = report(run({}), conditions_of(keras.optimizers.Lion(), "linear"))
-    assert as_svg(refused.verdict) == ""
+    assert as_svg(refused) == ""
     with pytest.raises(ValueError, match="no verdict to draw. The linear"):
         refused.plot()
 
 
 def test_the_same_report_is_the_same_picture():
     one = report(run({}))
-    assert as_svg(one.verdict) == as_svg(report(run({})).verdict) != ""
+    assert as_svg(one) == as_svg(report(run({}))) != ""
+
+
+def test_what_is_predicted_and_seen_is_beside_the_bound():
+    first, second = (
+        EquilibriumStatistics(r, 1.0, 5.0, 0.1, 0.1, 0.1, 3) for r in (20, 21)
+    )
+    one = dataclasses.replace(
+        report(run({"n": 3.0}), kappas=(2, 8)),
+        branches=(branch(2), branch(4)),
+        prediction=predict_closeness({1: first, 2: second}),
+    )
+    ax = Figure().subplots()
+    one.plot(ax)
+    lines = {line.get_label(): line for line in ax.lines}
+    predicted = lines["C predicted"]
+    kappas = predicted.get_xdata()
+    expected, _, _ = one.prediction.closeness(kappas)
+    assert predicted.get_ydata() == pytest.approx(expected, nan_ok=True)
+    (seen,) = ax.containers
+    assert [*seen.lines[0].get_xdata()] == [2, 4]
+    assert seen.lines[0].get_ydata() == pytest.approx([1.1, 1.1])
+    (bars,) = seen.lines[2]
+    assert bars.get_segments()[0][:, 1] == pytest.approx([1.0, 1.2])
+    # What was tried is on the axis too.
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    assert "×4\n512" in ticks
+
+
+def branch(kappa):
+    return BranchTest(
+        kappa=kappa,
+        batch_size=BATCH_SIZE,
+        examples=1000,
+        seeds=3,
+        rule="linear",
+        hyperparameters={"learning_rate": kappa * RATE},
+        loss_before=0.5,
+        loss=0.4,
+        difference=(0.01, 0.0, 0.02),
+        ratios={"weight_sq_norm": (1.1, 1.0, 1.2)},
+        tolerance=0.01,
+        level=0.95,
+    )

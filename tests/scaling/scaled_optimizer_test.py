@@ -8,6 +8,7 @@ import pytest
 
 from keras_svag import SVAG, SVAGAdam
 from keras_svag.scaling import scale_optimizer
+from keras_svag.scaling.scaled_optimizer import rescale
 
 
 class MyAdamW(keras.optimizers.AdamW):
@@ -64,6 +65,31 @@ def test_only_what_the_rule_names_changes(optimizer, changed):
             assert after[name] == (
                 pytest.approx(value, rel=1e-6) if name in changed else value
             )
+
+
+@pytest.mark.parametrize("optimizer", [case[0] for case in CASES])
+def test_rescaled_in_place_it_is_the_scaled_one(optimizer):
+    expected = scale_optimizer(optimizer, 4).get_config()
+    ours = type(optimizer).from_config(optimizer.get_config())
+    ours.build([keras.Variable(np.ones(3))])
+    for velocity in getattr(ours, "momentums", []):
+        velocity.assign(np.ones(3))
+    rescale(ours, 4)
+    assert ours.get_config() == expected
+    for velocity in getattr(ours, "momentums", []):
+        assert np.all(velocity == 4)
+
+
+def test_a_rescaled_schedule_goes_on_from_where_it_is():
+    schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 100, 0.0)
+    optimizer = keras.optimizers.SGD(schedule)
+    optimizer.build([keras.Variable(np.zeros(1))])
+    for step, kappa in ((20, 2), (40, 4)):
+        optimizer.iterations.assign(step)
+        rescale(optimizer, kappa)
+    # 20 steps of one batch, 20 of 2 and 3 of 8 of them: 84 of 100 are done.
+    optimizer.iterations.assign(43)
+    assert float(optimizer.learning_rate) == pytest.approx(8 * 0.16)
 
 
 @pytest.mark.parametrize("optimizer", [case[0] for case in CASES])

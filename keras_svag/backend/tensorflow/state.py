@@ -9,19 +9,20 @@ from keras_svag.backend.model import layers_of, notes_kept, state_of
 
 
 @contextlib.contextmanager
-def preserved_state(model):
+def preserved_state(model, trains=False):
     """Context after which a model's state is what it was before, to the bit.
 
     State is every variable of the model on every replica (weights, moving
     statistics, random seeds), TensorFlow's own in its layers, Keras's global
     seed, metrics, and the losses that layers added in their last call. Metrics
-    that were not built before are reset. The optimizer is not looked after. It
-    is restored when the body raises, too.
+    that were not built before are reset. It is restored when the body raises,
+    too.
 
     Args:
         model: a `keras.Model`, built.
+        trains: whether the optimizer's variables are among them.
     """
-    known = {id(variable): variable for variable in state_of(model)}
+    known = {id(variable): variable for variable in state_of(model, trains)}
     parts = [part for v in known.values() for part in replicas(v)]
     values = [(part, tf.identity(part)) for part in (*parts, *_others(model))]
     try:

@@ -1,0 +1,1 @@
+"""Another batch size, tried by short trainings."""

@@ -1,0 +1,314 @@
+"""Short trainings at another batch size, and a model that knows nothing."""
+
+import math
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag import SVAG, BranchTest, SVAGModel, branch_test
+from keras_svag.branching import branches
+from keras_svag.branching.branches import _difference
+from keras_svag.scaling import scale_optimizer
+from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.small_problems import (
+    NUM_CLASSES,
+    classification,
+    dense_network,
+    linear_model,
+    regression,
+)
+
+DECAY = keras.optimizers.schedules.ExponentialDecay(0.01, 20, 0.7)
+
+
+def with_state():
+    """A network that draws, and keeps averages."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(6),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(NUM_CLASSES, activation="softmax"),
+        ]
+    )
+
+
+MODELS = {
+    "momentum": (with_state, keras.optimizers.SGD(0.1, momentum=0.9)),
+    "a schedule": (with_state, keras.optimizers.AdamW(DECAY)),
+    "averages": (with_state, keras.optimizers.RMSprop(0.01, use_ema=True)),
+    "accumulated": (
+        with_state,
+        keras.optimizers.SGD(0.1, gradient_accumulation_steps=3),
+    ),
+    "a loss scale": (
+        with_state,
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
+    ),
+    "SVAG": (lambda: SVAGModel(with_state()), SVAG(0.1, ell=2)),
+    "batches that pair": (with_state, SVAG(0.1, ell=2)),
+}
+
+
+def life(make, optimizer, tests):
+    """All that two fits leave behind, with tests between them or without."""
+    model = make()
+    # One of its own, for an optimizer belongs to one model.
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    model.compile(
+        optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    x, y = classification(64)
+    settings = {"batch_size": 8, "verbose": 0}
+    model.fit(x, y, epochs=2, **settings)
+    history, function = model.history, model.train_function
+    config = optimizer.get_config()
+    for kappa in tests:
+        branch_test(
+            model,
+            (x, y),
+            kappa,
+            examples=64,
+            batch_size=8,
+            seeds=2,
+            num_batches=4,
+            verbose=0,
+        )
+    assert optimizer.get_config() == config
+    assert (model.history, model.train_function) == (history, function)
+    second = model.fit(x, y, epochs=1, **settings)
+    return bits_of(model), second.history
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_everything_is_put_back(name):
+    make, optimizer = MODELS[name]
+    random.seed(0)
+    undisturbed = life(make, optimizer, ())
+    random.seed(0)
+    assert_same_bits(life(make, optimizer, (2,)), undisturbed)
+
+
+def test_an_interrupted_one_puts_everything_back(monkeypatch):
+    x, y = regression(64)
+    model = dense_network()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(x, y, verbose=0)
+    before, config = bits_of(model), model.optimizer.get_config()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(branches, "_moments", interrupted)
+    random.seed(1)
+    keras.utils.set_random_seed(1)
+    with pytest.raises(KeyboardInterrupt):
+        branch_test(model, (x, y), 2, examples=64, batch_size=8, verbose=0)
+    after = bits_of(model)
+    for part in ("model", "optimizer", "metrics"):
+        assert_same_bits(after[part], before[part])
+    assert model.optimizer.get_config() == config
+
+
+def test_difference_and_ratios_are_those_of_gradient_descent():
+    # All examples are the same one: (w - 1)² is halved in its distance by
+    # each step of learning rate η with a factor 1 - 2η.
+    rate, kappa, steps = 0.05, 4, 8
+    model = linear_model(1)
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    model.set_weights([np.array([[3.0]])])
+    x = np.ones((64, 1), "float32")
+    test = branch_test(
+        model,
+        (x, x),
+        kappa,
+        examples=steps * 4,
+        batch_size=4,
+        validation_data=(x, x),
+        seeds=2,
+        tolerance=0,
+        verbose=0,
+    )
+    distance = 2 * (1 - 2 * rate) ** steps
+    scaled = 2 * (1 - 2 * kappa * rate) ** (steps / kappa)
+    assert test.loss_before == pytest.approx(4)
+    assert test.loss == pytest.approx(distance**2)
+    expected = scaled**2 - distance**2
+    assert test.difference == pytest.approx([expected] * 3)
+    assert test.hyperparameters == {"learning_rate": pytest.approx(0.2)}
+    r, g = ((1 + scaled) / (1 + distance)) ** 2, (scaled / distance) ** 2
+    assert test.ratios["weight_sq_norm"] == pytest.approx([r] * 3)
+    assert test.ratios["grad_sq_norm"] == pytest.approx([g] * 3)
+    # Less than at B, with all of an interval without width.
+    assert expected < 0 and test.verdict == "within tolerance"
+
+
+@pytest.mark.parametrize("kappa", [3, 0.5])
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_a_branch_trains_as_by_scale_optimizer(kind, kappa, monkeypatch):
+    x, y = regression(48)
+    make = {
+        "momentum": lambda: keras.optimizers.SGD(0.02, 0.9),
+        "adam": lambda: keras.optimizers.Adam(0.01),
+    }[kind]
+    model = dense_network()
+    model.compile(make(), "mse")
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False)
+    twin = dense_network()
+    twin.compile(scale_optimizer(make(), kappa), "mse")
+    twin.optimizer.build(twin.trainable_variables)
+    for ours, hers in zip(
+        [*twin.variables, *twin.optimizer.variables],
+        [*model.variables, *model.optimizer.variables],
+        strict=True,
+    ):
+        if "learning_rate" not in ours.path:
+            # The velocity is made of learning rates.
+            is_velocity = kind == "momentum" and "momentum" in ours.path
+            ours.assign(hers * kappa if is_velocity else hers)
+    # Every order of the rows is that of the arrays.
+    monkeypatch.setattr(
+        branches._Arrays,
+        "of",
+        lambda self, index, size: {"x": x, "y": y, "batch_size": size},
+    )
+    twin.fit(x, y, batch_size=round(4 * kappa), verbose=0, shuffle=False)
+    expected = twin.evaluate(x, y, verbose=0)
+    test = branch_test(
+        model,
+        (x, y),
+        kappa,
+        examples=48,
+        batch_size=4,
+        validation_data=(x, y),
+        num_batches=4,
+        verbose=0,
+    )
+    assert test.loss + test.difference[0] == pytest.approx(expected, rel=1e-6)
+    assert test.rule == ("square_root" if kind == "adam" else "linear")
+
+
+def test_interval_covers_seeds_and_held_examples():
+    # Effects of the seed, of the part of the held examples and of both: the
+    # mean of all possible ones is 0.
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(2000):
+        drawn = (
+            rng.normal(size=(3, 1))
+            + 2 * rng.normal(size=16)
+            + 0.5 * rng.normal(size=(3, 16))
+        )
+        _, low, high = _difference(drawn, 0.9)
+        covered.append(low <= 0 <= high)
+    error = math.sqrt(0.9 * 0.1 / 2000)
+    assert 0.9 - 3 * error <= np.mean(covered) <= 0.97
+
+
+def result(difference, tolerance=0.1):
+    return BranchTest(
+        kappa=4,
+        batch_size=16,
+        examples=1000,
+        seeds=3,
+        rule="linear",
+        hyperparameters={"learning_rate": 0.4},
+        loss_before=3.0,
+        loss=2.0,
+        difference=difference,
+        ratios={"weight_sq_norm": (1.1, 1.0, 1.2)},
+        tolerance=tolerance,
+        level=0.95,
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict"),
+    [
+        ((0.1, -0.1, 0.2), "within tolerance"),
+        ((0.1, -0.1, 0.21), "not told apart"),
+        ((0.3, 0.2, 0.4), "not told apart"),
+        ((0.3, 0.21, 0.4), "worse"),
+        ((-5.0, -6.0, -4.0), "within tolerance"),
+        # A loss at κB that is not finite.
+        ((math.nan, math.inf, math.inf), "worse"),
+    ],
+)
+def test_verdict_is_by_the_whole_interval(difference, verdict):
+    # 10% of a loss of 2.
+    assert result(difference).verdict == verdict
+
+
+def test_closeness_is_that_of_the_ratios():
+    assert result((0.3, 0.21, 0.4)).closeness.high == 1.2
+
+
+def test_sentence():
+    assert str(result((0.3, 0.21, 0.4))) == (
+        "Batch 64 (×4) is worse after 1,000 examples: loss +0.3 [0.21, 0.4] "
+        "against 2 at batch 16, tolerance 0.2 (3 seeds)"
+    )
+
+
+def test_a_loss_that_is_not_finite_is_worse():
+    x, y = regression(64)
+    model = dense_network()
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    test = branch_test(
+        model, (1e10 * x, 1e10 * y), 8, examples=64, batch_size=4, verbose=0
+    )
+    assert test.verdict == "worse" and "loss is not finite" in str(test)
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+def test_a_function_makes_the_batches_of_each_size():
+    x, y = regression(64)
+    sizes = []
+
+    def make(batch_size):
+        sizes.append(batch_size)
+        data = tf.data.Dataset.from_tensor_slices((x, y))
+        return data.batch(batch_size).repeat()
+
+    model = dense_network()
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    held = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    options = {"examples": 128, "batch_size": 8, "num_batches": 4}
+    test = branch_test(
+        model, make, 2, **options, validation_data=held, verbose=0
+    )
+    assert {*sizes} == {8, 16}
+    assert test.loss < test.loss_before
+    with pytest.raises(ValueError, match="`validation_data` must be the held"):
+        branch_test(model, make, 2, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kappa": 1.3}, "`kappa` must be a factor that makes whole batches"),
+        ({"examples": 15}, "`examples` must be an integer >= 16"),
+        ({"seeds": 1}, "`seeds` must be an integer >= 2"),
+        ({"rule": "square_root"}, "`optimizer` must be one that the rule is"),
+        ({"data": regression(8)}, "`data` must be of enough rows for a batch"),
+    ],
+)
+def test_what_it_refuses(changes, sentence):
+    model = dense_network()
+    model.compile("sgd", "mse")
+    given = {"data": regression(64), "kappa": 2, "examples": 64}
+    given |= {"batch_size": 8, "verbose": 0} | changes
+    before = bits_of(model)["model"]
+    with pytest.raises(ValueError, match=sentence):
+        branch_test(model, **given)
+    assert_same_bits(bits_of(model)["model"], before)
+
+
+def test_a_model_that_is_not_compiled_is_refused():
+    with pytest.raises(ValueError, match="must be compiled"):
+        branch_test(dense_network(), regression(64), 2, examples=64)

@@ -1,0 +1,335 @@
+"""Batches that grow within one fit, and what decides on it."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag import ScalingRuleCheck, fit_growing
+from keras_svag.callbacks import growing
+from keras_svag.reporting.report import scaling_report
+from keras_svag.scaling import max_batch_multiplier, scale_optimizer
+from keras_svag.scaling.conditions import RunConditions
+from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
+from tests.helpers.small_problems import dense_network, regression
+
+ROWS = 64
+HALVED = keras.optimizers.schedules.ExponentialDecay
+
+
+def compiled(optimizer=None):
+    model = dense_network()
+    model.compile(optimizer or keras.optimizers.SGD(0.05), "mse")
+    return model
+
+
+def grown(optimizer=None, epochs=4, model=None, **settings):
+    """A model and the history of its fit, in batches of 4 first."""
+    model = model or compiled(optimizer)
+    settings = {"batch_size": 4, "max_batch_size": 64, "verbose": 0} | settings
+    return model, fit_growing(
+        model, *regression(ROWS), epochs=epochs, **settings
+    )
+
+
+class Judged(ScalingRuleCheck):
+    """A check whose report is given."""
+
+    def __init__(self, report):
+        super().__init__(verbose=0)
+        self.given = report
+
+    @property
+    def report(self):
+        return self.given
+
+
+def judged(n, g_spread=0.5, **conditions):
+    """A report on N / G = n at `BATCH_SIZE`."""
+    conditions = RunConditions(
+        learning_rate=RATE, weight_decay=DECAY, **conditions
+    )
+    series = run({"n": n, "count": 400, "g_spread": g_spread})
+    return scaling_report(series, conditions, batch_size=BATCH_SIZE)
+
+
+def test_it_is_one_fit_for_callbacks_history_and_data():
+    calls = []
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            calls.append("train")
+
+        def on_epoch_begin(self, epoch, logs=None):
+            calls.append((epoch, self.params["steps"]))
+
+        def on_epoch_end(self, epoch, logs=None):
+            calls.append(logs["batch_size"])
+
+    data = regression(ROWS)
+    model, history = grown(
+        mode={1: 8, 3: 32}, callbacks=[Seen()], validation_data=data
+    )
+    assert calls == ["train", (0, 16), 4, (1, 8), 8, (2, 8), 8, (3, 2), 32]
+    assert history is model.history
+    assert history.history["batch_size"] == [4, 8, 8, 32]
+    assert {*history.history} == {"loss", "val_loss", "batch_size"}
+    assert model.optimizer.iterations == 16 + 8 + 8 + 2
+    # Times 8, by the linear rule.
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.4)
+
+
+def test_progress_bar_has_the_steps_of_each_epoch(capsys):
+    grown(mode={1: 16}, epochs=2, verbose=1)
+    lines = capsys.readouterr().out
+    assert "16/16" in lines and "4/4" in lines
+
+
+@pytest.mark.parametrize("batch_size", [3, 8, 100])
+def test_an_epoch_is_a_permutation_of_the_data(batch_size):
+    rows = growing._data_of(np.arange(10), None, None, batch_size)
+
+    def epoch(number):
+        rows.begin(number, batch_size)
+        parts = [np.ravel(rows[i]) for i in range(rows.num_batches)]
+        assert all(len(part) == batch_size for part in parts[:-1])
+        return np.concatenate(parts)
+
+    first, second = epoch(0), epoch(1)
+    assert sorted(first) == sorted(second) == [*range(10)]
+    assert [*first] != [*second]
+    assert_same_bits(epoch(0), first)
+
+
+def adam():
+    return keras.optimizers.Adam(HALVED(0.01, 16, 0.5))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: keras.optimizers.SGD(0.02, momentum=0.9), adam]
+)
+def test_grown_batches_are_trained_on_as_by_scale_optimizer(make, monkeypatch):
+    # The rows come in the order of the arrays.
+    monkeypatch.setattr(growing._Rows, "_shuffled", unshuffled)
+    model, _ = grown(make(), epochs=2, mode={1: 16})
+    x, y = regression(ROWS)
+    twin = compiled(make())
+    twin.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    later = dense_network()
+    later.compile(scale_optimizer(make(), 4), "mse")
+    later.optimizer.build(later.trainable_variables)
+    is_sgd = isinstance(later.optimizer, keras.optimizers.SGD)
+    for ours, hers in zip(
+        [*later.variables, *later.optimizer.variables],
+        [*twin.variables, *twin.optimizer.variables],
+        strict=True,
+    ):
+        if "learning_rate" not in ours.path:
+            times = 4 if is_sgd and "momentum" in ours.path else 1
+            ours.assign(hers * times)
+    # 16 steps of 4 rows are 4 of 16.
+    later.optimizer.iterations.assign(4)
+    if not is_sgd:
+        # Its corrections of the means count the steps that were made.
+        later.optimizer.learning_rate = growing_rate(make())
+        later.optimizer.iterations.assign(16)
+    later.fit(x, y, batch_size=16, shuffle=False, verbose=0)
+    assert_same_bits(
+        [v.numpy() for v in model.trainable_variables],
+        [v.numpy() for v in later.trainable_variables],
+    )
+    ours, theirs = (m.optimizer.get_config() for m in (model, later))
+    for config in (ours, theirs):
+        rate = config["learning_rate"]
+        del config["name"]
+        if isinstance(rate, dict):
+            del rate["config"]["start"]
+    assert ours == theirs
+
+
+def growing_rate(optimizer):
+    """Twice the schedule, four times as fast from the 16th step on."""
+    from keras_svag.scaling.scaled_optimizer import ScaledSchedule
+
+    return ScaledSchedule(optimizer._learning_rate, 2.0, 4, start=16)
+
+
+def unshuffled(rows, epoch):
+    return np.arange(ROWS)
+
+
+@pytest.mark.parametrize("q", [1.0, 5.0, 40.0])
+def test_the_condition_is_asked_of_the_run_with_the_first_batch(q):
+    # Exact: G and N do not vary. In an epoch that is trained at 16, N/G at
+    # the first batch of 4 is 4 times that at 16.
+    report = judged(q, g_spread=0.0, scale_invariant=True)
+    data = growing._data_of(np.zeros(8), None, None, 4)
+    growth = growing._Growth(
+        data, 10**6, Judged(report), "measured", "grow", "linear"
+    )
+    data.begin(0, 16)
+    low, high = report.verdict.interval
+    assert high - low < 1e-3 * low or q < high
+    largest = 4 * max_batch_multiplier(
+        4 * low,
+        learning_rate=RATE / 4,
+        weight_decay=DECAY,
+        closeness=2**0.5,
+    )
+    for size in (8, 16, 32, 64, 128, 256, 512):
+        assert growth._is_allowed(size) == (size <= largest), (size, largest)
+
+
+def test_a_heuristic_allows_nothing_unless_it_may():
+    report = judged(1e4, g_spread=0.01)
+    assert report.verdict.heuristic
+    _, stays = grown(check=Judged(report))
+    assert stays.history["batch_size"] == [4] * 4
+    _, grows = grown(check=Judged(report), on_heuristic="grow")
+    # As often as is allowed, before the first epoch.
+    assert grows.history["batch_size"] == [64] * 4
+
+
+def test_equal_examples_allow_one_doubling():
+    # κ is at most C² + (C² - 1) N / G, with C = √2 and N = 0.
+    x = np.ones((ROWS, 4), "float32")
+    history = fit_growing(
+        compiled(),
+        x,
+        x[:, :2],
+        batch_size=4,
+        max_batch_size=64,
+        epochs=4,
+        check=ScalingRuleCheck(every=1, closeness=1.42, verbose=0),
+        on_heuristic="grow",
+        verbose=0,
+    )
+    assert history.history["batch_size"] == [4, 8, 8, 8]
+
+
+def test_a_check_measures_what_it_decides_by():
+    check = ScalingRuleCheck(every=1, verbose=0)
+    model, history = grown(
+        keras.optimizers.SGD(0.01),
+        epochs=6,
+        check=check,
+        on_heuristic="grow",
+        max_batch_size=16,
+    )
+    sizes = history.history["batch_size"]
+    assert sizes[0] == 4 and sizes[-1] > 4
+    assert check.report.verdict.batch_size == sizes[-1]
+    # A stretch of each batch size, at its own.
+    stretches = [r.verdict.batch_size for r in check.report.stretches]
+    assert stretches == sorted({*sizes})
+    assert "max_batch_size" in history.history
+    rate = 0.01 * sizes[-1] / 4
+    assert float(model.optimizer.learning_rate) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("make", "factor"),
+    [(keras.optimizers.SGD, 1.0), (keras.optimizers.Adam, 0.5**0.5)],
+)
+def test_seesaw_grows_where_the_rate_is_halved(make, factor):
+    # Every epoch has 16 steps of 4.
+    schedule = HALVED(0.01, 16, 0.5, staircase=True)
+    model, history = grown(make(schedule), mode="seesaw", max_batch_size=16)
+    assert history.history["batch_size"] == [4, 8, 16, 16]
+    # Of the last epoch, which halves without growth.
+    expected = 0.01 * factor**2 * 0.5**2
+    assert float(model.optimizer.learning_rate) == pytest.approx(expected)
+
+
+def test_a_check_may_forbid_seesaw():
+    schedule = HALVED(0.01, 16, 0.5, staircase=True)
+    _, history = grown(
+        keras.optimizers.SGD(schedule),
+        mode="seesaw",
+        check=Judged(judged(10.0)),
+    )
+    assert history.history["batch_size"] == [4] * 4
+
+
+def test_it_goes_on_from_a_saved_model(tmp_path):
+    def begun():
+        keras.utils.set_random_seed(0)
+        random.seed(0)
+        return ScalingRuleCheck(every=1, verbose=0)
+
+    settings = {"epochs": 6, "on_heuristic": "grow", "max_batch_size": 32}
+    path = tmp_path / "{epoch}.keras"
+    states = []
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            states.append(check.state_dict())
+
+    model = compiled(keras.optimizers.Adam(0.003))
+    check = begun()
+    save = keras.callbacks.ModelCheckpoint(path)
+    model, history = grown(
+        model=model, check=check, callbacks=[save, Keep()], **settings
+    )
+    sizes = history.history["batch_size"]
+    # The fourth epoch is the first with another batch than the third, or not.
+    resumed = keras.models.load_model(str(path).format(epoch=3))
+    check = begun()
+    check.load_state_dict(states[2])
+    resumed, rest = grown(
+        model=resumed,
+        check=check,
+        initial_epoch=3,
+        **settings,
+        batch_size=sizes[2],
+    )
+    assert rest.history["batch_size"] == sizes[3:]
+    assert_same_bits(rest.history["loss"], history.history["loss"][3:])
+    assert_same_bits(bits_of(resumed)["optimizer"], bits_of(model)["optimizer"])
+
+
+def test_a_check_among_the_callbacks_is_there_once():
+    check = ScalingRuleCheck(every=1, verbose=0)
+    grown(check=check, callbacks=[check], epochs=1)
+    assert len(check.series) == 16 - 1  # The first step is traced.
+
+
+def test_a_function_makes_the_batches_of_each_size():
+    x, y = regression(ROWS)
+    data = tf.data.Dataset.from_tensor_slices((x, y))
+    settings = {"batch_size": 4, "max_batch_size": 64, "verbose": 0}
+    model = compiled()
+    history = fit_growing(model, data.batch, epochs=3, mode={1: 16}, **settings)
+    assert history.history["batch_size"] == [4, 16, 16]
+    assert model.optimizer.iterations == 16 + 4 + 4
+    with pytest.raises(
+        ValueError, match=r"data sets with a len\(\), got .*for"
+    ):
+        fit_growing(model, lambda size: data.repeat().batch(size), **settings)
+    with pytest.raises(ValueError, match="`y` must be None where `x` is"):
+        fit_growing(model, data.batch, y, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"max_batch_size": 3}, "`max_batch_size` must be an integer >= 4"),
+        (
+            {"mode": {0: 128}},
+            "`mode` must be an integer >= 4 and <= 64, got 128",
+        ),
+        ({"shuffle": True}, "`shuffle` must be left out"),
+        ({"steps_per_epoch": 3}, "`steps_per_epoch` must be left out"),
+    ],
+)
+def test_what_it_refuses(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        grown(**settings)
+
+
+def test_an_optimizer_without_a_rule_is_refused():
+    with pytest.raises(ValueError, match="`optimizer` must be one that the"):
+        grown(keras.optimizers.Lion())

@@ -1,6 +1,6 @@
 """Coverage of the confidence sets for N / G, as a markdown table.
 
-    python benchmarks/coverage.py [--runs 2000] [--seed 0] [--preconditioned]
+    PYTHONPATH=. python benchmarks/coverage.py [--runs 2000] [--preconditioned]
 
 Pairs of gradients with isotropic Gaussian noise, whose effective dimension
 (Tr Σ)² / Tr Σ² is their dimension, are drawn exactly through sufficient
@@ -20,19 +20,7 @@ import numpy as np
 from scipy import optimize
 
 from keras_svag.noise.estimate import NoiseEstimate
-
-
-def draw_pairs(rng, shape, noise_to_signal, dimension):
-    """G_hat and N_hat of pairs with G = 1, isotropic noise, b = B.
-
-    With m = (g1 + g2)/2 and d = (g1 - g2)/2, which are independent with
-    covariance Σ/2: <g1, g2> = |m|² - |d|² and |g1 - g2|²/2 = 2 |d|².
-    """
-    half_variance = noise_to_signal / dimension / 2
-    along = 1 + np.sqrt(half_variance) * rng.standard_normal(shape)
-    mean = along**2 + half_variance * rng.chisquare(dimension - 1, shape)
-    difference = half_variance * rng.chisquare(dimension, shape)
-    return mean - difference, 2 * difference
+from tests.noise.coverage_test import draw_pairs
 
 
 def draw_preconditioned_pairs(rng, shape, noise_to_signal, dimension):

@@ -18,6 +18,7 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
+from networks import CIFAR
 from side_by_side import (
     alternating_rounds,
     milliseconds,
@@ -26,7 +27,6 @@ from side_by_side import (
     ratio_cells,
     ratios,
 )
-from workloads import CIFAR
 
 from experiments import datasets
 

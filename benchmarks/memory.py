@@ -1,16 +1,18 @@
-"""Peak memory of training with SVAG, against plain Keras SGD.
+"""Peak memory of training, against that of the plain network.
 
-    python benchmarks/memory.py [--workloads bn gn] [--rounds 5]
+    PYTHONPATH=. python benchmarks/memory.py svag [--networks bn gn]
+    PYTHONPATH=. python benchmarks/memory.py measured --networks vit lstm
 
-Each training of two steps, on the same 2B examples and the same network, has
-a process of its own. What counts is the highest resident set (VmHWM of
-/proc/self/status) minus the resident set before the first step, when the
-model and its batches exist: what tracing and training add.
+SVAG is held against plain SGD on the same 2B examples; "measured" is the
+callback that measures every step, beside Adam. Each training has a process of
+its own. Its peak is the highest resident set (VmHWM of /proc/self/status);
+what training adds is that minus the resident set before the first step, when
+the model and its batches exist.
 
 By default glibc's malloc keeps freed blocks of up to 32 MB for itself, so the
-peak depends on how it happens to reuse them. The rows "freed at once" are
-measured with MALLOC_MMAP_THRESHOLD_=1048576: blocks from 1 MiB on are given
-back when TensorFlow frees them, and the peak is that of the tensors alive.
+peak depends on how it happens to reuse them. Here MALLOC_MMAP_THRESHOLD_ is
+1048576: blocks from 1 MiB on are given back when TensorFlow frees them, and
+the peak is that of the tensors alive; `--default_malloc` leaves it.
 """
 
 import argparse
@@ -19,17 +21,17 @@ import statistics
 import subprocess
 import sys
 
+import keras
+from networks import NETWORKS
 from side_by_side import (
     alternating_rounds,
+    make_parser,
     print_header,
     print_row,
     ratio_cells,
 )
 
-ALLOCATORS = {
-    "default malloc": {},
-    "freed at once": {"MALLOC_MMAP_THRESHOLD_": "1048576"},
-}
+from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel
 
 
 def status_megabytes(key):
@@ -40,93 +42,76 @@ def status_megabytes(key):
     raise KeyError(key)
 
 
-def print_added(model, batches, callbacks=(), steps=2):
-    """Trains some steps in this process; prints its peak and what they added.
-
-    Both in MB.
-    """
+def train(contender, name, trained):
+    """Trains in this process; prints its peak and what that added, in MB."""
+    network, callbacks = NETWORKS[name], []
+    if contender == "measured":
+        model = network.compiled("adam")
+        batches = network.batches(network.batch_size)
+        callbacks = [GradientNoiseMonitor(every=1)] * (trained == "it")
+    else:
+        batches = network.batches(2 * network.batch_size)
+        model = (
+            network.compiled(SVAG(0.1, ell=4), SVAGModel)
+            if trained == "it"
+            else network.compiled(keras.optimizers.SGD(0.1))
+        )
     next(iter(batches))
     before = status_megabytes("VmRSS")
-    model.fit(
-        batches,
-        steps_per_epoch=steps,
-        shuffle=False,
-        verbose=0,
-        callbacks=[*callbacks],
-    )
+    arguments = {"steps_per_epoch": 4, "shuffle": False, "verbose": 0}
+    model.fit(batches, callbacks=callbacks, **arguments)
     peak = status_megabytes("VmHWM")
     print(peak, peak - before)
 
 
-def megabytes_printed(script, *arguments, allocator="freed at once"):
-    """Peak and what a training adds, as a process of its own prints them."""
-    completed = subprocess.run(
-        [sys.executable, script, "--train", *arguments],
-        env={
-            **os.environ,
-            **ALLOCATORS[allocator],
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-    )
-    return [float(number) for number in completed.stdout.split()[-2:]]
+def in_a_process(*arguments, malloc):
+    """A function that gives the two numbers that a process prints."""
 
+    def run():
+        completed = subprocess.run(
+            [sys.executable, __file__, *arguments],
+            env={**os.environ, **malloc, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
+        return [float(number) for number in completed.stdout.split()[-2:]]
 
-def train(name, contender, policy):
-    """Trains in this process and prints what it added, in MB."""
-    import keras
-    from workloads import WORKLOADS, cross_entropy
-
-    import keras_svag
-
-    keras.config.set_dtype_policy(policy)
-    workload = WORKLOADS[name]
-    model, optimizer = workload.make(), keras.optimizers.SGD(0.1)
-    if contender == "svag":
-        model = keras_svag.SVAGModel(model)
-        optimizer = keras_svag.SVAG(0.1, ell=4)
-    model.compile(optimizer, loss=cross_entropy(), metrics=["accuracy"])
-    batches = workload.batches(2 * workload.batch_size)
-    print_added(model, batches)
+    return run
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_parser(__doc__, networks=("bn", "gn"))
+    parser.add_argument("contender", choices=("svag", "measured"))
+    parser.add_argument("--default_malloc", action="store_true")
+    parser.add_argument(
+        "--train", choices=("it", "plain"), help=argparse.SUPPRESS
     )
-    parser.add_argument("--workloads", nargs="+", default=["bn", "gn"])
-    parser.add_argument("--policy", default="float32")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--train", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
-        train(*arguments.train)
+        train(arguments.contender, *arguments.networks, arguments.train)
         return
-    print_header("network", "SGD, MB", "SVAG, MB", "SVAG / SGD", "range")
-    for name in arguments.workloads:
-        for title in ALLOCATORS:
-            megabytes = alternating_rounds(
-                {
-                    contender: lambda c=contender, n=name, t=title: (
-                        megabytes_printed(
-                            *(__file__, n, c, arguments.policy), allocator=t
-                        )[1]
-                    )
-                    for contender in ("sgd", "svag")
-                },
-                arguments.rounds,
-                warm_up=False,
-            )
-            print_row(
-                f"{name}, {title}",
-                f"{statistics.median(megabytes['sgd']):.0f}",
-                f"{statistics.median(megabytes['svag']):.0f}",
-                ratio_cells(megabytes["svag"], megabytes["sgd"]),
-            )
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
+    malloc = {} if arguments.default_malloc else malloc
+    ratio = f"{arguments.contender} / plain | range"
+    print_header("training", "peak, MB", ratio, "added, MB", ratio)
+    for name in arguments.networks:
+        common = arguments.contender, "--networks", name, "--train"
+        runs = {
+            trained: in_a_process(*common, trained, malloc=malloc)
+            for trained in ("plain", "it")
+        }
+        measured = alternating_rounds(runs, arguments.rounds, warm_up=False)
+        cells = []
+        # The peak, and what training adds.
+        for plain, other in zip(
+            *(zip(*measured[c], strict=True) for c in ("plain", "it")),
+            strict=True,
+        ):
+            cells += [f"{statistics.median(plain):.0f}"]
+            cells += [ratio_cells(other, plain)]
+        print_row(NETWORKS[name].title, *cells)
 
 
 if __name__ == "__main__":

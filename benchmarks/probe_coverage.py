@@ -1,6 +1,6 @@
 """Coverage of the probe's intervals for N / G, as a markdown table.
 
-    python benchmarks/probe_coverage.py [--runs 2000] [--seed 0] [--rtol 0.1]
+    PYTHONPATH=. python benchmarks/probe_coverage.py [--runs 2000] [--rtol 0.1]
 
 Gradients of K independent batches are drawn with known G = 1 and N, and go
 through the estimator of `keras_svag.probe.moments`. A set covers if it
@@ -21,6 +21,7 @@ from keras_svag.probe.moments import (
     probe_degrees_of_freedom,
     sequential_moments,
 )
+from tests.probe.moments_test import products
 
 NOISES = (
     ("isotropic", 30),
@@ -46,22 +47,6 @@ def draw_gradients(rng, noise, dimension, noise_to_signal, count):
     if noise == "random size":
         draws *= np.exp(rng.normal(0, 0.3, (count, 1)) - 0.3**2)
     return mean + scales * draws
-
-
-def products(gradients):
-    """What the probe keeps of the gradients: see `sequential_moments`."""
-    i = np.arange(1.0, len(gradients))
-    sums = np.cumsum(gradients, 0)[:-1]
-    signs = np.resize([1.0, -1.0], len(gradients))
-    alternating = np.cumsum(signs[:, None] * gradients, 0)[:-1]
-    rest, means = gradients[1:], sums / i[:, None]
-    return np.stack(
-        [
-            np.einsum("ij,ij->i", rest, means),
-            np.einsum("ij,ij->i", rest - means, rest - means) * i / (i + 1),
-            np.einsum("ij,ij->i", rest, alternating),
-        ]
-    )
 
 
 def estimate(kept):
@@ -104,8 +89,10 @@ def main():
                 rng = np.random.default_rng([options.seed, count, ratio])
                 runs = []
                 for _ in range(options.runs):
-                    kept = products(
-                        draw_gradients(rng, noise, dimension, ratio, count)
+                    kept = np.stack(
+                        products(
+                            draw_gradients(rng, noise, dimension, ratio, count)
+                        )
                     )
                     result = (
                         estimate(kept)

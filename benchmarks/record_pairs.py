@@ -9,7 +9,7 @@
 Images, network and batch size of configs/digits.py with weight decay 5e-3,
 drawn with replacement: SGD by halves of a batch, or SVAG by independent pairs;
 or Adam with the settings of configs/digits_adam.py and `--beta_2`. Or the
-Transformer of clients.py with AdamW on sentences of random words, two classes
+Transformer of networks.py with AdamW on sentences of random words, two classes
 by the words in them, a fifth of the labels drawn anew at random each time.
 Those of Adam are in its own norm. The file has arrays `g` and `n`, Ĝ and N̂ at
 the batch size of each step after those in which the weights come to rest.
@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from clients import LENGTH, WORDS, transformer
+from networks import LENGTH, WORDS, transformer
 from sklearn.datasets import load_digits
 
 import keras_svag

@@ -5,7 +5,23 @@ take turns and are compared within a round: a ratio is the median over the
 rounds, with its range.
 """
 
+import argparse
 import statistics
+import time
+
+import keras
+
+
+def make_parser(description, rounds=5, networks=None):
+    """A parser of `--rounds`, and of `--networks` if there are names."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=rounds)
+    if networks:
+        parser.add_argument("--networks", nargs="+", default=list(networks))
+    return parser
 
 
 def alternating_rounds(contenders, rounds, warm_up=True):
@@ -31,6 +47,39 @@ def alternating_rounds(contenders, rounds, warm_up=True):
             if number >= 0:
                 measured[name].append(value)
     return measured
+
+
+class StepTimes(keras.callbacks.Callback):
+    """When each step of the last `fit` began, and when its epoch ended."""
+
+    def on_train_begin(self, logs=None):
+        self.times = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.times.append(time.perf_counter())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.times.append(time.perf_counter())
+
+
+def turn(model, batches, steps, callbacks=()):
+    """A function that trains for a turn and returns the seconds of a step.
+
+    Without what `fit` does before the first of them.
+    """
+
+    def seconds():
+        clock = StepTimes()
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=[*callbacks, clock],
+        )
+        return (clock.times[-1] - clock.times[0]) / steps
+
+    return seconds
 
 
 def ratios(values, reference):

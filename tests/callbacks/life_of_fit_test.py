@@ -228,33 +228,6 @@ def test_freezing_between_fits():
     assert_lives_alike(life)
 
 
-def compile_otherwise(model):
-    compiled(model, optimizer="adam", loss="mae", metrics=["mse"])
-
-
-@pytest.mark.slow
-def test_recompiling_between_fits():
-    series = []
-
-    def life(model, monitors):
-        histories = [fit(model, monitors)]
-        compile_otherwise(model)
-        # One that knows nothing of the earlier fit.
-        monitors = monitors or [every_step()]
-        histories.append(fit(model, monitors))
-        series.append(monitors[0].series)
-        return histories
-
-    assert_lives_alike(life)
-    second, both = series
-    assert len(second) > 0
-    assert np.all(np.diff(both["step"]) > 0)
-    for column in ("grad_sq_norm", "example_noise", "learning_rate"):
-        np.testing.assert_array_equal(
-            both.tail(len(second))[column], second[column]
-        )
-
-
 # Other callbacks
 
 
@@ -355,32 +328,6 @@ def test_callback_that_wraps_the_train_function_for_good(count):
     assert len(calls) == 4 * STEPS + 1 - count
     # The monitor goes on, whether it measures within or outside.
     assert np.sum(monitor.series["step"] > count) >= 4 * STEPS - count - 1
-
-
-@pytest.mark.slow
-def test_fit_of_another_model_within_a_fit():
-    def life(model, monitors):
-        others = []
-
-        def fit_another():
-            keras.utils.set_random_seed(7)
-            other = keras.Sequential([keras.Input((4,)), *layers_of_network()])
-            inner = [every_step() for _ in monitors]
-            history = fit(compiled(other), inner)
-            assert all(len(one.series) == 2 * STEPS - 1 for one in inner)
-            others.append((history, bits_of(other)))
-
-        callbacks = [
-            at("on_epoch_begin", 1, fit_another),
-            *monitors,
-            at("on_train_batch_begin", 4, fit_another),
-            at("on_train_batch_end", 5, fit_another),
-        ]
-        return fit(model, callbacks), others
-
-    (_, others), [monitor] = assert_lives_alike(life)
-    assert len(others) == 3
-    assert len(monitor.series) == 2 * STEPS - 1
 
 
 def test_training_that_ends_on_nan():
@@ -488,22 +435,6 @@ def test_loop_that_is_watched_returns_the_same_logs():
         return logs, more
 
     assert_lives_alike(life, build_model)
-
-
-def test_loop_that_is_watched_and_interrupted():
-    model, monitor = network(), every_step()
-    model.train_on_batch(X, Y)
-    hers = model.train_function
-    with pytest.raises(Interruption):
-        with monitor.watch(model):
-            for rows in BATCHES[:3]:
-                model.train_on_batch(X[rows], Y[rows])
-            raise Interruption
-    assert model.train_function is hers
-    observed = len(monitor.series)
-    assert observed > 0
-    fit(model)
-    assert len(monitor.series) == observed
 
 
 # What cannot be held, as the documents say

@@ -87,13 +87,6 @@ def test_one_missing_gradient_is_a_gradient_of_zeros():
             np.testing.assert_allclose(moments, [0, square])
 
 
-def test_gradients_of_float16_do_not_overflow():
-    gradient = [tf.constant([300.0, 300.0], tf.float16)]
-    np.testing.assert_allclose(
-        pair_moments(gradient, gradient, 1, 1), [2 * 300.0**2, 0]
-    )
-
-
 def compiled(function, how):
     if how == "eager":
         return function
@@ -159,25 +152,6 @@ def test_rows_that_sparse_gradients_share_are_there_once(how):
     np.testing.assert_array_equal(indices, [1, 3, 5, 0, 0])
     np.testing.assert_array_equal(rows1, [[2], [5], [0], [0], [0]])
     np.testing.assert_array_equal(rows2, [[16], [0], [8], [0], [0]])
-
-
-def test_rows_are_found_where_their_number_is_not_known():
-    signature = [
-        tf.TensorSpec([None, 1], "float16"),
-        tf.TensorSpec([None], "int64"),
-    ]
-
-    @tf.function(input_signature=signature)
-    def twice(values, indices):
-        gradient = tf.IndexedSlices(values, indices, tf.constant((9, 1)))
-        return common_rows(gradient, gradient)
-
-    values = tf.constant([[6e4], [6e4], [1.0]], tf.float16)
-    rows1, rows2, indices = twice(values, tf.constant([7, 7, 0], tf.int64))
-    np.testing.assert_array_equal(indices, [0, 7, 0, 0, 0, 0])
-    # The sum is past float16's largest number.
-    np.testing.assert_array_equal(rows1[:, 0], [1, 2 * 6e4, 0, 0, 0, 0])
-    np.testing.assert_array_equal(rows1, rows2)
 
 
 def test_squared_norm_is_the_sum_over_all_variables():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from keras_svag import NoiseEstimate, NoiseSeries
+from keras_svag import NoiseEstimate
 from tests.helpers.noise_runs import run
 
 matplotlib.use("agg")
@@ -73,13 +73,6 @@ def test_an_open_band_does_not_set_the_scale():
     assert band.get_paths()[0].vertices[:, 1].max() > top
 
 
-def test_one_row_is_drawn_and_none_is_refused():
-    (line,) = drawn(run({"count": 1}))[0].lines
-    assert list(line.get_xdata()) == [4]
-    with pytest.raises(ValueError, match="`series` must be of at least one"):
-        NoiseSeries().plot()
-
-
 def noise(g, n, **fields):
     return NoiseEstimate(g, 32 * n, 0.1, 16.0, 0.0, 400, 32, **fields)
 
@@ -109,10 +102,3 @@ def test_layers_are_a_forest_the_noisiest_on_top():
     arrows = {line.get_marker(): line.get_ydata() for line in ax.lines[1:]}
     assert list(arrows["<"]) == [2] and list(arrows[">"]) == [2, 3]
     assert "95% interval" in ax.get_xlabel()
-
-
-def test_without_layers_there_is_the_sum():
-    ax = Figure().subplots()
-    noise(1.0, 5.0).plot_layers(ax, level=0.5)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["all"]
-    assert "50% interval" in ax.get_xlabel()

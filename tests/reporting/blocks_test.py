@@ -29,14 +29,6 @@ def test_text_is_shown_as_it_is(block):
     assert in_markdown.count(WICKED) == {Items: 3, Table: 3}.get(type(block), 1)
 
 
-def test_terminal_shows_a_block_line_by_line():
-    assert [block.to_text() for block in BLOCKS[:3]] == [
-        WICKED,
-        f"  {WICKED}",
-        f"  {WICKED}\n  - {WICKED}\n  - {WICKED}",
-    ]
-
-
 def test_terminal_shows_a_table_in_columns():
     table = Table("Runs", ("κ", "batch"), (("×2", "256"), ("×16", "2,048")))
     assert table.to_text().splitlines() == [

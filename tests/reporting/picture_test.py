@@ -70,11 +70,6 @@ def test_a_refusal_has_no_picture():
         refused.plot()
 
 
-def test_the_same_report_is_the_same_picture():
-    one = report(run({}))
-    assert as_svg(one) == as_svg(report(run({}))) != ""
-
-
 def test_what_is_predicted_and_seen_is_beside_the_bound():
     first, second = (
         EquilibriumStatistics(r, 1.0, 5.0, 0.1, 0.1, 0.1, 3) for r in (20, 21)

@@ -188,13 +188,6 @@ def test_without_errors_there_is_no_interval():
     np.testing.assert_array_equal(leaves, [math.nan, 1.0, math.inf])
 
 
-def test_what_does_not_move_never_leaves():
-    prediction = predict_closeness({1: linear(1.0), 2: linear(1.0)})
-    leaves = prediction.max_batch_multiplier(C)
-    np.testing.assert_array_equal(leaves, [math.nan, math.inf, math.inf])
-    assert prediction.closeness(8.0)[1:] == (1.0, 1.0)
-
-
 def test_a_line_that_is_0_below_the_runs_has_no_upper_end_there():
     # 1 / N is h - 0.1, which the step 0 of the SDE is beyond.
     runs = {

@@ -41,8 +41,3 @@ def test_of_epochs_that_are_repeated_the_last_counts():
     curve = seed_curve([run([0, 1, 0, 1], [1.0, 2.0, 3.0, math.nan])], "loss")
     np.testing.assert_array_equal(curve.epochs, [1, 2])
     np.testing.assert_array_equal(curve.mean, [3.0, 2.0])
-
-
-def test_a_quantity_that_was_not_measured_has_an_empty_curve():
-    curve = seed_curve([run([0, 1], [1.0, 2.0])], "val_accuracy")
-    assert len(curve.epochs) == 0

@@ -73,10 +73,6 @@ def check_training_keeps_its_bits(strategy):
         same_bits(strategy, rows)
 
 
-def check_eager_training_keeps_its_bits(strategy):
-    same_bits(strategy, 19, run_eagerly=True)
-
-
 def pair_moments(x, y, kernel):
     """G and S of the halves of one replica's rows, in float64."""
     halves = [(x[i::2], y[i::2]) for i in (0, 1)]

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import functools
 import textwrap
-import types
 
 from docs.architecture import imported_modules
 from tests.helpers.paths import ROOT
@@ -19,6 +18,7 @@ FOLDERS = (
     "keras_svag",
     "tests",
 )
+PACKAGES = ("", "experiments", "keras_svag", "tests")
 
 
 def paths(pattern):
@@ -26,24 +26,14 @@ def paths(pattern):
     found = [*ROOT.glob(pattern)]
     for folder in FOLDERS:
         found += (ROOT / folder).rglob(pattern)
-    # Bazel makes up an empty __init__.py in every folder.
-    real = (p for p in found if p.name != "__init__.py" or p.stat().st_size)
-    return sorted(path.relative_to(ROOT).as_posix() for path in real)
-
-
-def package_of(path):
-    """The nearest folder above a file that has a BUILD file."""
-    folder = (ROOT / path).parent
-    while not (folder / "BUILD").is_file():
-        folder = folder.parent
-    return "" if folder == ROOT else folder.relative_to(ROOT).as_posix()
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
 def absolute(label, package):
     """A label with its package and its name: `//a` is `//a:a`."""
     if not label.startswith("//"):
         return f"//{package}:{label.removeprefix(':')}"
-    return label if ":" in label else f"{label}:{label.split('/')[-1]}"
+    return label if ":" in label else f"{label}:{label.removeprefix('//')}"
 
 
 @functools.cache
@@ -54,7 +44,7 @@ def targets():
     """
     found = {}
 
-    def run(file, package):
+    def names_in(package):
         def rule(kind):
             def make(name, srcs=(), deps=(), data=(), **attributes):
                 label = absolute(name, package)
@@ -66,62 +56,40 @@ def targets():
 
             return make
 
-        def glob(patterns, exclude=()):
+        def glob(patterns, **_):
             folder = ROOT / package
-            files = {f for p in patterns for f in folder.glob(p)}
-            files -= {f for p in exclude for f in folder.glob(p)}
-            names = (f.relative_to(folder).as_posix() for f in files)
-            return sorted(
-                name
-                for name in names
-                if package_of(f"{package}/{name}".lstrip("/")) == package
-            )
-
-        def load(label, *loaded):
-            if label.startswith("//"):
-                module = run(path_of(label), package)
-                names.update({name: module[name] for name in loaded})
+            files = {f for p in patterns for f in folder.glob(p) if f.is_file()}
+            return sorted(f.relative_to(folder).as_posix() for f in files)
 
         def ignored(*_, **__):
             pass
 
-        names = {
+        rules = ("filegroup", "py_library", "py_binary", "py_test")
+        loaded = ("exports_files", "licenses", "load", "package")
+        return {
             "glob": glob,
-            "load": load,
-            **dict.fromkeys(("package", "licenses", "exports_files"), ignored),
-            **{k: rule(k) for k in ("py_library", "py_binary", "py_test")},
+            **dict.fromkeys(loaded, ignored),
+            **{kind: rule(kind) for kind in rules},
         }
-        native = types.SimpleNamespace(**names, package_name=lambda: package)
-        names["native"] = native
-        exec((ROOT / file).read_text(), names)
-        return names
 
-    for file in paths("BUILD"):
-        run(file, package_of(file))
+    for package in PACKAGES:
+        exec((ROOT / package / "BUILD").read_text(), names_in(package))
     return found
 
 
 def built():
-    return {k: v for k, v in targets().items() if v["rule"] != "py_test"}
-
-
-def pytest_targets():
-    return {k: v for k, v in targets().items() if v["rule"] == "py_test"}
+    rules = ("py_library", "py_binary")
+    return {k: v for k, v in targets().items() if v["rule"] in rules}
 
 
 @functools.cache
 def owners():
-    """Maps each source's label to the labels of the targets that list it."""
+    """Maps each source's path to the labels of the targets that list it."""
     found = {}
     for label, target in built().items():
         for source in target["srcs"]:
-            found.setdefault(source, []).append(label)
+            found.setdefault(path_of(source), []).append(label)
     return found
-
-
-def label_of(path):
-    package = package_of(path)
-    return f"//{package}:{path.removeprefix(f'{package}/')}"
 
 
 def path_of(label):
@@ -135,12 +103,12 @@ def file_of(module):
     return next((c for c in candidates if (ROOT / c).is_file()), None)
 
 
-def code_of(source):
+def code_of(path):
     """The code of a file, and that in its strings.
 
     Tests start processes of their own on code in strings.
     """
-    open_trees = [ast.parse((ROOT / path_of(source)).read_text())]
+    open_trees = [ast.parse((ROOT / path).read_text())]
     while open_trees:
         yield (tree := open_trees.pop())
         for node in ast.walk(tree):
@@ -150,58 +118,43 @@ def code_of(source):
                     open_trees.append(ast.parse(code))
 
 
-def expected_deps(label):
-    modules = {
-        module
-        for source in built()[label]["srcs"]
-        for tree in code_of(source)
-        for module in imported_modules(tree)
-    }
-    files = {file_of(module) for module in modules} - {None}
-    return {owners()[label_of(file)][0] for file in files} - {label}
-
-
 def test_source_has_exactly_one_target():
     for source in {*paths("*.py")} - {UNBUILT}:
-        assert len(owners().get(label_of(source), ())) == 1, source
+        assert len(owners().get(source, ())) == 1, source
+    assert {*owners()} <= {*paths("*.py")}
 
 
 def test_target_has_the_deps_that_its_sources_import():
-    for label in built():
-        listed, expected = set(built()[label]["deps"]), expected_deps(label)
-        lacking, superfluous = (
-            sorted(expected - listed),
-            sorted(listed - expected),
-        )
-        assert not lacking, f"{label} lacks deps {lacking}"
-        assert not superfluous, f"{label} imports nothing of {superfluous}"
-
-
-def test_target_has_sources_that_exist():
-    for label in targets():
-        for source in targets()[label]["srcs"]:
-            assert (ROOT / path_of(source)).is_file(), source
+    for label, target in built().items():
+        imported = {
+            file_of(module)
+            for source in target["srcs"]
+            for tree in code_of(path_of(source))
+            for module in imported_modules(tree)
+        } - {None}
+        expected = {owners()[file][0] for file in imported} - {label}
+        assert sorted(expected) == sorted(target["deps"]), label
 
 
 def test_every_test_file_is_run_by_its_target():
-    for label, target in pytest_targets().items():
-        assert target["srcs"] == [target["main"]]
-        (path,) = target["args"]
-        assert label == label_of(path).removesuffix(".py")
-        assert owners()[label_of(path)][0] in target["deps"]
-        assert owners()["//tests:conftest.py"][0] in target["deps"]
-    run = [
-        path for target in pytest_targets().values() for path in target["args"]
-    ]
+    run = []
+    for label, target in targets().items():
+        if target["rule"] == "py_test":
+            (path,) = target["args"]
+            assert label == f"//tests:{path[len('tests/') : -len('.py')]}"
+            assert target["deps"] == ["//tests:tests"]
+            assert target["srcs"] == [f"//tests:{target['main']}"]
+            run.append(path)
     assert sorted(run) == paths("*_test.py")
 
 
 def test_these_tests_are_given_what_they_read():
-    given = {"//tests:build_files_test"}
-    found = set()
+    given, found = {"//tests:build_files_test"}, set()
     while given:
         found.add(label := given.pop())
         target = targets().get(label, {})
-        given |= {*target.get("deps", ()), *target.get("data", ())} - found
+        for part in ("srcs", "deps", "data"):
+            given |= {*target.get(part, ())} - found
     assert set(built()) <= found
-    assert {label_of(path) for path in paths("BUILD")} <= found
+    read = {path_of(label) for label in found}
+    assert {*paths("BUILD")} <= read

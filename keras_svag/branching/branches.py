@@ -13,7 +13,6 @@ from keras_svag import arguments, backend
 from keras_svag.branching.result import BranchTest
 from keras_svag.noise.ratio import (
     fieller_interval,
-    satterthwaite,
     student_t_quantile,
 )
 from keras_svag.probe.measurement import measure_gradient_noise
@@ -253,15 +252,15 @@ def _difference(differences, level):
     """
     if not np.isfinite(differences).all():
         return math.nan, math.inf, math.inf
-    spread = [
-        differences.mean(axis=1 - axis).var(ddof=1) / differences.shape[axis]
-        if differences.shape[axis] > 1
-        else 0.0
-        for axis in (0, 1)
+    # Each standard error with its own quantile: with few seeds the degrees of
+    # freedom of their sum are not known.
+    halves = [
+        student_t_quantile(level, max(count - 1, 1))
+        * math.sqrt(differences.mean(axis=1 - axis).var(ddof=1) / count)
+        for axis, count in enumerate(differences.shape)
+        if count > 1
     ]
-    dof = satterthwaite(spread, [max(n - 1, 1) for n in differences.shape])
-    half = student_t_quantile(level, dof) * math.sqrt(sum(spread))
-    mean = float(differences.mean())
+    mean, half = float(differences.mean()), math.hypot(*halves)
     return mean, mean - half, mean + half
 
 

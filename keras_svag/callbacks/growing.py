@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_svag import arguments, backend
 from keras_svag.callbacks.check import ScalingRuleCheck
+from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.optimizers import Rule, kind_of
 from keras_svag.scaling.scaled_optimizer import rescale, scale_optimizer
 
@@ -52,7 +53,9 @@ def fit_growing(
     its whole interval: C is asked between the run with the new batch and the
     run with the *first* one that the check has seen, whose N is taken from the
     G and S of the batches trained with now. (The condition between two runs is
-    the paper's; that one run stands for the other is not.)
+    the paper's; that one run stands for the other is not.) No batch grows to
+    where the rule has no hyperparameters any more, as the square-root rule from
+    κ (1 - β) = 1 on.
 
     To go on from a saved model, give the `batch_size` that it was at (the
     logs have it), its `initial_epoch`, and a check that has loaded its
@@ -126,7 +129,9 @@ def fit_growing(
         )
     rule: Rule | Literal["auto"] = "auto" if check is None else check.rule
     # What the rule refuses, it refuses here.
-    scale_optimizer(model.optimizer, _GROWTH, rule)
+    planned = max(mode.values(), default=0) if isinstance(mode, Mapping) else 0
+    kappa = max(planned / batch_size, _GROWTH)
+    scale_optimizer(model.optimizer, kappa, rule)
     if check is None and mode == "measured":
         check = ScalingRuleCheck()
     given = list(callbacks or [])
@@ -177,6 +182,7 @@ class _Growth(keras.callbacks.Callback):
         while (
             _GROWTH * size <= self._largest
             and self._is_due(epoch, size)
+            and self._has_hyperparameters(_GROWTH * size)
             and self._is_allowed(_GROWTH * size)
         ):
             size *= _GROWTH
@@ -212,6 +218,11 @@ class _Growth(keras.callbacks.Callback):
         rule = kind_of(optimizer).rule if self._rule == "auto" else self._rule
         return rate / (kappa if rule == "linear" else math.sqrt(kappa))
 
+    def _has_hyperparameters(self, size):
+        """Whether the rule has not ended there."""
+        conditions = conditions_of(self.model.optimizer, self._rule)
+        return conditions.scaled(size / self.data.batch_size) is not None
+
     def _is_allowed(self, size):
         """Whether the check allows a batch size, after the first one."""
         if self._check is None:
@@ -234,11 +245,7 @@ class _Growth(keras.callbacks.Callback):
             estimate=verdict.estimate.at(round(first_size * unit)),
             conditions=conditions,
         )
-        kappa = size / self.data.batch_size
-        return (
-            size * unit <= first.not_ruled_out_up_to
-            and verdict.conditions.scaled(kappa) is not None
-        )
+        return size * unit <= first.not_ruled_out_up_to
 
     def _first_seen(self):
         """The first batch size that the check has seen."""

@@ -330,6 +330,16 @@ def test_what_it_refuses(settings, sentence):
         grown(**settings)
 
 
+def test_no_batch_grows_to_where_the_rule_ends():
+    # 1 - β₁ = 0.1 is doubled three times, and not to 1.6.
+    make = keras.optimizers.Adam
+    schedule = HALVED(0.01, 1, 0.5)
+    _, history = grown(make(schedule), mode="seesaw", epochs=3)
+    assert history.history["batch_size"] == [4, 32, 32]
+    with pytest.raises(ValueError, match="keep kappa below 10"):
+        grown(make(), mode={2: 64})
+
+
 def test_an_optimizer_without_a_rule_is_refused():
     with pytest.raises(ValueError, match="`optimizer` must be one that the"):
         grown(keras.optimizers.Lion())

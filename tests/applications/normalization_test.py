@@ -174,37 +174,6 @@ def test_group_normalization_is_compiled_where_sizes_are_known(size):
     )
 
 
-@pytest.mark.parametrize("traced", [False, True])
-def test_group_normalization_has_second_derivatives(traced):
-    x = tf.constant(normal((2, 3, 3, 6), mean=0.5))
-    direction = tf.constant(normal(x.shape, seed=1))
-
-    def by_definition(x):
-        # `tf.nn.moments`, and Keras with it, lose a part of them.
-        groups = tf.reshape(x, (2, 3, 3, 2, 3))
-        mean = tf.reduce_mean(groups, (1, 2, 4), keepdims=True)
-        variance = tf.reduce_mean((groups - mean) ** 2, (1, 2, 4), True)
-        return tf.reshape((groups - mean) / (variance + 1e-4) ** 0.5, x.shape)
-
-    def hessian_times_direction(normalize, x):
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as inner:
-                inner.watch(x)
-                loss = tf.reduce_sum(tf.sin(normalize(x)))
-            slope = tf.reduce_sum(inner.gradient(loss, x) * direction)
-        return outer.gradient(slope, x)
-
-    layer = GroupNormalization(2, epsilon=1e-4, dtype="float64")
-    hessian = hessian_times_direction
-    np.testing.assert_allclose(
-        (tf.function(hessian) if traced else hessian)(layer, x),
-        hessian_times_direction(by_definition, x),
-        rtol=1e-9,
-        atol=1e-9,
-    )
-
-
 def test_group_normalization_with_an_offset_large_against_the_spread():
     x = (1e4 + normal((2, 8, 8, 4))).astype("float32")
     y = GroupNormalization(2, epsilon=0.0)(x)

@@ -3,8 +3,6 @@ import json
 import os
 import shutil
 
-import keras
-import numpy as np
 import pytest
 
 from experiments.run_folder import (
@@ -104,17 +102,6 @@ def test_a_model_or_results_put_there_meanwhile_are_refused(tmp_path):
         with pytest.raises(ValueError, match=f"{name} is not what this run"):
             write()
         (tmp_path / name).unlink()
-
-
-def test_a_model_bears_the_runs_identity_and_is_read_as_before(tmp_path):
-    workdir, _ = begun(tmp_path)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    for _ in range(2):
-        workdir.save_model(model)
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        loaded.get_weights()[0], model.get_weights()[0]
-    )
 
 
 def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
@@ -221,14 +208,6 @@ def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
     assert not (tmp_path / "config.json").exists()
     again, found = begun(tmp_path)
     assert (again.run_id, found.step) == (first_id, 3)
-
-
-def test_what_another_process_writes_at_the_same_time_is_refused(tmp_path):
-    # Both have found an empty folder; the other one was done sooner.
-    workdir = WorkDir(str(tmp_path), CONFIG)
-    begun(tmp_path, {**CONFIG, "ell": 8})
-    with pytest.raises(ValueError, match="another configuration"):
-        workdir.begin()
 
 
 def rows(path):

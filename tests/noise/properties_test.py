@@ -78,13 +78,6 @@ def test_intervals_have_order_and_hold_the_estimate(estimate, level, other):
         assert lower <= rounded_up(low) and high <= rounded_up(higher)
 
 
-@given(estimates() | runs(least=0))
-def test_a_saved_estimate_comes_back(estimate):
-    text = json.dumps(estimate.to_dict(), allow_nan=False)
-    restored = NoiseEstimate.from_dict(json.loads(text))
-    assert restored == estimate
-
-
 @given(
     st.lists(estimates() | runs(), max_size=4),
     st.sampled_from([NoiseEstimate.mean_of, NoiseEstimate.over_runs]),

@@ -98,69 +98,6 @@ def velocity_of(optimizer):
     return optimizer._velocities[0].numpy()
 
 
-@both
-@pytest.mark.parametrize("ell", [1, 4])
-def test_scaled_keras_optimizer_where_both_conventions_agree(kind, ell):
-    # Where the moment is that of every gradient, old and new are one.
-    size = 1.5
-    signs = np.random.default_rng(1).choice([-1.0, 1.0], (8, 5))
-    x, y = (keras.Variable(np.ones(5)) for _ in range(2))
-    ours = optimizer_of(
-        kind,
-        learning_rate=RATE,
-        epsilon=EPSILON,
-        ell=ell,
-        pairing="halves",
-        weight_decay=DECAY,
-    )
-    beta_1, beta_2 = (1 - (1 - beta) / ell for beta in (BETA_1, BETA_2))
-    scaled = {
-        "learning_rate": RATE / ell**0.5,
-        "weight_decay": DECAY / ell**0.5,
-    }
-    if kind == "adam":
-        theirs = keras.optimizers.AdamW(
-            beta_1=beta_1, beta_2=beta_2, epsilon=EPSILON * ell**0.5, **scaled
-        )
-    else:
-        theirs = keras.optimizers.RMSprop(
-            rho=beta_2, epsilon=EPSILON * ell, **scaled
-        )
-    for optimizer, variable, batches in ((ours, x, 2), (theirs, y, 1)):
-        optimizer.build([variable])
-        # No bias is left to be corrected.
-        optimizer.iterations.assign(10_000 * batches)
-        optimizer._velocities[0].assign(np.full(5, size**2))
-        for sign in signs:
-            for _ in range(batches):
-                optimizer.apply([tf.constant(size * sign, "float32")])
-        np.testing.assert_allclose(velocity_of(optimizer), size**2, rtol=1e-6)
-    np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-5)
-
-
-@both
-def test_first_batch_of_a_pair_moves_nothing(kind):
-    x = keras.Variable(np.ones(3))
-    optimizer = optimizer_of(kind, ell=4, weight_decay=DECAY)
-    optimizer.build([x])
-
-    def state():
-        moments = [
-            v.numpy()
-            for v in optimizer.variables
-            if v.name.endswith(("momentum", "velocity"))
-        ]
-        return [x.numpy(), optimizer.continuous_time.numpy(), *moments]
-
-    for gradient in (1.0, 2.0, 3.0):
-        before = state()
-        optimizer.apply([tf.fill([3], gradient)])
-    assert len(before) == (4 if kind == "adam" else 3)
-    for ours, theirs in zip(state(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert np.all(before[-1] > 0)
-
-
 def displacements(optimizer, gradients):
     variable = keras.Variable(np.zeros(np.shape(gradients)[1:]))
     optimizer.build([variable])

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.report.runs import find_runs, flat
+from experiments.report.runs import find_runs
 from experiments.report.writing import write_report
 from experiments.run_folder import CHECKSUM
 from keras_svag.scaling.conditions import conditions_of
@@ -46,15 +46,6 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert final.weight_sq_norm == 30.0
     assert final.reasons == (Reason("not_scale_invariant"),)
     assert (final.learning_rate, final.at_equilibrium) == (0.2, True)
-
-
-def test_what_was_not_measured_is_nan(tmp_path):
-    write_run(tmp_path / "run", accuracies=[None, 0.5, None, 0.7])
-    [run], *_ = find_runs(str(tmp_path))
-    np.testing.assert_array_equal(
-        run.curve("val_accuracy"), [math.nan, 0.5, math.nan, 0.7]
-    )
-    assert run.final_window is None
 
 
 def test_without_a_check_the_last_epoch_is_the_window(tmp_path):
@@ -252,13 +243,6 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path, version):
     write_run(tmp_path / "run", version=version)
     with pytest.raises(ValueError, match=f"by keras_svag {version}, newer"):
         find_runs(str(tmp_path))
-
-
-def test_nested_keys_get_dots_and_lists_can_be_compared():
-    assert flat({"a": {"b": {"c": [1, [2]]}}, "d": None}) == {
-        "a.b.c": (1, (2,)),
-        "d": None,
-    }
 
 
 def test_results_of_another_configuration_are_named(tmp_path):

@@ -80,14 +80,6 @@ def test_as_many_run_at_a_time_as_are_allowed():
     assert sorted(runner.finished) == list("abcde")
 
 
-def test_a_signal_ends_what_is_running():
-    start = Starter(polls=99, interrupt_at="b")
-    runner, _ = run([job("a"), job("b"), job("c")], start, parallel=2)
-    assert start.started == ["a", "b"]
-    assert start.processes["a"].calls == ["terminate", "wait"]
-    assert runner.signal == signal.SIGTERM
-
-
 def test_a_process_that_does_not_end_is_killed():
     class Stubborn(FakeProcess):
         def wait(self, timeout=None):
@@ -156,15 +148,6 @@ def test_time_left_is_in_proportion_to_what_is_new(
     resumed = job("a", fraction_done=fraction_done)
     SweepRunner([resumed], 1, Starter(polls=2), output, 0).run()
     assert f"a 60%  {left} left" in output.getvalue()
-
-
-def test_time_left_is_in_proportion_to_the_cost(monkeypatch):
-    sweep = SweepRunner([job("a"), job("b", cost=3.0)], output=io.StringIO())
-    sweep._before, sweep._began = {"a": 0.0}, 100.0
-    del sweep._waiting[0]
-    monkeypatch.setattr(runner.time, "time", lambda: 110.0)
-    # Half of a cost of 1 took 10 s; 0.5 and 3 are left.
-    assert sweep._seconds_left({"a": 0.5}) == pytest.approx(3.5 * 10 / 0.5)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from keras_svag import (
     SVAGRMSprop,
     svag_weights,
 )
-from tests.helpers import public_models
+from tests.helpers import public_layers, public_models
 from tests.helpers.pairs import (
     assert_same,
     fit,
@@ -29,6 +29,8 @@ from tests.helpers.small_problems import (
     NUM_CLASSES,
     classification,
     dense_network,
+    interleaved,
+    largest_difference,
     linear_model,
     regression,
 )
@@ -525,3 +527,40 @@ def test_batches_of_one_row_are_refused(size):
     with pytest.raises(ValueError, match="at least 2 rows, .* got 1;"):
         fit(trained, INPUTS, TARGETS, batch_size=1)
     assert_same(trained.get_weights(), before)
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_examples_that_attend_to_each_other_are_paired_alike(rewritten):
+    # TensorFlow's rewriting of arithmetic rounds two halves in one graph
+    # otherwise than two batches in two calls.
+    def made(wrap):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(8, activation="tanh"),
+                public_layers.AttentionAcrossExamples(),
+                layers.Dense(2),
+            ]
+        )
+        trained = wrap(model)
+        trained.compile(SVAG(0.05, ell=2), "mse", jit_compile=False)
+        return model, trained
+
+    x, y = regression(32)
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options(
+        {"arithmetic_optimization": rewritten}
+    )
+    try:
+        plain, trained = made(lambda model: model)
+        trained.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+        held, trained = made(SVAGModel)
+        x, y = interleaved(x, 8), interleaved(y, 8)
+        trained.fit(x, y, batch_size=16, shuffle=False, verbose=0)
+    finally:
+        tf.config.optimizer.set_experimental_options(
+            {"arithmetic_optimization": True} | options
+        )
+    difference = largest_difference(plain, held)
+    assert difference <= 1e-6 if rewritten else difference == 0

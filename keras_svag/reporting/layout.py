@@ -74,29 +74,26 @@ def _runs(verdict):
 def _branches(report):
     """Bound, prediction and what short trainings have seen."""
     tests, prediction = report.branches, report.prediction
-
-    def predicted(kappa):
-        if prediction is None:
-            return "–"
-        value, low, high = prediction.closeness(kappa)
-        return within(low, value, high)
-
-    def seen(test):
-        found = test.closeness
-        return within(found.low, found.value, found.high)
-
-    yield _table(
-        "C by the bound, by the prediction, and after short trainings",
-        ("κ", "C at least", "C predicted", "C seen"),
-        (
-            (
-                f"×{number(test.kappa)}",
-                sentences.closeness(report.verdict.scaled_by(test.kappa)),
-                predicted(test.kappa),
-                seen(test),
-            )
-            for test in tests
+    columns = {
+        "κ": lambda test: f"×{number(test.kappa)}",
+        "C at least": lambda test: sentences.closeness(
+            report.verdict.scaled_by(test.kappa)
         ),
+        "C predicted": lambda test: _bracketed(
+            *prediction.closeness(test.kappa)
+        ),
+        "C seen": lambda test: _bracketed(
+            test.closeness.value, test.closeness.low, test.closeness.high
+        ),
+    }
+    if prediction is None:
+        del columns["C predicted"]
+    yield _table(
+        "C by the bound, the prediction and short trainings"
+        if prediction
+        else "C by the bound and by short trainings",
+        columns,
+        ([column(test) for column in columns.values()] for test in tests),
     )
     yield _table(
         "Loss after short trainings, against that at batch "
@@ -113,6 +110,10 @@ def _branches(report):
             for test in tests
         ),
     )
+
+
+def _bracketed(value, low, high):
+    return within(low, value, high)
 
 
 def _earlier(report):

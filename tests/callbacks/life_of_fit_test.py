@@ -247,11 +247,14 @@ def freeze(model):
     ("action", "hook"),
     [
         (compile_anew, "on_epoch_end"),
-        (force_a_new_function, "on_train_batch_end"),
         (train_on_batch, "on_train_batch_begin"),
         *(
             pytest.param(action, "on_train_batch_begin", marks=pytest.mark.slow)
             for action in (compile_anew, freeze, fit)
+        ),
+        pytest.param(
+            *(force_a_new_function, "on_train_batch_end"),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -70,7 +70,6 @@ def test_a_run_that_goes_on_otherwise_says_so_in_one_sentence(
 
     monkeypatch.setattr(train, "resumable_fit", fit)
     assert said_with("1") == []
-    assert said_with("1") == []
     assert said_with("2") == [
         "Training goes on, but not to the bit: TF_NUM_INTRAOP_THREADS (was 1, "
         "is 2)."

@@ -74,37 +74,10 @@ def test_noise_has_the_covariance_of_sgd_with_replacement():
     by_example = per_example_gradients(x, y, np.ones((3, 1)))
     covariance = np.cov(by_example.T, ddof=0) / B
     mean_errors, covariance_errors = standardized_errors(
-        noisy_gradients(model, 20_000), by_example.mean(0), covariance
+        noisy_gradients(model, 6000), by_example.mean(0), covariance
     )
     assert mean_errors.max() < 3
     assert covariance_errors.max() < 3
-
-
-def test_centring_within_micro_batches_would_not_pass():
-    class Redrawn(NGDModel):
-        def _example_weights(self, rows, replicas):
-            pieces = [
-                NGDModel._example_weights(self, 64, 1) - 1
-                for _ in range(rows // 64)
-            ]
-            pieces.append(NGDModel._example_weights(self, rows % 64, 1) - 1)
-            scale = [
-                np.sqrt(rows / len(piece)).astype("float32")
-                for piece in (range(64), range(64), range(64), range(rows % 64))
-            ]
-            return 1 + tf.concat(
-                [p * s for p, s in zip(pieces, scale, strict=True)], 0
-            )
-
-    x, y = regression()
-    # Gradients that differ between the micro-batches.
-    model = compiled(Redrawn(linear_network(), B, 64, seed=0))
-    by_example = per_example_gradients(x, y, np.ones((3, 1)))
-    covariance = np.cov(by_example.T, ddof=0) / B
-    _, covariance_errors = standardized_errors(
-        noisy_gradients(model, 20_000), by_example.mean(0), covariance
-    )
-    assert covariance_errors.max() > 3
 
 
 @pytest.mark.parametrize("micro_batch_size", [7, 50, 64, 200, 1000])

@@ -440,6 +440,22 @@ def test_loop_that_is_watched_returns_the_same_logs():
     assert_lives_alike(life, build_model)
 
 
+def test_loop_that_is_watched_and_interrupted():
+    model, monitor = network(), every_step()
+    model.train_on_batch(X, Y)
+    hers = model.train_function
+    with pytest.raises(Interruption):
+        with monitor.watch(model):
+            for rows in BATCHES[:3]:
+                model.train_on_batch(X[rows], Y[rows])
+            raise Interruption
+    assert model.train_function is hers
+    observed = len(monitor.series)
+    assert observed > 0
+    fit(model)
+    assert len(monitor.series) == observed
+
+
 # What cannot be held, as the documents say
 
 

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -53,3 +55,13 @@ def test_the_report_is_on_the_probes_of_its_window(trained):
     reasons = [reason.code for reason in report.verdict.reasons]
     assert "noisy_gradient_descent" in reasons
     assert "not_scale_invariant" in reasons
+
+
+def test_it_goes_on_from_its_state(trained):
+    model, _, probed, examples = trained
+    state = json.loads(json.dumps(probed.state_dict(), allow_nan=False))
+    other = ProbedNoise(*examples, B)
+    other.set_model(model)
+    other.load_state_dict(state)
+    assert other.series == probed.series
+    assert other.report is None

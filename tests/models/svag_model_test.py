@@ -418,6 +418,15 @@ def test_halves_with_batch_normalization_warn(pairing, trainable, warns):
     assert all("pairing='independent'" in str(w.message) for w in found)
 
 
+def test_model_without_trainable_weights_warns():
+    model = dense_network()
+    model.trainable = False
+    model = svag_model(model, SVAG(0.1, ell=4))
+    with pytest.warns(UserWarning, match="no trainable weights"):
+        logs = fit(model, *regression(8))
+    assert np.isfinite(logs["loss"][0])
+
+
 # Batches of any size
 
 ROWS = 50

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from keras_svag import NoiseEstimate
+from keras_svag import NoiseEstimate, NoiseSeries
 from tests.helpers.noise_runs import run
 
 matplotlib.use("agg")
@@ -71,6 +71,13 @@ def test_an_open_band_does_not_set_the_scale():
     # The band goes on beyond it.
     (band,) = axes[2].collections
     assert band.get_paths()[0].vertices[:, 1].max() > top
+
+
+def test_one_row_is_drawn_and_none_is_refused():
+    (line,) = drawn(run({"count": 1}))[0].lines
+    assert list(line.get_xdata()) == [4]
+    with pytest.raises(ValueError, match="`series` must be of at least one"):
+        NoiseSeries().plot()
 
 
 def noise(g, n, **fields):

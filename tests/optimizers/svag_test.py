@@ -262,6 +262,14 @@ def test_skipped_steps_of_loss_scaling_are_no_steps():
     assert float(inner.continuous_time) == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), "fast"])
+def test_bad_learning_rate_is_refused_when_set(rate):
+    optimizer = SVAG(0.1)
+    with pytest.raises((TypeError, ValueError), match="`learning_rate` must"):
+        optimizer.learning_rate = rate
+    assert float(optimizer.learning_rate) == pytest.approx(0.1)
+
+
 # Arguments and learning rates
 
 

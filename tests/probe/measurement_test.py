@@ -209,6 +209,20 @@ def test_state_is_left_as_it_was_to_the_bit():
     float(sum(model.losses))
 
 
+def test_training_goes_on_as_if_nothing_had_been_measured():
+    data = two_targets()
+
+    def train(probes):
+        model = network()
+        for _ in range(2):
+            if probes:
+                measure(model, data, 8, 3, seed=None)
+            model.fit(*data, verbose=0)
+        return state(model)
+
+    assert_same(train(False), train(True))
+
+
 class Interrupting(keras.layers.Layer):
     """Raises when it is called on a batch for the fourth time."""
 

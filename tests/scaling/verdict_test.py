@@ -124,6 +124,14 @@ def test_a_rule_that_ends_says_where(q, answer):
     assert f"the square-root rule {answer}" in result.headline
 
 
+def test_an_open_end_says_where_the_rule_ends():
+    measured = estimate(n=2.0, g_se=0.6, n_se=1e-9)
+    assert measured.interval().high == math.inf
+    headline = scaling_verdict(measured, keras.optimizers.Adam()).headline
+    assert "no larger batch" not in headline
+    assert headline.endswith("; the rule ends below batch 1280")
+
+
 def test_verdicts_on_fewer_examples_follow_the_interval():
     measured = estimate(n=0.3, n_se=0.01, g_se=0.03)
     low, high = measured.interval()

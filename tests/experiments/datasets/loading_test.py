@@ -168,6 +168,14 @@ def test_the_newest_prepared_version_is_read(tmp_path):
     assert len(load("mnist", data_dir=tmp_path).train_images) == 5
 
 
+def test_the_default_directory_is_that_of_tensorflow_datasets(
+    tmp_path, monkeypatch
+):
+    _write(tmp_path, "mnist", (28, 28, 1), 10, {"train": 3, "test": 2})
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(load("mnist").train_images) == 3
+
+
 def test_a_set_that_is_not_prepared_is_refused_at_once(tmp_path):
     started = time.monotonic()
     with pytest.raises(ValueError) as error:

@@ -130,6 +130,14 @@ def test_evaluation_batches_hold_everything_once_in_order():
     )
 
 
+def test_standardization_is_its_formula_to_the_last_bit():
+    images = IMAGES.astype(np.float32)
+    mean = np.array([0.2, 0.3, 0.4], np.float32)
+    std = np.array([0.5, 0.6, 0.7], np.float32)
+    expected = (images / np.float32(16) - mean) / std
+    np.testing.assert_array_equal(PREPROCESS(tf.constant(IMAGES)), expected)
+
+
 def test_replicas_get_whole_pairs_in_static_shapes(tmp_path):
     # A process of its own: the number of devices is fixed at first use.
     code = """
@@ -162,6 +170,11 @@ assert np.array_equal(np.concatenate(seen), labels), seen
     _, errors = program.communicate()
     assert program.returncode == 0, errors
     assert "AUTO" not in errors
+
+
+def test_an_epoch_of_shuffle_that_holds_no_step_is_refused():
+    with pytest.raises(ValueError, match="2 × 20 = 40 .*of the 37"):
+        _batches("shuffle", sub_batch_size=20)
 
 
 def test_labels_of_other_images_are_refused():

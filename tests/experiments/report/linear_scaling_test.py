@@ -187,3 +187,8 @@ def test_an_adaptive_optimizer_has_no_condition(tmp_path):
     study = study_of(tmp_path)
     assert all(batch.bound is None for batch in study.batches)
     assert "square-root scaling rule" in text_of(study)
+
+
+def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
+    write_two(tmp_path, reasons=["a <reason>"])
+    assert "only a heuristic: a <reason>." in text_of(study_of(tmp_path))

@@ -174,6 +174,14 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path):
     assert "derived for this project" in text and "safe" not in text
 
 
+def test_noise_without_an_upper_end_rules_nothing_out(tmp_path):
+    write_sweep(tmp_path, [8, 16, 32, 640], {0: (1, 3)}, error=0.9, beta_1=0.99)
+    study = study_of(tmp_path)
+    verdicts = [batch.verdict for batch in study.batches]
+    assert verdicts == [None, "not ruled out", *2 * ["undetermined"]]
+    assert "no larger batch size is ruled out" in text_of(study)
+
+
 def test_svag_has_the_signals_share_of_its_ell(tmp_path):
     seeds = {0: (1, 3), 1: (1, 3)}
     write_sweep(tmp_path, [8, 16], seeds, optimizer="svag_adam")
@@ -209,3 +217,10 @@ def test_runs_by_the_linear_rule_stand_beside(tmp_path):
     assert accuracies == pytest.approx([0.516, 0.532, 0.564])
     text = text_of(study)
     assert "accuracy, linear" in text and "56.40%" in text
+
+
+def test_the_figure_is_drawn(tmp_path):
+    write_sweep(tmp_path, [8, 16, 32], {0: (1, 3), 1: (0.1, 3)})
+    [figure] = scaling_section(study_of(tmp_path)).figures.values()
+    figure.save(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

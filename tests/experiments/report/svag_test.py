@@ -9,6 +9,7 @@ from experiments.report.svag import svag_comparisons, svag_section, svag_study
 from keras_svag.scaling.reasons import Reason
 from tests.helpers.synthetic_runs import (
     comparison_of,
+    write_run,
     write_scaled_runs,
     write_svag_sweep,
 )
@@ -174,6 +175,16 @@ def test_without_ell_1_there_is_no_sgd_to_judge(tmp_path):
     assert "ell 1" in study.reason
 
 
+def test_runs_that_measured_no_noise_have_their_curves(tmp_path):
+    for ell in (1, 2):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{ell}-{seed}", ell=ell, seed=seed)
+    study = study_of(tmp_path)
+    assert study.verdict == "undetermined"
+    assert study.final[1]["accuracy"].value == pytest.approx(0.9)
+    assert np.isnan(study.final[1]["weight_sq_norm"].value)
+
+
 def test_the_section_says_the_verdict_and_its_numbers(tmp_path):
     write_pair(tmp_path, 1.05)
     text = text_of(svag_section(study_of(tmp_path)))
@@ -271,3 +282,12 @@ def test_an_unknown_equilibrium_is_said(tmp_path, factor, verdict):
     study = study_of(tmp_path)
     assert study.verdict == verdict
     assert "1 of 6 runs had reached equilibrium is not known" in study.reason
+
+
+def test_runs_off_equilibrium_are_counted(tmp_path):
+    write_pair(tmp_path, 1.05)
+    set_rest(tmp_path / "4-2", False)
+    assert (
+        "5 of 6 runs are known to have reached equilibrium, 1 not to have"
+        in text_of(svag_section(study_of(tmp_path)))
+    )

@@ -10,8 +10,6 @@ from experiments.run_folder import WorkDir, configuration_checksum
 from experiments.sweep.command import run_sweep
 from experiments.sweep.grid import swept_runs
 
-pytestmark = pytest.mark.slow
-
 # Stands in for train.py: fails with ell=3, has the sweep interrupted with
 # ell=5, diverges with ell=6, is interrupted itself with ell=7.
 PROGRAM = """

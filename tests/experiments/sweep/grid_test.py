@@ -181,6 +181,18 @@ def test_bad_sweep_is_one_sentence(specification, sentence):
     assert "\n" not in str(error.value)
 
 
+def test_a_key_is_swept_once():
+    with pytest.raises(ValueError, match="has 'ell' twice"):
+        runs("ell=1", "seed=0", "ell=2")
+
+
+def test_unknown_rule_is_one_sentence():
+    with pytest.raises(
+        ValueError, match="`scale_lr` must be one of 'none', 'lin"
+    ):
+        runs("batch_size=1", scale_lr="cubic")
+
+
 def test_a_run_is_no_sweep():
     arguments = [
         "--config=configs/digits.py",

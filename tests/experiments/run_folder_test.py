@@ -1,7 +1,10 @@
+import contextlib
 import csv
 import json
 import os
+import resource
 import shutil
+import signal
 
 import pytest
 
@@ -9,6 +12,7 @@ from experiments.run_folder import (
     FolderCheck,
     HistoryFile,
     WorkDir,
+    results_table,
 )
 
 CONFIG = {"ell": 4, "model": {"hidden_units": (8, 8)}}
@@ -208,6 +212,54 @@ def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
     assert not (tmp_path / "config.json").exists()
     again, found = begun(tmp_path)
     assert (again.run_id, found.step) == (first_id, 3)
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """Files can grow to `size` bytes; what is more fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_run_that_cannot_begin_leaves_no_partial_file(tmp_path, size):
+    with full_disk(size), pytest.raises(ValueError, match=str(tmp_path)):
+        begun(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_results_that_cannot_be_written_leave_no_partial_file(tmp_path):
+    workdir, _ = begun(tmp_path)
+    with full_disk(20), pytest.raises(ValueError, match="File too large"):
+        workdir.results = {"text": "x" * 100}
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "history.csv"]
+    # As it would go on when there is room again.
+    workdir.results = {"accuracy": 0.5}
+    assert WorkDir(str(tmp_path), CONFIG).results == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "[" * 10**5])
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_damaged_json_is_refused_and_kept(tmp_path, name, content):
+    begun(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}.*remove it"):
+        _ = WorkDir(str(tmp_path), CONFIG).results
+    assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize(
+    "results", [{}, {"accuracy": "x"}, {"accuracy": 0.9, "gradient_noise": 3}]
+)
+def test_damaged_results_are_not_printed(results):
+    with pytest.raises(ValueError, match="results.json"):
+        results_table(results)
 
 
 def rows(path):

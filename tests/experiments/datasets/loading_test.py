@@ -194,6 +194,15 @@ def test_a_set_with_a_missing_file_is_refused(tmp_path):
         load("mnist", data_dir=tmp_path)
 
 
+def test_a_damaged_set_is_refused_and_kept(tmp_path):
+    folder = tmp_path / "optical_digits" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load("digits", data_dir=tmp_path)
+    assert (folder / "dataset_info.json").read_text() == "{"
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'digits', 'cifar10'.*'imagenet'"):
         load("imagenet")

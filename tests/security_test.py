@@ -152,6 +152,8 @@ def test_hostile_text_is_one_paragraph_of_text():
         assert tags(escaped(name)) == {"<p", "</p"}
         shown = html.unescape(re.sub(r"<[^>]*>", "", rendered(escaped(name))))
         assert shown.split() == name.split()
+    # What needs no escape has none.
+    assert [escaped("ell=1,seed=0"), escaped(0.05)] == ["ell=1,seed=0", "0.05"]
 
 
 def estimate(noise_trace):

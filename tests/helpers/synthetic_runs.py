@@ -197,3 +197,8 @@ def comparison_of(folder, comparisons):
     runs, *_ = find_runs(str(folder))
     [comparison] = comparisons(runs)
     return comparison
+
+
+def text_of(section):
+    """What a section of a report says, on one line."""
+    return " ".join(" ".join(b.to_text() for b in section.blocks).split())

@@ -12,6 +12,7 @@ from experiments.report.runs import find_runs
 from tests.helpers.synthetic_runs import (
     comparison_of,
     estimate,
+    text_of,
     write_run,
     write_scaling_sweep,
 )
@@ -21,11 +22,6 @@ GOOD = {8: 0.10, 16: 0.10, 32: 0.10, 64: 0.11}
 
 def study_of(folder):
     return scaling_study(comparison_of(folder, linear_comparisons))
-
-
-def text_of(study):
-    blocks = scaling_section(study).blocks
-    return " ".join(" ".join(b.to_text() for b in blocks).split())
 
 
 def write_two(folder, noise=(0.1, 1.0), relative_error=0.01, **run):
@@ -72,7 +68,7 @@ def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
     assert study.best.batch_size == 16
     assert study.error_grows_at == 128
     ratio = 128 / (8 * kappa_max(6.0, 0.001))
-    text = text_of(study)
+    text = text_of(scaling_section(study))
     assert "of which the theorem says nothing" in text
     grown = "B = 128 is the first to exceed it by more than 20% of its value"
     assert f"{grown}, at {ratio:.3g} times B*." in text
@@ -108,7 +104,9 @@ def test_the_condition_is_tested_by_r_g_and_n(tmp_path, factors, outcome):
     study = study_of(tmp_path)
     # The error, which is the same at all batch sizes, has no say.
     assert study.batches[0].outcome == outcome
-    assert f"C-close in R, G and N: {outcome}" in text_of(study)
+    assert f"C-close in R, G and N: {outcome}" in text_of(
+        scaling_section(study)
+    )
 
 
 def test_a_run_that_diverged_is_not_close(tmp_path):
@@ -119,7 +117,7 @@ def test_a_run_that_diverged_is_not_close(tmp_path):
     last = study.batches[-1]
     assert last.test_error == 1 and last.num_diverged == 2
     assert last.bound is None and last.closeness is None
-    assert "(2 diverged)" in text_of(study)
+    assert "(2 diverged)" in text_of(scaling_section(study))
 
 
 def test_the_least_closeness_is_that_of_the_smallest_batch_size(tmp_path):
@@ -155,7 +153,9 @@ def test_runs_of_several_ell_predict_where_c_is_left(tmp_path):
     assert at_32.predicted[1] < at_32.predicted[0] < at_32.predicted[2]
     leaves = 16 * (0.5 + (2**0.5 - 1) * at_half / rise)
     assert study.leaves_at[0] == pytest.approx(leaves)
-    assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(study)
+    assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(
+        scaling_section(study)
+    )
     assert {"batch-sizes", "closeness"} == set(scaling_section(study).figures)
 
 
@@ -172,7 +172,7 @@ def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
     runs = find_runs(str(tmp_path))[0]
     study = scaling_study(linear_comparisons(runs)[0])
     assert study.leaves_at is None
-    assert "--sweep ell=1,2" in text_of(study)
+    assert "--sweep ell=1,2" in text_of(scaling_section(study))
 
 
 def test_closeness_restates_the_noise_at_one_batch_size(tmp_path):
@@ -186,9 +186,11 @@ def test_an_adaptive_optimizer_has_no_condition(tmp_path):
     write_two(tmp_path, optimizer="adam")
     study = study_of(tmp_path)
     assert all(batch.bound is None for batch in study.batches)
-    assert "square-root scaling rule" in text_of(study)
+    assert "square-root scaling rule" in text_of(scaling_section(study))
 
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
     write_two(tmp_path, reasons=["a <reason>"])
-    assert "only a heuristic: a <reason>." in text_of(study_of(tmp_path))
+    assert "only a heuristic: a <reason>." in text_of(
+        scaling_section(study_of(tmp_path))
+    )

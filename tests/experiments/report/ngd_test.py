@@ -12,6 +12,7 @@ from experiments.report.ngd import (
 from experiments.report.seeds import seed_mean
 from tests.helpers.synthetic_runs import (
     comparison_of,
+    text_of,
     write_run,
     write_scaled_runs,
 )
@@ -26,11 +27,6 @@ def write_accuracies(folder, **accuracies):
         for seed, value in enumerate(values):
             name = f"{optimizer}-{seed}"
             write_run(folder / name, value, optimizer=optimizer, seed=seed)
-
-
-def text_of(section):
-    blocks = section.blocks
-    return " ".join(" ".join(b.to_text() for b in blocks).split())
 
 
 def test_the_difference_has_welchs_interval():

@@ -17,7 +17,12 @@ from experiments.run_folder import CHECKSUM, configuration_checksum
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling import square_root_scaling_rule
 from keras_svag.scaling.conditions import conditions_of
-from tests.helpers.synthetic_runs import comparison_of, estimate, write_run
+from tests.helpers.synthetic_runs import (
+    comparison_of,
+    estimate,
+    text_of,
+    write_run,
+)
 
 ADAM = {
     "optimizer": "adam",
@@ -69,11 +74,6 @@ def write_sweep(folder, sizes, of_seeds, error=1e-3, **baseline):
 
 def study_of(folder):
     return scaling_study(comparison_of(folder, square_root_comparisons))
-
-
-def text_of(study):
-    blocks = scaling_section(study).blocks
-    return " ".join(" ".join(b.to_text() for b in blocks).split())
 
 
 def found(folder):
@@ -169,7 +169,7 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path):
     # 8 (2 + 3) = 40.
     verdicts = [batch.verdict for batch in study.batches]
     assert verdicts == [None, "not ruled out", "not ruled out", "ruled out"]
-    text = text_of(study)
+    text = text_of(scaling_section(study))
     assert "not ruled out up to B = 40 and ruled out beyond 40" in text
     assert "derived for this project" in text and "safe" not in text
 
@@ -179,7 +179,9 @@ def test_noise_without_an_upper_end_rules_nothing_out(tmp_path):
     study = study_of(tmp_path)
     verdicts = [batch.verdict for batch in study.batches]
     assert verdicts == [None, "not ruled out", *2 * ["undetermined"]]
-    assert "no larger batch size is ruled out" in text_of(study)
+    assert "no larger batch size is ruled out" in text_of(
+        scaling_section(study)
+    )
 
 
 def test_svag_has_the_signals_share_of_its_ell(tmp_path):
@@ -215,7 +217,7 @@ def test_runs_by_the_linear_rule_stand_beside(tmp_path):
     study = study_of(tmp_path)
     accuracies = [final["accuracy"].value for final in study.linear.values()]
     assert accuracies == pytest.approx([0.516, 0.532, 0.564])
-    text = text_of(study)
+    text = text_of(scaling_section(study))
     assert "accuracy, linear" in text and "56.40%" in text
 
 

@@ -9,6 +9,7 @@ from experiments.report.svag import svag_comparisons, svag_section, svag_study
 from keras_svag.scaling.reasons import Reason
 from tests.helpers.synthetic_runs import (
     comparison_of,
+    text_of,
     write_run,
     write_scaled_runs,
     write_svag_sweep,
@@ -17,11 +18,6 @@ from tests.helpers.synthetic_runs import (
 
 def study_of(folder):
     return svag_study(comparison_of(folder, svag_comparisons))
-
-
-def text_of(section):
-    blocks = section.blocks
-    return " ".join(" ".join(b.to_text() for b in blocks).split())
 
 
 def write_pair(folder, sgd_factor, spread=0.01, **runs):

@@ -272,7 +272,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tolerance", type=float, default=0.05)
     parser.add_argument(
-        "--kappas", type=float, nargs="*", default=[0.5, 2, 4, 16]
+        "--kappas", type=float, nargs="*", default=[0.5, 2, 4, 8]
     )
     parser.add_argument(
         "--on_heuristic", default="grow", choices=["stay", "grow"]

@@ -1,7 +1,7 @@
 """Kills that may change the last bits of a run, and what is said of them.
 
     python benchmarks/kills.py --kills=30
-    python benchmarks/kills.py --kills=30 --replicas=2
+    python benchmarks/kills.py --kills=30 --replicas=2 --kinds beside adam
 
 kills runs of train.py of every kind, each start with another interval from one
 checkpoint to the next: nothing may differ. Then every start has another number
@@ -46,11 +46,13 @@ def main():
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--replicas", type=int, default=1)
-    arguments = parser.parse_args()
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    arguments = vars(parser.parse_args())
+    kinds = arguments.pop("kinds")
     held = True
     for threads in ((0,), (1, 2, 4)):
-        for kind in KINDS:
-            differing, said = study(kind, threads=threads, **vars(arguments))
+        for kind in kinds:
+            differing, said = study(kind, threads=threads, **arguments)
             held &= not differing or (len(threads) > 1 and said > 0)
             held &= len(threads) > 1 or said == 0
     print("held" if held else "did not hold")

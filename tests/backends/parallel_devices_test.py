@@ -1,5 +1,6 @@
 """`keras.distribution.DataParallel` on JAX: several devices equal one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,21 +11,26 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-SCRIPT = ROOT / "tests/helpers/parallel_devices.py"
 if keras.backend.backend() != "jax":
     pytest.skip("JAX alone has data parallelism", allow_module_level=True)
+
+
+def run(devices, script, *arguments, flags=""):
+    """Runs one of the helpers on so many virtual devices."""
+    flags += f" --xla_force_host_platform_device_count={devices}"
+    subprocess.run(
+        [sys.executable, "-m", f"tests.helpers.{script}", *arguments],
+        env={**os.environ, "XLA_FLAGS": flags},
+        cwd=ROOT,
+        check=True,
+    )
 
 
 def test_four_devices_give_the_noise_and_the_weights_of_one(tmp_path):
     found = []
     for devices in (1, 4):
         path = tmp_path / f"{devices}.npz"
-        flag = f"--xla_force_host_platform_device_count={devices}"
-        subprocess.run(
-            [sys.executable, SCRIPT, path],
-            env={**os.environ, "XLA_FLAGS": flag, "PYTHONPATH": str(ROOT)},
-            check=True,
-        )
+        run(devices, "parallel_devices", path)
         found.append(dict(np.load(path)))
     one, four = found
     assert (one.pop("devices"), four.pop("devices")) == (1, 4)
@@ -33,3 +39,31 @@ def test_four_devices_give_the_noise_and_the_weights_of_one(tmp_path):
         np.testing.assert_allclose(
             four[key], value, 0, 1e-6 * scale, err_msg=key
         )
+
+
+def test_gradients_are_exchanged_as_in_plain_training(tmp_path):
+    results = tmp_path / "results.json"
+    flags = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+    run(4, "exchanges", tmp_path, results, flags=flags)
+    programs = json.loads(results.read_text())
+
+    def exchanged(training, program="jit_train_step"):
+        (_, sizes), *others = programs[training][program]
+        assert not others
+        return sizes
+
+    plain = exchanged("SGD")
+    assert max(plain) == 192  # The gradient of the dense kernel.
+    # All steps are done by one program of hers, measured or not.
+    hers = programs["SGD"]["jit_train_step"]
+    assert programs["SGD measured"]["jit_train_step"] == hers
+    # A measured step has two gradients more, another look three losses.
+    twice = sorted(2 * plain)
+    of_pair = exchanged("SGD measured", "jit__moments")
+    assert [s for s in of_pair if s > 4] == [s for s in twice if s > 4]
+    assert len(of_pair) <= len(twice)
+    assert exchanged("SGD measured", "jit__losses") == [1, 1, 1]
+    assert exchanged("SVAG") == plain
+    # A pair has two gradients, whether they are observed or not.
+    assert exchanged("SVAGModel") == twice
+    assert exchanged("SVAGModel measured") == twice

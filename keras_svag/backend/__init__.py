@@ -38,9 +38,22 @@ from keras_svag.backend.pairs import (
 from keras_svag.backend.train_function import innermost
 from keras_svag.scaling.optimizers import without_loss_scale
 
+if keras.backend.backend() == "tensorflow":
+    from keras_svag.backend.tensorflow import *  # noqa: F403
+else:
+    from keras_svag.backend.normalization import (
+        BatchNormalization,
+        GroupNormalization,
+    )
+    from keras_svag.backend.slices import (  # type: ignore[assignment]
+        FirstCall,
+        fewest_rows,
+        first_rows,
+        num_rows,
+    )
+    from keras_svag.backend.train_function import Within  # type: ignore
+
 if keras.backend.backend() == "jax":
-    from keras_svag.backend.jax import *  # noqa: F403
+    from keras_svag.backend.jax import *  # type: ignore[assignment] # noqa: F403
 elif keras.backend.backend() == "torch":
     from keras_svag.backend.torch import *  # type: ignore[assignment] # noqa: F403
-else:
-    from keras_svag.backend.tensorflow import *  # type: ignore[assignment] # noqa: F403

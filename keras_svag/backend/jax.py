@@ -9,57 +9,30 @@ import keras
 from jax import numpy as jnp
 from keras import ops
 
+from keras_svag.backend import pairs, slices, train_function
 from keras_svag.backend.host_observations import PairTrainer as HostTrainer
 from keras_svag.backend.model import (
-    call,
     gradient_weights,
-    is_masked,
     layers_of,
-    names_of,
     notes_kept,
     seeds_of,
     state_of,
-    training_loss,
 )
-from keras_svag.backend.normalization import (
-    BatchNormalization,
-    GroupNormalization,
-)
-from keras_svag.backend.pairs import (
-    GivenLoss,
-    inverse_roots,
-    loss_scale,
-    observation,
-    place_in_training,
-    python_state_kept,
-)
-from keras_svag.backend.slices import (
-    even_number_of_rows,
-    fewest_rows,
-    first_rows,
-    halves,
-    num_rows,
-)
-from keras_svag.backend.train_function import TrainFunction, Within
+from keras_svag.backend.pairs import loss_scale, python_state_kept
+from keras_svag.backend.slices import even_number_of_rows, halves, num_rows
 from keras_svag.scaling.optimizers import without_loss_scale
 
 __all__ = [
-    "BatchNormalization",
     "Beside",
-    "FirstCall",
     "Gradients",
-    "GroupNormalization",
     "PairProgram",
     "PairTrainer",
-    "Within",
-    "fewest_rows",
-    "first_rows",
     "is_one_process",
-    "num_rows",
     "one_sentence",
     "preserved_state",
     "writes_files",
 ]
+
 
 # Where the logs of an observed step have its observation, on the device.
 _ROW = "keras_svag_observation"
@@ -124,99 +97,39 @@ class Variables:
             after[place] = value
         return gradients, others, after
 
-    def with_seeds_of(self, values, after):
-        """The values, with the random seeds of others."""
+    def gradients_of(self, loss, batch):
+        """Float32 gradients of a `TrainingLoss`; only the seeds go on."""
+        weights = gradient_weights(loss.model)
+        gradients, scale, after = self.gradients(
+            lambda: loss.scaled_loss(batch), weights, self.values()
+        )
         seeds = {id(seed) for seed in self.seeds}
-        return [
-            new if id(variable) in seeds else old
-            for variable, old, new in zip(
-                self.variables, values, after, strict=True
-            )
-        ]
+        for variable, value in zip(self.variables, after, strict=True):
+            if id(variable) in seeds:
+                variable.assign(value)
+        return [g.astype("float32") / scale for g in gradients]
 
 
-class PairProgram:
-    """Measures the two halves of batches at the weights that a model has.
+class PairProgram(slices.PairProgram):
+    """Measures the two halves of batches by a program of their values."""
 
-    See `keras_svag.backend.tensorflow.PairProgram`.
-    """
-
-    def __init__(
-        self,
-        model,
-        loss=None,
-        per_layer=False,
-        keeps_generators=True,
-        rows_vary=False,
-    ):
-        self._model = model
-        self._keeps_generators = keeps_generators
-        self._per_layer = per_layer
-        self._objective = model if loss is None else GivenLoss(model, loss)
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
         self._variables = Variables.of(model)
         self._programs = {}
-        self.is_masked = False
-        self.layers = names_of(gradient_weights(model))
-
-    def moments(self, batch):
-        """The observation of a batch: `{column: scalar array}`."""
-        return self._run(self._moments, batch)
-
-    def losses(self, batch):
-        """`{"whole", "mean"}` of a batch in the mode of inference."""
-        return self._run(self._losses, batch)
 
     def _run(self, function, batch):
-        with python_state_kept(self._model, lambda: self._keeps_generators):
-            if self._model.run_eagerly:
-                return function(self._variables.values(), batch)
-            if function not in self._programs:
-                self._programs[function] = jax.jit(function)
-            return self._programs[function](self._variables.values(), batch)
+        def program(values, batch):
+            with self._variables.having(values):
+                return function(batch)
 
-    def _moments(self, values, batch):
-        variables = self._variables
-        first, second = halves(batch)
-        g1, after = self._gradients(first, values)
-        # Each half draws its own random numbers.
-        g2, _ = self._gradients(second, variables.with_seeds_of(values, after))
-        with variables.having(values):
-            rows = num_rows(first), num_rows(second)
-            result = observation(self._model, g1, g2, *rows)
-            result |= place_in_training(self._model)
-        if not self._per_layer:
-            del result["layers"]
-        return result
+        with python_state_kept(self.model, lambda: self._keeps_generators):
+            if not self.model.run_eagerly:
+                program = self._programs.setdefault(function, jax.jit(program))
+            return program(self._variables.values(), batch)
 
-    def _gradients(self, half, values):
-        weights = gradient_weights(self._model)
-        gradients, scale, after = self._variables.gradients(
-            lambda: self._scaled_loss(half), weights, values
-        )
-        return [g.astype("float32") / scale for g in gradients], after
-
-    def _scaled_loss(self, half):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
-        y_pred = call(self._model, x, training=True)
-        loss = training_loss(self._objective, x, y, y_pred, sample_weight)
-        self.is_masked |= is_masked(self._objective, y_pred)
-        scale = loss_scale(self._model)
-        return loss * scale.astype(loss.dtype), scale
-
-    def _losses(self, values, batch):
-        parts = halves(batch)
-        whole, *of_halves = (self._loss(p, values) for p in (batch, *parts))
-        rows = [num_rows(part) for part in parts]
-        mean = sum(r * v for r, v in zip(rows, of_halves, strict=True))
-        return {"whole": whole, "mean": mean / sum(rows)}
-
-    def _loss(self, part, values):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        with self._variables.having(values):
-            y_pred = call(self._model, x, training=False)
-            return training_loss(
-                self._objective, x, y, y_pred, sample_weight, training=False
-            )
+    def _gradients(self, half):
+        return self._variables.gradients_of(self, half)
 
 
 @contextlib.contextmanager
@@ -243,54 +156,11 @@ def _attached(model, state):
             variable._value = value
 
 
-class Beside(TrainFunction):
-    """Shows a batch of the call to a function before hers trains on it.
+class Beside(train_function.Beside):
+    """Shows a batch of a call before hers trains on it."""
 
-    Args:
-        model: The model.
-        choose: Function from the number of batches of the call, which are more
-            than one with `steps_per_execution`, to the index of the one.
-        observe: Function of that batch and its index.
-        in_loop: Whether `train_on_batch` calls it.
-    """
-
-    def __init__(self, model, choose, observe, in_loop=False):
-        super().__init__(model, in_loop)
-        self._choose, self._observe = choose, observe
-
-    def _call(self, state, iterator):
-        batches = list(
-            itertools.islice(iterator, self._model.steps_per_execution)
-        )
-        if not batches:
-            # On data of unknown size Keras counts a step that finds no more.
-            return self.found(state, iterator)
-        place = self._choose(len(batches))
-        if place:
-            _, state = self.found(state, iter(batches[:place]))
-        with _attached(self._model, state):
-            self._observe(batches[place], place)
-        return self.found(state, iter(batches[place:]))
-
-
-class FirstCall(TrainFunction):
-    """Looks at the first batch, as far as it can be halved.
-
-    Args:
-        model: The model.
-        note: Function of whether batches may differ in their rows.
-    """
-
-    def __init__(self, model, note):
-        super().__init__(model)
-
-    def _call(self, state, iterator):
-        batches = list(
-            itertools.islice(iterator, self._model.steps_per_execution)
-        )
-        for batch in batches:
-            fewest_rows(batch)
-        return self.found(state, iter(batches))
+    def _attached(self, *state):
+        return _attached(self._model, *state)
 
 
 class PairTrainer(HostTrainer):
@@ -395,50 +265,18 @@ class PairTrainer(HostTrainer):
         return scaled, ((result, own), loss_scale(self))
 
 
-class Gradients:
-    """Takes the gradient of the training loss on one batch after another.
+class Gradients(pairs.Gradients):
+    """Takes the gradient of the training loss on one batch after another."""
 
-    See `keras_svag.backend.tensorflow.Gradients`.
-    """
-
-    def __init__(self, model, loss=None, preconditioned=False):
-        self.variables = gradient_weights(model)
-        self._model = model
-        self._objective = model if loss is None else GivenLoss(model, loss)
-        self._scaled = model if model.compiled else self._objective
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
         self._all = Variables.of(model)
-        self._scales = [1.0] * len(self.variables)
-        if preconditioned:
-            self._scales = inverse_roots(model.optimizer, self.variables)
 
-    def of(self, batch):
-        """The gradient of each variable on a batch, float32 and dense."""
-        gradients, scale, after = self._all.gradients(
-            lambda: self._scaled_loss(batch), self.variables, self._all.values()
-        )
-        ids = map(id, self._all.variables)
-        drawn = dict(zip(ids, after, strict=True))
-        for seed in self._all.seeds:
-            seed.assign(drawn[id(seed)])
-        return [
-            g.astype("float32") / scale * s
-            for g, s in zip(gradients, self._scales, strict=True)
-        ]
-
-    def _scaled_loss(self, batch):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        y_pred = call(self._model, x, training=True)
-        loss = training_loss(self._objective, x, y, y_pred, sample_weight)
-        scale = loss_scale(self._scaled)
-        return loss * scale.astype(loss.dtype), scale
+    def _gradients(self, batch):
+        return self._all.gradients_of(self, batch)
 
     def compiled(self, function):
-        """A function that calls `of`, as one program unless Keras runs eagerly.
-
-        Args:
-            function: Function of arrays and nests of them.
-        """
-        if self._model.run_eagerly:
+        if self.model.run_eagerly:
             return function
         seeds = self._all.seeds
 

@@ -20,6 +20,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import (
 from keras.src.trainers.epoch_iterator import EpochIterator
 
 from keras_svag import arguments
+from keras_svag.backend.batches import map_arrays
 from keras_svag.backend.data import runs_python
 from keras_svag.scaling.optimizers import kind_of, without_loss_scale
 
@@ -83,6 +84,9 @@ def build_training(model, batch):
 
 def call(model, x, training):
     """The outputs of a model, in training mode or in that of inference."""
+    if keras.backend.backend() == "torch":
+        # A layer may change its inputs in place, and they are trained on next.
+        x = map_arrays(ops.copy, x)
     if model._call_has_training_arg:
         return model(x, training=training)
     return model(x)

@@ -1,4 +1,4 @@
-"""The observation that a pair of gradients gives, on any backend."""
+"""Gradients of batches and pairs, and what they say, on any backend."""
 
 import contextlib
 import random
@@ -8,12 +8,16 @@ import numpy as np
 from keras import ops
 
 from keras_svag.backend.model import (
+    call,
     decayed_variables,
     gradient_weights,
     has_second_moments,
     inverse_root_second_moments,
+    is_masked,
     iterations,
+    names_of,
     notes_kept,
+    training_loss,
 )
 from keras_svag.noise.moments import (
     common_rows,
@@ -40,6 +44,156 @@ def loss_scale(model):
     optimizer = getattr(model, "optimizer", None)
     scale = getattr(optimizer, "scale_loss", lambda one: one)
     return ops.cast(scale(ops.ones(())), "float32")
+
+
+class TrainingLoss:
+    """The loss of a batch, as training minimizes it.
+
+    Args:
+        model: A built `keras.Model`.
+        loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
+            does not.
+
+    Attributes:
+        is_masked: Whether a batch was seen whose loss Keras divides by the
+            entries that a mask keeps.
+    """
+
+    def __init__(self, model, loss=None):
+        self.model = model
+        self._objective = model if loss is None else GivenLoss(model, loss)
+        self._scaled = model if model.compiled else self._objective
+        self.is_masked = False
+
+    def loss_of(self, batch, training=True):
+        """The loss in training mode, or in that of inference."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        y_pred = call(self.model, x, training)
+        if training:
+            self.is_masked |= is_masked(self._objective, y_pred)
+        return training_loss(
+            self._objective, x, y, y_pred, sample_weight, training
+        )
+
+    def scaled_loss(self, batch):
+        """The loss times the optimizer's scale of it, and the scale."""
+        loss = self.loss_of(batch)
+        scale = loss_scale(self._scaled)
+        return loss * ops.cast(scale, loss.dtype), scale
+
+
+class PairProgram(TrainingLoss):
+    """Measures the two halves of batches at the weights that a model has.
+
+    The gradients of rows 0, 2, 4, … and of rows 1, 3, 5, … are those of the
+    training loss, in training mode; whatever they change is put back.
+
+    Args:
+        model: A compiled `keras.Model`.
+        loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
+            does not.
+        per_layer: Whether to measure each variable apart too.
+        keeps_generators: Whether to put back the global generators of Python
+            and NumPy. Threads that draw from them at the same time would see
+            their numbers again.
+        rows_vary: Whether one program is to serve batches of any number of
+            rows, where programs are made for one.
+
+    Attributes:
+        layers: A name for each variable that was measured.
+    """
+
+    def __init__(
+        self,
+        model,
+        loss=None,
+        per_layer=False,
+        keeps_generators=True,
+        rows_vary=False,
+    ):
+        super().__init__(model, loss)
+        self._per_layer = per_layer
+        self._keeps_generators = keeps_generators
+        self._rows_vary = rows_vary
+        self.layers = []
+
+    def moments(self, batch):
+        """The observation of a batch: `{column: scalar tensor}`.
+
+        With several replicas the rows are summed, all else is averaged. With
+        `per_layer` there is also `"layers"`, of shape `(variables, 2)`.
+        """
+        return self._run(self._moments, batch)
+
+    def losses(self, batch):
+        """`{"whole", "mean"}` of a batch in the mode of inference.
+
+        That of the whole batch, and the mean of its halves' by their rows.
+        """
+        return self._run(self._losses, batch)
+
+    def _run(self, function, batch):
+        """What a function gives of a batch; all that it changes is put back."""
+        raise NotImplementedError
+
+    def _observation(self, gradients, halves, num_rows):
+        self.layers = names_of(gradient_weights(self.model))
+        rows = map(num_rows, halves)
+        values = observation(self.model, *gradients, *rows)
+        if not self._per_layer:
+            del values["layers"]
+        return values
+
+    def _mean_loss(self, halves, losses, num_rows):
+        rows = [ops.cast(num_rows(half), "float32") for half in halves]
+        total = sum(r * v for r, v in zip(rows, losses, strict=True))
+        return total / sum(rows)
+
+
+class Gradients(TrainingLoss):
+    """Takes the gradient of the training loss on one batch after another.
+
+    The model is called in training mode, and its regularizers and `add_loss`
+    are part of the loss. Every batch finds the model in the same state, even
+    if a layer assigns its own weights as spectral normalization does; only the
+    random seeds go on, so that dropout draws anew. A model of a
+    `tf.distribute` strategy computes the whole batch on one device.
+
+    Args:
+        model: A built `keras.Model`.
+        loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
+            does not.
+        preconditioned: Whether each gradient is divided by √v + ε, as the
+            model's optimizer does it with its present second moments.
+
+    Attributes:
+        variables: The trainable variables with a gradient.
+
+    Raises:
+        ValueError: If `preconditioned` and the optimizer has made no step.
+    """
+
+    def __init__(self, model, loss=None, preconditioned=False):
+        super().__init__(model, loss)
+        self.variables = gradient_weights(model)
+        self._scales = None
+        if preconditioned:
+            self._scales = inverse_roots(model.optimizer, self.variables)
+
+    def of(self, batch):
+        """The gradient of each variable on a batch, float32 and dense."""
+        gradients = self._gradients(batch)
+        if self._scales is None:
+            return gradients
+        return [g * s for g, s in zip(gradients, self._scales, strict=True)]
+
+    def compiled(self, function):
+        """A function that calls `of`, as one program unless Keras runs eagerly.
+
+        Args:
+            function: Function of tensors and nests of them.
+        """
+        return function
 
 
 def observation(model, g1, g2, rows1, rows2):

@@ -1,6 +1,12 @@
-"""Batches whose leaves are sliced as NumPy's are: those of JAX and PyTorch."""
+"""Batches whose leaves are sliced as NumPy's are: those of JAX and PyTorch.
+
+What the two do alike with such batches is here too.
+"""
 
 from keras_svag.backend.batches import arrays_of, check_rows, map_arrays
+from keras_svag.backend.pairs import PairProgram as AnyProgram
+from keras_svag.backend.pairs import place_in_training
+from keras_svag.backend.train_function import TrainFunction
 
 
 def num_rows(batch):
@@ -36,3 +42,46 @@ def even_number_of_rows(batch):
     """The batch without its last row if it has an odd number of them."""
     rows = num_rows(batch)
     return first_rows(batch, rows - rows % 2)
+
+
+class PairProgram(AnyProgram):
+    """Measures the two halves of batches on one device, or as if on one."""
+
+    def _moments(self, batch):
+        parts = halves(batch)
+        # Each half draws its own random numbers.
+        pair = [self._gradients(half) for half in parts]
+        values = self._observation(pair, parts, num_rows)
+        return values | place_in_training(self.model)
+
+    def _losses(self, batch):
+        parts = halves(batch)
+        whole, *losses = map(self._loss_in_inference, (batch, *parts))
+        mean = self._mean_loss(parts, losses, num_rows)
+        return {"whole": whole, "mean": mean}
+
+    def _gradients(self, half):
+        """The gradients of a half, which change nothing but random seeds."""
+        raise NotImplementedError
+
+    def _loss_in_inference(self, part):
+        return self.loss_of(part, training=False)
+
+
+class FirstCall(TrainFunction):
+    """Looks at the first batches, as far as they can be halved.
+
+    Args:
+        model: The model.
+        note: Function of whether batches may differ in their rows.
+    """
+
+    def __init__(self, model, note):
+        super().__init__(model)
+
+    def _call(self, *arguments):
+        *state, data = arguments
+        batches = self._batches(data)
+        for batch in batches:
+            fewest_rows(batch)
+        return self.found(*state, self._data(batches))

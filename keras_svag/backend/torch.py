@@ -8,53 +8,26 @@ import keras
 import torch
 from keras import ops
 
+from keras_svag.backend import pairs, slices, train_function
 from keras_svag.backend.host_observations import PairTrainer as HostTrainer
 from keras_svag.backend.model import (
-    call,
     gradient_weights,
-    is_masked,
     layers_of,
-    names_of,
     notes_kept,
     seeds_of,
     state_of,
-    training_loss,
 )
-from keras_svag.backend.normalization import (
-    BatchNormalization,
-    GroupNormalization,
-)
-from keras_svag.backend.pairs import (
-    GivenLoss,
-    inverse_roots,
-    loss_scale,
-    observation,
-    place_in_training,
-    python_state_kept,
-)
-from keras_svag.backend.slices import (
-    even_number_of_rows,
-    fewest_rows,
-    first_rows,
-    halves,
-    num_rows,
-)
-from keras_svag.backend.train_function import TrainFunction, Within
+from keras_svag.backend.pairs import loss_scale, python_state_kept
+from keras_svag.backend.slices import even_number_of_rows, halves, num_rows
 from keras_svag.scaling.optimizers import without_loss_scale
 
 __all__ = [
-    "BatchNormalization",
     "Beside",
     "FirstCall",
     "Gradients",
-    "GroupNormalization",
     "PairProgram",
     "PairTrainer",
-    "Within",
-    "fewest_rows",
-    "first_rows",
     "is_one_process",
-    "num_rows",
     "one_sentence",
     "preserved_state",
     "writes_files",
@@ -85,138 +58,67 @@ def _generators_kept():
         yield
 
 
-def _scaled_gradients(loss, scale, weights):
-    """Gradients of a loss, float32, by way of its scale; None if there is none.
+@contextlib.contextmanager
+def _all_but_seeds_kept(model):
+    """Context after which a model has its values again but for its seeds."""
+    seeds = {id(seed) for seed in seeds_of(model)}
+    values = _Values([v for v in state_of(model) if id(v) not in seeds])
+    try:
+        yield
+    finally:
+        values.put_back()
 
-    Those that a step has left on the weights stay there.
+
+def _gradients_of(loss, batch):
+    """Float32 gradients of a `TrainingLoss`; only the seeds go on.
+
+    None where there is none. Those that a step has left on the weights stay.
     """
-    gradients = torch.autograd.grad(
-        loss * scale.to(loss.dtype),
-        [weight.value for weight in weights],
-        allow_unused=True,
-    )
-    return [None if g is None else g.float() / scale for g in gradients]
+    with _all_but_seeds_kept(loss.model):
+        scaled, scale = loss.scaled_loss(batch)
+        gradients = torch.autograd.grad(
+            scaled,
+            [weight.value for weight in gradient_weights(loss.model)],
+            allow_unused=True,
+        )
+        return [None if g is None else g.float() / scale for g in gradients]
 
 
-class PairProgram:
-    """Measures the two halves of batches at the weights that a model has.
+class PairProgram(slices.PairProgram):
+    """Measures the two halves of batches, one operation after the other."""
 
-    See `keras_svag.backend.tensorflow.PairProgram`.
-    """
-
-    def __init__(
-        self,
-        model,
-        loss=None,
-        per_layer=False,
-        keeps_generators=True,
-        rows_vary=False,
-    ):
-        self._model = model
-        self._keeps_generators = keeps_generators
-        self._per_layer = per_layer
-        self._objective = model if loss is None else GivenLoss(model, loss)
-        self.is_masked = False
-        self.layers = names_of(gradient_weights(model))
-
-    def moments(self, batch):
-        """The observation of a batch: `{column: scalar tensor}`."""
-        first, second = halves(batch)
-        rows = num_rows(first), num_rows(second)
-        with self._kept():
-            g1 = self._gradients(first)
-            g2 = self._gradients(second)
-        result = observation(self._model, g1, g2, *rows)
-        result |= place_in_training(self._model)
-        if not self._per_layer:
-            del result["layers"]
-        return {name: value.detach() for name, value in result.items()}
-
-    def losses(self, batch):
-        """`{"whole", "mean"}` of a batch in the mode of inference."""
-        parts = halves(batch)
-        with self._kept(), torch.no_grad():
-            whole, *of_halves = map(self._loss, (batch, *parts))
-        rows = [num_rows(part) for part in parts]
-        mean = sum(r * v for r, v in zip(rows, of_halves, strict=True))
-        return {"whole": whole, "mean": mean / sum(rows)}
-
-    @contextlib.contextmanager
-    def _kept(self):
-        seeds = _Values(seeds_of(self._model))
+    def _run(self, function, batch):
+        seeds = _Values(seeds_of(self.model))
         with (
-            python_state_kept(self._model, lambda: self._keeps_generators),
+            python_state_kept(self.model, lambda: self._keeps_generators),
             _generators_kept(),
         ):
             try:
-                yield
+                values = function(batch)
             finally:
                 seeds.put_back()
-
-    @contextlib.contextmanager
-    def _all_but_seeds_kept(self):
-        """So that each half draws its own random numbers."""
-        seeds = {id(seed) for seed in seeds_of(self._model)}
-        values = _Values(
-            [v for v in state_of(self._model) if id(v) not in seeds]
-        )
-        try:
-            yield
-        finally:
-            values.put_back()
+        return {name: value.detach() for name, value in values.items()}
 
     def _gradients(self, half):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
-        with self._all_but_seeds_kept():
-            y_pred = call(self._model, x, training=True)
-            loss = training_loss(self._objective, x, y, y_pred, sample_weight)
-            self.is_masked |= is_masked(self._objective, y_pred)
-            return _scaled_gradients(
-                loss, loss_scale(self._model), gradient_weights(self._model)
-            )
+        return _gradients_of(self, half)
 
-    def _loss(self, part):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        with self._all_but_seeds_kept():
-            y_pred = call(self._model, x, training=False)
-            return training_loss(
-                self._objective, x, y, y_pred, sample_weight, training=False
-            )
+    def _loss_in_inference(self, part):
+        with torch.no_grad(), _all_but_seeds_kept(self.model):
+            return super()._loss_in_inference(part)
 
 
-class Beside(TrainFunction):
-    """Shows the batch of a call to a function before hers trains on it.
+class Beside(train_function.Beside):
+    """Shows the batch of a call before hers trains on it."""
 
-    Args:
-        model: The model.
-        choose: Not called: a call has one batch.
-        observe: Function of that batch and its index, 0.
-        in_loop: Whether `train_on_batch` calls it.
-    """
-
-    def __init__(self, model, choose, observe, in_loop=False):
-        super().__init__(model, in_loop)
-        self._observe = observe
-
-    def _call(self, data):
-        self._observe(data[0], 0)
-        return self.found(data)
+    def _data(self, batches):
+        return batches
 
 
-class FirstCall(TrainFunction):
-    """Looks at the first batch, as far as it can be halved.
+class FirstCall(slices.FirstCall):
+    """Looks at the first batch, as far as it can be halved."""
 
-    Args:
-        model: The model.
-        note: Function of whether batches may differ in their rows.
-    """
-
-    def __init__(self, model, note):
-        super().__init__(model)
-
-    def _call(self, data):
-        fewest_rows(data[0])
-        return self.found(data)
+    def _data(self, batches):
+        return batches
 
 
 class PairTrainer(HostTrainer):
@@ -287,43 +189,16 @@ class PairTrainer(HostTrainer):
         self._observations.add(row)
 
 
-class Gradients:
-    """Takes the gradient of the training loss on one batch after another.
+class Gradients(pairs.Gradients):
+    """Takes the gradient of the training loss on one batch after another."""
 
-    See `keras_svag.backend.tensorflow.Gradients`.
-    """
-
-    def __init__(self, model, loss=None, preconditioned=False):
-        self.variables = gradient_weights(model)
-        self._model = model
-        self._objective = model if loss is None else GivenLoss(model, loss)
-        self._scaled = model if model.compiled else self._objective
-        seeds = {id(seed) for seed in seeds_of(model)}
-        self._state = [v for v in model.variables if id(v) not in seeds]
-        self._scales = [1.0] * len(self.variables)
-        if preconditioned:
-            self._scales = inverse_roots(model.optimizer, self.variables)
-
-    def of(self, batch):
-        """The gradient of each variable on a batch, float32 and dense."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        kept = _Values(self._state)
-        y_pred = call(self._model, x, training=True)
-        loss = training_loss(self._objective, x, y, y_pred, sample_weight)
-        gradients = _scaled_gradients(
-            loss, loss_scale(self._scaled), self.variables
-        )
-        kept.put_back()
+    def _gradients(self, batch):
         return [
-            ops.zeros(v.shape, "float32") if g is None else g * s
-            for g, s, v in zip(
-                gradients, self._scales, self.variables, strict=True
+            ops.zeros(v.shape, "float32") if g is None else g
+            for g, v in zip(
+                _gradients_of(self, batch), self.variables, strict=True
             )
         ]
-
-    def compiled(self, function):
-        """The function, which calls `of` and is not compiled."""
-        return function
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """What takes the place of a model's train function for one call of it."""
 
+import contextlib
+import itertools
+
 
 class TrainFunction:
     """Stands in for a model's train function during one call of it.
@@ -41,6 +44,48 @@ class TrainFunction:
     def _call(self, *arguments):
         """The call of the train function, with the backend's arguments."""
         raise NotImplementedError
+
+    def _batches(self, data):
+        """The batches of a call, as a list."""
+        return list(itertools.islice(data, self._model.steps_per_execution))
+
+    def _data(self, batches):
+        """What `_batches` takes them from."""
+        return iter(batches)
+
+
+class Beside(TrainFunction):
+    """Shows a batch of the call to a function before hers trains on it.
+
+    Args:
+        model: The model.
+        choose: Function from the number of batches of the call, which are more
+            than one with `steps_per_execution`, to the index of the one.
+        observe: Function of that batch and its index.
+        in_loop: Whether `train_on_batch` calls it.
+    """
+
+    def __init__(self, model, choose, observe, in_loop=False):
+        super().__init__(model, in_loop)
+        self._choose, self._observe = choose, observe
+
+    def _call(self, *arguments):
+        *state, data = arguments
+        batches = self._batches(data)
+        if not batches:
+            # On data of unknown size Keras counts a step that finds no more.
+            return self.found(*arguments)
+        place = self._choose(len(batches))
+        if place:
+            result = self.found(*state, self._data(batches[:place]))
+            state = result[1:] if state else []
+        with self._attached(*state):
+            self._observe(batches[place], place)
+        return self.found(*state, self._data(batches[place:]))
+
+    def _attached(self, *state):
+        """Context in which the model has the state that a call is given."""
+        return contextlib.nullcontext()
 
 
 class Within(TrainFunction):

@@ -249,7 +249,11 @@ class ScalingRuleCheck(GradientNoiseMonitor):
         weights = self._model_seen.trainable_variables
         if not all(np.isfinite(ops.convert_to_numpy(v)).all() for v in weights):
             return
-        self._measured_invariance = is_scale_invariant(self._model_seen, inputs)
+        model, data = self._model_seen, self._data
+        with backend.python_state_kept(
+            model, lambda: not data.is_read_in_python
+        ):
+            self._measured_invariance = is_scale_invariant(model, inputs)
 
     def _logs(self):
         report = self.report

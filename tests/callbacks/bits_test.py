@@ -11,12 +11,16 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from keras_svag import GradientNoiseMonitor
+from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
 from tests.helpers import public_models as models
 from tests.helpers.bits import assert_same_bits, bits_of, without_noise
-from tests.helpers.public_models import BATCH_SIZE
+from tests.helpers.public_models import BACKEND, BATCH_SIZE
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "torch":
+    import torch
 
 # Ways of `fit`
 
@@ -56,6 +60,13 @@ def without_a_length(script, **arguments):
     return script.model.fit(data, epochs=3, verbose=0, **arguments).history
 
 
+def data_loader(script, **arguments):
+    x, y = map(torch.as_tensor, (script.x, script.y))
+    data = torch.utils.data.TensorDataset(x, y)
+    data = torch.utils.data.DataLoader(data, BATCH_SIZE, shuffle=True)
+    return script.model.fit(data, epochs=2, verbose=0, **arguments).history
+
+
 class Batches(keras.utils.PyDataset):
     def __init__(self, script):
         super().__init__()
@@ -80,7 +91,7 @@ def drawn(script):
     for _ in range(12):
         # Too late for the next step, so that both run at once.
         time.sleep(0.01)
-        size = np.random.randint(2, 9)
+        size = np.random.choice([3, 8])
         yield _rows(script, np.random.choice(models.ROWS, size))
 
 
@@ -113,17 +124,23 @@ WAYS = {
     "arrays": (arrays, {}),
     "epoch by epoch": (epoch_by_epoch, {}),
     "one row last": (one_row_last, {}),
-    "tf.data": (data_set, {}),
-    "without a length": (without_a_length, {}),
     "PyDataset": (py_data_set, {}),
     "generator": (generator, {}),
-    "from_generator": (generator_of_tensorflow, {}),
     "eager": (arrays, {"run_eagerly": True}),
-    "XLA": (arrays, {"jit_compile": True}),
-    "four steps at once": (arrays, {"steps_per_execution": 4}),
 }
+if BACKEND == "tensorflow":
+    WAYS |= {
+        "tf.data": (data_set, {}),
+        "without a length": (without_a_length, {}),
+        "from_generator": (generator_of_tensorflow, {}),
+        "XLA": (arrays, {"jit_compile": True}),
+    }
+if BACKEND == "torch":
+    WAYS["DataLoader"] = data_loader, {}
+else:  # Keras refuses it.
+    WAYS["four steps at once"] = arrays, {"steps_per_execution": 4}
 
-FITS = [
+QUICK = [
     (models.convolutions, "arrays"),
     (models.layers_with_state, "arrays"),
     (models.noise_without_a_seed, "arrays"),
@@ -131,17 +148,18 @@ FITS = [
     (models.coupled_examples, "arrays"),
     (models.masked_lstm, "arrays"),
     (models.accumulated_and_clipped, "arrays"),
-    (models.own_train_step, "tf.data"),
+    (models.own_train_step, "arrays"),
     (models.embeddings, "four steps at once"),
     (models.convolutions, "one row last"),
     (models.convolutions, "generator"),
     (models.convolutions, "eager"),
 ]
-MORE_FITS = [
+FITS = [
+    *QUICK,
     *((models.convolutions, way) for way in WAYS),
     *((models.summed_add_loss, way) for way in ("XLA", "PyDataset")),
-    (models.own_train_step, "XLA"),
-    (models.masked_lstm, "eager"),
+    *((models.own_train_step, way) for way in ("tf.data", "XLA")),
+    (models.embeddings, "arrays"),
     (models.frozen_batch_normalization, "arrays"),
     (models.augmented_images, "arrays"),
     (models.half_precision, "arrays"),
@@ -160,10 +178,23 @@ MORE_FITS = [
     (models.float8, "arrays"),
     (models.averaged_and_decayed, "arrays"),
 ]
-FITS += [
-    pytest.param(*fit, marks=pytest.mark.slow)
-    for fit in MORE_FITS
-    if fit not in FITS
+if BACKEND != "jax":  # Minutes there.
+    FITS.append((models.masked_lstm, "eager"))
+# What a backend's own `fit` cannot do: docs/backends.md.
+IMPOSSIBLE = {
+    "tensorflow": (),
+    "jax": (
+        models.loss_of_a_layer,
+        models.noise_without_a_seed,
+        models.ragged_input,
+        models.strings,
+    ),
+    "torch": (models.ragged_input, models.sparse_input, models.strings),
+}[BACKEND]
+FITS = [
+    pytest.param(*fit, marks=() if fit in QUICK else pytest.mark.slow)
+    for fit in dict.fromkeys(FITS)
+    if fit[0] not in IMPOSSIBLE and fit[1] in WAYS
 ]
 
 
@@ -192,22 +223,27 @@ class StepLogs(keras.callbacks.Callback):
         self.logs = []
 
     def on_train_batch_end(self, batch, logs=None):
-        self.logs.append((batch, {k: np.array(v) for k, v in logs.items()}))
+        self.logs.append((batch, {k: float(v) for k, v in logs.items()}))
 
 
 def trained(make_script, way, monitored):
-    """All that training leaves behind, and the monitor."""
+    """All that training leaves behind, and the monitor of a measured one."""
     fit, compilation = WAYS[way]
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     script = make_script(**compilation)
-    monitor = GradientNoiseMonitor(every=2, **script.monitor)
+    monitors = [
+        GradientNoiseMonitor(every=2, **script.monitor),
+        ScalingRuleCheck(every=3, verbose=0, **script.monitor),
+    ]
     # Once a trace, or once a step where `fit` is eager.
     script.model.train_step = counted(script.model.train_step, calls := [])
     steps = StepLogs()
-    callbacks = [steps, *([monitor] if monitored else [])]
+    callbacks = [steps, *(monitors if monitored else [])]
     history = fit(script, callbacks=callbacks)
-    predictions = keras.tree.map_structure(np.array, script.model(script.x))
+    predictions = keras.tree.map_structure(
+        keras.ops.convert_to_numpy, script.model(script.x)
+    )
     left = {
         "logs": without_noise(history),
         "logs of steps": steps.logs,
@@ -215,7 +251,7 @@ def trained(make_script, way, monitored):
         "predictions": predictions,
         **bits_of(script.model),
     }
-    return left, monitor
+    return left, monitors[0]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +264,23 @@ def test_model_trains_as_without_the_monitor(make_script, way):
     ours, monitor = trained(make_script, way, monitored=True)
     assert len(monitor.series) > 0
     assert_same_bits(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails_at", [1, 4])
+def test_nothing_is_left_after_an_interruption(fails_at):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == fails_at:
+                raise KeyboardInterrupt
+
+    script = models.perceptron()
+    monitor = GradientNoiseMonitor(every=1)
+    with pytest.raises(KeyboardInterrupt):
+        arrays(script, callbacks=[monitor, Stop()])
+    seen = len(monitor.series)
+    arrays(script)
+    assert len(monitor.series) == seen == fails_at
 
 
 FILES = ("model.keras", "model.weights.h5", "model.h5")
@@ -252,7 +305,8 @@ def checkpoints(tmp_path_factory):
                 )
             )
         arrays(script, callbacks=callbacks)
-        np.savez(folder / "run", x=script.x, y=script.model(script.x))
+        y = keras.ops.convert_to_numpy(script.model(script.x))
+        np.savez(folder / "run", x=script.x, y=y)
         folders.append(folder)
     return folders
 
@@ -288,7 +342,8 @@ def test_checkpoints_load_where_keras_svag_is_not_imported(checkpoints):
         other = keras.models.clone_model(model)
         other.load_weights("model.weights.h5")
         for model in (model, other, keras.models.load_model("model.h5")):
-            np.testing.assert_array_equal(model(x), y)
+            found = keras.ops.convert_to_numpy(model(x))
+            np.testing.assert_array_equal(found, y)
         assert "keras_svag" not in sys.modules
     """
     subprocess.run(

@@ -14,10 +14,15 @@ from keras import layers, ops
 from tests.helpers import public_layers
 from tests.helpers.public_layers import Sampling
 
-try:
+BACKEND = keras.backend.backend()
+tf = None
+if BACKEND == "tensorflow":
     import tensorflow as tf
-except ImportError:
-    tf = None  # Other backends go without it.
+elif BACKEND == "jax":
+    import jax
+    from jax.experimental.sparse import BCOO
+else:
+    import torch
 
 ROWS = 43
 BATCH_SIZE = 8
@@ -289,11 +294,12 @@ def embeddings(**compilation):
 
 
 def sparse_input(**compilation):
-    """A bag of words as a `tf.SparseTensor`."""
+    """A bag of words, as TensorFlow and JAX have sparse matrices."""
     model = keras.Sequential([keras.Input((20,), sparse=True), layers.Dense(2)])
     model.compile("sgd", "mse", **compilation)
     words = np.maximum(numbers(ROWS, 20) - 0.5, 0)
-    return Script(model, tf.sparse.from_dense(words), numbers(ROWS, 2))
+    sparse = tf.sparse.from_dense if tf else BCOO.fromdense
+    return Script(model, sparse(words), numbers(ROWS, 2))
 
 
 def ragged_input(**compilation):
@@ -333,25 +339,83 @@ def _network(network, *loss, **compilation):
     return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
 
 
-class OwnTrainStep(Network):
-    def train_step(self, data):
-        x, y = data
-        with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = self.compute_loss(y=y, y_pred=y_pred)
-        gradients = tape.gradient(loss, self.trainable_variables)
-        gradients = [0.5 * gradient for gradient in gradients]
-        self.optimizer.apply(gradients, self.trainable_variables)
-        for metric in self.metrics:
-            if metric.name == "loss":
-                metric.update_state(loss)
-            else:
-                metric.update_state(y, y_pred)
-        return {metric.name: metric.result() for metric in self.metrics}
+class OwnTrainStep(keras.Model):
+    """Minimizes `errors(x, y)` by a `train_step` as in the guides."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.trackers = {n: keras.metrics.Mean(name=n) for n in names}
+
+    @property
+    def metrics(self):
+        return list(self.trackers.values())
+
+    def tracked(self, errors):
+        for name, value in errors.items():
+            self.trackers[name].update_state(value)
+        return {name: t.result() for name, t in self.trackers.items()}
+
+    if BACKEND == "tensorflow":
+
+        def train_step(self, data):
+            with tf.GradientTape() as tape:
+                errors = self.errors(*data)
+                loss = sum(errors.values())
+            gradients = tape.gradient(loss, self.trainable_weights)
+            self.optimizer.apply(gradients, self.trainable_weights)
+            return self.tracked(errors)
+
+    elif BACKEND == "torch":
+
+        def train_step(self, data):
+            self.zero_grad()
+            errors = self.errors(*data)
+            sum(errors.values()).backward()
+            gradients = [w.value.grad for w in self.trainable_weights]
+            with torch.no_grad():
+                self.optimizer.apply(gradients, self.trainable_weights)
+            return self.tracked(errors)
+
+    else:
+
+        def train_step(self, state, data):
+            weights, others, of_optimizer, of_metrics = state
+            kept = self.non_trainable_variables, self.metrics_variables
+
+            def computed(weights):
+                variables = [*self.trainable_variables, *kept[0], *kept[1]]
+                values = [*weights, *others, *of_metrics]
+                mapping = zip(variables, values, strict=True)
+                with keras.StatelessScope(mapping) as scope:
+                    errors = self.errors(*data)
+                    logs = self.tracked(errors)
+                after = keras.tree.map_structure(scope.get_current_value, kept)
+                return sum(errors.values()), (logs, *after)
+
+            gradients, (logs, others, of_metrics) = jax.grad(
+                computed, has_aux=True
+            )(weights)
+            weights, of_optimizer = self.optimizer.stateless_apply(
+                of_optimizer, gradients, weights
+            )
+            return logs, (weights, others, of_optimizer, of_metrics)
+
+
+class HalfTheLoss(OwnTrainStep):
+    def __init__(self):
+        super().__init__("half")
+        self.network = Network()
+
+    def call(self, inputs, training=None):
+        return self.network(inputs, training=training)
+
+    def errors(self, x, y):
+        y_pred = self(x, training=True)
+        return {"half": 0.5 * self.compute_loss(y=y, y_pred=y_pred)}
 
 
 def own_train_step(**compilation):
-    return _network(OwnTrainStep, "mse", metrics=["mae"], **compilation)
+    return _network(HalfTheLoss, "mse", **compilation)
 
 
 class OwnComputations(Network):
@@ -372,22 +436,14 @@ def own_computations(**compilation):
     return _network(OwnComputations, **compilation)
 
 
-class Autoencoder(keras.Model):
+class Autoencoder(OwnTrainStep):
     """A VAE as in Keras's examples, which computes its losses by itself."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__("reconstruction", "divergence")
         self.encoder = layers.Dense(4)
         self.sampling = Sampling()
         self.decoder = layers.Dense(6)
-        self.trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in ("reconstruction", "divergence")
-        }
-
-    @property
-    def metrics(self):
-        return list(self.trackers.values())
 
     def encode(self, x):
         mean, log_variance = ops.split(self.encoder(x), 2, -1)
@@ -396,22 +452,14 @@ class Autoencoder(keras.Model):
     def call(self, x):
         return self.decoder(self.encode(x)[-1])
 
-    def train_step(self, data):
-        x, y = data
-        with tf.GradientTape() as tape:
-            mean, log_variance, code = self.encode(x)
-            losses = {
-                "reconstruction": ops.mean((self.decoder(code) - y) ** 2),
-                "divergence": ops.mean(
-                    mean**2 + ops.exp(log_variance) - 1 - log_variance
-                ),
-            }
-            loss = sum(losses.values())
-        gradients = tape.gradient(loss, self.trainable_weights)
-        self.optimizer.apply(gradients, self.trainable_weights)
-        for name, value in losses.items():
-            self.trackers[name].update_state(value)
-        return {name: t.result() for name, t in self.trackers.items()}
+    def errors(self, x, y):
+        mean, log_variance, code = self.encode(x)
+        return {
+            "reconstruction": ops.mean((self.decoder(code) - y) ** 2),
+            "divergence": ops.mean(
+                mean**2 + ops.exp(log_variance) - 1 - log_variance
+            ),
+        }
 
 
 def autoencoder_without_a_loss(**compilation):

@@ -6,27 +6,13 @@ A pair of gradients is measured beside training by a program of its own,
 
 import contextlib
 
-import keras
 import tensorflow as tf
 from tensorflow.python.framework import auto_control_deps_utils
 
 from keras_svag.backend.batches import map_arrays
-from keras_svag.backend.model import (
-    call,
-    gradient_weights,
-    is_masked,
-    names_of,
-    seeds_of,
-    state_of,
-    training_loss,
-)
-from keras_svag.backend.pairs import (
-    GivenLoss,
-    loss_scale,
-    observation,
-    place_in_training,
-    python_state_kept,
-)
+from keras_svag.backend.model import gradient_weights, seeds_of, state_of
+from keras_svag.backend.pairs import PairProgram as AnyProgram
+from keras_svag.backend.pairs import place_in_training, python_state_kept
 from keras_svag.backend.tensorflow.batches import (
     dynamic_num_rows,
     halves,
@@ -35,70 +21,20 @@ from keras_svag.backend.tensorflow.batches import (
 from keras_svag.noise.moments import is_sparse
 
 
-class PairProgram:
-    """Measures the two halves of batches at the weights that a model has.
+class PairProgram(AnyProgram):
+    """Measures the two halves of batches on every replica, in a graph."""
 
-    The gradients of rows 0, 2, 4, … and of rows 1, 3, 5, … are those of the
-    training loss, in training mode; whatever they change is put back.
-
-    Args:
-        model: A compiled `keras.Model`.
-        loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
-            does not.
-        per_layer: Whether to measure each variable apart too.
-        keeps_generators: Whether to put back the global generators of Python
-            and NumPy. Threads that draw from them at the same time would see
-            their numbers again.
-        rows_vary: Whether one program is to serve batches of any number of
-            rows.
-
-    Attributes:
-        is_masked: Whether a batch was seen whose loss Keras divides by the
-            entries that a mask keeps.
-        layers: A name for each variable that was measured.
-    """
-
-    def __init__(
-        self,
-        model,
-        loss=None,
-        per_layer=False,
-        keeps_generators=True,
-        rows_vary=False,
-    ):
-        self._model = model
-        self._keeps_generators = keeps_generators
-        self._rows_vary = rows_vary
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
         self._strategy = model.distribute_strategy
-        self._per_layer = per_layer
-        self._objective = model
-        if loss is not None:
-            self._objective = GivenLoss(model, loss)
         self._handles = []
         self._programs = {}
-        self.is_masked = False
-        self.layers = []
-
-    def moments(self, batch):
-        """The observation of a batch: `{column: scalar tensor}`.
-
-        With several replicas the rows are summed, all else is averaged. With
-        `per_layer` there is also `"layers"`, of shape `(variables, 2)`.
-        """
-        return self._run(self._moments, batch)
-
-    def losses(self, batch):
-        """`(whole, mean)` of a batch in the mode of inference, two scalars.
-
-        That of the whole batch, and the mean of its halves' by their rows.
-        """
-        return self._run(self._losses, batch)
 
     def _run(self, function, batch):
         batch = without_optionals(batch)
         self._runs_python = False
         with python_state_kept(
-            self._model, lambda: self._runs_python and self._keeps_generators
+            self.model, lambda: self._runs_python and self._keeps_generators
         ):
             try:
                 return self._program(function, batch)(batch)
@@ -113,7 +49,7 @@ class PairProgram:
             self._runs_python = True
             return self._averaged(self._strategy.run(function, (batch,)))
 
-        if self._model.run_eagerly:
+        if self.model.run_eagerly:
             return program
         if function not in self._programs:
             made = tf.function(program, autograph=False, reduce_retracing=True)
@@ -131,13 +67,11 @@ class PairProgram:
         }
         if "rows" in values:
             values["rows"] *= self._strategy.num_replicas_in_sync
-            values |= place_in_training(self._model)
+            values |= place_in_training(self.model)
         return values
 
     def _moments(self, batch):
-        model = self._model
-        self.layers = names_of(gradient_weights(model))
-        gradients_of = traced_once(self._gradients, model)
+        gradients_of = traced_once(self._gradients, self.model)
         first, second = halves(batch)
         with self._seeds_kept():
             g1 = gradients_of(first)
@@ -145,47 +79,29 @@ class PairProgram:
             with tf.control_dependencies([g for g in g1 if g is not None]):
                 second = map_arrays(tf.identity, second)
             g2 = gradients_of(second)
-        rows = map(dynamic_num_rows, (first, second))
-        values = observation(model, g1, g2, *rows)
-        if not self._per_layer:
-            del values["layers"]
-        return values
+        return self._observation((g1, g2), (first, second), dynamic_num_rows)
 
     def _gradients(self, half):
-        model, weights = self._model, gradient_weights(self._model)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
-        state = State(state_of(self._model), self._handles, self._seeds())
+        weights = gradient_weights(self.model)
+        state = State(state_of(self.model), self._handles, self._seeds())
         with state.kept(), tf.GradientTape() as tape:
-            y_pred = call(model, x, training=True)
-            loss = training_loss(self._objective, x, y, y_pred, sample_weight)
-            self.is_masked |= is_masked(self._objective, y_pred)
-            scale = loss_scale(model)
-            gradients = tape.gradient(
-                loss * tf.cast(scale, loss.dtype), weights
-            )
+            loss, scale = self.scaled_loss(half)
+            gradients = tape.gradient(loss, weights)
             # Keras divides a loss by the number of replicas.
             unscale = self._strategy.num_replicas_in_sync / scale
             gradients = [_float32(g, unscale) for g in gradients]
         return gradients
 
     def _losses(self, batch):
-        loss_of = traced_once(self._loss, self._model)
-        parts = [batch, *halves(batch)]
-        whole, *of_halves = map(loss_of, parts)
-        rows = [
-            tf.cast(dynamic_num_rows(part), "float32") for part in parts[1:]
-        ]
-        mean = sum(r * v for r, v in zip(rows, of_halves, strict=True))
-        return {"whole": whole, "mean": mean / sum(rows)}
+        loss_of = traced_once(self._loss_in_inference, self.model)
+        parts = halves(batch)
+        whole, *losses = map(loss_of, (batch, *parts))
+        mean = self._mean_loss(parts, losses, dynamic_num_rows)
+        return {"whole": whole, "mean": mean}
 
-    def _loss(self, part):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        with State(state_of(self._model), self._handles).kept():
-            y_pred = call(self._model, x, training=False)
-            loss = training_loss(
-                self._objective, x, y, y_pred, sample_weight, training=False
-            )
-            return tf.cast(loss, "float32")
+    def _loss_in_inference(self, part):
+        with State(state_of(self.model), self._handles).kept():
+            return tf.cast(self.loss_of(part, training=False), "float32")
 
     @contextlib.contextmanager
     def _seeds_kept(self):
@@ -199,7 +115,7 @@ class PairProgram:
 
     def _seeds(self):
         """Handles of the states of random generators."""
-        return [state._value.handle for state in seeds_of(self._model)]
+        return [state._value.handle for state in seeds_of(self.model)]
 
 
 def traced_once(function, model):

@@ -1,7 +1,6 @@
 """What takes the place of TensorFlow's train functions for one call."""
 
 import inspect
-import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +10,7 @@ from keras_svag.backend.tensorflow.batches import (
     dynamic_num_rows,
     without_optionals,
 )
+from keras_svag.backend.train_function import Beside as BesideAny
 from keras_svag.backend.train_function import TrainFunction as AnyFunction
 from keras_svag.backend.train_function import Within as WithinAny
 
@@ -26,33 +26,8 @@ class Within(TrainFunction, WithinAny):
     """Calls a function after a call that observes itself."""
 
 
-class Beside(TrainFunction):
-    """Shows a batch of the call to a function before hers trains on it.
-
-    Args:
-        model: The model.
-        choose: Function from the number of batches of the call, which are more
-            than one with `steps_per_execution`, to the index of the one.
-        observe: Function of that batch and its index.
-        in_loop: Whether `train_on_batch` calls it.
-    """
-
-    def __init__(self, model, choose, observe, in_loop=False):
-        super().__init__(model, in_loop)
-        self._choose, self._observe = choose, observe
-
-    def _call(self, iterator):
-        batches = list(
-            itertools.islice(iterator, self._model.steps_per_execution)
-        )
-        if not batches:
-            # On data of unknown size Keras counts a step that finds no more.
-            return self.found(iterator)
-        place = self._choose(len(batches))
-        if place:
-            self.found(iter(batches[:place]))
-        self._observe(batches[place], place)
-        return self.found(iter(batches[place:]))
+class Beside(TrainFunction, BesideAny):
+    """Shows a batch of a call before hers trains on it."""
 
 
 class FirstCall(TrainFunction):

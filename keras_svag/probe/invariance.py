@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops, tree
+from scipy import sparse
 
 from keras_svag import arguments, backend
 from keras_svag.probe.measurement import check_has_call
@@ -40,7 +41,8 @@ def is_scale_invariant(
         A bool.
 
     Raises:
-        TypeError: if `model` is no `keras.Model`, or `rtol` no number.
+        TypeError: if `model` is no `keras.Model`, `rtol` no number, or `x` a
+            sparse matrix of SciPy.
         ValueError: if there are no trainable weights or no examples, `rtol`
             is not positive, or the outputs are not finite.
 
@@ -52,6 +54,13 @@ def is_scale_invariant(
     backend.check_model(model)
     check_has_call(model)
     arguments.number("rtol", rtol, above=0, optional=True)
+    for array in backend.arrays_of(x):
+        if sparse.issparse(array):
+            raise TypeError(
+                arguments.refusal(
+                    "x", "arrays or tensors", array, "`.toarray()` makes one"
+                )
+            )
     inputs = backend.map_arrays(ops.convert_to_tensor, x)
     shapes = [tuple(array.shape) for array in backend.arrays_of(inputs)]
     if not all(shape and shape[0] for shape in shapes):

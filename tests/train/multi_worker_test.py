@@ -58,6 +58,10 @@ def files(workdir):
     return [(workdir / name).read_bytes() for name in names]
 
 
+def saved(workdir):
+    return set(workdir.glob("checkpoints/step-*.npz"))
+
+
 def test_two_workers_train_as_one_device_and_outlive_a_kill(tmp_path):
     in_peace, killed = tmp_path / "in_peace", tmp_path / "killed"
     alone = tmp_path / "alone"
@@ -69,17 +73,21 @@ def test_two_workers_train_as_one_device_and_outlive_a_kill(tmp_path):
     assert end(process)[0] == 0
     np.testing.assert_allclose(weights(in_peace), weights(alone), atol=1e-6)
 
-    workers = start_workers(killed)
-    for _ in range(3000):
-        if list(killed.glob("checkpoints/step-*.npz")):
-            break
-        time.sleep(0.02)
-    workers[1].kill()
-    workers[1].communicate()
-    code, _, errors = end(workers[0])
-    assert code == 75
-    assert errors.splitlines()[-1].startswith("train.py: Another worker is")
-    assert not (killed / "results.json").exists()
+    # One that is not the chief, then the chief, which writes the checkpoints.
+    for victim in (1, 0):
+        known = saved(killed)
+        workers = start_workers(killed)
+        for _ in range(3000):
+            if saved(killed) - known:
+                break
+            time.sleep(0.02)
+        workers[victim].kill()
+        workers[victim].communicate()
+        code, _, errors = end(workers[1 - victim])
+        assert code == 75
+        last = errors.splitlines()[-1]
+        assert last.startswith("train.py: Another worker is")
+        assert not (killed / "results.json").exists()
 
     assert [end(w)[0] for w in start_workers(killed)] == [0, 0]
     np.testing.assert_array_equal(weights(killed), weights(in_peace))

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import SVAG, BranchTest, SVAGModel, branch_test
+from keras_svag import (
+    SVAG,
+    BranchTest,
+    ScalingRuleCheck,
+    SVAGModel,
+    branch_test,
+)
 from keras_svag.branching import branches
 from keras_svag.branching.branches import _difference
 from keras_svag.scaling import scale_optimizer
@@ -324,3 +330,25 @@ def test_what_it_refuses(changes, sentence):
 def test_a_model_that_is_not_compiled_is_refused():
     with pytest.raises(ValueError, match="must be compiled"):
         branch_test(dense_network(), regression(64), 2, examples=64)
+
+
+def test_a_report_has_what_it_was_asked_to_try():
+    x, y = regression(64)
+    model = dense_network()
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    check = ScalingRuleCheck(every=1, verbose=0)
+    model.fit(x, y, batch_size=4, epochs=2, callbacks=[check], verbose=0)
+    options = {"examples": 64, "seeds": 2, "num_batches": 4, "verbose": 0}
+    one = check.report.branch_test(model, (x, y), 4, **options)
+    two = one.branch_test(model, (x, y), 2, **options, tolerance=0.5)
+    again = two.branch_test(model, (x, y), 4, **options, tolerance=0.2)
+    assert [t.kappa for t in again.branches] == [2, 4]
+    assert [t.tolerance for t in again.branches] == [0.5, 0.2]
+    # B and the rule are those of the verdict.
+    assert [t.scaled_batch_size for t in again.branches] == [8, 16]
+    assert one.branches == (
+        branch_test(model, (x, y), 4, batch_size=4, **options),
+    )
+    assert check.report.branches == () and again.verdict is one.verdict
+    with pytest.raises(TypeError, match="`prediction` must be a ClosenessPred"):
+        one.branch_test(model, (x, y), 4, prediction=3, **options)

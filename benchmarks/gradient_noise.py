@@ -21,7 +21,8 @@ def probe(arguments):
     with open(os.path.join(arguments.run, "config.json")) as file:
         config = json.load(file)
     data = datasets.load(config["dataset"], arguments.data_dir)
-    model = keras.saving.load_model(os.path.join(arguments.run, "model.keras"))
+    path = os.path.join(arguments.run, "model.keras")
+    model = keras.saving.load_model(path, compile=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     standardize = datasets.standardization(data.mean, data.std, data.max_value)
     batch_size, steps = config["batch_size"], arguments.batches

@@ -127,71 +127,148 @@ def fit_growing(
             "`model` must be compiled, with the optimizer for `batch_size`; "
             "call model.compile."
         )
-    rule: Rule | Literal["auto"] = "auto" if check is None else check.rule
-    # What the rule refuses, it refuses here.
-    planned = max(mode.values(), default=0) if isinstance(mode, Mapping) else 0
-    kappa = max(planned / batch_size, _GROWTH)
-    scale_optimizer(model.optimizer, kappa, rule)
     if check is None and mode == "measured":
         check = ScalingRuleCheck()
+    data = _data_of(x, y, sample_weight, batch_size)
+    growth = BatchGrowth(batch_size, max_batch_size, check, mode, on_heuristic)
+    growth.check_optimizer(model.optimizer)
     given = list(callbacks or [])
-    growth = _Growth(
-        _data_of(x, y, sample_weight, batch_size),
-        max_batch_size,
-        check,
-        mode,
-        on_heuristic,
-        rule,
-    )
+    growing = _Growing(data, growth)
     checks = [] if check is None or check in given else [check]
-    growth.callbacks = keras.callbacks.CallbackList(
-        [growth, *checks, *given],
+    growing.callbacks = keras.callbacks.CallbackList(
+        [growing, *checks, *given],
         add_history=True,
         add_progbar=verbose != 0,
         verbose=verbose,
         epochs=epochs,
-        steps=growth.data.num_batches,
+        steps=data.num_batches,
         model=model,
     )
     return model.fit(
-        growth.data,
+        data,
         epochs=epochs,
-        callbacks=growth.callbacks,
+        callbacks=growing.callbacks,
         verbose=verbose,
         shuffle=False,
         **fit_args,
     )
 
 
-class _Growth(keras.callbacks.Callback):
-    """Doubles the batch at the beginnings of epochs."""
+class BatchGrowth:
+    """Decides how far the batch may grow, and has the optimizer follow.
 
-    def __init__(self, data, largest, check, mode, on_heuristic, rule):
-        super().__init__()
-        self.data, self.callbacks = data, None
-        self._first, self._largest = data.batch_size, largest
-        self._check, self._mode, self._rule = check, mode, rule
+    Args:
+        first: Rows of the first batches.
+        largest: Rows that no batch exceeds.
+        check, mode, on_heuristic: As for `fit_growing`; without a check all
+            is allowed.
+
+    Attributes:
+        peak: The highest learning rate of the schedule so far, for the first
+            batches: what `"seesaw"` has to know of earlier epochs.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        largest: int,
+        check: ScalingRuleCheck | None,
+        mode: Literal["measured", "seesaw"] | Mapping[int, int],
+        on_heuristic: Literal["stay", "grow"],
+    ) -> None:
+        self.peak = 0.0
+        self._first, self._largest = first, largest
+        self._check, self._mode = check, mode
         self._on_heuristic = on_heuristic
-        # Of the schedule alone, when the batch last grew.
-        self._rate = None
+        self.rule: Rule | Literal["auto"] = (
+            "auto" if check is None else check.rule
+        )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        before = size = self.data.batch_size
-        if self._rate is None:
-            self._rate = self._scheduled_rate()
+    def check_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Raises a `ValueError` if the rule ends before the batch does."""
+        planned = 0
+        if isinstance(self._mode, Mapping):
+            planned = min(max(self._mode.values(), default=0), self._largest)
+        kappa = max(planned / self._first, _GROWTH)
+        scale_optimizer(optimizer, kappa, self.rule)
+
+    def note_rate(self, model: keras.Model, size: int) -> float:
+        """The schedule's learning rate, from which `peak` is."""
+        optimizer = backend.without_loss_scale(model.optimizer)
+        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        kappa = size / self._first
+        rule = kind_of(optimizer).rule if self.rule == "auto" else self.rule
+        rate /= kappa if rule == "linear" else math.sqrt(kappa)
+        self.peak = max(self.peak, rate)
+        return rate
+
+    def grow(self, model: keras.Model, epoch: int, size: int) -> int:
+        """The batch size of an epoch that begins, after one of `size`.
+
+        If it is larger, the optimizer of the model has its hyperparameters.
+        """
+        grown, rate = size, self.note_rate(model, size)
+        conditions = conditions_of(model.optimizer, self.rule)
         while (
-            _GROWTH * size <= self._largest
-            and self._is_due(epoch, size)
-            and self._has_hyperparameters(_GROWTH * size)
-            and self._is_allowed(_GROWTH * size)
+            _GROWTH * grown <= self._largest
+            and self._is_due(epoch, grown, rate)
+            # Else the rule has ended there.
+            and conditions.scaled(_GROWTH * grown / size) is not None
+            and self._is_allowed(_GROWTH * grown)
         ):
-            size *= _GROWTH
-            self._rate *= 1 / _GROWTH
-        if size > before:
-            model = self.model
-            rescale(model.optimizer, size // before, self._rule)
+            grown *= _GROWTH
+        if grown > size:
+            rescale(model.optimizer, grown // size, self.rule)
             # Its constants are those of the hyperparameters of before.
             model.make_train_function(force=True)
+        return grown
+
+    def _is_due(self, epoch, size, rate):
+        if self._mode == "measured":
+            return True
+        if self._mode == "seesaw":
+            return rate < _HALVED * self.peak * self._first / size
+        planned = [self._mode[e] for e in self._mode if e <= epoch]
+        return _GROWTH * size <= max(planned, default=0)
+
+    def _is_allowed(self, size):
+        """Whether the check allows a batch size, after the first one."""
+        check = self._check
+        if check is None:
+            return True
+        report = check.report
+        if report is None or report.verdict.refusal:
+            return False
+        verdict = report.verdict
+        if verdict.heuristic and self._on_heuristic == "stay":
+            return False
+        series, conditions = check.series, verdict.conditions
+        first = series[: np.sum(series["epoch"] == series["epoch"][0])]
+        # B of the optimizer, which may take several batches or a part of one.
+        unit = check.batch_size / series.largest_rows
+        first_size = round(unit * first.largest_rows)
+        if not verdict.is_square_root:
+            # η of the run with the first batch, by the linear rule.
+            rate = conditions.learning_rate * first_size / verdict.batch_size
+            conditions = dataclasses.replace(conditions, learning_rate=rate)
+        seen = dataclasses.replace(
+            verdict,
+            estimate=verdict.estimate.at(first_size),
+            conditions=conditions,
+        )
+        return unit * size <= seen.not_ruled_out_up_to
+
+
+class _Growing(keras.callbacks.Callback):
+    """Lets the batches of a `fit` grow at the beginnings of epochs."""
+
+    def __init__(self, data, growth):
+        super().__init__()
+        self.data, self.callbacks = data, None
+        self._growth = growth
+
+    def on_epoch_begin(self, epoch, logs=None):
+        size = self._growth.grow(self.model, epoch, self.data.batch_size)
         self.data.begin(epoch, size)
         backend.count_batches_anew()
         self.callbacks.set_params(
@@ -201,60 +278,6 @@ class _Growth(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["batch_size"] = self.data.batch_size
-
-    def _is_due(self, epoch, size):
-        if self._mode == "measured":
-            return True
-        if self._mode == "seesaw":
-            return self._scheduled_rate() <= _HALVED * self._rate
-        planned = [self._mode[e] for e in self._mode if e <= epoch]
-        return _GROWTH * size <= max(planned, default=0)
-
-    def _scheduled_rate(self):
-        """The learning rate, but for what the rule has made of it."""
-        optimizer = backend.without_loss_scale(self.model.optimizer)
-        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        kappa = self.data.batch_size / self._first
-        rule = kind_of(optimizer).rule if self._rule == "auto" else self._rule
-        return rate / (kappa if rule == "linear" else math.sqrt(kappa))
-
-    def _has_hyperparameters(self, size):
-        """Whether the rule has not ended there."""
-        conditions = conditions_of(self.model.optimizer, self._rule)
-        return conditions.scaled(size / self.data.batch_size) is not None
-
-    def _is_allowed(self, size):
-        """Whether the check allows a batch size, after the first one."""
-        if self._check is None:
-            return True
-        report = self._check.report
-        if report is None or report.verdict.refusal:
-            return False
-        verdict = report.verdict
-        if verdict.heuristic and self._on_heuristic == "stay":
-            return False
-        # B of the optimizer, which may take several batches or a part of one.
-        unit = verdict.batch_size / self.data.batch_size
-        first_size, conditions = self._first_seen(), verdict.conditions
-        if not verdict.is_square_root:
-            # η of the run with the first batch, by the linear rule.
-            rate = conditions.learning_rate * first_size / self.data.batch_size
-            conditions = dataclasses.replace(conditions, learning_rate=rate)
-        first = dataclasses.replace(
-            verdict,
-            estimate=verdict.estimate.at(round(first_size * unit)),
-            conditions=conditions,
-        )
-        return size * unit <= first.not_ruled_out_up_to
-
-    def _first_seen(self):
-        """The first batch size that the check has seen."""
-        series = self._check.series
-        if not len(series):
-            return self._first
-        return series[
-            : np.sum(series["epoch"] == series["epoch"][0])
-        ].largest_rows
 
 
 def _data_of(x, y, sample_weight, batch_size):

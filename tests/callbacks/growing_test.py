@@ -36,24 +36,23 @@ def grown(optimizer=None, epochs=4, model=None, **settings):
 
 
 class Judged(ScalingRuleCheck):
-    """A check whose report is given."""
+    """A check that has measured N / G = n at `BATCH_SIZE`, after less."""
 
-    def __init__(self, report):
+    batch_size = BATCH_SIZE
+    report = series = None
+
+    def __init__(self, n, g_spread=0.5, first_rows=BATCH_SIZE, **conditions):
         super().__init__(verbose=0)
-        self.given = report
-
-    @property
-    def report(self):
-        return self.given
-
-
-def judged(n, g_spread=0.5, **conditions):
-    """A report on N / G = n at `BATCH_SIZE`."""
-    conditions = RunConditions(
-        learning_rate=RATE, weight_decay=DECAY, **conditions
-    )
-    series = run({"n": n, "count": 400, "g_spread": g_spread})
-    return scaling_report(series, conditions, batch_size=BATCH_SIZE)
+        conditions = RunConditions(
+            learning_rate=RATE, weight_decay=DECAY, **conditions
+        )
+        self.series = run(
+            {"n": n, "count": 1, "g_spread": 0.0, "rows": first_rows},
+            {"n": n, "count": 400, "g_spread": g_spread},
+        )
+        self.report = scaling_report(
+            self.series, conditions, batch_size=BATCH_SIZE
+        )
 
 
 def test_it_is_one_fit_for_callbacks_history_and_data():
@@ -163,32 +162,30 @@ def unshuffled(rows, epoch):
 
 @pytest.mark.parametrize("q", [1.0, 5.0, 40.0])
 def test_the_condition_is_asked_of_the_run_with_the_first_batch(q):
-    # Exact: G and N do not vary. In an epoch that is trained at 16, N/G at
-    # the first batch of 4 is 4 times that at 16.
-    report = judged(q, g_spread=0.0, scale_invariant=True)
-    data = growing._data_of(np.zeros(8), None, None, 4)
-    growth = growing._Growth(
-        data, 10**6, Judged(report), "measured", "grow", "linear"
-    )
-    data.begin(0, 16)
-    low, high = report.verdict.interval
+    # Exact: G and N do not vary. N / G at a quarter of the batch is 4 times
+    # that at the batch.
+    first = BATCH_SIZE // 4
+    check = Judged(q, g_spread=0.0, first_rows=first, scale_invariant=True)
+    growth = growing.BatchGrowth(first, 10**6, check, "measured", "grow")
+    low, high = check.report.verdict.interval
     assert high - low < 1e-3 * low or q < high
-    largest = 4 * max_batch_multiplier(
+    largest = first * max_batch_multiplier(
         4 * low,
         learning_rate=RATE / 4,
         weight_decay=DECAY,
         closeness=2**0.5,
     )
-    for size in (8, 16, 32, 64, 128, 256, 512):
+    for size in first * 2 ** np.arange(1, 8):
         assert growth._is_allowed(size) == (size <= largest), (size, largest)
 
 
 def test_a_heuristic_allows_nothing_unless_it_may():
-    report = judged(1e4, g_spread=0.01)
-    assert report.verdict.heuristic
-    _, stays = grown(check=Judged(report))
+    check = Judged(1e4, g_spread=0.01)
+    assert check.report.verdict.heuristic
+    _, stays = grown(check=check)
     assert stays.history["batch_size"] == [4] * 4
-    _, grows = grown(check=Judged(report), on_heuristic="grow")
+    check = Judged(1e4, g_spread=0.01)
+    _, grows = grown(check=check, on_heuristic="grow")
     # As often as is allowed, before the first epoch.
     assert grows.history["batch_size"] == [64] * 4
 
@@ -244,12 +241,34 @@ def test_seesaw_grows_where_the_rate_is_halved(make, factor):
     assert float(model.optimizer.learning_rate) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("rates", "sizes"),
+    [
+        # A warm-up is no decay, nor is the start from 0.
+        ([0.01, 0.1, 0.05, 0.05], [4, 4, 8, 8]),
+        ([0.0, 0.1, 0.1, 0.025], [4, 4, 4, 16]),
+        # What comes back to a rate comes back to the batch of it.
+        ([0.1, 0.05, 0.1, 0.05], [4, 8, 8, 8]),
+    ],
+)
+def test_seesaw_goes_by_the_highest_rate(rates, sizes):
+    growth = growing.BatchGrowth(4, 64, None, "seesaw", "stay")
+    # An epoch a step; the rule multiplies what is given by the batch.
+    model = compiled(keras.optimizers.SGD(0.0))
+    size, seen = 4, []
+    for epoch, rate in enumerate(rates):
+        model.optimizer.learning_rate = rate * size / 4
+        size = growth.grow(model, epoch, size)
+        seen.append(size)
+    assert seen == sizes
+
+
 def test_a_check_may_forbid_seesaw():
     schedule = HALVED(0.01, 16, 0.5, staircase=True)
     _, history = grown(
         keras.optimizers.SGD(schedule),
         mode="seesaw",
-        check=Judged(judged(10.0)),
+        check=Judged(10.0),
     )
     assert history.history["batch_size"] == [4] * 4
 

@@ -41,6 +41,7 @@ def add_epoch(
     weight_sq_norm=None,
     every=4,
     preconditioned=None,
+    rows=BATCH_SIZE,
 ):
     """Adds observations whose means are exactly G and N.
 
@@ -52,6 +53,7 @@ def add_epoch(
         weight_sq_norm: R; that of equilibrium if None.
         every: Training steps from one to the next.
         preconditioned: (G, N) in the norm of an optimizer, or None.
+        rows: Of the batches.
     """
     random = np.random.default_rng(len(series))
     noise = random.normal(size=(count, 2))
@@ -80,7 +82,7 @@ def add_epoch(
             epoch=epoch,
             iteration=step - 1,
             learning_rate=rate,
-            rows=BATCH_SIZE,
+            rows=rows,
             weight_sq_norm=weight_sq_norm,
             **values,
         )

@@ -13,7 +13,6 @@ check of the scaling rule, `--config.lsr.enabled=False` turns it off.
 runs every combination, a folder each, and skips what is finished.
 """
 
-import functools
 import os
 import sys
 import warnings
@@ -48,6 +47,7 @@ from experiments.fit import (
     TrainingInterrupted,
     resumable_fit,
 )
+from experiments.growth import growing_batches, is_growing
 from experiments.process import fingerprint
 from experiments.run_folder import (
     FolderCheck,
@@ -170,6 +170,12 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
                 "--strategy=multi_worker, whose workers save together, got "
                 f"{checkpoint_every!r}."
             )
+        if is_growing(config) and backend.has_several_workers(strategy):
+            raise ValueError(
+                "`growth` must be 'none' with --strategy=multi_worker, whose "
+                "workers would have to decide alike at the same moment, got "
+                f"{config.growth!r}."
+            )
         return dataset, plan, interval
 
     dataset, plan, interval = agree(
@@ -183,11 +189,17 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
             **fingerprint.code(),
         },
     )
-    make_batches = functools.partial(training_data, config, dataset, plan)
     evaluation = evaluation_data(dataset)
     with strategy.scope():
         model = compile_model(config, dataset, plan)
-    monitor = make_monitor(config, dataset, plan, make_batches(), workdir.path)
+    batches = training_data(config, dataset, plan)
+    monitor = make_monitor(config, dataset, plan, batches, workdir.path)
+    growing = growing_batches(config, plan, model.optimizer, monitor)
+
+    def make_batches(epoch, done):
+        now = growing.plans[epoch] if growing else plan
+        return training_data(config, dataset, now, epoch, done)
+
     writes = backend.is_chief(strategy)
     found = begin_together(strategy, workdir)
     streams = StreamsVersion(config.sampling)
@@ -201,6 +213,8 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         callbacks.append(FolderCheck(workdir))
     if monitor:
         callbacks.append(monitor)
+    if growing:
+        callbacks.append(growing)
     if writes:
         # They write what the others add to the logs.
         callbacks += [
@@ -215,6 +229,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
             epochs=config.epochs,
             steps_per_epoch=plan.steps_per_epoch,
             interval=interval,
+            growing=growing,
         ),
         checkpoints,
         found,
@@ -233,6 +248,8 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     results = model.evaluate(evaluation, verbose=0, return_dict=True)
     if monitor:
         results |= _measured(monitor)
+    if growing:
+        results["batch_size"] = growing.batch_size
     if writes:
         workdir.save_model(getattr(model, "model", model))
         workdir.results = results

@@ -40,6 +40,16 @@ def get_config():
     config.warmup_factor = 0.1
     config.micro_batch_size = 500
 
+    # Batches that grow between epochs, by factors of 2 and with the scaling
+    # rule, to max_batch_size at most: "measured", as far as the check (lsr)
+    # allows; "seesaw", where the schedule has halved the rate, if a check
+    # allows it; "always", after each of growth_epochs; "none".
+    config.growth = "none"
+    config.max_batch_size = ml_collections.config_dict.placeholder(int)
+    config.growth_epochs = ()
+    # Whether a verdict that is a heuristic lets them "grow".
+    config.on_heuristic = "stay"
+
     # By the pairs of an SVAGModel, or beside the training of any other model.
     config.measure_noise = True
     config.validate_every = 1

@@ -9,6 +9,7 @@ import keras
 from experiments import datasets
 from experiments.config import NETWORKS, check_complete, check_values
 from experiments.epoch_plan import EpochPlan
+from experiments.growth import is_growing
 from experiments.ngd_model import NGDModel
 from experiments.optimizers import (
     SVAG_OPTIMIZERS,
@@ -45,6 +46,13 @@ def make_plan(config, num_examples):
             "`augmentation` must be False with optimizer='ngd', got "
             f"{config.augmentation!r}; its every step takes the same batch."
         )
+    arguments.integer(
+        "max_batch_size",
+        config.get("max_batch_size"),
+        most=num_examples,
+        optional=True,
+        remedy="the training set has no more examples",
+    )
     pairing = config.pairing if with_ell else None
     if is_ngd:
         # A full pass for each step that SGD takes: nothing is halved.
@@ -75,7 +83,7 @@ def compile_model(config, dataset, plan):
         ValueError: if a key of the configuration is out of its range.
     """
     network = model = _make_network(config, dataset, plan)
-    rows = plan.sub_batch_size * plan.sub_batches_per_step
+    rows = plan.rows_per_step
     is_measured_beside = False
     if config.optimizer == "ngd":
         rows = plan.num_examples
@@ -100,8 +108,9 @@ def compile_model(config, dataset, plan):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    # A monitor beside training would observe one step of a call alone.
-    if not is_measured_beside:
+    # A monitor beside training would observe one step of a call alone, and
+    # epochs of larger batches have other numbers of steps.
+    if not is_measured_beside and not is_growing(config):
         # Not an argument of `compile`, which is saved with the model.
         model.steps_per_execution = steps_per_call(
             network, rows, plan.steps_per_epoch
@@ -196,8 +205,16 @@ def load_data(config, data_dir):
     )
 
 
-def training_data(config, dataset, plan, start_step=0):
-    """Endless batches from a training step on, a `tf.data.Dataset`."""
+def training_data(config, dataset, plan, epoch=0, done=0):
+    """Endless batches from a place in the training on, a `tf.data.Dataset`.
+
+    Args:
+        config: a `ConfigDict`.
+        dataset: the `Dataset` of the run.
+        plan: the `EpochPlan` of the epoch.
+        epoch: how many epochs are done.
+        done: how many training steps of this one are done.
+    """
     images, labels = dataset.train_images, dataset.train_labels
     standardize = _standardization(dataset)
     if config.optimizer == "ngd":
@@ -210,8 +227,10 @@ def training_data(config, dataset, plan, start_step=0):
         sub_batches_per_step=plan.sub_batches_per_step,
         sub_batches_per_epoch=plan.sub_batches_per_shuffled_epoch,
         sampling=config.sampling,
-        seed=config.seed,
-        start_step=start_step,
+        # The steps of a grown batch have numbers that those of smaller ones
+        # had: streams of its own, beyond those of other seeds.
+        seed=config.seed + (plan.batch_size // config.batch_size - 1) * 2**32,
+        start_step=epoch * plan.steps_per_epoch + done,
         augmentation=_augmentation(config),
         preprocess=standardize,
     )

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.datasets import DATASETS
 from experiments.datasets.sampling import SAMPLING_MODES
+from experiments.growth import GROWTHS, is_growing
 from experiments.schedules import check_milestones
 from keras_svag import arguments
 from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
@@ -77,6 +78,10 @@ _CHECKS = {
     "sampling": functools.partial(arguments.choice, known=SAMPLING_MODES),
     "batch_size": _count,
     "epochs": _count,
+    "growth": functools.partial(arguments.choice, known=GROWTHS),
+    "max_batch_size": _optional_count,
+    "growth_epochs": lambda _, epochs: _check_growth_epochs(epochs),
+    "on_heuristic": functools.partial(arguments.choice, known=("stay", "grow")),
     # Keras and NumPy take no other seeds.
     "seed": functools.partial(arguments.integer, least=0, most=2**32 - 1),
     "scale": functools.partial(arguments.number, above=0, most=1),
@@ -188,6 +193,8 @@ def check_values(config):
     for key, check in _CHECKS.items():
         if key in values:
             check(key, values[key])
+    if is_growing(values):
+        _check_growth(values)
     if "model.name" in values:
         _check_network_options(**config["model"])
 
@@ -213,6 +220,45 @@ def _check_json(key, value):
             f"`{key}` must be a value that JSON can hold, such as a number or "
             f"a text, got {value!r:.100}"
         ) from None
+
+
+def _check_growth_epochs(epochs):
+    if not isinstance(epochs, (list, tuple)):
+        raise TypeError(arguments.refusal("growth_epochs", "epochs", epochs))
+    for epoch in epochs:
+        arguments.integer("growth_epochs", epoch)
+
+
+def _check_growth(values):
+    """Refuses what growing batches do not go together with."""
+    growth, optimizer = values["growth"], values.get("optimizer")
+    ell, size = values.get("ell", 1), values.get("batch_size", 1)
+    is_measured = values.get("measure_noise") and values.get("lsr.enabled")
+    remedy = None
+    if optimizer == "ngd":
+        remedy = "every step of optimizer='ngd' takes all examples"
+    elif ell != 1:
+        remedy = f"the batch of an SDE with ell={ell} does not grow"
+    elif growth == "measured" and not is_measured:
+        remedy = "'measured' needs measure_noise and lsr.enabled to be True"
+    if remedy:
+        raise ValueError(
+            arguments.refusal("growth", "'none' here", growth, remedy)
+        )
+    arguments.integer(
+        "max_batch_size",
+        values.get("max_batch_size"),
+        least=size,
+        remedy=f"growth={growth!r} begins at batch_size",
+    )
+    if growth == "always" and not values.get("growth_epochs"):
+        raise ValueError(
+            arguments.refusal(
+                "growth_epochs",
+                "epochs after which the batch doubles with growth='always'",
+                values.get("growth_epochs"),
+            )
+        )
 
 
 def _check_network_options(name, **options):
@@ -268,6 +314,10 @@ def _scale_epochs(config, scale):
     # Of the epochs that there are, not of `scale`: rounding moves nothing.
     kept = config["epochs"] / epochs
     config["milestones"] = tuple(m * kept for m in config["milestones"])
+    if config.get("growth_epochs"):
+        config["growth_epochs"] = tuple(
+            max(1, round(epoch * kept)) for epoch in config["growth_epochs"]
+        )
     if config.get("warmup_epochs"):
         config["warmup_epochs"] *= kept
     window = config["lsr"]["window"]

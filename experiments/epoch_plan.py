@@ -62,6 +62,11 @@ class EpochPlan:
         return 1
 
     @property
+    def rows_per_step(self):
+        """Rows of one training step."""
+        return self.sub_batch_size * self.sub_batches_per_step
+
+    @property
     def sgd_steps_per_epoch(self):
         """Steps of SGD in an epoch; partial batches are dropped."""
         return self.num_examples // self.batch_size

@@ -1,8 +1,10 @@
 """`fit` that goes on, to the bit, where a killed process was."""
 
+import bisect
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import re
 import signal
@@ -14,6 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
+from experiments.growth import GrowingBatches
 from experiments.process.interruption import Interruption, exit_code
 from keras_svag import backend
 from keras_svag.arguments import refusal
@@ -68,11 +71,27 @@ class FitPlan:
         steps_per_epoch: training steps of one; they fill whole calls of the
             model's `steps_per_execution`.
         interval: a `CheckpointInterval`.
+        growing: the `GrowingBatches` of the run, whose epochs have other
+            numbers of steps, known when they begin; or None.
     """
 
     epochs: int
     steps_per_epoch: int
     interval: CheckpointInterval
+    growing: GrowingBatches | None = None
+
+    @property
+    def steps(self):
+        """Training steps of each epoch, as far as they are known."""
+        if self.growing is None:
+            return [self.steps_per_epoch] * self.epochs
+        return [plan.steps_per_epoch for plan in self.growing.plans]
+
+    def place(self, step):
+        """`(epochs, steps of the next one)` that are done after a step."""
+        ends = [*itertools.accumulate(self.steps)]
+        epoch = bisect.bisect_right(ends, step)
+        return epoch, step - sum(self.steps[:epoch])
 
 
 def resumable_fit(
@@ -102,8 +121,9 @@ def resumable_fit(
 
     Args:
         model: a compiled and built model.
-        make_batches: function from the number of a training step to the
-            endless `tf.data.Dataset` of batches from that step on.
+        make_batches: function from the number of an epoch and that of a
+            training step in it, both from 0, to the endless
+            `tf.data.Dataset` of batches from there on.
         validation_data: a `tf.data.Dataset`.
         plan: a `FitPlan`.
         checkpoints: a `CheckpointFolder`.
@@ -122,16 +142,23 @@ def resumable_fit(
     """
     first_epoch, done = 0, 0
     if found is not None:
-        last_step = plan.epochs * plan.steps_per_epoch
+        growing = plan.growing
+        if growing is not None:
+            found.restore([growing])
+        last_step = sum(plan.steps)
         if found.step > last_step:
             raise ValueError(
                 f"The checkpoint {found.file_name} lies beyond the end of the "
                 f"run, which has {last_step} training steps: remove the file "
                 "to go on from the one before."
             )
-        first_epoch, done = divmod(found.step, plan.steps_per_epoch)
+        first_epoch, done = plan.place(found.step)
+        if growing is not None:
+            growing.grow_again(model.optimizer)
         _build(model, validation_data)
-        _trace(model, make_batches(found.step), callbacks)
+        if done or growing is None or not growing.has_grown(first_epoch):
+            # The first step of larger batches is traced by training.
+            _trace(model, make_batches(first_epoch, done), callbacks)
     several = backend.has_several_workers(model.distribute_strategy)
     progress = _Progress(is_bar=verbose == 1)
     with (
@@ -147,27 +174,23 @@ def resumable_fit(
             interruption,
         )
 
-        def fit(step, initial_epoch, epochs, steps):
+        epoch = first_epoch
+        while epoch < plan.epochs and not model.stop_training:
+            # Keras gives every epoch of a call the same number of steps.
+            is_alone = done or plan.growing is not None
+            epochs = epoch + 1 if is_alone else plan.epochs
             callbacks.is_last_fit = epochs == plan.epochs
             model.fit(
-                make_batches(step),
-                initial_epoch=initial_epoch,
+                make_batches(epoch, done),
+                initial_epoch=epoch,
                 epochs=epochs,
-                steps_per_epoch=steps,
+                steps_per_epoch=plan.steps[epoch] - done,
                 validation_data=validation_data,
                 validation_freq=validation_freq,
                 shuffle=False,
                 callbacks=callbacks,
             )
-
-        if done:
-            # Keras gives every epoch of a call the same number of steps.
-            rest = plan.steps_per_epoch - done
-            fit(found.step, first_epoch, first_epoch + 1, rest)
-            first_epoch += 1
-        if first_epoch < plan.epochs and not model.stop_training:
-            step = first_epoch * plan.steps_per_epoch
-            fit(step, first_epoch, plan.epochs, plan.steps_per_epoch)
+            epoch, done = epochs, 0
 
 
 def _build(model, data):
@@ -231,13 +254,15 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
             super().on_train_end(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
+        *before, self._steps = self._plan.steps[: epoch + 1]
+        self._steps_before = sum(before)
+        self.set_params(self.params | {"steps": self._steps})
         found, self._found = self._found, None
         self._first_batch = 0
         if found is None:
             super().on_epoch_begin(epoch, logs)
             return
-        self._first_batch = found.step % self._plan.steps_per_epoch
+        self._first_batch = found.step - self._steps_before
         # An epoch that has not begun begins with the metrics at zero.
         is_within_epoch = self._first_batch > 0
         restore_training_arrays(self.model, found, is_within_epoch)
@@ -254,15 +279,13 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         batch += self._first_batch
         super().on_train_batch_end(batch, logs)
         # The last step's state is saved when the epoch has ended.
-        if batch + 1 < self._plan.steps_per_epoch:
-            self._save_if_due(
-                self._epoch * self._plan.steps_per_epoch + batch + 1
-            )
+        if batch + 1 < self._steps:
+            self._save_if_due(self._steps_before + batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         if epoch + 1 < self._plan.epochs:
-            self._save_if_due((epoch + 1) * self._plan.steps_per_epoch)
+            self._save_if_due(self._steps_before + self._steps)
 
     def _save_if_due(self, step):
         if self.model.stop_training:
@@ -312,8 +335,8 @@ class _Progress(keras.callbacks.Callback):
         if self._bar is None:
             # Without a terminal it counts, and what it draws is printed below.
             self._bar = tqdm(
-                initial=self._step(batch),
-                total=self.params["epochs"] * self.params["steps"],
+                initial=self._place(batch),
+                total=self.params["epochs"],
                 file=sys.stdout if self._is_bar else io.StringIO(),
                 mininterval=0.1 if self._is_bar else math.inf,
                 dynamic_ncols=True,
@@ -325,13 +348,13 @@ class _Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._bar.set_description_str(self._described(logs), refresh=False)
-        self._bar.update(self._step(batch + 1) - self._bar.n)
+        self._bar.update(self._place(batch + 1) - self._bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
         self._bar.set_description_str(self._described(logs), self._is_bar)
         if not self._is_bar:
             print(self._bar, flush=True)
-        if self._bar.n == self._bar.total:
+        if epoch + 1 == self.params["epochs"]:
             # What other callbacks do at the end may take long.
             self._bar.bar_format = "{desc}{bar}  in {elapsed}"
             self.close()
@@ -341,8 +364,9 @@ class _Progress(keras.callbacks.Callback):
         if self._bar is not None:
             self._bar.close()
 
-    def _step(self, batch):
-        return self._epoch * self.params["steps"] + batch
+    def _place(self, batch):
+        """In epochs, which may have more steps than others."""
+        return self._epoch + batch / self.params["steps"]
 
     def _described(self, logs):
         epochs = str(self.params["epochs"])

@@ -512,12 +512,10 @@ class StopAtNonFiniteLoss(keras.callbacks.Callback):
         super().__init__()
         self.step = None
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
-            self.step = self._epoch * self.params["steps"] + batch + 1
+            iterations = self.model.optimizer.iterations
+            self.step = int(ops.convert_to_numpy(iterations))
             self.model.stop_training = True
 
 

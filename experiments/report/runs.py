@@ -51,6 +51,7 @@ _MOST = {
     "val_accuracy": 1,
     "loss": math.inf,
     "val_loss": math.inf,
+    "batch_size": math.inf,
     "learning_rate": math.inf,
     "effective_step": math.inf,
     "continuous_time": math.inf,

@@ -20,6 +20,7 @@ from experiments.report.batch_sizes_section import (
     SQUARE_ROOT_SCALING,
 )
 from experiments.report.comparison import differing_keys, without_repeated
+from experiments.report.growth import GROWING_BATCHES
 from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
 from experiments.report.svag import SVAG_AND_SGD
@@ -31,7 +32,13 @@ from keras_svag.reporting.markdown import escaped
 MOST_COMPARISONS_DRAWN = 20
 
 # In the order of their sections.
-STUDIES = (SVAG_AND_SGD, LINEAR_SCALING, SQUARE_ROOT_SCALING, NGD_AND_SGD)
+STUDIES = (
+    SVAG_AND_SGD,
+    LINEAR_SCALING,
+    SQUARE_ROOT_SCALING,
+    NGD_AND_SGD,
+    GROWING_BATCHES,
+)
 
 # The file that says what a report has written: `{name: [checksum]}`.
 _MANIFEST = ".report.json"
@@ -322,7 +329,7 @@ def _head(runs, unfinished, unusable, repeated, compared):
         yield Line(
             f"Stopped at a loss that was not finite: {_names(diverged)}. They "
             "count in studies of the batch size, with a test accuracy of 0, "
-            "and are left out of the others."
+            "and of its growth, and are left out of the others."
         )
     if alone:
         keys = ", ".join(differing_keys(runs))

@@ -70,14 +70,15 @@ class Recorder(keras.callbacks.Callback):
             self._action()
 
 
-def batches(step):
+def batches(epoch, done=0):
     def batch(index):
         seed = tf.stack([index, 1])
         x = tf.random.stateless_normal([8, 4], seed)
         y = tf.random.stateless_normal([8, 2], seed + 7)
         return x, tf.ensure_shape(y, [8, 2])
 
-    return tf.data.Dataset.range(step, 1000).map(batch)
+    first = epoch * STEPS + done
+    return tf.data.Dataset.range(first, 1000).map(batch)
 
 
 def make_model(kind="plain"):
@@ -114,7 +115,7 @@ def fit(folder, kind="plain", every="2", recorder=None, **kwargs):
     resumable_fit(
         model,
         batches,
-        batches(500).take(2),
+        batches(100).take(2),
         FitPlan(EPOCHS, STEPS, CheckpointInterval.parse(every)),
         checkpoints,
         checkpoints.newest(),

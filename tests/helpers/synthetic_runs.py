@@ -79,6 +79,7 @@ def write_run(
     losses=None,
     accuracies=None,
     finished=True,
+    columns=None,
     **config,
 ):
     """Writes a run; what is not given is that of `CONFIG`.
@@ -93,6 +94,7 @@ def write_run(
         losses, accuracies: of the epochs; halving losses and constant
             accuracies if None.
         finished: whether there is a results.json.
+        columns: `{column: values}` that the history has besides.
         **config: what the configuration has instead.
     """
     folder.mkdir(parents=True)
@@ -103,8 +105,10 @@ def write_run(
     accuracies = accuracies or [accuracy] * len(losses)
     with open(folder / "history.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["epoch", "loss", "val_accuracy", "learning_rate"])
-        for epoch, row in enumerate(zip(losses, accuracies, strict=True)):
+        columns = {"loss": losses, "val_accuracy": accuracies} | (columns or {})
+        writer.writerow(["epoch", *columns, "learning_rate"])
+        rows = zip(*columns.values(), strict=True)
+        for epoch, row in enumerate(rows):
             shown = ["NA" if value is None else value for value in row]
             writer.writerow([epoch, *shown, config["learning_rate"]])
     if not finished:

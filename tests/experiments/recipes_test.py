@@ -41,6 +41,14 @@ def test_milestones_keep_their_part_of_the_epochs(scale):
     assert parts == pytest.approx([1 / 2, 3 / 4])
 
 
+@pytest.mark.parametrize(
+    ("scale", "epochs"), [(0.5, (40, 60)), (0.1, (8, 12)), (0.001, (1, 1))]
+)
+def test_batches_grow_at_the_same_part_of_the_epochs(scale, epochs):
+    config = scaled(scale, epochs=160, growth_epochs=(80, 120))
+    assert config.growth_epochs == epochs
+
+
 @pytest.mark.parametrize("scale", [0.5, 0.013])
 def test_warmup_keeps_its_part_of_the_epochs(scale):
     config = scaled(scale, epochs=160, warmup_epochs=2.0)

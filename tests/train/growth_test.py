@@ -134,3 +134,12 @@ def test_seesaw_grows_where_the_schedule_halves(tmp_path):
     trained(tmp_path / "run", config)
     assert history(tmp_path / "run", "batch_size") == [8, 16, 16, 32, 32]
     np.testing.assert_allclose(history(tmp_path / "run", "learning_rate"), 0.2)
+
+
+def test_what_growth_does_not_go_with_is_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`optimizer` must be one that the"):
+        trained(tmp_path / "rule", configuration(optimizer="lion"))
+    monkeypatch.setattr(train, "agree", lambda _, action, facts: action())
+    monkeypatch.setattr(train.backend, "has_several_workers", lambda _: True)
+    with pytest.raises(ValueError, match="`growth` must be 'none' with --str"):
+        trained(tmp_path / "workers", configuration())

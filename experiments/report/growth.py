@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter
 
 from experiments.growth import is_growing
 from experiments.report import sections
@@ -268,7 +269,13 @@ def save_growth(path, study):
             for number_of_run, run in enumerate(runs):
                 steps = run.curve("effective_step")
                 label = name if number_of_run == 0 else None
-                of_sizes.plot(steps, batch_sizes(run), label=label, **style)
+                of_sizes.plot(
+                    steps,
+                    batch_sizes(run),
+                    label=label,
+                    drawstyle="steps-pre",
+                    **style,
+                )
                 for axes, column in zip(of_losses, study.targets, strict=True):
                     losses = run.curve(column)
                     shown = np.isfinite(losses)
@@ -280,6 +287,7 @@ def save_growth(path, study):
             axes.set_ylabel(f"{LOSSES[column]} (nats)")
             make_logarithmic(axes)
         of_sizes.set_yscale("log", base=2)
+        of_sizes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         of_sizes.set_ylabel("batch size")
         of_sizes.set_xlabel("optimizer steps")
         figure.legend(

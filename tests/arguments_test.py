@@ -174,7 +174,7 @@ row(
     preconditioned=BOOLEAN,
     verbose=CHOICE,
 )
-few = Kind((3, "xy", [], [X, Y]), (None, (1, 2), (X[:3], Y[:3])))
+few = Kind((3, "xy", [], [X, Y], (1, 2)), (None, (X[:3], Y[:3])))
 trial = {"model": trained(), "data": (X, Y), "kappa": 2, "verbose": 0}
 row(
     keras_svag.branch_test,

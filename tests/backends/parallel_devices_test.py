@@ -18,9 +18,11 @@ if keras.backend.backend() != "jax":
 def run(devices, script, *arguments, flags=""):
     """Runs one of the helpers on so many virtual devices."""
     flags += f" --xla_force_host_platform_device_count={devices}"
+    # What is not compiled is not written down.
+    own = {"XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     subprocess.run(
         [sys.executable, "-m", f"tests.helpers.{script}", *arguments],
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, **own},
         cwd=ROOT,
         check=True,
     )

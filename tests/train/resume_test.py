@@ -67,10 +67,18 @@ def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
     found = checkpoints.newest()
     assert found.state["StreamsVersion"] == STREAMS_VERSIONS["with_replacement"]
 
+    # Events that are torn or somebody else's are neither read nor changed.
+    events = list(interrupted.glob("*/events.out.tfevents.*"))
+    events[0].write_bytes(events[0].read_bytes()[:-5])
+    events.append(events[0].with_name("events.out.tfevents.1.hers"))
+    events[-1].write_bytes(b"hers")
+    before = [path.read_bytes() for path in events]
+
     # Checkpoints of another interval must not change a bit either.
     arguments = (*ARGUMENTS, "--checkpoint_every=1")
     code, _, errors = end(start(interrupted, *arguments, **environment))
     assert code == 0, errors
     assert "not to the bit" not in errors
     assert contents(interrupted) == contents(in_peace)
+    assert [path.read_bytes() for path in events] == before
     assert not (interrupted / "checkpoints").exists()

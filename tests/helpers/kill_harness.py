@@ -44,6 +44,13 @@ KINDS = {
         "sampling": "shuffle",
         **_HALVED,
     },
+    "grown": {
+        "optimizer": "sgd",
+        "growth": "always",
+        "growth_epochs": (1, 2),
+        "max_batch_size": 40,
+        **_HALVED,
+    },
     # A step is a pass of all examples, an epoch 100 of them.
     "ngd": {
         "optimizer": "ngd",

@@ -10,14 +10,13 @@ from experiments import datasets
 from experiments.config import NETWORKS, check_complete, check_values
 from experiments.epoch_plan import EpochPlan
 from experiments.growth import is_growing
-from experiments.ngd_model import NGDModel
+from experiments.ngd_model import NGDModel, ProbedNoise
 from experiments.optimizers import (
     SVAG_OPTIMIZERS,
     is_svag,
     optimizer_class,
     optimizer_options,
 )
-from experiments.probed_noise import ProbedNoise
 from experiments.schedules import schedule_of
 from keras_svag import arguments, backend
 from keras_svag.callbacks.check import ScalingRuleCheck

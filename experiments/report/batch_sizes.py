@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.optimizers import optimizer_kind, square_root_scaled
 from experiments.report import seeds
-from experiments.report.comparison import (
+from experiments.report.seeds import (
     Comparison,
     comparisons,
     has_numbers,

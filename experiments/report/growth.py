@@ -8,13 +8,17 @@ from matplotlib.ticker import FuncFormatter
 
 from experiments.growth import is_growing
 from experiments.report import sections
-from experiments.report.comparison import Comparison, comparisons
 from experiments.report.figures import (
     line_style,
     make_logarithmic,
     saved_figure,
 )
-from experiments.report.seeds import final_means, seed_mean
+from experiments.report.seeds import (
+    Comparison,
+    comparisons,
+    final_means,
+    seed_mean,
+)
 from keras_svag.noise.numerals import number, whole, within
 from keras_svag.noise.ratio import student_t_quantile
 from keras_svag.reporting.blocks import Headline, Line, Table

@@ -4,8 +4,8 @@ import dataclasses
 import math
 
 from experiments.report import sections, seeds
-from experiments.report.comparison import Comparison, comparisons
 from experiments.report.figures import save_curves
+from experiments.report.seeds import Comparison, comparisons
 from keras_svag.noise.ratio import student_t_quantile
 from keras_svag.reporting.blocks import Headline, Line, Table
 from keras_svag.scaling.closeness import Closeness

@@ -5,7 +5,6 @@ import math
 
 from experiments.optimizers import is_svag, optimizer_kind
 from experiments.report import sections, seeds
-from experiments.report.comparison import Comparison, comparisons, has_numbers
 from experiments.report.figures import (
     ACCURACY,
     COLOURS,
@@ -15,6 +14,7 @@ from experiments.report.figures import (
     saved_figure,
 )
 from experiments.report.runs import equilibrium_counts
+from experiments.report.seeds import Comparison, comparisons, has_numbers
 from keras_svag.noise.numerals import interval, number, with_error
 from keras_svag.reporting.blocks import Headline, Line, Table
 from keras_svag.scaling.closeness import Closeness

@@ -19,10 +19,10 @@ from experiments.report.batch_sizes_section import (
     LINEAR_SCALING,
     SQUARE_ROOT_SCALING,
 )
-from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.growth import GROWING_BATCHES
 from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
+from experiments.report.seeds import differing_keys, without_repeated
 from experiments.report.svag import SVAG_AND_SGD
 from experiments.run_folder import is_locked, locked
 from keras_svag.reporting.blocks import Items, Line, Table

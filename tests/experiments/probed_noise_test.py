@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.probed_noise import ProbedNoise
+from experiments.ngd_model import ProbedNoise
 from keras_svag import measure_gradient_noise
 from tests.helpers.small_problems import dense_network, regression
 

@@ -1,9 +1,9 @@
 import pytest
 
 from experiments.report.batch_sizes import linear_comparisons
-from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.ngd import ngd_comparisons
 from experiments.report.runs import Run
+from experiments.report.seeds import differing_keys, without_repeated
 from experiments.report.svag import svag_comparisons
 
 CONFIG = {

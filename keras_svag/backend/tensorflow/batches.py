@@ -21,6 +21,10 @@ def first_rows(batch, most):
     def rows(leaf):
         values = getattr(leaf, "values", None)
         leaf = values[0] if isinstance(values, tuple) else leaf
+        if isinstance(leaf, tf.SparseTensor):
+            first = tf.zeros_like(leaf.dense_shape)
+            size = tf.concat([[most], leaf.dense_shape[1:]], axis=0)
+            return tf.sparse.slice(leaf, first, size)
         return leaf[:most]
 
     return map_arrays(rows, without_optionals(batch))

@@ -1,7 +1,10 @@
 """Series of observations along runs of SGD, with means of a test's choice."""
 
+import math
+
 import numpy as np
 
+from keras_svag import BranchTest
 from keras_svag.noise.series import NoiseSeries
 
 BATCH_SIZE = 128
@@ -86,3 +89,38 @@ def add_epoch(
             weight_sq_norm=weight_sq_norm,
             **values,
         )
+
+
+def branch(kappa, difference=0.01, signal=math.nan):
+    """A `BranchTest` at `BATCH_SIZE`.
+
+    Args:
+        kappa: κ.
+        difference: That of the losses, known to 0.02; NaN for a loss at κB
+            that is not finite.
+        signal: The ratio of G, of whose interval nothing is known if it is
+            NaN.
+    """
+    is_known = math.isfinite(signal)
+    ends = (math.inf, math.inf)
+    if math.isfinite(difference):
+        ends = (difference - 0.02, difference + 0.02)
+    return BranchTest(
+        kappa=kappa,
+        batch_size=BATCH_SIZE,
+        examples=20_000,
+        seeds=3,
+        rule="linear",
+        hyperparameters={"learning_rate": kappa * RATE},
+        loss_before=0.5,
+        loss=0.4,
+        difference=(difference, *ends),
+        ratios={
+            "weight_sq_norm": (1.1, 1.0, 1.2),
+            "grad_sq_norm": (signal, signal, signal)
+            if is_known
+            else (math.nan, 0.0, math.inf),
+        },
+        tolerance=0.01,
+        level=0.95,
+    )

@@ -12,7 +12,7 @@ import keras
 import markdown_it
 import pytest
 
-from keras_svag import BranchTest, SVAGAdam
+from keras_svag import SVAGAdam
 from keras_svag.noise.series import NoiseSeries
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.reporting.blocks import WIDTH
@@ -21,7 +21,7 @@ from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from keras_svag.scaling.optimizers import kind_of
 from keras_svag.scaling.prediction import predict_closeness
-from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
+from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, branch, run
 
 SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
 WICKED = "<script>alert('x')</script> & \"co\" | *b* [a](http://b) `c` _d_"
@@ -97,30 +97,6 @@ REPORTS = {
         prediction=predict_closeness({1: FIRST, 2: SECOND}),
     ),
 }
-
-
-def branch(kappa, difference=0.01):
-    """A `BranchTest` with an interval; none of a loss that is not finite."""
-    ends = (math.inf, math.inf)
-    if math.isfinite(difference):
-        ends = (difference - 0.02, difference + 0.02)
-    return BranchTest(
-        kappa=kappa,
-        batch_size=BATCH_SIZE,
-        examples=20_000,
-        seeds=3,
-        rule="linear",
-        hyperparameters={"learning_rate": kappa * RATE},
-        loss_before=0.5,
-        loss=0.4,
-        difference=(difference, *ends),
-        ratios={
-            "weight_sq_norm": (1.1, 1.0, 1.2),
-            "grad_sq_norm": (math.nan, 0.0, math.inf),
-        },
-        tolerance=0.01,
-        level=0.95,
-    )
 
 
 every_report = pytest.mark.parametrize("kind", REPORTS)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from keras_svag import BranchTest
 from keras_svag.reporting.picture import as_svg
 from keras_svag.reporting.report import scaling_report
 from keras_svag.scaling import EquilibriumStatistics, predict_closeness
 from keras_svag.scaling.conditions import RunConditions, conditions_of
-from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
+from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, branch, run
 
 matplotlib.use("agg")
 SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
@@ -76,7 +75,7 @@ def test_what_is_predicted_and_seen_is_beside_the_bound():
     )
     one = dataclasses.replace(
         report(run({"n": 3.0}), kappas=(2, 8)),
-        branches=(branch(2), branch(4)),
+        branches=(branch(2, signal=1.0), branch(4, signal=1.0)),
         prediction=predict_closeness({1: first, 2: second}),
     )
     ax = Figure().subplots()
@@ -94,20 +93,3 @@ def test_what_is_predicted_and_seen_is_beside_the_bound():
     # What was tried is on the axis too.
     ticks = [label.get_text() for label in ax.get_xticklabels()]
     assert "×4\n512" in ticks
-
-
-def branch(kappa):
-    return BranchTest(
-        kappa=kappa,
-        batch_size=BATCH_SIZE,
-        examples=1000,
-        seeds=3,
-        rule="linear",
-        hyperparameters={"learning_rate": kappa * RATE},
-        loss_before=0.5,
-        loss=0.4,
-        difference=(0.01, 0.0, 0.02),
-        ratios={"weight_sq_norm": (1.1, 1.0, 1.2)},
-        tolerance=0.01,
-        level=0.95,
-    )

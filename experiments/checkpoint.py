@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from experiments.datasets import STREAMS_VERSIONS
-from experiments.process.own_files import remove_partial, replaced
+from experiments.process.own_files import remove_partial, replaced, unreadable
 from keras_svag import backend
 
 _ABOUT, _STATE = "about", "state"
@@ -157,11 +157,17 @@ class CheckpointFolder:
         Args:
             is_ours: function from the `about` of a checkpoint to whether it
                 may be used.
+
+        Raises:
+            ValueError: if a file may not be read.
         """
         for step in self._steps():
             path = self._file(step)
             try:
                 found = _read(path, step, self.suffix)
+            except PermissionError as error:
+                # It may be whole.
+                raise unreadable(path, error) from error
             except Exception as error:
                 # One changed bit can raise anything that a reader can.
                 reason = str(error) or type(error).__name__

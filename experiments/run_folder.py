@@ -25,6 +25,7 @@ from experiments.process.own_files import (
     is_partial,
     remove_partial,
     replaced,
+    unreadable,
 )
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
@@ -586,7 +587,9 @@ def read_json(path):
             content = json.load(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); move it away or remove it."
         ) from error

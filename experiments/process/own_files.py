@@ -51,6 +51,13 @@ def foreign(path):
     )
 
 
+def unreadable(path, error):
+    """The `ValueError` about what may not be read, of an `OSError`."""
+    return ValueError(
+        f"{path} cannot be read ({error.strerror}): allow it, or move it away."
+    )
+
+
 def is_log(path):
     """Whether a file is the log that a sweep made for one of its runs."""
     if os.path.islink(path) or not os.path.isfile(path):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas
 
 from experiments.optimizers import optimizer_class
+from experiments.process.own_files import unreadable
 from experiments.run_folder import (
     CHECKSUM,
     configuration_checksum,
@@ -203,10 +204,7 @@ def find_runs(folder):
 
     def leave_out(error):
         name = os.path.relpath(error.filename, folder)
-        unusable[name] = (
-            f"{error.filename} cannot be read ({error.strerror}): allow it, or "
-            "move it away."
-        )
+        unusable[name] = str(unreadable(error.filename, error))
 
     for path, subfolders, files in os.walk(folder, onerror=leave_out):
         subfolders.sort()
@@ -400,7 +398,9 @@ def _read_history(path, is_finished=False):
             _check_numbers(frame[name].to_numpy(), name)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise ValueError(
             f"{path} cannot be read ({_clause(error)}); remove the run's "
             "folder."

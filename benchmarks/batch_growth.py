@@ -14,8 +14,10 @@ at whose end the loss is at most the largest of the least ones of the fixed
 runs.
 
 `branches`: whole runs at κB from the start, by the scaling rule, beside the
-bound and a `branch_test` at a third of the run at B. "Share" is what the test
-costs of the whole runs in its place, in examples, its probes among them.
+bound, the prediction (of SGD: from the last third of whole runs of SVAG at B
+with ell 1 and 2) and a `branch_test` at a third of the run at B. "Share" is
+what the test costs of the whole runs in its place, in examples, its probes
+among them.
 
 Digits and perceptron are scale-invariant networks of two hidden layers of 64 on
 the digits of scikit-learn and 10,000 images of CIFAR-10, the third network is a
@@ -33,7 +35,11 @@ import numpy as np
 import keras_svag
 from experiments import datasets
 from keras_svag import applications
-from keras_svag.scaling import scale_optimizer
+from keras_svag.scaling import (
+    EquilibriumStatistics,
+    predict_closeness,
+    scale_optimizer,
+)
 
 # Batch size, largest one, epochs; learning rate and weight decay by optimizer.
 PROBLEMS = {
@@ -188,6 +194,50 @@ def print_runs(name, runs, targets):
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def at_rest(options, train, ell):
+    """R, G and N of SVAG at the end of whole runs at B."""
+    batch, _, epochs, rates = PROBLEMS[options.problem]
+    rate, decay = rates["sgd"]
+    runs = []
+    for seed in range(options.seeds):
+        model = compiled(options.problem, "sgd", train[0], seed)
+        svag = keras_svag.SVAGModel(model)
+        svag.compile(
+            keras_svag.SVAG(
+                rate, ell=ell, pairing="halves", weight_decay=decay
+            ),
+            model.loss,
+        )
+        monitor = keras_svag.GradientNoiseMonitor(every=1)
+        svag.fit(
+            *train,
+            batch_size=batch,
+            epochs=ell * epochs,
+            callbacks=[monitor],
+            verbose=0,
+        )
+        series = monitor.series.window(ell * epochs // 3)
+        estimate = series.estimate(batch)
+        runs.append(
+            (
+                series["weight_sq_norm"].mean(),
+                estimate.grad_sq_norm,
+                estimate.noise_trace,
+            )
+        )
+    errors = np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
+    return EquilibriumStatistics(
+        *np.mean(runs, axis=0), *errors, count=len(runs)
+    )
+
+
+def predicted(prediction, kappa):
+    if prediction is None:
+        return "–"
+    value, low, high = prediction.closeness(kappa)
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
 def branches(options):
     batch, _, epochs, _ = PROBLEMS[options.problem]
     train, test = data_of(options.problem, options.data_dir)
@@ -216,11 +266,17 @@ def branches(options):
             )
             runs.append(run.evaluate(*test, verbose=0)[0])
         finals[kappa] = np.array(runs)
+    prediction = None
+    if options.optimizer == "sgd":
+        prediction = predict_closeness(
+            {ell: at_rest(options, train, ell) for ell in (1, 2)}
+        )
     print(
-        "| κ | batch | bound | C at least | C seen | branch: loss | difference "
-        "| verdict | whole runs: difference | share |"
+        "| κ | batch | bound | C at least | C predicted | C seen "
+        "| branch: loss | difference | verdict | whole runs: difference "
+        "| share |"
     )
-    print("|---:|---:|---|---|---|---:|---|---|---|---:|")
+    print("|---:|---:|---|---|---|---|---:|---|---|---|---:|")
     report = check.report
     for kappa in options.kappas:
         report = report.branch_test(
@@ -252,6 +308,7 @@ def branches(options):
         print(
             f"| ×{kappa:g} | {round(batch * kappa)} | {bound.verdict} "
             f"| {low:.3g} to {high:.3g} "
+            f"| {predicted(prediction, kappa)} "
             f"| {found.value:.3g} [{found.low:.3g}, {found.high:.3g}] "
             f"| {test_of.loss:.3f} | {value:+.4f} [{lower:.4f}, {upper:.4f}] "
             f"| {test_of.verdict} | {there.mean():+.4f} ± {error:.4f} "

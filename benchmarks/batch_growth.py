@@ -21,7 +21,7 @@ among them.
 
 Digits and perceptron are scale-invariant networks of two hidden layers of 64 on
 the digits of scikit-learn and 10,000 images of CIFAR-10, the third network is a
-PreResNet-8 of base width 8 with group normalization on 4,000 of them.
+PreResNet-8 of base width 8 with group normalization on 2,000 of them.
 """
 
 import argparse
@@ -45,9 +45,9 @@ from keras_svag.scaling import (
 PROBLEMS = {
     "digits": (16, 512, 30, {"sgd": (0.2, 2e-2), "adam": (2e-3, 0.5)}),
     "perceptron": (16, 1024, 12, {"sgd": (0.2, 5e-3), "adam": (1e-3, 0.5)}),
-    "preresnet8": (16, 256, 8, {"sgd": (0.1, 5e-3), "adam": (1e-3, 0.5)}),
+    "preresnet8": (16, 256, 6, {"sgd": (0.1, 5e-3), "adam": (1e-3, 0.5)}),
 }
-EXAMPLES = {"digits": None, "perceptron": 10_000, "preresnet8": 4000}
+EXAMPLES = {"digits": None, "perceptron": 10_000, "preresnet8": 2000}
 TESTED = 2000
 
 

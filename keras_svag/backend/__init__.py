@@ -35,7 +35,7 @@ from keras_svag.backend.pairs import (
     preconditioned_pair,
     python_state_kept,
 )
-from keras_svag.backend.train_function import innermost
+from keras_svag.backend.train_function import Beside, Within, innermost
 from keras_svag.scaling.optimizers import without_loss_scale
 
 if keras.backend.backend() == "tensorflow":
@@ -51,7 +51,6 @@ else:
         first_rows,
         num_rows,
     )
-    from keras_svag.backend.train_function import Within  # type: ignore
 
 if keras.backend.backend() == "jax":
     from keras_svag.backend.jax import *  # type: ignore[assignment] # noqa: F403

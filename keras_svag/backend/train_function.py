@@ -31,15 +31,19 @@ class TrainFunction:
         if (
             self._is_over
             or getattr(model, "history", None) is not self._fit
-            or self._is_of_another_loop(*arguments)
+            or self._is_of_another_loop(arguments[-1])
         ):
             return self.found(*arguments)
         self._is_over = True
         return self._call(*arguments)
 
-    def _is_of_another_loop(self, *arguments):
-        """Whether `train_on_batch` calls it within a `fit`."""
-        return False
+    def _is_of_another_loop(self, data):
+        """Whether `train_on_batch` calls it within a `fit`, or after one.
+
+        It makes a generator of its own, but on PyTorch.
+        """
+        maker = getattr(data, "__qualname__", "")
+        return "train_on_batch" in maker and not self._in_loop
 
     def _call(self, *arguments):
         """The call of the train function, with the backend's arguments."""

@@ -22,9 +22,7 @@ from keras_svag.backend.tensorflow.state import (
     replicas,
 )
 from keras_svag.backend.tensorflow.train_function import (
-    Beside,
     FirstCall,
-    Within,
     fewest_rows,
 )
 from keras_svag.backend.tensorflow.workers import (

@@ -1,7 +1,5 @@
 """What takes the place of TensorFlow's train functions for one call."""
 
-import inspect
-
 import numpy as np
 import tensorflow as tf
 
@@ -10,24 +8,7 @@ from keras_svag.backend.tensorflow.batches import (
     dynamic_num_rows,
     without_optionals,
 )
-from keras_svag.backend.train_function import Beside as BesideAny
-from keras_svag.backend.train_function import TrainFunction as AnyFunction
-from keras_svag.backend.train_function import Within as WithinAny
-
-
-class TrainFunction(AnyFunction):
-    """One that is called with an iterator over batches."""
-
-    def _is_of_another_loop(self, iterator):
-        return inspect.isgenerator(iterator) and not self._in_loop
-
-
-class Within(TrainFunction, WithinAny):
-    """Calls a function after a call that observes itself."""
-
-
-class Beside(TrainFunction, BesideAny):
-    """Shows a batch of a call before hers trains on it."""
+from keras_svag.backend.train_function import TrainFunction
 
 
 class FirstCall(TrainFunction):

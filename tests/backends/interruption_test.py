@@ -1,0 +1,38 @@
+"""What follows an interrupted `fit` on the backend that runs the tests."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_svag import GradientNoiseMonitor
+from tests.helpers.small_problems import dense_network, regression
+
+
+class Interruption(BaseException):
+    """As Ctrl-C; but one that is not caught would end pytest."""
+
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 3:
+            raise Interruption
+
+
+def test_after_an_interruption_nothing_is_measured():
+    model, monitor = dense_network(), GradientNoiseMonitor(every=1)
+    model.compile("sgd", "mse")
+    x, y = regression(64)
+    # The monitor has its stand-in in place when the other one raises.
+    with pytest.raises(Interruption):
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[monitor, Stop()])
+    observed = len(monitor.series)
+    assert observed == 2
+    for variable in model.variables:
+        # JAX has given the buffers away.
+        variable.assign(np.zeros(variable.shape))
+    model.train_on_batch(x[:8], y[:8])
+    # On PyTorch Keras hands a list to the step, as `fit` does.
+    more = keras.backend.backend() == "torch"
+    assert len(monitor.series) == observed + more
+    model.fit(x, y, batch_size=8, verbose=0)
+    assert len(monitor.series) == observed + more

@@ -32,7 +32,6 @@ _LONGEST_FILES = (
     "experiments/fit_test.py",
     "callbacks/bits_test.py",
     "models/equilibrium_test.py",
-    "clients/scripts_test.py",
     "train/train_test.py",
     "train/resume_test.py",
     "train/sweep_test.py",

@@ -85,10 +85,6 @@ def site(tmp_path_factory):
     return folder / "html"
 
 
-def pages_of(site):
-    return sorted(site.rglob("*.html"))
-
-
 def public_names():
     for prefix, module in MODULES.items():
         for name in module.__all__:
@@ -96,27 +92,18 @@ def public_names():
 
 
 @pytest.mark.slow
-def test_reference_has_every_public_name(site):
-    found = {i for path in pages_of(site) for i in page(path).ids if i}
-    found = {i.removeprefix("module-") for i in found}
-    assert len(set(public_names())) > 30
-    assert set(public_names()) - found == set()
-
-
-@pytest.mark.slow
-def test_no_link_of_the_site_is_dead(site):
-    for path in pages_of(site):
+def test_site_has_every_public_name_and_needs_no_network(site):
+    ids = set()
+    for path in site.rglob("*.html"):
         found = page(path)
+        ids |= {i.removeprefix("module-") for i in found.ids if i}
         assert list(dead(path, found.links + found.assets)) == [], path.name
-
-
-@pytest.mark.slow
-def test_site_is_shown_without_a_network(site):
-    for path in pages_of(site):
-        for asset in filter(None, page(path).assets):
+        for asset in filter(None, found.assets):
             assert not urlsplit(asset).netloc, f"{path.name} needs {asset}"
     for path in site.rglob("*.css"):
         assert not ELSEWHERE_IN_CSS.search(path.read_text()), path.name
+    assert len(set(public_names())) > 30
+    assert set(public_names()) - ids == set()
 
 
 def test_no_link_is_dead_on_a_code_host():

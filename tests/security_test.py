@@ -3,9 +3,7 @@
 import ast
 import dataclasses
 import html
-import json
 import re
-import zipfile
 
 import keras
 import numpy as np
@@ -19,7 +17,7 @@ from keras_svag import SVAG, NoiseEstimate, ScalingReport, SVAGModel
 from keras_svag.reporting.markdown import escaped
 from keras_svag.scaling import scaling_verdict
 from tests.helpers.paths import ROOT
-from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.small_problems import regression
 from tests.helpers.synthetic_runs import estimate as run_estimate
 from tests.helpers.synthetic_runs import write_run
 
@@ -82,59 +80,28 @@ def poisoned(marker):
     return keras.Model(inputs, keras.layers.Dense(2)(x))
 
 
-WRAPPERS = {
-    "SVAGModel": lambda model: SVAGModel(model),
-    "NGDModel": lambda model: NGDModel(model, 4, 4, seed=0),
-}
-
-
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_code_in_a_wrapped_model_is_refused(wrapper, tmp_path):
+@pytest.mark.parametrize("kind", [SVAGModel, NGDModel])
+def test_code_in_a_wrapped_model_is_refused(kind, tmp_path):
     marker = tmp_path / "marker"
-    model = WRAPPERS[wrapper](poisoned(str(marker)))
-    optimizer = SVAG(0.1) if wrapper == "SVAGModel" else "sgd"
-    model.compile(optimizer, "mse")
+    settings = () if kind is SVAGModel else (4, 4, 0)
+    model = kind(poisoned(str(marker)), *settings)
+    model.compile(SVAG(0.1) if kind is SVAGModel else "sgd", "mse")
     model.fit(*regression(8), batch_size=8, verbose=0)
     path = tmp_path / "model.keras"
     model.save(path)
-    assert b"__lambda__" in zipfile.ZipFile(path).read("config.json")
     marker.unlink()
-    with pytest.raises(ValueError, match="[Ll]ambda.*unsafe|unsafe.*[Ll]ambda"):
-        keras.saving.load_model(path)
     config = keras.saving.serialize_keras_object(model)
-    with pytest.raises(ValueError, match="unsafe"):
-        keras.saving.deserialize_keras_object(config)
-    with pytest.raises(ValueError, match="unsafe"):
-        type(model).from_config(model.get_config())
+    for load in (
+        lambda: keras.saving.load_model(path),
+        lambda: keras.saving.deserialize_keras_object(config),
+        lambda: kind.from_config(model.get_config()),
+    ):
+        with pytest.raises(ValueError, match="[Ll]ambda.*unsafe|unsafe"):
+            load()
     assert not marker.exists()
     # Who trusts a file says so, as Keras has it.
-    loaded = keras.saving.load_model(path, safe_mode=False)
-    loaded(np.zeros((2, 4), "float32"))
+    keras.saving.load_model(path, safe_mode=False)(np.zeros((2, 4), "float32"))
     assert marker.exists()
-
-
-def test_a_module_from_elsewhere_is_not_imported(tmp_path):
-    model = SVAGModel(dense_network())
-    model.compile(SVAG(0.1, ell=2), "mse")
-    path = tmp_path / "model.keras"
-    model.save(path)
-    changed = tmp_path / "changed.keras"
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name == "config.json":
-                config = json.loads(content)
-                config["config"]["model"] = {
-                    "module": "os",
-                    "class_name": "system",
-                    "config": {"command": f"touch {tmp_path / 'marker'}"},
-                    "registered_name": None,
-                }
-                content = json.dumps(config)
-            new.writestr(name, content)
-    with pytest.raises((TypeError, ValueError)):
-        keras.saving.load_model(changed)
-    assert not (tmp_path / "marker").exists()
 
 
 def rendered(text):
@@ -173,14 +140,15 @@ def layers_markdown(*names):
     return text.split("largest noise first:")[1].split("\n\n")[1]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_variable_stays_in_its_cell(name):
-    table = layers_markdown(name, "kernel")
-    assert len(table.splitlines()) == 4
-    assert tags(table) == tags(layers_markdown("a", "kernel"))
-    # TensorBoard takes `|` for a new cell wherever it stands unescaped.
-    for line in table.splitlines():
-        assert len(re.findall(r"(?<!\\)\|", line)) == 6
+def test_a_hostile_variable_stays_in_its_cell():
+    harmless = tags(layers_markdown("a", "kernel"))
+    for name in HOSTILE:
+        table = layers_markdown(name, "kernel")
+        assert len(table.splitlines()) == 4
+        assert tags(table) == harmless
+        # TensorBoard takes `|` for a new cell wherever it stands unescaped.
+        for line in table.splitlines():
+            assert len(re.findall(r"(?<!\\)\|", line)) == 6
 
 
 def reported(folder, name):

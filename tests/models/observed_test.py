@@ -14,12 +14,6 @@ from tests.helpers.small_problems import dense_network, linear_model, regression
 
 X, Y = regression(40, num_outputs=1)
 RATES, ELL, DECAY = [0.2, 0.1, 0.05], 2, 0.1
-WAYS = {
-    "graph": {"jit_compile": False},
-    "eager": {"run_eagerly": True},
-    "two steps a call": {"steps_per_execution": 2},
-    "XLA": {"jit_compile": True},
-}
 
 
 def schedule():
@@ -34,11 +28,55 @@ def observed(model, *data, every=None, per_layer=False, **arguments):
     return monitor, logs
 
 
-def assert_as_unobserved(make_model, *data, atol=0):
+def small_network():
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(5, kernel_regularizer="l2"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3),
+            layers.Dense(2),
+        ]
+    )
+
+
+def of_network(**way):
+    optimizer = SVAG(schedule(), ell=ELL, weight_decay=DECAY)
+    model = svag_model(small_network(), optimizer, metrics=["mae"], **way)
+    return model, *regression(43)
+
+
+def of_script(make_script):
+    script = make_script()
+    script.model.optimizer = SVAGAdam(0.01, ell=ELL)
+    if make_script is public_models.half_precision:
+        script.model.optimizer = keras.optimizers.LossScaleOptimizer(
+            script.model.optimizer, 8.0
+        )
+    return SVAGModel(script.model), script.x, script.y
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "atol"),
+    [
+        (of_network, {"steps_per_execution": 2}, 0),
+        (of_script, {"make_script": public_models.embeddings}, 0),
+        pytest.param(
+            *(of_script, {"make_script": public_models.half_precision}, 0),
+            marks=pytest.mark.slow,
+        ),
+        # XLA makes another program of it, whose last bits may differ.
+        pytest.param(
+            *(of_network, {"jit_compile": True}, 1e-6), marks=pytest.mark.slow
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:SVAG leaves out")
+def test_model_trains_as_unobserved(make, given, atol):
     models, logs = [], []
     for callbacks in ([], [GradientNoiseMonitor(per_layer=True)]):
         keras.utils.set_random_seed(0)
-        model = make_model()
+        model, *data = make(**given)
         # The last batch is left out.
         logs.append(fit(model, *data, callbacks=callbacks, epochs=2))
         models.append(model)
@@ -48,51 +86,6 @@ def assert_as_unobserved(make_model, *data, atol=0):
     assert_same(moments(ours.optimizer), moments(expected.optimizer), atol)
     for key, values in logs[0].items():
         assert logs[1][key] == pytest.approx(values, abs=atol)
-
-
-@pytest.mark.parametrize(
-    "way", ["two steps a call", pytest.param("XLA", marks=pytest.mark.slow)]
-)
-@pytest.mark.filterwarnings("ignore:SVAG leaves out")
-def test_model_trains_as_unobserved(way):
-    def make():
-        model = keras.Sequential(
-            [
-                keras.Input((4,)),
-                layers.Dense(5, kernel_regularizer="l2"),
-                layers.BatchNormalization(),
-                layers.Dropout(0.3),
-                layers.Dense(2),
-            ]
-        )
-        optimizer = SVAG(schedule(), ell=ELL, weight_decay=DECAY)
-        return svag_model(model, optimizer, metrics=["mae"], **WAYS[way])
-
-    # XLA makes another program of it, whose last bits may differ.
-    atol = 1e-6 if way == "XLA" else 0
-    assert_as_unobserved(make, *regression(43), atol=atol)
-
-
-@pytest.mark.filterwarnings("ignore:SVAG leaves out")
-@pytest.mark.parametrize(
-    "make_script",
-    [
-        public_models.embeddings,
-        pytest.param(public_models.half_precision, marks=pytest.mark.slow),
-    ],
-    ids=lambda f: f.__name__,
-)
-def test_sparse_and_scaled_gradients_train_as_unobserved(make_script):
-    def make():
-        model = make_script().model
-        optimizer = SVAGAdam(0.01, ell=ELL)
-        if make_script is public_models.half_precision:
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 8.0)
-        model.optimizer = optimizer
-        return SVAGModel(model)
-
-    script = make_script()
-    assert_as_unobserved(make, script.x, script.y)
 
 
 def numpy_observations(model, ell, pairing):
@@ -126,19 +119,21 @@ def numpy_observations(model, ell, pairing):
 
 
 @pytest.mark.parametrize(
-    ("way", "pairing"),
+    ("pairing", "way"),
     [
-        ("graph", "independent"),
-        ("eager", "halves"),
-        pytest.param("XLA", "independent", marks=pytest.mark.slow),
+        ("independent", {"jit_compile": False}),
+        ("halves", {"run_eagerly": True}),
+        pytest.param(
+            *("independent", {"jit_compile": True}), marks=pytest.mark.slow
+        ),
     ],
 )
-def test_every_step_is_observed_as_by_numpy(way, pairing):
+def test_every_step_is_observed_as_by_numpy(pairing, way):
     keras.utils.set_random_seed(0)
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
     expected, of_layers = numpy_observations(inner, ELL, pairing)
     optimizer = SVAG(schedule(), ell=ELL, pairing=pairing, weight_decay=DECAY)
-    model = svag_model(inner, optimizer, **WAYS[way])
+    model = svag_model(inner, optimizer, **way)
     monitor, logs = observed(model, X, Y, per_layer=True)
     series = monitor.series
     found = np.array([series[name] for name in series.COLUMNS[:8]]).T

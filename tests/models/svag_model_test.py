@@ -14,9 +14,8 @@ from keras_svag import (
     SVAGAdam,
     SVAGModel,
     SVAGRMSprop,
-    svag_weights,
 )
-from tests.helpers import public_layers, public_models
+from tests.helpers import public_models
 from tests.helpers.pairs import (
     assert_same,
     fit,
@@ -29,9 +28,7 @@ from tests.helpers.small_problems import (
     NUM_CLASSES,
     classification,
     dense_network,
-    interleaved,
     largest_difference,
-    linear_model,
     regression,
 )
 
@@ -82,51 +79,42 @@ def optimizer_of(kind, ell, pairing="independent"):
 LOSS = "sparse_categorical_crossentropy"
 
 
-def assert_trained_alike(kind, ell, pairing="independent", **compilation):
-    plain = network()
-    atol = 1e-6 if compilation.get("jit_compile") else 0
-    plain.compile(optimizer_of(kind, ell, pairing), LOSS, **compilation)
+@pytest.mark.filterwarnings("ignore:With ell=1")
+@pytest.mark.parametrize(
+    ("kind", "ell", "pairing", "by_xla"),
+    [
+        (SVAG, 3, "independent", False),
+        (SVAG, 1, "independent", False),
+        (SVAGAdam, 3, "independent", False),
+        (SVAGRMSprop, 3, "halves", False),
+        pytest.param(SVAGAdam, 2, "halves", True, marks=pytest.mark.slow),
+    ],
+)
+def test_pairs_are_consecutive_batches(kind, ell, pairing, by_xla):
+    """Bit for bit, but for what XLA rounds otherwise."""
+    atol = 1e-6 if by_xla else 0
+    optimizers = [optimizer_of(kind, ell, pairing) for _ in range(2)]
+    plain, inner = network(), network()
+    plain.compile(optimizers[0], LOSS, jit_compile=by_xla)
     fit_plain(plain, X, Y)
-    wrapped = svag_model(
-        network(), optimizer_of(kind, ell, pairing), LOSS, **compilation
-    )
+    wrapped = svag_model(inner, optimizers[1], LOSS, jit_compile=by_xla)
     fit_pairs(wrapped, X, Y)
     assert_same(wrapped.variables, plain.variables, atol)
-    ours, theirs = wrapped.optimizer, plain.optimizer
+    theirs, ours = optimizers
     assert_same(moments(ours), moments(theirs), atol)
     assert len(moments(ours)) == 6 * [SVAG, SVAGRMSprop, SVAGAdam].index(kind)
     assert float(ours.continuous_time) == float(theirs.continuous_time) > 0
     assert ours.effective_iterations == theirs.effective_iterations == 5 / ell
 
 
-@pytest.mark.filterwarnings("ignore:With ell=1")
-@pytest.mark.parametrize(
-    ("kind", "ell", "pairing"),
-    [
-        (SVAG, 3, "independent"),
-        (SVAG, 1, "independent"),
-        (SVAGAdam, 3, "independent"),
-        (SVAGRMSprop, 3, "halves"),
-    ],
-)
-def test_pairs_are_consecutive_batches_bit_for_bit(kind, ell, pairing):
-    assert_trained_alike(kind, ell, pairing, jit_compile=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [SVAG, SVAGAdam, SVAGRMSprop])
-def test_pairs_are_consecutive_batches_under_xla(kind):
-    assert_trained_alike(kind, 2, jit_compile=True)
-
-
 SCRIPTS = [
     public_models.layers_with_state,
     public_models.embeddings,
     public_models.sample_weights,
+    public_models.convolutions,
 ]
 MORE_SCRIPTS = [
     public_models.masked_lstm,
-    public_models.convolutions,
     public_models.summed_add_loss,
     public_models.dice_loss,
     public_models.named_targets,
@@ -135,85 +123,60 @@ MORE_SCRIPTS = [
     public_models.ragged_input,
     public_models.own_computations,
     public_models.int8,
+    public_models.half_precision,
 ]
 SCRIPTS += [pytest.param(s, marks=pytest.mark.slow) for s in MORE_SCRIPTS]
 
 
-def trained(make_script, is_wrapped, optimizer, **compilation):
-    """A script's model, trained by another optimizer than its own; logs."""
-    keras.backend.clear_session(free_memory=False)
-    keras.utils.set_random_seed(0)
-    script = make_script(**compilation)
-    model = script.model
-    model.optimizer = optimizer
-    fit_batches = fit_pairs if is_wrapped else fit_plain
-    if is_wrapped:
-        model = SVAGModel(model)
-    return model, fit_batches(model, *script[1:4], epochs=2, **script.fit)
+def trained_alike(make_script):
+    """The differences of a script's weights, and logs, plain and in pairs."""
+    models, logs = [], []
+    for is_wrapped in (False, True):
+        keras.backend.clear_session(free_memory=False)
+        keras.utils.set_random_seed(0)
+        script = make_script()
+        model = script.model
+        model.optimizer = SVAG(0.05, ell=3, weight_decay=0.1)
+        if make_script is public_models.half_precision:
+            # A scale at which nothing overflows, and the loss is exact.
+            model.optimizer = keras.optimizers.LossScaleOptimizer(
+                SVAGAdam(0.01, ell=2), 8.0
+            )
+        model, fit_batches = (
+            (SVAGModel(model), fit_pairs) if is_wrapped else (model, fit_plain)
+        )
+        logs.append(fit_batches(model, *script[1:4], epochs=2, **script.fit))
+        models.append(script.model)
+    plain = models[0]
+    # What her `compute_metrics` adds is the mean of the halves' here.
+    for own in set(logs[0]) - {m.name for m in plain.metrics}:
+        for values in logs:
+            del values[own]
+    return models, logs
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 @pytest.mark.parametrize("make_script", SCRIPTS, ids=lambda f: f.__name__)
 def test_any_model_trains_alike(make_script):
-    (plain, expected), (wrapped, logs) = (
-        trained(make_script, is_wrapped, SVAG(0.05, ell=3, weight_decay=0.1))
-        for is_wrapped in (False, True)
-    )
-    assert_same(wrapped.model.variables, plain.variables)
-    # What her `compute_metrics` adds is the mean of the halves' here.
-    own = set(logs) - {m.name for m in plain.metrics}
-    for values in (logs, expected):
-        for key in own:
-            del values[key]
+    (plain, held), (expected, logs) = trained_alike(make_script)
+    assert_same(held.variables, plain.variables)
     assert logs == expected
 
 
-@pytest.mark.slow
-def test_float16_trains_alike():
-    # A scale at which nothing overflows, and the loss of which is exact.
-    (plain, expected), (wrapped, logs) = (
-        trained(
-            public_models.half_precision,
-            is_wrapped,
-            keras.optimizers.LossScaleOptimizer(SVAGAdam(0.01, ell=2), 8.0),
-        )
-        for is_wrapped in (False, True)
-    )
-    assert_same(wrapped.model.variables, plain.variables)
-    assert logs == expected
-
-
-def test_even_and_odd_rows_are_mixed_by_the_weights_of_svag():
-    """By NumPy: a step, its decay, and the logs of the whole batch."""
-    x, y = regression(8, num_outputs=1)
-    model = linear_model(4)
-    kernel = model.get_weights()[0].astype("float64")
-    g1, g2 = (
-        2 * x[half::2].T @ (x[half::2] @ kernel - y[half::2]) / 4
-        for half in (0, 1)
-    )
-    w1, w2 = svag_weights(3)
-    wrapped = svag_model(
-        model, SVAG(0.3, ell=3, weight_decay=0.2), metrics=["mae"]
-    )
-    logs = fit(wrapped, x, y)
-    expected = kernel - 0.1 * (w1 * g1 + w2 * g2 + 0.2 * kernel)
-    np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-5)
-    errors = x @ kernel - y
-    assert logs["loss"] == pytest.approx([np.mean(errors**2)], rel=1e-6)
-    assert logs["mae"] == pytest.approx([np.mean(np.abs(errors))], rel=1e-6)
-
-
-def test_halves_with_ell_1_are_sgd_on_the_whole_batch():
-    x, y = regression(40)
-    plain = dense_network()
-    plain.compile(keras.optimizers.SGD(0.1, weight_decay=0.1), "mse")
-    expected = fit(plain, x, y, epochs=2)
-    optimizer = SVAG(0.1, pairing="halves", weight_decay=0.1)
-    wrapped = svag_model(dense_network(), optimizer)
-    logs = fit(wrapped, x, y, epochs=2)
-    assert_same(wrapped.variables, plain.variables, 1e-6)
-    assert logs["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_examples_that_attend_to_each_other_are_paired_alike(rewritten):
+    # TensorFlow's rewriting of arithmetic rounds two halves in one graph
+    # otherwise than two batches in two calls.
+    options = tf.config.optimizer.get_experimental_options()
+    setting = {"arithmetic_optimization": rewritten}
+    tf.config.optimizer.set_experimental_options(setting)
+    try:
+        (plain, held), _ = trained_alike(public_models.coupled_examples)
+    finally:
+        setting = {"arithmetic_optimization": True} | options
+        tf.config.optimizer.set_experimental_options(setting)
+    difference = largest_difference(plain, held)
+    assert difference <= 1e-6 if rewritten else difference == 0
 
 
 class Biased(keras.Sequential):
@@ -313,9 +276,9 @@ def test_no_gradient_is_as_large_as_an_embedding():
         keras.Sequential(
             [
                 keras.Input((3,), dtype="int32"),
-                keras.layers.Embedding(words, 2),
-                keras.layers.Flatten(),
-                keras.layers.Dense(1),
+                layers.Embedding(words, 2),
+                layers.Flatten(),
+                layers.Dense(1),
             ]
         ),
         SVAG(0.1, ell=4),
@@ -333,69 +296,16 @@ def test_no_gradient_is_as_large_as_an_embedding():
     assert large <= {"ReadVariableOp", "Identity", "Square", "Mul"}
 
 
-class Remembering(keras.layers.Layer):
-    """Dropout and a count of calls: state that a pass leaves behind."""
-
-    def __init__(self):
-        super().__init__()
-        self.dropout = keras.layers.Dropout(0.5, seed=3)
-
-    def build(self, input_shape):
-        self.calls = self.add_weight(
-            shape=(), initializer="zeros", trainable=False
-        )
-
-    def call(self, inputs):
-        self.calls.assign(self.calls + 1)
-        return self.dropout(inputs)
-
-
-def with_state():
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(5),
-            keras.layers.BatchNormalization(),
-            Remembering(),
-            keras.layers.Dense(2),
-        ]
-    )
-
-
 def test_observing_at_ell_1_leaves_no_trace():
     states = []
     for callbacks in ([], [GradientNoiseMonitor()]):
-        model = svag_model(with_state(), SVAG(0.1, ell=1))
-        fit(model, *regression(64), batch_size=16, callbacks=callbacks)
-        assert float(model.model.layers[2].calls) == 4
+        keras.utils.set_random_seed(0)
+        script = public_models.layers_with_state()
+        # It has a layer that counts its calls.
+        model = svag_model(script.model, SVAG(0.1, ell=1))
+        fit(model, script.x[:40], script.y[:40], callbacks=callbacks)
         states.append(model.variables)
     assert_same(*states)
-
-
-def batch_normalized(units=None):
-    layers = [keras.layers.BatchNormalization(momentum=0.5)]
-    if units:
-        layers.append(keras.layers.Dense(units))
-    return keras.Sequential([keras.Input((4,)), *layers])
-
-
-def test_batch_normalization_normalizes_each_half_by_its_own_statistics():
-    x, y = regression(8)
-    model = batch_normalized(2)
-    kernel, bias = (v.numpy() for v in model.layers[1].trainable_variables)
-    logs = fit(svag_model(model, SVAG(0.1, ell=4)), x, y)
-    mean, variance, losses = np.zeros(4), np.ones(4), []
-    for half in (x[::2], x[1::2]):
-        mean = (mean + half.mean(0)) / 2
-        variance = (variance + half.var(0)) / 2
-        normalized = (half - half.mean(0)) / np.sqrt(half.var(0) + 1e-3)
-        predicted = normalized @ kernel + bias
-        losses.append(np.mean((predicted - y[len(losses) :: 2]) ** 2))
-    layer = model.layers[0]
-    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
-    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
-    assert logs["loss"] == pytest.approx([np.mean(losses)], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -407,9 +317,8 @@ def test_batch_normalization_normalizes_each_half_by_its_own_statistics():
     ],
 )
 def test_halves_with_batch_normalization_warn(pairing, trainable, warns):
-    inner = batch_normalized()
-    inner.trainable = trainable
-    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2)])
+    normalization = layers.BatchNormalization(trainable=trainable)
+    model = keras.Sequential([keras.Input((4,)), normalization])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         svag_model(model, SVAG(0.1, ell=2, pairing=pairing))
@@ -449,49 +358,27 @@ def batches(size, num_batches):
     return [slice(size * i, size * (i + 1)) for i in range(num_batches)]
 
 
-def data_set():
-    return tf.data.Dataset.from_tensor_slices((INPUTS, TARGETS)).batch(16)
-
-
-def generator(sizes=(16, 16, 16, 2)):
+def generator():
     while True:
-        start = 0
-        for size in sizes:
-            yield INPUTS[start : start + size], TARGETS[start : start + size]
-            start += size
-
-
-FED = {
-    "arrays": ((INPUTS, TARGETS), {"batch_size": 16}, batches(16, 3)),
-    "fewer rows than a batch": ((INPUTS[:9], TARGETS[:9]), {}, [slice(8)]),
-    "odd batches": (
-        (INPUTS[:21], TARGETS[:21]),
-        {"batch_size": 7},
-        [slice(0, 6), slice(7, 13), slice(14, 20)],
-    ),
-    "odd and short batches": (
-        (INPUTS[:9], TARGETS[:9]),
-        {"batch_size": 7},
-        [slice(6)],
-    ),
-}
+        for rows in (*batches(16, 3), slice(48, 50)):
+            yield INPUTS[rows], TARGETS[rows]
 
 
 @pytest.mark.parametrize(
-    ("name", "left_out", "eager"),
+    ("rows", "size", "left_out", "parts", "eager"),
     [
-        ("arrays", "2 of the 50", False),
-        ("fewer rows than a batch", "1 of the 9", True),
-        ("odd batches", "3 of the 21", True),
-        ("odd and short batches", "3 of the 9", False),
+        (50, 16, "2 of the 50", batches(16, 3), False),
+        # The default batch size is 32.
+        (9, None, "1 of the 9", [slice(8)], True),
+        (21, 7, "3 of the 21", [slice(i, i + 6) for i in (0, 7, 14)], True),
+        (9, 7, "3 of the 9", [slice(6)], False),
     ],
 )
-def test_rows_that_are_left_out_are_counted(name, left_out, eager):
-    data, arguments, parts = FED[name]
+def test_rows_that_are_left_out_are_counted(rows, size, left_out, parts, eager):
     trained = amplified(run_eagerly=eager)
+    data = INPUTS[:rows], TARGETS[:rows]
     with pytest.warns(UserWarning, match=f"leaves out {left_out} rows") as seen:
-        # The default batch size is 32.
-        trained.fit(*data, shuffle=False, verbose=0, epochs=2, **{**arguments})
+        fit(trained, *data, batch_size=size, epochs=2)
     assert len([w for w in seen if "leaves out" in str(w.message)]) == 1
     expected = trained_on(*parts, *parts)
     assert_same(trained.variables, expected.variables, 1e-6 if eager else 0)
@@ -503,7 +390,9 @@ def test_rows_that_are_left_out_are_counted(name, left_out, eager):
     [
         lambda: {"x": INPUTS[:48], "y": TARGETS[:48], "batch_size": 16},
         # Nothing is known of their sizes before they come.
-        lambda: {"x": data_set()},
+        lambda: {
+            "x": tf.data.Dataset.from_tensor_slices((INPUTS, TARGETS)).batch(16)
+        },
         lambda: {"x": generator(), "steps_per_epoch": 4},
     ],
     ids=["arrays", "data set", "generator"],
@@ -536,40 +425,3 @@ def test_batches_of_one_row_are_refused(size):
     with pytest.raises(ValueError, match="at least 2 rows, .* got 1;"):
         fit(trained, INPUTS, TARGETS, batch_size=1)
     assert_same(trained.get_weights(), before)
-
-
-@pytest.mark.parametrize("rewritten", [False, True])
-def test_examples_that_attend_to_each_other_are_paired_alike(rewritten):
-    # TensorFlow's rewriting of arithmetic rounds two halves in one graph
-    # otherwise than two batches in two calls.
-    def made(wrap):
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential(
-            [
-                keras.Input((4,)),
-                layers.Dense(8, activation="tanh"),
-                public_layers.AttentionAcrossExamples(),
-                layers.Dense(2),
-            ]
-        )
-        trained = wrap(model)
-        trained.compile(SVAG(0.05, ell=2), "mse", jit_compile=False)
-        return model, trained
-
-    x, y = regression(32)
-    options = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options(
-        {"arithmetic_optimization": rewritten}
-    )
-    try:
-        plain, trained = made(lambda model: model)
-        trained.fit(x, y, batch_size=8, shuffle=False, verbose=0)
-        held, trained = made(SVAGModel)
-        x, y = interleaved(x, 8), interleaved(y, 8)
-        trained.fit(x, y, batch_size=16, shuffle=False, verbose=0)
-    finally:
-        tf.config.optimizer.set_experimental_options(
-            {"arithmetic_optimization": True} | options
-        )
-    difference = largest_difference(plain, held)
-    assert difference <= 1e-6 if rewritten else difference == 0

@@ -1,7 +1,6 @@
 """The verdict on a run, from what the monitor observed of it."""
 
 import copy
-import csv
 import json
 import math
 import pickle
@@ -19,15 +18,13 @@ from keras_svag import (
     ScalingRuleCheck,
     SVAGModel,
     applications,
-    scaling,
 )
+from keras_svag.reporting.report import LOG_KEYS, scaling_report
 from tests.helpers.small_problems import dense_network, regression
 
 ROWS, BATCH_SIZE, STEPS = 32, 8, 4
 X, Y = regression(ROWS)
 RATE, DECAY = 0.05, 0.1
-C = 2**0.5
-MOMENTS = ("grad_sq_norm", "example_noise")
 
 
 def check(**arguments):
@@ -64,57 +61,25 @@ def codes(verdict):
     return {reason.code for reason in verdict.reasons}
 
 
-def means(series, prefix=""):
-    """G and S, for epochs that are permutations of the data."""
-    g, s = (series[f"{prefix}{name}"].mean() for name in MOMENTS)
-    return g + s / ROWS, s * (ROWS - 1) / ROWS
-
-
-def test_verdict_is_of_the_window():
-    one = check(scale_invariant=False)
-    train(sgd(), one, epochs=8)
-    for window, steps in (
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
         ({}, range(25, 33)),
-        ({"window": 3}, range(21, 33)),
-        ({"window": None, "window_steps": 10}, range(23, 33)),
-    ):
-        vars(one).update(window)
-        rows = one.series[-len(steps) :]
-        assert rows["step"].tolist() == list(steps)
-        g, s = means(rows)
-        q = s / BATCH_SIZE / g
-        report, verdict = one.report, one.report.verdict
-        assert verdict.noise_to_signal == pytest.approx(q)
-        run = {"closeness": C, "learning_rate": RATE, "weight_decay": DECAY}
-        assert verdict.max_batch_size == pytest.approx(
-            BATCH_SIZE * scaling.max_batch_multiplier(q, **run)
-        )
-        needed = scaling.min_noise_to_signal(**run)
-        assert verdict.min_noise_to_signal == pytest.approx(needed)
-        assert report.weight_sq_norm == rows["weight_sq_norm"].mean()
-        assert (report.estimate.count, report.every) == (len(steps), 1)
-        first_epoch = -(-steps[0] // STEPS)
-        assert (report.first_epoch, report.last_epoch) == (first_epoch, 8)
-
-
-def test_arguments_reach_the_verdict():
-    one = check(closeness=2, kappas=(0.25, 2), level=0.5)
-    train(sgd(), one)
-    verdict = one.report.verdict
-    assert verdict.interval == one.report.estimate.interval(0.5)
-    assert verdict.interval != one.report.estimate.interval(0.95)
-    ends = [
-        scaling.max_batch_multiplier(q, 2, RATE, DECAY)
-        for q in verdict.interval
-    ]
-    assert [
-        verdict.max_multiplier_low,
-        verdict.max_multiplier_high,
-    ] == pytest.approx(ends)
-    assert verdict.scaled == {
-        kappa: pytest.approx({"learning_rate": kappa * RATE})
-        for kappa in (0.25, 2)
-    }
+        ({"window": 3, "closeness": 2, "level": 0.5}, range(21, 33)),
+        ({"window_steps": 10, "kappas": (0.25, 2)}, range(23, 33)),
+    ],
+)
+def test_report_is_that_of_the_series_by_the_settings(settings, rows):
+    one = check(scale_invariant=False, **settings)
+    train(sgd(), one, epochs=8)
+    report = one.report
+    assert one.series[-len(rows) :]["step"].tolist() == list(rows)
+    assert (report.estimate.count, report.every) == (len(rows), 1)
+    conditions = report.verdict.conditions
+    assert conditions.learning_rate == pytest.approx(RATE)
+    assert conditions.weight_decay == DECAY
+    given = {"batch_size": BATCH_SIZE, "epochs": 8, **settings}
+    assert report == scaling_report(one.series, conditions, **given)
 
 
 def without_decay_of(*names):
@@ -203,21 +168,10 @@ def test_adam_is_judged_in_its_norm():
     optimizer = Adam(0.01, beta_2=0.8, epsilon=0.5, weight_decay=0.1)
     train(optimizer, one)
     verdict = one.report.verdict
-    g, s = means(one.series.window(epochs=1), "preconditioned_")
-    q = s / BATCH_SIZE / g
-    assert (verdict.rule, verdict.batch_size) == ("square_root", BATCH_SIZE)
-    assert verdict.noise_to_signal == pytest.approx(q)
-    # From √((1 + q) / (κ + q)) = 1 / C.
-    assert verdict.max_multiplier == pytest.approx(C**2 * (1 + q) - q)
-    assert verdict.scaled[4] == pytest.approx(
-        {
-            "learning_rate": 0.02,
-            "beta_1": 0.6,
-            "beta_2": 0.2,
-            "epsilon": 0.25,
-            "weight_decay": 0.2,
-        }
+    estimate = one.series.window(epochs=1).estimate(
+        BATCH_SIZE, preconditioned=True
     )
+    assert (verdict.rule, verdict.estimate) == ("square_root", estimate)
     v = np.concatenate([np.ravel(m) for m in optimizer._velocities])
     ratio = np.mean(v / (np.sqrt(v) + 0.5) ** 2)
     adaptive = verdict.conditions.adaptive
@@ -250,59 +204,23 @@ def test_svag_is_compared_with_sgd_at_its_batch():
     verdict = judged(SVAG(RATE, ell=2, weight_decay=DECAY), network=model)
     # A pair of a batch is two batches of the SGD that is simulated.
     assert (verdict.ell, verdict.batch_size) == (2, BATCH_SIZE // 2)
-    assert verdict.max_multiplier == pytest.approx(
-        scaling.max_batch_multiplier(
-            verdict.noise_to_signal, C, RATE, DECAY, ell=2
-        )
-    )
 
 
 # Logs and files
 
-KEYS = [
-    "max_batch_size",
-    "max_batch_size_low",
-    "max_batch_size_high",
-    "noise_to_signal_low",
-    "noise_to_signal_high",
-]
 
-
-def test_loggers_that_come_later_have_the_verdict_of_every_epoch(tmp_path):
+def test_the_logs_of_every_epoch_have_the_verdict():
     one, reports = check(window=1), []
-    before, after = (
-        keras.callbacks.CSVLogger(tmp_path / name) for name in "ab"
-    )
     look = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: reports.append(one.report)
     )
     # All of the first epoch is a step that is not measured.
     rows = {"x": X[:BATCH_SIZE], "y": Y[:BATCH_SIZE], "epochs": 4}
-    history = train(sgd(), before, one, look, after, **rows)
+    history = train(sgd(), one, look, **rows)
     assert [report is None for report in reports] == [True] + 3 * [False]
-    for epoch, report in enumerate(reports):
-        actual = [history[key][epoch] for key in KEYS]
-        expected = [math.nan] * 5
-        if report is not None:
-            low, high = report.verdict.interval
-            sizes = report.verdict
-            expected = [
-                math.nan
-                if sizes.max_batch_size is None
-                else sizes.max_batch_size,
-                sizes.not_ruled_out_up_to,
-                sizes.ruled_out_beyond,
-                low,
-                high,
-            ]
-        np.testing.assert_array_equal(actual, expected)
-    first, second = (
-        list(csv.DictReader((tmp_path / name).open())) for name in "ab"
-    )
-    assert not set(KEYS) & set(first[0])
-    for key in KEYS:
-        values = [float(row[key]) for row in second]
-        np.testing.assert_array_equal(values, history[key])
+    for key in LOG_KEYS:
+        expected = [math.nan, *(r.to_logs()[key] for r in reports[1:])]
+        np.testing.assert_array_equal(history[key], expected)
 
 
 def test_report_is_there_from_the_first_observation_on(capsys):
@@ -316,14 +234,8 @@ def test_report_is_there_from_the_first_observation_on(capsys):
     assert one.report is None
     train(sgd(), one, check(), Look())
     assert [report is None for report in reports] == [True] * 2 + [False] * 6
-    assert [report.estimate.count for report in reports[2:]] == [
-        1,
-        2,
-        3,
-        1,
-        2,
-        3,
-    ]
+    counts = [report.estimate.count for report in reports[2:]]
+    assert counts == [1, 2, 3, 1, 2, 3]
     assert capsys.readouterr().out == f"{one.report}\n"
 
 
@@ -337,9 +249,9 @@ def test_report_is_there_from_the_first_observation_on(capsys):
 def test_tensorboard_has_the_points_and_the_cards(
     make, update_freq, places, tmp_path
 ):
-    settings = {"verbose": 0} if make is ScalingRuleCheck else {}
-    settings |= {"log_dir": str(tmp_path), "update_freq": update_freq}
-    one = make(every=1, per_layer=True, **settings)
+    is_judged = make is ScalingRuleCheck
+    settings = {"verbose": 0} if is_judged else {}
+    one = make(1, log_dir=tmp_path, update_freq=update_freq, **settings)
     train(sgd(), one)
     events = event_accumulator.EventAccumulator(
         str(tmp_path / "gradient_noise"), size_guidance={"tensors": 0}
@@ -347,22 +259,15 @@ def test_tensorboard_has_the_points_and_the_cards(
     expected = {}
     for place in places:
         seen = one.series[: np.sum(one.series["step"] <= place)]
-        window = seen.window(epochs=1) if "verbose" in settings else seen
-        step = place // STEPS if update_freq == "epoch" else place
-        expected[step] = means(window)
-    for index, name in enumerate(("squared gradient norm", "noise")):
-        points = events.Tensors(f"gradient noise/{name}")
-        assert {
-            event.step: float(tf.make_ndarray(event.tensor_proto))
-            for event in points
-        } == pytest.approx(
-            {
-                step: values[index] / (1, BATCH_SIZE)[index]
-                for step, values in expected.items()
-            }
-        )
-    is_judged = "linear rule" in events.Tags()["tensors"]
-    assert is_judged == (make is ScalingRuleCheck)
+        window = seen.window(epochs=1) if is_judged else seen
+        step = place // STEPS if is_judged else place
+        expected[step] = window.estimate().grad_sq_norm
+    points = events.Tensors("gradient noise/squared gradient norm")
+    assert {
+        event.step: float(tf.make_ndarray(event.tensor_proto))
+        for event in points
+    } == pytest.approx(expected)
+    assert ("linear rule" in events.Tags()["tensors"]) == is_judged
 
 
 # Copies and states

@@ -104,8 +104,10 @@ def written(tmp_path):
 
 def test_every_epoch_has_its_values_and_bands(written):
     reports = [report(1, noise(1.0, 20.0)), report(2, noise(2.0, 30.0))]
-    actual = scalars(written(*reports))
+    accumulator = written(*reports)
+    actual = scalars(accumulator)
     low, high = reports[1].estimate.interval()
+    verdict = reports[0].verdict
     for tag, step, expected in (
         (G, 1, 1.0),
         (N, 2, 30.0),
@@ -115,15 +117,17 @@ def test_every_epoch_has_its_values_and_bands(written):
         (RATIO, 2, 15.0),
         (f"{RATIO} (low end)", 2, low),
         (f"{RATIO} (high end)", 2, high),
-        (MAX_BATCH_SIZE, 1, reports[0].verdict.max_batch_size),
-        (
-            f"{MAX_BATCH_SIZE} (low end)",
-            1,
-            reports[0].verdict.not_ruled_out_up_to,
-        ),
+        (MAX_BATCH_SIZE, 1, verdict.max_batch_size),
+        (f"{MAX_BATCH_SIZE} (low end)", 1, verdict.not_ruled_out_up_to),
         (BALANCE, 1, 1.05),
     ):
         assert actual[tag][step] == pytest.approx(expected, rel=1e-3), tag
+    # The layout has all that is written, the last one shown first.
+    drawn = charts(accumulator)
+    tags = {tag for line in drawn.items() for tag in (line[0], *line[1])}
+    assert tags == set(actual)
+    assert drawn[BALANCE] == (BALANCE, BALANCE)
+    assert list(drawn) == [BALANCE, MAX_BATCH_SIZE, RATIO, N, G]
 
 
 def test_a_band_without_an_upper_end_is_left_out(written):
@@ -133,16 +137,6 @@ def test_a_band_without_an_upper_end_is_left_out(written):
         assert set(actual[f"{RATIO}{end}"]) == {1}
         assert set(actual[f"{MAX_BATCH_SIZE}{end}"]) == {1}
     assert set(actual[G]) == {1, 2}
-
-
-def test_layout_has_all_that_is_written(written):
-    accumulator = written(report(1, noise(1.0, 20.0)))
-    drawn = charts(accumulator)
-    tags = {tag for line in drawn.items() for tag in (line[0], *line[1])}
-    assert tags == set(scalars(accumulator))
-    assert drawn[BALANCE] == (BALANCE, BALANCE)
-    # TensorBoard shows the last one first.
-    assert list(drawn) == [BALANCE, MAX_BATCH_SIZE, RATIO, N, G]
 
 
 def test_layout_has_nothing_that_is_not_written(tmp_path):
@@ -156,30 +150,19 @@ def test_layout_has_nothing_that_is_not_written(tmp_path):
     assert list(charts(events(tmp_path))) == [MAX_BATCH_SIZE, RATIO, N, G]
 
 
-def test_a_monitor_without_a_verdict_writes_its_estimate(tmp_path):
+def test_an_estimate_is_written_where_there_is_one(tmp_path):
     summaries = NoiseSummaries(tmp_path)
+    for count in (0, 1):
+        few = NoiseEstimate.from_observations([1.0] * count, [2.0] * count)
+        summaries.write_estimate(few, count)
+    assert events(tmp_path).Tags()["tensors"] == []
     summaries.write_estimate(noise(2.0, 20.0), 10, level=0.9)
     summaries.close()
     actual = scalars(events(tmp_path))
-    assert set(actual) == {
-        f"{tag}{end}"
-        for tag in (G, N, RATIO)
-        for end in (" (low end)", "", " (high end)")
-    }
+    assert len(actual) == 3 * 3
     # Student's quantile for 16 degrees of freedom is 1.746.
-    assert actual[f"{G} (high end)"][10] == pytest.approx(
-        2 + 1.746 * 0.1, rel=1e-3
-    )
-    expected = noise(2.0, 20.0).interval(0.9).high
-    assert actual[f"{RATIO} (high end)"][10] == pytest.approx(expected)
-
-
-def test_too_few_observations_are_not_written(tmp_path):
-    summaries = NoiseSummaries(tmp_path)
-    summaries.write_estimate(NoiseEstimate.from_observations([1.0], [2.0]), 1)
-    summaries.write_estimate(NoiseEstimate.from_observations([], []), 2)
-    summaries.close()
-    assert events(tmp_path).Tags()["tensors"] == []
+    end = actual[f"{G} (high end)"][10]
+    assert end == pytest.approx(2 + 1.746 * 0.1, rel=1e-3)
 
 
 def test_layers_are_in_the_card(written):

@@ -99,9 +99,6 @@ REPORTS = {
 }
 
 
-every_report = pytest.mark.parametrize("kind", REPORTS)
-
-
 @pytest.fixture(scope="module")
 def reports():
     return {kind: make() for kind, make in REPORTS.items()}
@@ -128,7 +125,7 @@ def rendered(text):
     return parsed(f"<div>{reader.render(text)}</div>")
 
 
-@every_report
+@pytest.mark.parametrize("kind", REPORTS)
 def test_all_forms_have_the_same_fields(reports, kind):
     one = reports[kind]
     in_html = fields(parsed(one._repr_html_()))
@@ -136,15 +133,10 @@ def test_all_forms_have_the_same_fields(reports, kind):
     bare = re.sub(r"^  - ", "", str(one), flags=re.MULTILINE)
     assert "".join(bare.split()) == "".join("".join(in_html).split())
     assert in_html[0] == one.verdict.headline
-
-
-@every_report
-def test_a_terminal_of_80_columns_shows_it(reports, kind):
-    one = reports[kind]
+    assert one.verdict.headline in repr(one) and "\n" not in repr(one)
     for line in str(one).splitlines():
         assert len(line) <= WIDTH or WICKED in line, line
-    assert "\n" not in repr(one)
-    assert one.verdict.headline in repr(one)
+    assert "safe" not in str(one).lower()
 
 
 def equilibrium(*means, se=0.1, count=3):
@@ -194,70 +186,36 @@ def results(reports):
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *RESULTS,
-        *REPORTS,
-        *(
-            f"{kind}: {part}"
-            for kind in REPORTS
-            for part in ("verdict", "conditions", "estimate", "at 200")
-        ),
-    ],
-)
-def test_every_result_is_what_it_was_before(results, name):
-    one = results[name]
-    saved = json.loads(json.dumps(one.to_dict(), allow_nan=False))
-    for restored in (
-        type(one).from_dict(saved),
-        pickle.loads(pickle.dumps(one)),
-        copy.deepcopy(one),
-    ):
-        assert restored == one
-        assert repr(restored) == repr(one)
-        assert str(restored) == str(one)
-        assert restored.to_dict() == one.to_dict()
-    assert all(one != other for key, other in results.items() if key != name)
+def test_every_result_is_what_it_was_before(results):
+    for name, one in results.items():
+        saved = json.loads(json.dumps(one.to_dict(), allow_nan=False))
+        for restored in (
+            type(one).from_dict(saved),
+            pickle.loads(pickle.dumps(one)),
+            copy.deepcopy(one),
+        ):
+            assert restored == one, name
+            assert (repr(restored), str(restored)) == (repr(one), str(one))
+            assert restored.to_dict() == one.to_dict(), name
+        others = (other for key, other in results.items() if key != name)
+        assert all(one != other for other in others), name
 
 
-@pytest.mark.parametrize("name", [*RESULTS, "verdict", "verdict: at 200"])
-def test_what_no_result_saved_is_refused_in_a_sentence(results, name):
-    kind, saved = type(results[name]), results[name].to_dict()
-    damaged = [None, [], {}, 3, "text"]
-    if name in RESULTS:  # The others hold more than they are made of.
-        damaged += [{k: saved[k] for k in saved if k != key} for key in saved]
-    for one in damaged:
-        with pytest.raises(ValueError, match="^`saved` must be what .*dict"):
-            kind.from_dict(one)
+def test_what_no_result_saved_is_refused_in_a_sentence(results):
+    for name in [*RESULTS, "verdict", "verdict: at 200"]:
+        kind, saved = type(results[name]), results[name].to_dict()
+        damaged = [None, [], {}, 3, "text"]
+        if name in RESULTS:  # The others hold more than they are made of.
+            for key in saved:
+                damaged.append({k: saved[k] for k in saved if k != key})
+        for one in damaged:
+            with pytest.raises(
+                ValueError, match="^`saved` must be what .*dict"
+            ):
+                kind.from_dict(one)
 
 
-def test_results_that_differ_are_not_equal(results):
-    for kind, change in {
-        "verdict": {"first_epoch": 0},
-        "verdict: verdict": {"level": 0.9},
-        "verdict: conditions": {"weight_decay": 0.5},
-        "verdict: estimate": {"count": 7},
-        "verdict: at 200": {"kappa": 9.0},
-        "statistics": {"count": None},
-        "closeness": {"ratios": {"grad_sq_norm": (1.2, 1.0, math.inf)}},
-        "prediction": {"ells": (1, 4)},
-    }.items():
-        assert dataclasses.replace(results[kind], **change) != results[kind]
-
-
-@every_report
-def test_nothing_is_called_safe(reports, kind):
-    assert "safe" not in str(reports[kind]).lower()
-
-
-def test_a_wicked_name_is_no_markup(reports):
-    one = reports["heuristic"]
-    assert "<script" not in one._repr_html_() + one._repr_markdown_()
-    assert WICKED in fields(parsed(one._repr_html_()))
-
-
-@every_report
+@pytest.mark.parametrize("kind", REPORTS)
 def test_frame_has_a_row_for_each_kappa_of_each_stretch(reports, kind):
     one = reports[kind]
     frame = one.to_frame()

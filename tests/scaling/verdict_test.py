@@ -161,15 +161,6 @@ def test_verdicts_on_fewer_examples_follow_the_interval():
     assert f"; below {below} (×" in result.headline
 
 
-def test_from_a_run_of_svag_fewer_examples_may_be_too_many_still():
-    # SGD at B = 128 has more noise from its signal than SVAG: of κ up to
-    # C²/ell + (C² - 1) q = 0.8 and down to (1/ell + q)/C² - q = 0.
-    measured = estimate(n=0.3, n_se=1e-9, g_se=1e-9)
-    result = judge(measured, ell=4, kappas=(0.01, 0.5, 0.79, 0.81, 1))
-    verdicts = list(map(str, result.multiplier_verdicts.values()))
-    assert verdicts == [*["not ruled out"] * 3, *["ruled out"] * 2]
-
-
 @pytest.mark.parametrize(
     "n, verdict",
     [
@@ -290,12 +281,9 @@ def test_reasons_are_codes_with_their_values():
     assert undecayed.reasons == (Reason("no_weight_decay"),)
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "Lion"])
-def test_adaptive_optimizers_are_refused_a_linear_verdict(name):
-    result = judge(
-        estimate(), optimizer=kind_of(getattr(keras.optimizers, name))
-    )
-    assert result.refusal == Reason("linear_rule_for_adaptive", (name,))
+def test_adaptive_optimizers_are_refused_a_linear_verdict():
+    result = judge(estimate(), optimizer=kind_of(keras.optimizers.AdamW))
+    assert result.refusal == Reason("linear_rule_for_adaptive", ("AdamW",))
     assert "square_root_scaling_rule" in result.text
     assert result.headline.startswith("No verdict on the linear rule. ")
     assert set(result.multiplier_verdicts.values()) == {Verdict.UNDETERMINED}

@@ -107,21 +107,15 @@ def check_state_of_every_replica_is_restored(strategy):
     trained = []
     for _ in range(2):
         fit(model, *pairs(), 2 * SUB_BATCH)
-        trained.append(
-            [
-                *backend.replica_values(strategy, own),
-                *map(keras.ops.convert_to_numpy, shared),
-            ]
-        )
+        values = backend.replica_values(strategy, own)
+        trained.append([*values, *map(keras.ops.convert_to_numpy, shared)])
         backend.assign_replica_values(strategy, own, saved)
         for variable, value in zip(shared, saved_shared, strict=True):
             variable.assign(value)
-    for once, again in zip(*trained, strict=True):
-        np.testing.assert_array_equal(once, again)
-    for values, before in zip(
-        backend.replica_values(strategy, own), saved, strict=True
-    ):
-        np.testing.assert_array_equal(values, before)
+    restored = backend.replica_values(strategy, own)
+    for ours, theirs in (trained, (restored, saved)):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def check_examples_of_ngd_that_do_not_divide_are_refused(strategy):

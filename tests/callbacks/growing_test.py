@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_svag import ScalingRuleCheck, fit_growing
 from keras_svag.callbacks import growing
 from keras_svag.reporting.report import scaling_report
-from keras_svag.scaling import max_batch_multiplier, scale_optimizer
+from keras_svag.scaling import max_batch_multiplier
 from keras_svag.scaling.conditions import RunConditions
 from tests.helpers.bits import assert_same_bits, bits_of
 from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
@@ -101,63 +101,6 @@ def test_an_epoch_is_a_permutation_of_the_data(batch_size):
     assert sorted(first) == sorted(second) == [*range(10)]
     assert [*first] != [*second]
     assert_same_bits(epoch(0), first)
-
-
-def adam():
-    return keras.optimizers.Adam(HALVED(0.01, 16, 0.5))
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: keras.optimizers.SGD(0.02, momentum=0.9), adam]
-)
-def test_grown_batches_are_trained_on_as_by_scale_optimizer(make, monkeypatch):
-    # The rows come in the order of the arrays.
-    monkeypatch.setattr(growing._Rows, "_shuffled", unshuffled)
-    model, _ = grown(make(), epochs=2, mode={1: 16})
-    x, y = regression(ROWS)
-    twin = compiled(make())
-    twin.fit(x, y, batch_size=4, shuffle=False, verbose=0)
-    later = dense_network()
-    later.compile(scale_optimizer(make(), 4), "mse")
-    later.optimizer.build(later.trainable_variables)
-    is_sgd = isinstance(later.optimizer, keras.optimizers.SGD)
-    for ours, hers in zip(
-        [*later.variables, *later.optimizer.variables],
-        [*twin.variables, *twin.optimizer.variables],
-        strict=True,
-    ):
-        if "learning_rate" not in ours.path:
-            times = 4 if is_sgd and "momentum" in ours.path else 1
-            ours.assign(hers * times)
-    # 16 steps of 4 rows are 4 of 16.
-    later.optimizer.iterations.assign(4)
-    if not is_sgd:
-        # Its corrections of the means count the steps that were made.
-        later.optimizer.learning_rate = growing_rate(make())
-        later.optimizer.iterations.assign(16)
-    later.fit(x, y, batch_size=16, shuffle=False, verbose=0)
-    assert_same_bits(
-        [v.numpy() for v in model.trainable_variables],
-        [v.numpy() for v in later.trainable_variables],
-    )
-    ours, theirs = (m.optimizer.get_config() for m in (model, later))
-    for config in (ours, theirs):
-        rate = config["learning_rate"]
-        del config["name"]
-        if isinstance(rate, dict):
-            del rate["config"]["start"]
-    assert ours == theirs
-
-
-def growing_rate(optimizer):
-    """Twice the schedule, four times as fast from the 16th step on."""
-    from keras_svag.scaling.scaled_optimizer import ScaledSchedule
-
-    return ScaledSchedule(optimizer._learning_rate, 2.0, 4, start=16)
-
-
-def unshuffled(rows, epoch):
-    return np.arange(ROWS)
 
 
 @pytest.mark.parametrize("q", [1.0, 5.0, 40.0])
@@ -294,7 +237,6 @@ def test_it_goes_on_from_a_saved_model(tmp_path):
         model=model, check=check, callbacks=[save, Keep()], **settings
     )
     sizes = history.history["batch_size"]
-    # The fourth epoch is the first with another batch than the third, or not.
     resumed = keras.models.load_model(str(path).format(epoch=3))
     check = begun()
     check.load_state_dict(states[2])
@@ -335,13 +277,10 @@ def test_a_function_makes_the_batches_of_each_size():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"max_batch_size": 3}, "`max_batch_size` must be an integer >= 4"),
-        (
-            {"mode": {0: 128}},
-            "`mode` must be an integer >= 4 and <= 64, got 128",
-        ),
+        ({"mode": {0: 128}}, "`mode` must be .* <= 64, got 128"),
         ({"shuffle": True}, "`shuffle` must be left out"),
         ({"steps_per_epoch": 3}, "`steps_per_epoch` must be left out"),
+        ({"optimizer": keras.optimizers.Lion()}, "`optimizer` must be one"),
     ],
 )
 def test_what_it_refuses(settings, sentence):
@@ -357,8 +296,3 @@ def test_no_batch_grows_to_where_the_rule_ends():
     assert history.history["batch_size"] == [4, 32, 32]
     with pytest.raises(ValueError, match="keep kappa below 10"):
         grown(make(), mode={2: 64})
-
-
-def test_an_optimizer_without_a_rule_is_refused():
-    with pytest.raises(ValueError, match="`optimizer` must be one that the"):
-        grown(keras.optimizers.Lion())

@@ -119,16 +119,3 @@ def test_exclusion_from_weight_decay_survives_a_load(tmp_path):
     after = loaded.get_weights()
     moved = [np.any(a != b) for a, b in zip(after, before, strict=True)]
     assert moved == [False, False, True, False]
-
-
-def test_weights_of_the_optimizer_load_into_a_new_one(tmp_path):
-    x, y = regression(3 * BATCH)
-    model = dense_network()
-    model.compile(SVAG(0.1, ell=2), "mse")
-    fit(model, x, y)
-    model.save_weights(tmp_path / "model.weights.h5")
-    other = dense_network(seed=1)
-    other.compile(SVAG(0.1, ell=2), "mse")
-    other.optimizer.build(other.trainable_variables)
-    other.load_weights(tmp_path / "model.weights.h5")
-    same_state(model, other)

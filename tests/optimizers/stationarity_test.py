@@ -10,11 +10,9 @@ the standard error is that of the mean of the independent coordinates. The
 fresh normals z1, z2 of a step are independent of x before it, so the time
 averages of z1² - 1, z2² - 1, z1 z2, x z1 and x z2 have mean 0 whatever the
 optimizer does with them. Regressing them out as control variates leaves little
-but the ends of the time window: relative standard errors near 1.4e-4, and of
-the fitted slope near 0.01.
+but the ends of the time window: relative standard errors near 1.4e-4. The
+variances at two ell differ by 1% and more, of order 1/ell.
 """
-
-import functools
 
 import keras
 import numpy as np
@@ -27,17 +25,10 @@ NUM_COORDINATES = 4096
 LEARNING_RATE, CURVATURE, NOISE_STD = 0.4, 0.5, 1.5
 RATE = LEARNING_RATE * CURVATURE  # 0.2, the relaxation per SGD step
 BURN_IN, WINDOW = 60, 600  # SGD steps
-ELLS = (1, 2, 4, 8)
 # A half of a batch has twice the batch's variance.
 SUB_BATCH_STD = {"independent": 1.0, "halves": 2**0.5}
-SDE_VARIANCE = LEARNING_RATE * NOISE_STD**2 / (2 * CURVATURE)
 
 
-def stationary_variance(ell):
-    return LEARNING_RATE * NOISE_STD**2 / (CURVATURE * (2 - RATE / ell))
-
-
-@functools.cache
 def measured_variance(ell, pairing):
     """Time and coordinate average of x², and its standard error."""
     x = keras.Variable(tf.zeros(NUM_COORDINATES))
@@ -83,44 +74,11 @@ def without_controls(values, controls):
     )
 
 
-def weak_error(ell, pairing):
-    """Relative error of the variance against the SDE's, and its error."""
-    variance, error = measured_variance(ell, pairing)
-    return variance / SDE_VARIANCE - 1, error / SDE_VARIANCE
-
-
-@pytest.fixture(params=["independent", "halves"])
-def pairing(request, recwarn):
-    # With ell = 1 or 2 one of the pairings ignores every second batch.
-    return request.param
-
-
-@pytest.mark.parametrize("ell", ELLS)
+@pytest.mark.filterwarnings("ignore:With ell=")
+@pytest.mark.parametrize("pairing", SUB_BATCH_STD)
+@pytest.mark.parametrize("ell", [1, 2, 4, 8])
 def test_stationary_variance_is_the_exact_one(ell, pairing):
     variance, error = measured_variance(ell, pairing)
+    expected = LEARNING_RATE * NOISE_STD**2 / (CURVATURE * (2 - RATE / ell))
     assert error < 2e-4 * variance
-    assert abs(variance - stationary_variance(ell)) < 3 * error
-
-
-def test_weak_error_is_of_order_1_in_1_over_ell(pairing):
-    errors = [weak_error(ell, pairing) for ell in ELLS]
-    log_errors = np.log([error for error, _ in errors])
-    # The slope is a weighted sum of the independent log errors.
-    centred = np.log(ELLS) - np.log(ELLS).mean()
-    weights = centred / (centred @ centred)
-    slope = weights @ log_errors
-    relative = np.array([se / error for error, se in errors])
-    slope_error = np.sqrt(np.sum((weights * relative) ** 2))
-    assert slope_error < 0.02
-    assert abs(slope + 1) < 0.1 - 2 * slope_error
-
-
-def test_richardson_of_ell_1_and_2_is_nearer_to_the_sde_than_ell_4(pairing):
-    (e1, s1), (e2, s2), (e4, s4) = (
-        weak_error(ell, pairing) for ell in (1, 2, 4)
-    )
-    richardson, error = 2 * e2 - e1, np.hypot(2 * s2, s1)
-    assert abs(richardson) + 3 * error < e4 - 3 * s4
-    # Order 2: u / (ell - u) with u = η a / 2 leaves -u² (derived).
-    expected = 2 * (RATE / 2) / (2 - RATE / 2) - (RATE / 2) / (1 - RATE / 2)
-    assert abs(richardson - expected) < 3 * error
+    assert abs(variance - expected) < 3 * error

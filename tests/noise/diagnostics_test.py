@@ -55,19 +55,11 @@ def test_sample_size_is_that_of_the_difference():
     assert inflation(-g) > 20
 
 
-@pytest.mark.parametrize(
-    "z",
-    [
-        np.empty((0, 2)),
-        np.ones((1, 2)),
-        np.ones((50, 2)),
-        np.zeros((50, 2)),
-        np.full((9, 2), 1e308),
-    ],
-)
-def test_there_is_none_of_what_does_not_vary(z):
+def test_there_is_none_of_what_does_not_vary():
+    pair = np.ones((50, 2))
     with np.errstate(over="ignore", invalid="ignore"):
-        assert effective_sample_size(z) is None
+        for z in (pair[:0], pair[:1], pair, 0 * pair, 1e308 * pair[:9]):
+            assert effective_sample_size(z) is None
 
 
 @pytest.mark.parametrize("count, largest", [(2, 1), (100, 1), (101, 2)])

@@ -1,5 +1,6 @@
 """The confidence sets, each against the tests that it inverts."""
 
+import itertools
 import math
 
 import numpy as np
@@ -21,9 +22,8 @@ from keras_svag.noise.ratio import (
 RATIOS = np.linspace(0, 200, 200_001)
 
 
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99, 0.999])
-def test_student_t_is_within_its_quantile_with_the_level_s_probability(level):
-    for dof in (1, 2, 5, 39, 1000, 10**7):
+def test_student_t_is_within_its_quantile_with_the_level_s_probability():
+    for level, dof in itertools.product((0.5, 0.95, 0.999), (1, 5, 10**7)):
         t = student_t_quantile(level, dof)
         # Abramowitz and Stegun 26.7.1, by the incomplete beta function.
         outside = special.betainc(dof / 2, 0.5, dof / (dof + t**2))

@@ -89,13 +89,8 @@ def test_windows_end_with_the_last_row():
     assert len(series.window(epochs=1, steps=6)) == 2
     assert len(series.window()) == len(series.window(epochs=99)) == 60
     assert len(NoiseSeries().window(epochs=1)) == 0
-
-
-def test_tails_and_what_was_before_an_iteration():
-    series = series_of()
     np.testing.assert_array_equal(series.tail(2)["step"], [174, 177])
-    assert len(series.tail(0)) == 0
-    assert len(series.tail(100)) == 60
+    assert (len(series.tail(0)), len(series.tail(100))) == (0, 60)
     before = series.before(1006)
     np.testing.assert_array_equal(before["iteration"], [1000, 1003])
 

@@ -84,17 +84,6 @@ def test_the_least_closeness_is_the_first_that_some_run_has(kappa):
             assert not is_close(kappa, below, ell, q, u, balance)
 
 
-def test_the_least_closeness_at_the_bounds_is_the_one_asked_for():
-    for case in GRID:
-        ell, q, u, balance = case
-        for kappa in bounds(2**0.5, *case):
-            if kappa > 0:
-                least = scaling.min_closeness(
-                    q, kappa, RATE, u / RATE, ell=ell, balance=balance
-                )
-                assert least == pytest.approx(2**0.5)
-
-
 def test_what_svag_needs_to_be_close_to_its_sde():
     rates = 1.0, 0.3
     for ell, closeness in itertools.product((1, 2, 8), (1.1, 2**0.5, 3.0)):

@@ -1,13 +1,10 @@
 """The wheel: its version, what it requires, and what it contains."""
 
 import email
-import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
 import sys
-import venv
 import zipfile
 
 import pytest
@@ -83,57 +80,6 @@ def test_wheel_requires_keras_and_one_backend_is_an_extra(metadata):
     for extra in ("tensorflow", "jax", "torch"):
         names = set(required_names(requirements, extra))
         assert names - required == {extra, "tensorboard"}
-
-
-@pytest.fixture(scope="module")
-def bare_python(wheel, metadata, tmp_path_factory):
-    """The Python of an environment with the wheel and what it requires."""
-    environment = tmp_path_factory.mktemp("environment")
-    venv.create(environment, with_pip=False)
-    (packages,) = environment.glob("lib/python*/site-packages")
-    wheel.extractall(packages)
-    requirements = metadata.get_all("Requires-Dist")
-    missing = set(required_names(requirements, "tensorflow"))
-    names = set()
-    while missing:
-        names.add(name := missing.pop())
-        found = importlib.metadata.distribution(name)
-        missing |= set(required_names(found.requires)) - names
-        for entry in {path.parts[0] for path in found.files} - {".."}:
-            link = packages / entry
-            if not link.exists():
-                link.symlink_to(found.locate_file(entry))
-    return environment / "bin" / "python"
-
-
-def run(python, code, folder):
-    # A name of the caller's might lead to packages beside the environment's.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        [python, "-c", code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_bare_wheel_trains_and_checks(bare_python, tmp_path):
-    code = """
-import importlib.util, keras, keras_svag, numpy
-for extra in ("tensorflow_datasets", "ml_collections", "sklearn", "matplotlib"):
-    assert not importlib.util.find_spec(extra), extra
-model = keras_svag.SVAGModel(keras.Sequential([keras.layers.Dense(1)]))
-model.compile(keras_svag.SVAG(0.1, ell=2, weight_decay=0.1), "mse")
-check = keras_svag.ScalingRuleCheck(log_dir="logs")
-x = numpy.ones((8, 2))
-model.fit(x, x[:, 0], batch_size=4, verbose=0, callbacks=[check])
-print(keras_svag.__file__)
-"""
-    done = run(bare_python, code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert str(bare_python.parents[1]) in done.stdout
 
 
 def test_wheel_contains_every_module_of_the_package_and_nothing_else(wheel):

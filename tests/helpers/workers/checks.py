@@ -23,7 +23,6 @@ from tests.helpers.distribution.checks import (
     pairs,
     under,
 )
-from tests.helpers.distribution.models import refused
 from tests.helpers.small_problems import regression
 
 LONGEST_WAIT = 60  # seconds, until a worker notices that another is gone
@@ -95,16 +94,6 @@ def check_chief_alone_writes(strategy):
         assert bool(os.listdir(folder)) == is_chief(strategy)
     assert check.report.verdict.batch_size == SUB_BATCH
     assert_workers_agree(strategy, [zlib.crc32(str(check.report).encode())])
-
-
-def check_batch_that_does_not_divide_is_refused(strategy):
-    replicas = strategy.num_replicas_in_sync
-    size = 2 * replicas + 1
-    refused(
-        lambda: fit(under(strategy), *regression(4 * size), size),
-        "drop_remainder=True",
-        f"multiple of {2 * replicas}",
-    )
 
 
 def raised(action):

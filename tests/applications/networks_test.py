@@ -162,7 +162,7 @@ def test_logits_do_not_change_with_the_scale_of_the_weights(
     assert expected.std() > 0.05
     # An epsilon shows where the weights are small.
     actual, scale = scaled_logits(model, 0.1), np.abs(expected).max()
-    np.testing.assert_allclose(actual / scale, expected / scale, atol=1e-10)
+    np.testing.assert_allclose(actual, expected, 1e-10, 1e-10 * scale)
 
 
 @pytest.mark.parametrize(("network", "arguments"), ORDINARY)

@@ -251,7 +251,7 @@ def test_tensorboard_has_the_points_and_the_cards(
 ):
     is_judged = make is ScalingRuleCheck
     settings = {"verbose": 0} if is_judged else {}
-    one = make(1, log_dir=tmp_path, update_freq=update_freq, **settings)
+    one = make(every=1, log_dir=tmp_path, update_freq=update_freq, **settings)
     train(sgd(), one)
     events = event_accumulator.EventAccumulator(
         str(tmp_path / "gradient_noise"), size_guidance={"tensors": 0}

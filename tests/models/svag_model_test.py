@@ -300,9 +300,9 @@ def test_observing_at_ell_1_leaves_no_trace():
     states = []
     for callbacks in ([], [GradientNoiseMonitor()]):
         keras.utils.set_random_seed(0)
-        script = public_models.layers_with_state()
-        # It has a layer that counts its calls.
-        model = svag_model(script.model, SVAG(0.1, ell=1))
+        script = public_models.convolutions()
+        script.model.optimizer = SVAG(0.1, ell=1)
+        model = SVAGModel(script.model)
         fit(model, script.x[:40], script.y[:40], callbacks=callbacks)
         states.append(model.variables)
     assert_same(*states)

@@ -142,7 +142,7 @@ def test_difference_and_ratios_are_those_of_gradient_descent(kappa):
     assert test.loss_before == pytest.approx(4)
     assert test.loss == pytest.approx(distance**2)
     expected = scaled**2 - distance**2
-    assert test.difference == pytest.approx([expected] * 3)
+    assert test.difference == pytest.approx([expected] * 3, rel=1e-4)
     assert test.hyperparameters["learning_rate"] == pytest.approx(kappa * rate)
     r, g = ((1 + scaled) / (1 + distance)) ** 2, (scaled / distance) ** 2
     assert test.ratios["weight_sq_norm"] == pytest.approx([r] * 3)

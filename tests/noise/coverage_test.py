@@ -131,48 +131,6 @@ def test_sets_over_seeds_rarely_err_and_are_narrower():
     assert 0.4 < (ends[1] - ends[0]) / (one[1] - one[0]) < 0.7
 
 
-def spread_of(rng, gradients):
-    """Unbiased V = ∇Lᵀ Σ ∇L and T = Tr Σ², from quadruples of batches."""
-    count = len(gradients)
-    orders = rng.permuted(np.tile(np.arange(count), (50, 1)), axis=1)
-    a, b, c, d = orders[:, : count // 4 * 4].reshape(-1, 4).T
-    products = gradients @ gradients.T
-    of_c, of_d = (products[a, i] - products[b, i] for i in (c, d))
-    return np.mean(of_c * of_d) / 2, np.mean((of_c - of_d) ** 2) / 4
-
-
-def test_sets_of_one_probe_rarely_err_where_its_own_variance_does():
-    # The gradient is along the direction with the most noise, so that the
-    # estimates of G and of its variance are low together.
-    rng = np.random.default_rng(8)
-    dimension, count, truth = 30, 50, 10.0
-    scales = np.arange(1, dimension + 1) ** -0.5
-    scales *= np.sqrt(truth / np.sum(scales**2))
-    sets, own = [], []
-    for _ in range(RUNS):
-        gradients = scales * rng.normal(size=(count, dimension))
-        gradients[:, 0] += 1
-        n = gradients.var(axis=0, ddof=1).sum()
-        g = np.sum(gradients.mean(axis=0) ** 2) - n / count
-        v, t = (max(part, 0.0) for part in spread_of(rng, gradients))
-        # Of Gaussian noise.
-        of_pairs = 2 * t / (count * (count - 1))
-        moments = (
-            *(g, n),
-            (4 * v / count + of_pairs) ** 0.5,
-            (count * of_pairs) ** 0.5,
-            -of_pairs,
-            count,
-        )
-        fields = {"batch_size": 1, "degrees_of_freedom": count // 3}
-        sets.append(NoiseEstimate(*moments, probe=(v, t), **fields))
-        own.append(NoiseEstimate(*moments, **fields))
-    high, low, _ = rates(sets, truth)
-    assert high <= bound(0.02)
-    assert low <= bound(0.025)
-    assert rates(own, truth)[0] > 0.04
-
-
 def test_interval_covers_along_a_real_trajectory():
     g, s, truth = sgd_trajectories("with_replacement", 600, 500, 8, 200, 100)
     runs = estimates(g, s, batch_size=8)

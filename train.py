@@ -13,6 +13,7 @@ check of the scaling rule, `--config.lsr.enabled=False` turns it off.
 runs every combination, a folder each, and skips what is finished.
 """
 
+import math
 import os
 import sys
 import warnings
@@ -39,7 +40,6 @@ from experiments.build import (
     make_plan,
     training_data,
 )
-from experiments.checkpoint import StreamsVersion
 from experiments.config import flat, load_config, scaled_down
 from experiments.fit import (
     CheckpointInterval,
@@ -49,14 +49,12 @@ from experiments.fit import (
 )
 from experiments.growth import growing_batches, is_growing
 from experiments.process import fingerprint
-from experiments.run_folder import (
-    FolderCheck,
+from experiments.process.logs import (
     HistoryFile,
     StopAtNonFiniteLoss,
     TrainingClock,
-    WorkDir,
-    results_table,
 )
+from experiments.run_folder import FolderCheck, WorkDir, results_table
 from experiments.strategies import (
     STRATEGIES,
     agree,
@@ -162,15 +160,14 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         interval = CheckpointInterval.parse(
             checkpoint_every, plan.steps_per_sgd_step
         )
-        if interval.seconds is not None and backend.has_several_workers(
-            strategy
-        ):
+        several = backend.has_several_workers(strategy)
+        if several and interval.seconds < math.inf:
             raise ValueError(
                 "`checkpoint_every` must be a number of SGD steps with "
                 "--strategy=multi_worker, whose workers save together, got "
                 f"{checkpoint_every!r}."
             )
-        if is_growing(config) and backend.has_several_workers(strategy):
+        if several and is_growing(config):
             raise ValueError(
                 "`growth` must be 'none' with --strategy=multi_worker, whose "
                 "workers would have to decide alike at the same moment, got "
@@ -195,45 +192,33 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     batches = training_data(config, dataset, plan)
     monitor = make_monitor(config, dataset, plan, batches, workdir.path)
     growing = growing_batches(config, plan, model.optimizer, monitor)
-
-    def make_batches(epoch, done):
-        now = growing.plans[epoch] if growing else plan
-        return training_data(config, dataset, now, epoch, done)
-
+    plans = growing.plans if growing else [plan] * config.epochs
     writes = backend.is_chief(strategy)
     found = begin_together(strategy, workdir)
-    streams = StreamsVersion(config.sampling)
-    if found is not None:
-        streams.check(found)
+    if found and growing:
+        growing.go_on(found, model.optimizer)
     checkpoints = workdir.checkpoints
     _note_surroundings(checkpoints, found, model, says=writes)
     stop_at_non_finite_loss = StopAtNonFiniteLoss()
-    callbacks = [TrainingClock(), stop_at_non_finite_loss, streams]
+    callbacks = [TrainingClock(), stop_at_non_finite_loss, monitor, growing]
     if writes:
-        callbacks.append(FolderCheck(workdir))
-    if monitor:
-        callbacks.append(monitor)
-    if growing:
-        callbacks.append(growing)
-    if writes:
-        # They write what the others add to the logs.
-        callbacks += [
+        # The last write what the others add to the logs.
+        callbacks = [
+            FolderCheck(workdir),
+            *callbacks,
             HistoryFile(workdir.file("history.csv")),
             keras.callbacks.TensorBoard(workdir.path, write_graph=False),
         ]
     resumable_fit(
         model,
-        make_batches,
-        evaluation,
-        FitPlan(
-            epochs=config.epochs,
-            steps_per_epoch=plan.steps_per_epoch,
-            interval=interval,
-            growing=growing,
+        lambda epoch, done: training_data(
+            config, dataset, plans[epoch], epoch, done
         ),
+        evaluation,
+        FitPlan(config.epochs, plans, interval),
         checkpoints,
         found,
-        callbacks,
+        [callback for callback in callbacks if callback],
         validation_freq=config.validate_every,
         verbose=(1 if sys.stdout.isatty() else 2) if writes else 0,
         writes=writes,

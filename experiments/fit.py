@@ -10,30 +10,24 @@ import re
 import signal
 import sys
 import time
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 from tqdm import tqdm
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
-from experiments.growth import GrowingBatches
 from experiments.process.interruption import Interruption, exit_code
 from keras_svag import backend
 from keras_svag.arguments import refusal
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointInterval:
-    """Time from one checkpoint to the next; one of the two is None.
+class CheckpointInterval(NamedTuple):
+    """Training steps, or seconds, from one checkpoint to the next."""
 
-    Attributes:
-        steps: in training steps.
-        seconds: in seconds.
-    """
-
-    steps: int | None = None
-    seconds: float | None = None
+    steps: float = math.inf
+    seconds: float = math.inf
 
     @classmethod
     def parse(cls, text, steps_per_sgd_step=1):
@@ -49,16 +43,13 @@ class CheckpointInterval:
         match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)s", text.strip())
         number = float(match[1] or match[2]) if match else 0
         if number <= 0:
-            raise ValueError(
-                refusal(
-                    "checkpoint_every",
-                    "a number of SGD steps above 0, as in 500, or of seconds, "
-                    "as in 60s",
-                    text,
-                )
+            wanted = (
+                "a number of SGD steps above 0, as in 500, or of seconds, as "
+                "in 60s"
             )
+            raise ValueError(refusal("checkpoint_every", wanted, text))
         if match[1]:
-            return cls(int(match[1]) * steps_per_sgd_step)
+            return cls(steps=number * steps_per_sgd_step)
         return cls(seconds=number)
 
 
@@ -68,30 +59,20 @@ class FitPlan:
 
     Attributes:
         epochs: how many epochs.
-        steps_per_epoch: training steps of one; they fill whole calls of the
-            model's `steps_per_execution`.
+        plans: list of their `EpochPlan`s, whose steps fill whole calls of the
+            model's `steps_per_execution`; those that a callback is to append
+            when the epoch before has ended are not in it yet.
         interval: a `CheckpointInterval`.
-        growing: the `GrowingBatches` of the run, whose epochs have other
-            numbers of steps, known when they begin; or None.
     """
 
     epochs: int
-    steps_per_epoch: int
+    plans: list
     interval: CheckpointInterval
-    growing: GrowingBatches | None = None
 
     @property
     def steps(self):
         """Training steps of each epoch, as far as they are known."""
-        if self.growing is None:
-            return [self.steps_per_epoch] * self.epochs
-        return [plan.steps_per_epoch for plan in self.growing.plans]
-
-    def place(self, step):
-        """`(epochs, steps of the next one)` that are done after a step."""
-        ends = [*itertools.accumulate(self.steps)]
-        epoch = bisect.bisect_right(ends, step)
-        return epoch, step - sum(self.steps[:epoch])
+        return [plan.steps_per_epoch for plan in self.plans]
 
 
 def resumable_fit(
@@ -140,25 +121,21 @@ def resumable_fit(
         ValueError: if a checkpoint cannot be written, is of another model, or
             lies beyond the end of the run.
     """
-    first_epoch, done = 0, 0
+    epoch, done = 0, 0
     if found is not None:
-        growing = plan.growing
-        if growing is not None:
-            found.restore([growing])
-        last_step = sum(plan.steps)
-        if found.step > last_step:
+        ends = [*itertools.accumulate(plan.steps)]
+        if found.step >= ends[-1]:
             raise ValueError(
                 f"The checkpoint {found.file_name} lies beyond the end of the "
-                f"run, which has {last_step} training steps: remove the file "
-                "to go on from the one before."
+                f"run, which has {ends[-1]} training steps: remove the file to "
+                "go on from the one before."
             )
-        first_epoch, done = plan.place(found.step)
-        if growing is not None:
-            growing.grow_again(model.optimizer)
+        epoch = bisect.bisect_right(ends, found.step)
+        done = found.step - sum(plan.steps[:epoch])
         _build(model, validation_data)
-        if done or growing is None or not growing.has_grown(first_epoch):
+        if done or len({*plan.plans[max(epoch - 1, 0) : epoch + 1]}) == 1:
             # The first step of larger batches is traced by training.
-            _trace(model, make_batches(first_epoch, done), callbacks)
+            _trace(model, make_batches(epoch, done), callbacks)
     several = backend.has_several_workers(model.distribute_strategy)
     progress = _Progress(is_bar=verbose == 1)
     with (
@@ -173,11 +150,9 @@ def resumable_fit(
             found,
             interruption,
         )
-
-        epoch = first_epoch
         while epoch < plan.epochs and not model.stop_training:
             # Keras gives every epoch of a call the same number of steps.
-            is_alone = done or plan.growing is not None
+            is_alone = done or len(plan.plans) < plan.epochs
             epochs = epoch + 1 if is_alone else plan.epochs
             callbacks.is_last_fit = epochs == plan.epochs
             model.fit(
@@ -232,7 +207,7 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
             add_history=True,
             model=model,
             epochs=plan.epochs,
-            steps=plan.steps_per_epoch,
+            steps=plan.steps[0],
         )
         self._plan = plan
         self._checkpoints = checkpoints
@@ -258,19 +233,16 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         self._steps_before = sum(before)
         self.set_params(self.params | {"steps": self._steps})
         found, self._found = self._found, None
-        self._first_batch = 0
-        if found is None:
-            super().on_epoch_begin(epoch, logs)
-            return
-        self._first_batch = found.step - self._steps_before
-        # An epoch that has not begun begins with the metrics at zero.
-        is_within_epoch = self._first_batch > 0
-        restore_training_arrays(self.model, found, is_within_epoch)
-        if is_within_epoch:
-            super().on_epoch_begin(epoch, logs)
-        found.restore(self.callbacks)
-        if not is_within_epoch:
-            super().on_epoch_begin(epoch, logs)
+        self._first_batch = found.step - self._steps_before if found else 0
+        if found:
+            restore_training_arrays(self.model, found)
+        if found and not self._first_batch:
+            # An epoch that has not begun begins with the metrics at zero.
+            self.model.reset_metrics()
+            found.restore(self.callbacks)
+        super().on_epoch_begin(epoch, logs)
+        if self._first_batch:
+            found.restore(self.callbacks)
 
     def on_train_batch_begin(self, batch, logs=None):
         super().on_train_batch_begin(self._first_batch + batch, logs)
@@ -297,7 +269,8 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         if self._checkpoints:
             state = {
                 type(callback).__name__: callback.state_dict()
-                for callback in self._remembering()
+                for callback in self.callbacks
+                if hasattr(callback, "load_state_dict")
             }
             self._checkpoints.save(step, arrays, state)
         self._saved_step, self._saved_time = step, time.monotonic()
@@ -306,14 +279,12 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
 
     def _is_due(self, step):
         interval = self._plan.interval
-        if interval.seconds is not None:
-            return time.monotonic() - self._saved_time >= interval.seconds
         # The steps of a call are done, or repeated, together.
         next_step = step + self.model.steps_per_execution
-        return next_step - self._saved_step > interval.steps
-
-    def _remembering(self):
-        return [c for c in self.callbacks if hasattr(c, "load_state_dict")]
+        return (
+            next_step - self._saved_step > interval.steps
+            or time.monotonic() - self._saved_time >= interval.seconds
+        )
 
 
 class _Progress(keras.callbacks.Callback):

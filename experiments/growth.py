@@ -45,10 +45,6 @@ class GrowingBatches(keras.callbacks.Callback):
         """That of the last epoch."""
         return self.plans[-1].batch_size
 
-    def has_grown(self, epoch):
-        """Whether the batch grew right before an epoch."""
-        return epoch > 0 and self.plans[epoch] != self.plans[epoch - 1]
-
     def on_epoch_begin(self, epoch, logs=None):
         self._growth.note_rate(self.model, self.plans[epoch].rows_per_step)
 
@@ -59,8 +55,14 @@ class GrowingBatches(keras.callbacks.Callback):
             grown = self._growth.grow(self.model, epoch + 1, rows)
             self._append(self.batch_size * (grown // rows))
 
-    def grow_again(self, optimizer):
-        """Gives a new optimizer what the growths so far gave the old one."""
+    def go_on(self, checkpoint, optimizer):
+        """Gives a new optimizer what the growths so far gave the old one.
+
+        Args:
+            checkpoint: the `Checkpoint` that the run goes on from.
+            optimizer: that of the model.
+        """
+        checkpoint.restore([self])
         steps = 0
         for plan, following in itertools.pairwise(self.plans):
             steps += plan.steps_per_epoch

@@ -147,7 +147,7 @@ def begin_together(strategy, workdir):
         strategy,
         lambda: found if writes else workdir.join(),
         lambda found: {
-            "the run in --workdir": workdir.run_id,
+            "config.json in --workdir": workdir.has_begun,
             "the training step to go on from": found.step if found else 0,
         },
     )

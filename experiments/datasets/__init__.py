@@ -3,7 +3,6 @@
 from experiments.datasets.augmentation import augment
 from experiments.datasets.loading import DATASETS, Dataset, load
 from experiments.datasets.pipeline import (
-    STREAMS_VERSIONS,
     evaluation_batches,
     full_batches,
     standardization,
@@ -13,7 +12,6 @@ from experiments.datasets.pipeline import (
 __all__ = [
     "DATASETS",
     "Dataset",
-    "STREAMS_VERSIONS",
     "augment",
     "evaluation_batches",
     "full_batches",

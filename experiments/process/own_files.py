@@ -7,6 +7,17 @@ import secrets
 
 from keras_svag.arguments import printable
 
+# What the use of a file's content raises, if the content is somebody else's.
+UNUSABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+_OF_A_RUN = "what this run of train.py writes there"
 _LOG_HEAD = b"# A run of a sweep of train.py, "
 _PARTIAL = re.compile(r".+\.[0-9a-f]{16}\.partial(\.\w+)?")
 
@@ -43,11 +54,11 @@ def remove_partial(folder):
             os.remove(os.path.join(folder, name))
 
 
-def foreign(path):
-    """The `ValueError` about what stands where a run would write."""
+def foreign(path, wanted=_OF_A_RUN, option="--workdir"):
+    """The `ValueError` about what stands where something is to be written."""
     return ValueError(
-        f"{path} is not what this run of train.py writes there, and is left "
-        "as it is: move it away, or give another --workdir."
+        f"{path} is not {wanted}, and is left as it is: move it away, or give "
+        f"another {option}."
     )
 
 

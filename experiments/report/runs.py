@@ -1,19 +1,20 @@
 """Finds and reads the runs that `train.py` has written below a folder."""
 
+import csv
 import dataclasses
 import functools
-import io
 import math
 import os
 import re
 
 import numpy as np
-import pandas
 
+from experiments import config as configuration
 from experiments.optimizers import optimizer_class
-from experiments.process.own_files import unreadable
+from experiments.process.own_files import UNUSABLE, unreadable
 from experiments.run_folder import (
     CHECKSUM,
+    OUTPUT_LOG,
     configuration_checksum,
     read_json,
 )
@@ -24,21 +25,18 @@ from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
 
-_DEEPEST_CONFIG = 20
-
+# What a report cannot do without.
+_NEEDED = (
+    "optimizer",
+    "batch_size",
+    "epochs",
+    "ell",
+    "learning_rate",
+    "weight_decay",
+    "seed",
+    "lsr.closeness",
+)
 _nonnegative = functools.partial(arguments.number, least=0)
-
-# What a report calculates with.
-_CONFIG_CHECKS = {
-    "optimizer": lambda _, name: optimizer_class(name),
-    "batch_size": arguments.integer,
-    "epochs": arguments.integer,
-    "ell": arguments.integer,
-    "learning_rate": _nonnegative,
-    "weight_decay": _nonnegative,
-    "seed": functools.partial(arguments.integer, least=0),
-    "lsr.closeness": functools.partial(arguments.number, above=1),
-}
 _CONDITIONS_CHECKS = {
     "learning_rate": _nonnegative,
     "weight_decay": _nonnegative,
@@ -216,7 +214,7 @@ def find_runs(folder):
                 unusable[name] = str(error)
             else:
                 runs.append(run) if run else unfinished.append(name)
-        elif "output.log" in files:
+        elif OUTPUT_LOG in files:
             # A run of a sweep that has not come to training.
             unfinished.append(os.path.relpath(path, folder))
     if not runs and unusable:
@@ -243,12 +241,8 @@ def _read_run(path, name):
         os.path.join(path, file)
         for file in ("config.json", "results.json", "history.csv")
     )
-    for file in (config_file, results_file, history_file):
-        # Reading a pipe would wait for ever.
-        if os.path.exists(file) and not os.path.isfile(file):
-            raise ValueError(f"{file} is no file: remove it.")
-    content = _read_config(path, config_file)
-    config = flat(content)
+    content = read_json(config_file)
+    config = _used(config_file, lambda: _checked_config(content))
     results = read_json(results_file)
     if results is None:
         return _diverged_run(name, config, history_file)
@@ -257,12 +251,7 @@ def _read_run(path, name):
             f"{results_file} holds the results of another configuration than "
             "its config.json: remove it and run train.py again."
         )
-    accuracy = results.get("accuracy")
-    if not (arguments.is_number(accuracy) and 0 <= accuracy <= 1):
-        raise ValueError(
-            f"{results_file} has no accuracy: remove it and run train.py again."
-        )
-    history = _read_history(history_file, is_finished=True)
+    history = _used(history_file, lambda: _read_history(history_file))
     done, epochs = len(history.get("epoch", ())), config["epochs"]
     if done != epochs:
         raise ValueError(
@@ -270,145 +259,85 @@ def _read_run(path, name):
             f"run, got {done:,}: remove the folder and run train.py again."
         )
     run = Run(name, config, history, results)
-    try:
-        _refuse_huge_numbers(results)
+
+    def look():
         # Nothing is read before it is asked for.
+        arguments.number("accuracy", results["accuracy"], least=0, most=1)
         _ = run.final_window, run.window_before_decay, run.preconditioned_noise
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{results_file} lacks what a report needs ({_clause(error)}): "
-            "remove it and run train.py again."
-        ) from error
+
+    _used(results_file, look)
     return run
+
+
+def _used(file, read):
+    """What is read of a file, which is named if that cannot be used."""
+    try:
+        return read()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except (csv.Error, *UNUSABLE) as error:
+        reason = str(error).removesuffix(".") or type(error).__name__
+        raise ValueError(
+            f"{file} cannot be used ({reason:.300}): mend it, or remove the "
+            "run's folder and run train.py again."
+        ) from error
 
 
 def _diverged_run(name, config, history_file):
     """A `Run` without results; None if its last loss is finite or unknown."""
     try:
         history = _read_history(history_file)
-    except ValueError:
-        # It may be written at this moment.
+        # Training stops at such a loss, and nothing follows it.
+        is_finite = math.isfinite(history["loss"][-1])
+    except (OSError, csv.Error, *UNUSABLE):
         return None
-    losses = history.get("loss", np.empty(0))
-    # Training stops at such a loss, and nothing follows it.
-    diverged = len(losses) and not math.isfinite(losses[-1])
-    if not diverged or "epoch" not in history:
+    if is_finite or "epoch" not in history:
         return None
     return Run(name, config, history, {})
 
 
-def _read_config(path, config_file):
-    try:
-        content = read_json(config_file)
-        if content is None:
-            raise ValueError("it leads nowhere")
-        _refuse_huge_numbers(content)
-        config = flat(content)
-        for key, check in _CONFIG_CHECKS.items():
-            if key not in config:
-                raise ValueError(f"it lacks `{key}`")
-            check(key, config[key])
-        _refuse_newer(path, config)
-    except (TypeError, ValueError) as error:
-        if config_file in str(error):
-            raise
-        raise ValueError(
-            f"{config_file} cannot be used ({_clause(error)}): mend it, or "
-            "remove the run's folder."
-        ) from error
-    return content
-
-
-def _clause(error):
-    return str(error).removesuffix(".")
-
-
-def _refuse_huge_numbers(content, depth=0):
-    """Refuses content of JSON with numbers that no run has, or too deep."""
-    if depth > _DEEPEST_CONFIG:
-        raise ValueError(f"it is nested more than {_DEEPEST_CONFIG} deep")
-    if isinstance(content, dict):
-        content = content.values()
-    elif not isinstance(content, list):
-        content = [content]
-    for value in content:
-        if isinstance(value, (dict, list)):
-            _refuse_huge_numbers(value, depth + 1)
-        # An integer may be too large for a float.
-        elif arguments.is_number(value) and (
-            arguments.LARGEST_NUMBER < abs(value) < math.inf
-        ):
-            raise ValueError(
-                f"it holds a number beyond {arguments.LARGEST_NUMBER:g}, got "
-                f"{str(value):.20}"
-            )
-
-
-def flat(config, prefix=""):
-    """A nested dict as one with dots in its keys; lists become tuples."""
-    entries = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            entries |= flat(value, f"{prefix}{key}.")
-        else:
-            entries[f"{prefix}{key}"] = _hashable(value)
-    return entries
-
-
-def _hashable(value):
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
-
-
-def _refuse_newer(path, config):
+def _checked_config(content):
+    config = {
+        key: _hashable(value)
+        for key, value in configuration.flat(content).items()
+        if not isinstance(value, dict)
+    }
+    for key in _NEEDED:
+        if key not in config:
+            raise ValueError(f"it lacks `{key}`")
+    optimizer_class(config["optimizer"])
+    configuration.check_values(content)
     numbers = [
         tuple(map(int, re.findall(r"\d+", version)[:3]))
         for version in (str(config.get("version", "0")), __version__)
     ]
     if numbers[0] > numbers[1]:
         raise ValueError(
-            f"The run in {path!r} was made by keras_svag {config['version']}, "
-            f"newer than this keras_svag {__version__}: install that version "
-            "to report on it."
+            f"the run was made by keras_svag {config['version']}, newer than "
+            f"this keras_svag {__version__}"
         )
+    return config
 
 
-def _read_history(path, is_finished=False):
-    """`{column: array}` of a file of CSV; empty if there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        if is_finished and not text.endswith("\n"):
-            raise ValueError("its last line is torn")
-        # The run was killed while it was written, or is writing it.
-        text = text[: text.rfind("\n") + 1]
-        header, _, rows = text.partition("\n")
-        if not rows:
-            return {}
-        if '"' not in header and rows.count(",") != header.count(
-            ","
-        ) * rows.count("\n"):
-            raise ValueError("not all lines have the cells of the header")
-        frame = pandas.read_csv(
-            io.StringIO(text),
-            dtype=np.float64,
-            keep_default_na=False,
-            na_values=["NA", "nan", ""],
-        )
-        for name in frame:
-            _check_numbers(frame[name].to_numpy(), name)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be read ({_clause(error)}); remove the run's "
-            "folder."
-        ) from error
-    return {name: frame[name].to_numpy() for name in frame}
+def _hashable(value):
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-def _check_numbers(numbers, name):
+def _read_history(path):
+    """`{column: array}` of a file of CSV; empty if it has no rows."""
+    if not os.path.isfile(path):
+        # Reading a pipe would wait for ever.
+        raise ValueError("it is no file")
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = [*filter(None, csv.reader(file))] or [[]]
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("not all lines have the cells of the header")
+    columns = zip(header, zip(*rows, strict=True), strict=False)
+    return {name: _numbers(name, cells) for name, cells in columns}
+
+
+def _numbers(name, cells):
+    numbers = np.array(["nan" if c in ("NA", "") else c for c in cells], float)
     sizes = np.abs(numbers)
     wrong = (sizes > arguments.LARGEST_NUMBER) & (sizes < math.inf)
     if name in _MOST:
@@ -421,6 +350,7 @@ def _check_numbers(numbers, name):
         raise ValueError(
             f"{name} in row {row + 1} cannot be {numbers[row]:.15g}"
         )
+    return numbers
 
 
 def _window_of_report(report):

@@ -8,12 +8,12 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
+import tempfile
 
 import tensorflow as tf
 
-from experiments.process.own_files import is_partial, replaced
+from experiments.process.own_files import foreign, replaced
 from experiments.process.streams import visible
 from experiments.report.batch_sizes_section import (
     LINEAR_SCALING,
@@ -24,7 +24,6 @@ from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
 from experiments.report.seeds import differing_keys, without_repeated
 from experiments.report.svag import SVAG_AND_SGD
-from experiments.run_folder import is_locked, locked
 from keras_svag.reporting.blocks import Items, Line, Table
 from keras_svag.reporting.markdown import escaped
 
@@ -42,8 +41,8 @@ STUDIES = (
 
 # The file that says what a report has written: `{name: [checksum]}`.
 _MANIFEST = ".report.json"
+_AS_WRITTEN = "as a report has written it"
 _FOLDERS = ("figures", "report")
-_NEW = ".report"
 _NAME = re.compile(rf"report\.md|({'|'.join(_FOLDERS)})/[^/]+")
 
 
@@ -93,7 +92,7 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
             dataclasses.replace(section, figures={})
             for section in sections[most_drawn:]
         ]
-    with _writing_to(output), _new_folder(output) as new:
+    with _writing_to(output), tempfile.TemporaryDirectory() as new:
         _write(new, f"Report on {workdir}", head, sections)
         _replace(output, new)
     return os.path.join(output, "report.md")
@@ -124,24 +123,6 @@ def _check_writable(output):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-@contextlib.contextmanager
-def _new_folder(output):
-    """A folder that is gone in the end, and so are those of killed reports."""
-    os.makedirs(output, exist_ok=True)
-    for name in os.listdir(output):
-        path = os.path.join(output, name)
-        is_new = name.startswith(f"{_NEW}.") and is_partial(name)
-        if is_new and not is_locked(path):
-            shutil.rmtree(path, ignore_errors=True)
-    new = os.path.join(output, f"{_NEW}.{secrets.token_hex(8)}.partial")
-    os.mkdir(new)
-    try:
-        with locked(new):
-            yield new
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
 def _write(folder, title, head, sections):
     os.makedirs(os.path.join(folder, "figures"))
     pictures = {}
@@ -157,7 +138,7 @@ def _write(folder, title, head, sections):
 
 
 def _replace(output, new):
-    """Moves a report to its place; TensorBoard would show old events too."""
+    """Copies a report to its place; TensorBoard would show old events too."""
     names = [
         os.path.relpath(os.path.join(folder, name), new)
         for folder, _, files in os.walk(new)
@@ -165,16 +146,20 @@ def _replace(output, new):
     ]
     now = {name: [_checksum(os.path.join(new, name))] for name in names}
     before = _written_before(output, now)
-    # A process that is killed meanwhile leaves some of both.
-    both = {n: before.get(n, []) + now.get(n, []) for n in {*before, *now}}
-    _write_manifest(output, both)
-    for name in {*before} - {*now}:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(output, name))
     for name in now:
-        place = os.path.join(output, name)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.replace(os.path.join(new, name), place)
+        os.makedirs(os.path.dirname(os.path.join(output, name)), exist_ok=True)
+    with contextlib.ExitStack() as places:
+        for name in now:
+            place = replaced(os.path.join(output, name))
+            shutil.copyfile(
+                os.path.join(new, name), places.enter_context(place)
+            )
+        # A process that is killed meanwhile leaves some of both.
+        both = {n: before.get(n, []) + now.get(n, []) for n in before | now}
+        _write_manifest(output, both)
+        for name in {*before} - {*now}:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(output, name))
     _write_manifest(output, now)
 
 
@@ -197,7 +182,7 @@ def _written_before(output, names=()):
         ):
             continue
         if _checksum(path) not in written.get(name, ()):
-            raise _foreign(path)
+            raise foreign(path, _AS_WRITTEN, "--output")
     return written
 
 
@@ -210,7 +195,7 @@ def _read_manifest(path):
                 written = json.load(file)["written"]
             if all(map(_NAME.fullmatch, written)):
                 return {name: list(sums) for name, sums in written.items()}
-    raise _foreign(path)
+    raise foreign(path, _AS_WRITTEN, "--output")
 
 
 def _write_manifest(output, written):
@@ -230,13 +215,6 @@ def _checksum(path):
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return None
-
-
-def _foreign(path):
-    return ValueError(
-        f"{path} is not as a report has written it, and is left as it is: "
-        "move it away, or give another --output."
-    )
 
 
 def _why_incomparable(workdir, runs, unusable):

@@ -15,13 +15,14 @@ from experiments.checkpoint import (
     CheckpointFolder,
     training_arrays,
 )
+from experiments.epoch_plan import EpochPlan
 from experiments.fit import (
     CheckpointInterval,
     FitPlan,
     TrainingInterrupted,
     resumable_fit,
 )
-from experiments.run_folder import (
+from experiments.process.logs import (
     HistoryFile,
     StopAtNonFiniteLoss,
     TrainingClock,
@@ -33,6 +34,7 @@ from tests.helpers.processes import Program
 pytestmark = pytest.mark.slow
 
 STEPS, EPOCHS = 5, 3
+PLANS = [EpochPlan(STEPS * 8, 8, pairing=None)] * EPOCHS
 # SVAG without a monitor, SVAG with one, SGD with one.
 KINDS = ("plain", "pairs", "beside")
 
@@ -116,7 +118,7 @@ def fit(folder, kind="plain", every="2", recorder=None, **kwargs):
         model,
         batches,
         batches(100).take(2),
-        FitPlan(EPOCHS, STEPS, CheckpointInterval.parse(every)),
+        FitPlan(EPOCHS, PLANS, CheckpointInterval.parse(every)),
         checkpoints,
         checkpoints.newest(),
         [
@@ -251,16 +253,16 @@ def test_a_signal_in_the_last_step_lets_training_end(tmp_path, in_peace):
 
 def test_a_damaged_checkpoint_repeats_more(killed, tmp_path, in_peace):
     folder = killed(9)
-    (tmp_path / "killed/checkpoints/step-8.npz").write_bytes(b"PK")
-    with pytest.warns(UserWarning, match="step-8.npz' is damaged"):
+    (tmp_path / "killed/checkpoints/step-8.run.npz").write_bytes(b"PK")
+    with pytest.warns(UserWarning, match="step-8.run.npz' is damaged"):
         model = fit(folder)
     assert_same(end_state(model, folder), in_peace["plain"][0])
 
 
 def test_a_checkpoint_beyond_the_end_is_refused(tmp_path):
     model = make_model()
-    plan = FitPlan(EPOCHS, STEPS, CheckpointInterval(2))
-    beyond = Checkpoint(EPOCHS * STEPS + 1, [], {})
+    plan = FitPlan(EPOCHS, PLANS, CheckpointInterval(2))
+    beyond = Checkpoint(EPOCHS * STEPS + 1, [], {}, {}, "step-16.npz")
     with pytest.raises(ValueError, match="step-16.npz lies .* has 15 training"):
         resumable_fit(model, batches, None, plan, None, beyond, [])
 
@@ -325,13 +327,6 @@ def test_no_interval_is_refused(text):
     with pytest.raises(ValueError, match="`checkpoint_every` must be") as error:
         CheckpointInterval.parse(text)
     assert repr(text) in str(error.value)
-
-
-def test_exit_codes_are_those_of_ctrl_c_and_of_sigterm():
-    assert TrainingInterrupted(signal.SIGINT).exit_code == 130
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        assert TrainingInterrupted(number).exit_code == 143
-    assert "SIGTERM" in str(TrainingInterrupted(signal.SIGTERM))
 
 
 @pytest.mark.parametrize("kind", kill_harness.KINDS)

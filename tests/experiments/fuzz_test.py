@@ -20,20 +20,14 @@ from hypothesis import strategies as st
 from experiments import run_folder
 from experiments.checkpoint import (
     CheckpointFolder,
-    StreamsVersion,
     restore_training_arrays,
     training_arrays,
 )
 from experiments.process import fingerprint
+from experiments.process.logs import HistoryFile, TrainingClock
 from experiments.report import writing
 from experiments.report.runs import find_runs
-from experiments.run_folder import (
-    CHECKSUM,
-    HistoryFile,
-    TrainingClock,
-    WorkDir,
-    configuration_checksum,
-)
+from experiments.run_folder import CHECKSUM, WorkDir, configuration_checksum
 from keras_svag import SVAG, ScalingRuleCheck, SVAGModel
 from tests.helpers.small_problems import dense_network
 from tests.helpers.synthetic_runs import estimate, window, write_run
@@ -434,7 +428,6 @@ def states():
     return {
         "HistoryFile": {"rows": ROWS},
         "ScalingRuleCheck": state_of_check(),
-        "StreamsVersion": StreamsVersion("shuffle").state_dict(),
         "TrainingClock": {"learning_rate": 0.1},
     }
 
@@ -452,15 +445,16 @@ def begun(tmp_path_factory, model):
     """A folder of a run with two checkpoints, of steps 3 and 6."""
     with pytest.MonkeyPatch.context() as patch:
         # The traceback of an example that failed holds its lock.
-        patch.setattr(run_folder, "fcntl", None)
+        patch.setattr(run_folder, "lock", lambda _: os.open(os.devnull, 0))
         folder = tmp_path_factory.mktemp("begun")
         begin(folder, training_arrays(model))
         yield folder
 
 
-def begin(folder, arrays):
-    workdir = WorkDir(str(folder), SETTINGS)
+def begin(folder, arrays, settings=SETTINGS):
+    workdir = WorkDir(str(folder), settings)
     workdir.begin()
+    (folder / "history.csv").write_text("epoch,loss\n0,2\n")
     workdir.checkpoints.about["surroundings"] = {"replicas": 1}
     for step in (STEP // 2, STEP):
         workdir.checkpoints.save(step, arrays, states())
@@ -470,16 +464,19 @@ def begin(folder, arrays):
 @pytest.fixture(scope="module")
 def two_runs(begun, model, tmp_path_factory):
     """Files of two finished runs by their names in the first one."""
-    ids, found = [], []
-    for number in (0, 1):
+    found = []
+    for ell in (SETTINGS["ell"], 8):
         folder = tmp_path_factory.mktemp("finished")
-        arrays = [array + number for array in training_arrays(model)]
-        workdir = begin(folder, arrays)
-        workdir.results = {**RESULTS, "accuracy": 0.9 - number / 2}
-        ids.append(workdir.run_id)
-        found.append({**files_of(folder), "history.csv": b"epoch,loss\n0,2\n"})
-    first, second = found
-    return first, {n.replace(*reversed(ids)): c for n, c in second.items()}
+        arrays = [array + ell for array in training_arrays(model)]
+        settings = SETTINGS | {"ell": ell}
+        workdir = begin(folder, arrays, settings)
+        workdir.results = RESULTS
+        run = configuration_checksum(settings)
+        found.append(
+            {n.replace(run, "{}"): c for n, c in files_of(folder).items()}
+        )
+    run = configuration_checksum(SETTINGS)
+    return [{n.format(run): c for n, c in files.items()} for files in found]
 
 
 def goes_on(folder, model):
@@ -488,10 +485,8 @@ def goes_on(folder, model):
     found = workdir.begin()
     if found is None:
         return None
-    streams = StreamsVersion("shuffle")
-    streams.check(found)
     fingerprint.changes(found.about.get("surroundings"), {"replicas": 1})
-    restore_training_arrays(model, found, True)
+    restore_training_arrays(model, found)
     restore_callbacks(model, found, workdir.file("history.csv"))
     return found
 
@@ -502,9 +497,9 @@ def restore_callbacks(model, checkpoint, history_file):
     check.set_model(model)
     check.set_params({"epochs": 2, "steps": 3})
     check.on_train_begin()
-    streams = StreamsVersion("shuffle")
     history = HistoryFile(history_file)
-    checkpoint.restore([TrainingClock(), history, check, streams])
+    history.on_train_begin()
+    checkpoint.restore([TrainingClock(), history, check])
     return history, check
 
 
@@ -633,9 +628,9 @@ def test_what_lies_in_a_checkpoints_place_hinders_no_later_one(
     tmp_path, stranger
 ):
     folder = CheckpointFolder(str(tmp_path), keep=1)
-    put(tmp_path / "step-9.npz", stranger)
+    put(tmp_path / "step-9.run.npz", stranger)
     with soon():
         assert folder.newest() is None
         for step in (3, 6):
-            folder.save(step, [], None)
+            folder.save(step, [], {})
         assert CheckpointFolder(str(tmp_path)).newest().step == 6

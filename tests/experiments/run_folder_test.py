@@ -1,5 +1,5 @@
 import contextlib
-import csv
+import glob
 import json
 import os
 import resource
@@ -8,12 +8,7 @@ import signal
 
 import pytest
 
-from experiments.run_folder import (
-    FolderCheck,
-    HistoryFile,
-    WorkDir,
-    results_table,
-)
+from experiments.run_folder import FolderCheck, WorkDir, results_table
 
 CONFIG = {"ell": 4, "model": {"hidden_units": (8, 8)}}
 
@@ -112,7 +107,7 @@ def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
     name = "config.0123456789abcdef.partial.json"
     (tmp_path / name).write_text("{")
     begun(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "history.csv"]
+    assert os.listdir(tmp_path) == ["config.json"]
 
 
 def test_a_directory_in_use_is_refused_until_it_is_free(tmp_path):
@@ -138,20 +133,12 @@ def begun(path, config=CONFIG):
     return workdir, workdir.begin()
 
 
-def test_a_run_keeps_its_identity_and_another_has_its_own(tmp_path):
-    first, found = begun(tmp_path / "a")
+def test_a_run_goes_on_from_its_checkpoint(tmp_path):
+    first, found = begun(tmp_path)
     assert found is None
-    first.checkpoints.save(3, [], None)
-    first_id = first.run_id
+    first.checkpoints.save(3, [], {})
     del first
-    again, found = begun(tmp_path / "a")
-    assert again.run_id == first_id == found.about["run_id"]
-    assert found.step == 3
-    assert json.loads((tmp_path / "a/config.json").read_text())["run_id"] == (
-        first_id
-    )
-    other, _ = begun(tmp_path / "b")
-    assert other.run_id != first_id
+    assert begun(tmp_path)[1].step == 3
 
 
 def test_a_folder_begun_anew_under_a_running_process_stays_the_new_ones(
@@ -161,7 +148,7 @@ def test_a_folder_begun_anew_under_a_running_process_stays_the_new_ones(
     old, _ = begun(path)
     shutil.rmtree(path)
     for write in (
-        lambda: old.checkpoints.save(5, [], None),
+        lambda: old.checkpoints.save(5, [], {}),
         lambda: FolderCheck(old).on_epoch_end(0, {"loss": 1.0}),
         lambda: setattr(old, "results", {}),
     ):
@@ -169,33 +156,34 @@ def test_a_folder_begun_anew_under_a_running_process_stays_the_new_ones(
             write()
         assert not path.exists()
     new, _ = begun(path, {**CONFIG, "ell": 8})
-    new.checkpoints.save(1, [], "new")
+    new.checkpoints.save(1, [], {"of": "the new one"})
     with pytest.raises(ValueError, match="no longer this run's"):
-        old.checkpoints.save(5, [], "old")
+        old.checkpoints.save(5, [], {})
     del new
-    assert begun(path, {**CONFIG, "ell": 8})[1].state == "new"
+    found = begun(path, {**CONFIG, "ell": 8})[1]
+    assert found.state == {"of": "the new one"}
 
 
 def checkpoint(workdir, step):
-    return os.path.join(
-        workdir.checkpoints.path, f"step-{step}.{workdir.run_id}.npz"
-    )
+    [path] = glob.glob(f"{workdir.checkpoints.path}/step-{step}.*.npz")
+    return path
 
 
 def test_the_checkpoint_of_another_run_is_left_out_and_left(tmp_path):
     old, _ = begun(tmp_path / "old", {**CONFIG, "ell": 8})
-    old.checkpoints.save(500, [], "old")
     new, _ = begun(tmp_path / "new")
-    new.checkpoints.save(1, [], "new")
+    old.checkpoints.save(500, [], {})
+    new.checkpoints.save(1, [], {})
     shutil.copy(checkpoint(old, 500), new.checkpoints.path)
-    # One that was given the other run's name is noticed.
-    shutil.copy(checkpoint(old, 500), checkpoint(new, 500))
+    # One that was given this run's name is noticed.
+    shutil.copy(
+        checkpoint(old, 500), checkpoint(new, 1).replace("step-1.", "step-600.")
+    )
     del new
-    with pytest.warns(UserWarning, match="step-500.*npz' is of another run"):
+    with pytest.warns(UserWarning, match="step-600.*it is of another run"):
         again, found = begun(tmp_path / "new")
-    assert found.state == "new"
-    for step in (2, 3, 4, 5):
-        again.checkpoints.save(step, [], "new")
+    assert found.step == 1
+    again.checkpoints.save(2, [], {})
     again.checkpoints.remove()
     name = os.path.basename(checkpoint(old, 500))
     assert os.listdir(again.checkpoints.path) == [name]
@@ -203,15 +191,13 @@ def test_the_checkpoint_of_another_run_is_left_out_and_left(tmp_path):
 
 def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
     first, _ = begun(tmp_path)
-    first.checkpoints.save(3, [], None)
-    first_id = first.run_id
+    first.checkpoints.save(3, [], {})
     del first
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"another configuration .* in ell\)"):
+    with pytest.raises(ValueError, match="it holds 'checkpoints'; give anoth"):
         begun(tmp_path, {**CONFIG, "ell": 8})
     assert not (tmp_path / "config.json").exists()
-    again, found = begun(tmp_path)
-    assert (again.run_id, found.step) == (first_id, 3)
+    assert begun(tmp_path)[1].step == 3
 
 
 @contextlib.contextmanager
@@ -238,7 +224,7 @@ def test_results_that_cannot_be_written_leave_no_partial_file(tmp_path):
     workdir, _ = begun(tmp_path)
     with full_disk(20), pytest.raises(ValueError, match="File too large"):
         workdir.results = {"text": "x" * 100}
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "history.csv"]
+    assert os.listdir(tmp_path) == ["config.json"]
     # As it would go on when there is room again.
     workdir.results = {"accuracy": 0.5}
     assert WorkDir(str(tmp_path), CONFIG).results == {"accuracy": 0.5}
@@ -260,54 +246,3 @@ def test_damaged_json_is_refused_and_kept(tmp_path, name, content):
 def test_damaged_results_are_not_printed(results):
     with pytest.raises(ValueError, match="results.json"):
         results_table(results)
-
-
-def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "history.csv")
-
-
-def test_a_row_an_epoch(path):
-    history = HistoryFile(path)
-    history.on_train_begin()
-    for epoch, loss in enumerate((1 / 3, float("nan"))):
-        history.on_epoch_end(epoch, {"loss": loss, "accuracy": 0.5})
-    assert rows(path) == [
-        {"epoch": "0", "accuracy": "0.5", "loss": repr(1 / 3)},
-        {"epoch": "1", "accuracy": "0.5", "loss": "nan"},
-    ]
-
-
-def test_a_column_that_appears_later_is_filled(path):
-    history = HistoryFile(path)
-    history.on_train_begin()
-    history.on_epoch_end(0, {"loss": 2.0})
-    history.on_epoch_end(1, {"loss": 1.0, "val_loss": 3.0})
-    history.on_epoch_end(2, {"loss": 0.5})
-    assert [row["val_loss"] for row in rows(path)] == ["NA", "3.0", "NA"]
-
-
-def test_it_is_rewritten_from_its_state(path):
-    history = HistoryFile(path)
-    history.on_train_begin()
-    history.on_epoch_end(0, {"loss": 0.1})
-    state = history.state_dict()
-    with open(path) as file:
-        expected = file.read()
-    state = {"rows": list(state["rows"])}
-    history.on_epoch_end(1, {"loss": 0.2})
-    with open(path, "a") as file:
-        file.write("2,0.0")  # Killed while it was writing.
-    other = HistoryFile(path)
-    other.on_train_begin()
-    assert rows(path) == []
-    other.load_state_dict(state)
-    with open(path) as file:
-        assert file.read() == expected
-    other.on_epoch_end(1, {"loss": 0.2})
-    assert [row["epoch"] for row in rows(path)] == ["0", "1"]

@@ -19,9 +19,15 @@ CONFIG = {
     "weight_decay": 0.005,
     "sampling": "with_replacement",
     "seed": 0,
+    "measure_noise": True,
     "validate_every": 1,
     "model": {"name": "scale_invariant_mlp", "hidden_units": [64, 64]},
-    "lsr": {"closeness": 2**0.5, "kappas": [2, 4], "window": None},
+    "lsr": {
+        "enabled": True,
+        "closeness": 2**0.5,
+        "kappas": [2, 4],
+        "window": None,
+    },
     "version": "0.1.0",
 }
 
@@ -98,7 +104,7 @@ def write_run(
         **config: what the configuration has instead.
     """
     folder.mkdir(parents=True)
-    config = {"run_id": "synthetic", **CONFIG, **config}
+    config = {**CONFIG, **config}
     (folder / "config.json").write_text(json.dumps(config))
     epochs = config["epochs"]
     losses = losses or [2.0**-epoch for epoch in range(epochs)]

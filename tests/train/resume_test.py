@@ -1,14 +1,11 @@
 """The script is interrupted and started again, as a user would."""
 
-import json
 import signal
 import time
 import zipfile
 
 import pytest
 
-from experiments.checkpoint import CheckpointFolder
-from experiments.datasets import STREAMS_VERSIONS
 from tests.helpers.processes import Program
 
 pytestmark = pytest.mark.slow
@@ -61,12 +58,6 @@ def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
     assert code == 143
     assert "train.py: interrupted by SIGTERM: the same command goes" in errors
     assert not (interrupted / "results.json").exists()
-    config = json.loads((interrupted / "config.json").read_text())
-    checkpoints = CheckpointFolder(str(interrupted / "checkpoints"))
-    checkpoints.suffix = f".{config['run_id']}.npz"
-    found = checkpoints.newest()
-    assert found.state["StreamsVersion"] == STREAMS_VERSIONS["with_replacement"]
-
     # Events that are torn or somebody else's are neither read nor changed.
     events = list(interrupted.glob("*/events.out.tfevents.*"))
     events[0].write_bytes(events[0].read_bytes()[:-5])

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 import train
-from configs import cifar10, digits
+from configs import digits
 from experiments.run_folder import WorkDir
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Program, own_lines
@@ -219,26 +219,9 @@ def test_plain_model_trains_as_the_measured_one(
     assert "noise_trace" not in history(plain)[0]
 
 
-def test_epochs_are_those_of_sgd_whatever_ell_is(trained):
-    # ell=1 is that of the finished run, above.
-    for overrides in (SVAG_RUN, {"ell": 3, "measure_noise": False}):
-        row = history(trained(**overrides))[0]
-        assert float(row["effective_step"]) == 1437 // 128
-        assert float(row["continuous_time"]) == pytest.approx(11 * 0.5)
-
-
 def test_non_finite_loss_stops_and_keeps_what_was_written(tmp_path):
     with pytest.raises(FloatingPointError, match="by training step [1-9]"):
         run(tmp_path, learning_rate=1e30, weight_decay=1.0)
     written = set(os.listdir(tmp_path / "run"))
     assert {"config.json", "history.csv"} < written
     assert "results.json" not in written
-
-
-def test_cifar10_configuration_is_the_papers_recipe():
-    config = cifar10.get_config()
-    assert (config.batch_size, config.learning_rate) == (128, 0.8)
-    assert (config.weight_decay, config.momentum) == (5e-4, 0)
-    assert (config.epochs, config.milestones) == (160, (80, 120))
-    assert (config.schedule, config.decay_factor) == ("step", 0.1)
-    assert (config.model.name, config.model.depth) == ("pre_resnet", 32)

@@ -118,15 +118,6 @@ def test_a_run_that_stopped_at_its_loss_has_diverged(tmp_path):
     assert unfinished == []
 
 
-@pytest.mark.parametrize("torn", ["2", "2,", "2,nan", "2,inf,0.9,0.2"])
-def test_a_row_that_is_being_written_is_no_divergence(tmp_path, torn):
-    write_run(tmp_path / "run", losses=[1.0, 0.5], finished=False)
-    with open(tmp_path / "run" / "history.csv", "a") as file:
-        file.write(torn)
-    with pytest.raises(ValueError, match="None of the runs .* is finished"):
-        find_runs(str(tmp_path))
-
-
 # A key of a file with dots, what it holds instead, and what the reason says.
 DAMAGED_JSON = [
     ("config.json", "batch_size", 0, "`batch_size`"),
@@ -134,14 +125,13 @@ DAMAGED_JSON = [
     ("config.json", "epochs", None, "`epochs`"),
     ("config.json", "learning_rate", 1e308, "1e+100"),
     ("config.json", "lsr.closeness", "x", "`lsr.closeness`"),
-    ("config.json", "model", json.loads("[" * 30 + "]" * 30), "nested"),
     ("results.json", "accuracy", 2.0, "accuracy"),
-    ("results.json", "gradient_noise", [1], "lacks what"),
-    ("results.json", "linear_scaling", 3, "report needs"),
+    ("results.json", "gradient_noise", [1], "saved"),
+    ("results.json", "linear_scaling", 3, "cannot be used"),
     ("results.json", "linear_scaling.weight_sq_norm", "x", "`weight_sq_norm`"),
     ("results.json", "linear_scaling.conditions.rest", "x", "`rest`"),
     ("results.json", "gradient_noise.count", "2", "`count`"),
-    ("results.json", "gradient_noise.per_layer", {"kernel": 1}, "needs"),
+    ("results.json", "gradient_noise.per_layer", {"kernel": 1}, "saved"),
 ]
 
 
@@ -193,7 +183,6 @@ DAMAGED_HISTORIES = {
     "nothing": ("", ["remove"]),
     "no row": ("epoch,loss\n", ["remove"]),
     "no epochs": ("loss\n0.5\n", ["remove"]),
-    "a torn row": (HISTORY[:-1], ["its last line is torn"]),
     "a third of it": (HISTORY[:17], ["3 epochs of a finished run, got 1"]),
     "a short row": (HISTORY.replace("1,0.5", "1"), ["cells of the header"]),
     "a long row": (HISTORY.replace("NA", "1,2"), ["cells of the header"]),

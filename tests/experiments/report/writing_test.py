@@ -2,7 +2,6 @@ import errno
 import itertools
 import os
 import re
-import signal
 
 import pytest
 import tensorflow as tf
@@ -12,8 +11,6 @@ from tensorboard.backend.event_processing import event_accumulator
 from experiments.report import writing
 from experiments.report.__main__ import main
 from experiments.report.writing import write_report
-from experiments.run_folder import locked
-from tests.helpers.processes import Program
 from tests.helpers.synthetic_runs import (
     estimate,
     write_run,
@@ -142,7 +139,7 @@ def test_a_comparison_without_sense_leaves_the_others(tmp_path):
             # Seeds whose N is stated at different batch sizes.
             noise = estimate(0.3, 1.5, batch_size=16 + seed)
             folder = tmp_path / f"{ell}-{seed}"
-            write_run(folder, noise=noise, ell=ell, seed=seed, dataset="x")
+            write_run(folder, noise=noise, ell=ell, seed=seed, dataset="mnist")
     text = report_on(tmp_path)
     assert "## NGD and SGD" in text and "## SVAG" not in text
     assert "numbers do not go together (\\`estimates\\` must be" in text
@@ -258,32 +255,3 @@ def test_a_list_of_files_that_no_report_wrote_is_kept(tmp_path, content):
     (tmp_path / ".report.json").write_text(content)
     assert ".report.json is not as a report has" in failure(tmp_path)
     assert (tmp_path / ".report.json").read_text() == content
-
-
-KILLS_ITSELF = """
-import os, signal, sys
-from experiments.report import writing
-writing._replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
-writing.write_report(sys.argv[1])
-"""
-
-
-def test_a_report_removes_what_killed_ones_left_and_nothing_else(tmp_path):
-    write_ngd_and_sgd(tmp_path)
-    hers = [tmp_path / name for name in (".report-x", ".report.d")]
-    # Another report that is being written, and a link to a folder.
-    hers.append(tmp_path / f".report.{'0' * 16}.partial")
-    hers.append(tmp_path / f".report.{'1' * 16}.partial")
-    for folder in hers[:3]:
-        folder.mkdir()
-        (folder / "report.md").write_text("hers")
-    hers[3].symlink_to(hers[0])
-    with locked(hers[2]):
-        script = tmp_path.with_suffix(".py")
-        script.write_text(KILLS_ITSELF)
-        process = Program(str(script), tmp_path)
-        assert process.wait() == -signal.SIGKILL
-        assert len({*tmp_path.glob(".report*")}.difference(hers)) == 1
-        write_report(str(tmp_path))
-    assert {*tmp_path.glob(".report*")} == {*hers, tmp_path / ".report.json"}
-    assert all((folder / "report.md").exists() for folder in hers)

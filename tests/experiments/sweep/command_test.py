@@ -52,7 +52,7 @@ def sweep(tmp_path):
         swept = [s.removeprefix("--sweep=") for s in specifications]
         configurations = {
             os.path.join(workdir, run.name): (
-                {**scaled_down(run.config).to_dict(), "run_id": "another"},
+                scaled_down(run.config).to_dict(),
                 done(scaled_down(run.config).to_dict()),
             )
             for run in swept_runs(swept, config)
@@ -78,7 +78,7 @@ def done(config):
 def configuration(**keys):
     config = digits.get_config()
     config.update(keys)
-    return {**config.to_dict(), "run_id": "another"}
+    return config.to_dict()
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""What the epochs of a run are said to be: its clock, its history, its end."""
+
+import csv
+import math
+
+import keras
+from keras import ops
+
+from experiments.process.own_files import replaced
+from keras_svag import arguments
+
+
+class TrainingClock(keras.callbacks.Callback):
+    """Adds SGD's clock to the logs of each epoch.
+
+    `learning_rate` is that of the epoch's first step, `effective_step` counts
+    the SGD steps done, which for any optimizer but `SVAG` are its own. With
+    `SVAG` there is also `continuous_time`, that of the SDE. Put it before the
+    callbacks that read the logs.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._learning_rate = _float(self.model.optimizer.learning_rate)
+
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = self.model.optimizer
+        logs["learning_rate"] = self._learning_rate
+        if hasattr(optimizer, "continuous_time"):
+            logs["effective_step"] = optimizer.effective_iterations
+            logs["continuous_time"] = _float(optimizer.continuous_time)
+        else:
+            logs["effective_step"] = _float(optimizer.iterations)
+
+    def state_dict(self):
+        """What an epoch that has begun needs, as a value of JSON."""
+        return {"learning_rate": self._learning_rate}
+
+    def load_state_dict(self, state):
+        """Goes on from what `state_dict` returned."""
+        self._learning_rate = float(state["learning_rate"])
+
+
+def _float(scalar):
+    return float(ops.convert_to_numpy(scalar))
+
+
+class HistoryFile(keras.callbacks.Callback):
+    """Writes the logs of every epoch to a CSV file, a row each.
+
+    A column that first appears in a later epoch is filled with `NA` before.
+    Put it after the callbacks that add to the logs.
+
+    Args:
+        path: path of the file. What it holds of an earlier training is
+            replaced by what `load_state_dict` brings back.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self._path = path
+        self._rows = []
+
+    def on_train_begin(self, logs=None):
+        self._write()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._rows.append({"epoch": epoch, **(logs or {})})
+        self._write()
+
+    def state_dict(self):
+        """The rows so far, as a value of JSON."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state):
+        """Goes on from what `state_dict` returned; rewrites the file."""
+        rows = list(state["rows"])
+        for row in rows:
+            arguments.integer("epoch", row["epoch"], least=0)
+            for name, value in row.items():
+                if not arguments.is_number(value):
+                    raise TypeError(arguments.refusal(name, "a number", value))
+        self._rows = rows
+        self._write()
+
+    def _write(self):
+        names = {name for row in self._rows for name in row} - {"epoch"}
+        with (
+            replaced(self._path) as partial,
+            open(partial, "x", encoding="utf-8", newline="") as file,
+        ):
+            columns = ["epoch", *sorted(names)]
+            writer = csv.DictWriter(file, columns, restval="NA")
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+
+class StopAtNonFiniteLoss(keras.callbacks.Callback):
+    """Stops training when the loss is not finite.
+
+    Attributes:
+        step: number of the step after which that was seen, counted from 1 over
+            all epochs, or `None`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.step = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            self.step = int(_float(self.model.optimizer.iterations))
+            self.model.stop_training = True

@@ -8,21 +8,24 @@ from matplotlib.ticker import NullLocator
 from experiments.report import sections
 from experiments.report.batch_sizes import (
     GROWN_ERROR,
+    ScalingStudy,
     linear_comparisons,
-    scaling_study,
     square_root_comparisons,
 )
 from experiments.report.figures import (
     ACCURACY,
     COLOURS,
     LOSS,
-    error_bar,
+    draw_band,
+    draw_means,
+    legend_outside,
     line_style,
     make_logarithmic,
     saved_figure,
 )
+from experiments.report.seeds import SeedMean
 from keras_svag.noise.numerals import interval, number, with_error, within
-from keras_svag.reporting.blocks import Headline, Line, Table
+from keras_svag.reporting.blocks import Table
 
 _BETAS = {"beta_1": "β₁", "beta_2": "β₂", "rho": "ρ"}
 _OUTCOMES = {
@@ -35,52 +38,48 @@ _OUTCOMES = {
 
 def scaling_section(study):
     """`Section` of a `ScalingStudy`."""
-    is_linear = study.comparison.is_linear
-    texts = _linear_texts if is_linear else _square_root_texts
+    drawn = "G, N, N/G and test accuracy"
+    title, texts = "Linear scaling", _linear_texts
+    if not study.is_linear:
+        drawn = "q_P, test accuracy and training loss"
+        title, texts = "Square-root scaling", _square_root_texts
     figures = {
-        "batch-sizes": sections.Figure(
-            "G, N, N/G and test accuracy against the batch size; B* is that of "
-            "the smallest batch size."
-            if is_linear
-            else "q_P, test accuracy and training loss against the batch size; "
-            "B* is that of the smallest batch size.",
+        "batch-sizes": (
+            f"{drawn} against the batch size; B* is that of the smallest batch "
+            "size.",
             lambda path: save_scaling(path, study),
         )
     }
     if any(batch.closeness for batch in study.batches):
-        figures["closeness"] = sections.Figure(
+        figures["closeness"] = (
             "C to the smallest batch size: measured, the least that the "
             "necessary condition allows, and predicted from SVAG.",
             lambda path: save_closeness(path, study),
         )
-    return sections.Section(
-        "Linear scaling" if is_linear else "Square-root scaling",
-        (
-            Headline(f"{_bound_text(study)}."),
-            _table(study),
-            *map(Line, texts(study)),
-            *map(Line, sections.one_seed(study.comparison)),
-        ),
+    return sections.section(
+        title,
+        study.comparison,
+        f"{_bound_text(study)}.",
+        [_table(study), *texts(study)],
         figures,
-        sections.setting(study.comparison),
     )
 
 
 def _bound_text(study):
-    first, is_linear = study.batches[0], study.comparison.is_linear
+    first, is_linear = study.batches[0], study.is_linear
+    rule = "linear scaling" if is_linear else "the square-root rule"
     if study.refusal:
         return study.refusal.removesuffix(".")
     if first.bound is None:
         noise = "N/G" if is_linear else "preconditioned noise"
         return (
             f"No {noise} was measured at the smallest batch size: no condition "
-            f"on {'linear scaling' if is_linear else 'the square-root rule'}"
+            f"on {rule}"
         )
     low, point, high = first.bound
     text = (
-        f"Seen from B = {first.batch_size:,}, "
-        f"{'linear scaling' if is_linear else 'the square-root rule'} is not "
-        f"ruled out up to B = {number(low)}"
+        f"Seen from B = {first.batch_size:,}, {rule} is not ruled out up to B "
+        f"= {number(low)}"
     )
     text += (
         f" and ruled out beyond {number(high)}"
@@ -99,7 +98,7 @@ def _bound_text(study):
 
 def _linear_texts(study):
     target = number(study.target)
-    yield from _prediction(study)
+    yield _prediction(study)
     yield _error_text(study)
     yield (
         "B* = κ_max·B is the largest batch size that the necessary condition "
@@ -125,21 +124,19 @@ def _linear_texts(study):
 
 def _prediction(study):
     """Where C is left, by runs of SVAG; or how to find out."""
-    first = study.batches[0]
     if study.refusal:
-        return
+        return ""
     if study.leaves_at is None:
-        yield (
+        return (
             "Where C is left can be predicted from runs of SVAG with several "
             "ell at one of these batch sizes (--sweep ell=1,2), which are not "
             "in this report."
         )
-        return
     svag = study.comparison.beside
     leaves = sections.leaves_text(
-        first.batch_size, study.target, study.leaves_at
+        study.batches[0].batch_size, study.target, study.leaves_at
     )
-    yield (
+    return (
         f"Predicted from ell = {', '.join(map(str, svag.groups))} at B = "
         f"{svag.runs[0].config['batch_size']:,}: {leaves}. The prediction "
         f"(derived) is of first order in the learning rate. {sections.SHAPES}"
@@ -208,7 +205,7 @@ def _table(study):
 
 def _row(study, batch):
     """`{column: cell}`."""
-    is_linear, first = study.comparison.is_linear, study.batches[0]
+    is_linear, first = study.is_linear, study.batches[0]
     accuracy, loss = sections.accuracy_and_loss(batch.final)
     if batch.num_diverged:
         accuracy += f" ({batch.num_diverged} diverged)"
@@ -255,7 +252,7 @@ def save_scaling(path, study):
         path: PNG file.
         study: `ScalingStudy`.
     """
-    is_linear = study.comparison.is_linear
+    is_linear = study.is_linear
     draw = [_draw_ratio, _draw_accuracy]
     draw = [_draw_moments, *draw] if is_linear else [*draw, _draw_loss]
     with saved_figure(path, 10) as figure:
@@ -263,41 +260,42 @@ def save_scaling(path, study):
         panels[0].set_xscale("log")
         for axes, draw_panel in zip(panels, draw, strict=True):
             draw_panel(axes, study)
-        sizes = [batch.batch_size for batch in study.batches]
-        _label_sizes(panels[2], sizes)
-        panels[2].set_xlabel(
-            "batch size B (examples)"
-            + ", learning rate in proportion" * is_linear
-        )
         # Error bars without an upper end would stretch the axis.
-        panels[2].set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
-        # Outside, lest it hide a point.
-        figure.legend(
-            *panels[2].get_legend_handles_labels(),
-            loc="outside lower center",
-            title="mean ± standard error over seeds",
-            ncols=2,
-        )
+        _finish_sizes(panels[2], study, 1.4, 1.4, study.is_linear)
+        title = "mean ± standard error over seeds"
+        legend_outside(figure, panels[2:], "lower", title=title, ncols=2)
 
 
-def _label_sizes(axes, sizes):
+def _finish_sizes(axes, study, below, above, in_proportion=True):
+    """Gives an axis of batch sizes its ticks, its ends and its label."""
+    sizes = [batch.batch_size for batch in study.batches]
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(sizes[0] / below, sizes[-1] * above)
+    axes.set_xlabel(
+        "batch size B (examples)"
+        + ", learning rate in proportion" * in_proportion
+    )
 
 
 def _draw_moments(axes, study):
-    measured = [batch for batch in study.batches if batch.estimate]
     for index, (name, label) in enumerate(
         (("grad_sq_norm", "G = |∇L|²"), ("noise_trace", "N = Tr Σ at B")), 1
     ):
-        values = [getattr(batch.estimate, name) for batch in measured]
-        errors = [getattr(batch.estimate, f"{name}_se") for batch in measured]
-        axes.errorbar(
-            [batch.batch_size for batch in measured],
-            [value if value > 0 else math.nan for value in values],
-            [error_bar(error) for error in errors],
+        means = {
+            batch.batch_size: SeedMean(
+                getattr(batch.estimate, name),
+                getattr(batch.estimate, f"{name}_se"),
+                1,
+            )
+            for batch in study.batches
+            if batch.estimate and getattr(batch.estimate, name) > 0
+        }
+        draw_means(
+            axes,
+            means,
+            means.values(),
             **line_style(index),
-            capsize=4,
             label=f"{label} (± standard error)",
         )
     make_logarithmic(axes)
@@ -306,7 +304,7 @@ def _draw_moments(axes, study):
 
 
 def _draw_ratio(axes, study):
-    symbol = "N/G" if study.comparison.is_linear else "q_P"
+    symbol = "N/G" if study.is_linear else "q_P"
     shown = [
         (batch.batch_size, low if math.isnan(point) else point, low, high)
         for batch in study.batches
@@ -343,7 +341,7 @@ def _draw_ratio(axes, study):
 
 def _draw_accuracy(axes, study):
     _draw_means(axes, study, "accuracy", 100)
-    if study.comparison.is_linear:
+    if study.is_linear:
         axes.axhline(
             100 * (1 - GROWN_ERROR * study.best.test_error),
             color=COLOURS[0],
@@ -361,18 +359,16 @@ def _draw_loss(axes, study):
 
 def _draw_means(axes, study, quantity, unit):
     own = {b.batch_size: b.final for b in study.batches if not b.num_diverged}
-    rules = {"linear": study.linear}
     # Of a linear study it is the only one.
-    rules[study.comparison.rule] = own
+    rules = {"linear": study.linear} | {study.rule: own}
     for index, (rule, finals) in enumerate(rules.items(), 1):
         if finals:
-            means = [final[quantity] for final in finals.values()]
-            axes.errorbar(
-                list(finals),
-                [unit * mean.value for mean in means],
-                [unit * error_bar(mean.standard_error) for mean in means],
+            draw_means(
+                axes,
+                finals,
+                [final[quantity] for final in finals.values()],
+                unit,
                 **line_style(index),
-                capsize=4,
                 label=f"{rule.replace('_', '-')} rule",
             )
     diverged = [b.batch_size for b in study.batches if b.num_diverged]
@@ -410,31 +406,28 @@ def save_closeness(path, study):
         study: `ScalingStudy`.
     """
     measured = [b for b in study.batches if b.closeness]
-    values = [b.closeness.value for b in measured]
-    top = 1.3 * max([study.target, *filter(math.isfinite, values)])
+    sizes = [b.batch_size for b in measured]
+    ends = [(c.low, c.value, c.high) for c in (b.closeness for b in measured)]
     least = [
         (b.batch_size, value, low, high)
         for b in study.batches
-        if b.min_closeness
-        for low, value, high in [b.min_closeness]
+        for low, value, high in filter(None, [b.min_closeness])
         if value is not None
     ]
     predicted = [
         (b.batch_size, *b.predicted) for b in study.batches if b.predicted
     ]
+    low, values, high = np.transpose(ends)
+    top = 1.3 * max([study.target, *values[np.isfinite(values)]])
     with saved_figure(path, 5.5) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
-        _draw_band(axes, least, 4, "at least, by the necessary condition")
-        _draw_band(axes, predicted, 2, "predicted from SVAG")
-        ends = np.array([(b.closeness.low, b.closeness.high) for b in measured])
+        _draw_closeness(axes, least, 4, "at least, by the necessary condition")
+        _draw_closeness(axes, predicted, 2, "predicted from SVAG")
         axes.errorbar(
-            [b.batch_size for b in measured],
+            sizes,
             values,
-            [
-                np.subtract(values, ends[:, 0]),
-                np.minimum(ends[:, 1], 10 * top) - values,
-            ],
+            [values - low, np.minimum(high, 10 * top) - values],
             fmt="o",
             color=COLOURS[0],
             capsize=4,
@@ -449,51 +442,33 @@ def save_closeness(path, study):
         )
         axes.set_ylim(0.98, top)
         make_logarithmic(axes)
-        sizes = [batch.batch_size for batch in study.batches]
-        _label_sizes(axes, sizes)
-        axes.set_xlim(sizes[0] / 1.1, sizes[-1] * 1.2)
-        axes.set_xlabel("batch size B (examples), learning rate in proportion")
-        axes.set_ylabel(f"C to B = {sizes[0]:,} (dimensionless)")
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=2,
-            fontsize=11,
-        )
+        _finish_sizes(axes, study, 1.1, 1.2)
+        first = study.batches[0].batch_size
+        axes.set_ylabel(f"C to B = {first:,} (dimensionless)")
+        legend_outside(figure, [axes], "lower", ncols=2, fontsize=11)
 
 
-def _draw_band(axes, points, style, label):
-    if not points:
-        return
-    sizes, values, lows, highs = np.transpose(points)
-    style = line_style(style)
-    axes.plot(sizes, values, **style, label=label)
-    # An open end goes to the edge of the axis.
-    axes.fill_between(
-        sizes,
-        lows,
-        np.minimum(highs, 1e6),
-        color=style["color"],
-        alpha=0.2,
-        linewidth=0,
-    )
-
-
-def _section(comparison):
-    return scaling_section(scaling_study(comparison))
+def _draw_closeness(axes, points, style, label):
+    if points:
+        sizes, values, low, high = np.transpose(points)
+        style = line_style(style)
+        axes.plot(sizes, values, **style, label=label)
+        # An open end goes to the edge of the axis.
+        high = np.minimum(high, 1e6)
+        draw_band(axes, sizes, low, high, style["color"], alpha=0.2)
 
 
 LINEAR_SCALING = sections.StudyKind(
     "scaling",
     "batch_size with learning_rate in proportion",
     linear_comparisons,
-    _section,
+    lambda found: scaling_section(ScalingStudy(found, "linear")),
     counts_diverged=True,
 )
 SQUARE_ROOT_SCALING = sections.StudyKind(
     "square-root",
     "batch_size with Adam's or RMSprop's numbers by the square-root rule",
     square_root_comparisons,
-    _section,
+    lambda found: scaling_section(ScalingStudy(found, "square_root")),
     counts_diverged=True,
 )

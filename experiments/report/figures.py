@@ -17,7 +17,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from experiments.report.seeds import SeedCurve, seed_curve
+from experiments.report.seeds import seed_curve
 
 # Their yellow is left out: on white it is too faint.
 COLOURS = (
@@ -45,10 +45,6 @@ _STYLE = {
 
 
 _WIDTH, _DPI = 8, 150
-
-# Of a curve: as many as a figure has pixels, or more.
-MOST_POINTS = 4000
-
 
 ACCURACY = "test accuracy (%)"
 LOSS = "training loss (nats)"
@@ -90,7 +86,7 @@ def save_curves(path, comparison, label):
             for index, (value, runs) in enumerate(comparison.groups.items()):
                 _draw_curve(
                     axes,
-                    thinned(seed_curve(runs, column)),
+                    seed_curve(runs, column),
                     scale,
                     index,
                     label.format(value),
@@ -101,34 +97,11 @@ def save_curves(path, comparison, label):
         panels[1].xaxis.set_major_locator(
             MaxNLocator(integer=True, steps=[1, 2, 5, 10])
         )
-        if _all_positive(panels[1]):
+        losses = [line.get_ydata() for line in panels[1].get_lines()]
+        if all(np.all(loss > 0) for loss in losses):
             make_logarithmic(panels[1])
-        # Outside, lest it hide a band.
-        figure.legend(
-            *legend_of_most(panels),
-            loc="outside upper center",
-            ncols=min(len(comparison.groups), 5),
-        )
-
-
-def thinned(curve):
-    """A curve that looks the same, with `MOST_POINTS` epochs at most.
-
-    Neighbouring epochs are drawn at one place, from their least value to their
-    largest.
-    """
-    count = len(curve.epochs)
-    if count <= MOST_POINTS:
-        return curve
-    starts = np.arange(MOST_POINTS // 2) * count // (MOST_POINTS // 2)
-    low, high = np.minimum.reduceat, np.maximum.reduceat
-    return SeedCurve(
-        np.repeat(curve.epochs[starts], 2),
-        np.ravel([low(curve.mean, starts), high(curve.mean, starts)], "F"),
-        np.repeat(low(curve.low, starts), 2),
-        np.repeat(high(curve.high, starts), 2),
-        curve.count,
-    )
+        ncols = min(len(comparison.groups), 5)
+        legend_outside(figure, panels, "upper", ncols=ncols)
 
 
 def _draw_curve(axes, curve, scale, index, label):
@@ -148,33 +121,51 @@ def _draw_curve(axes, curve, scale, index, label):
         markersize=6,
     )
     if curve.count > 1:
-        axes.fill_between(
+        draw_band(
+            axes,
             curve.epochs,
             scale * curve.low,
             scale * curve.high,
-            color=style["color"],
-            alpha=0.15,
-            linewidth=0,
+            style["color"],
         )
 
 
-def _all_positive(axes):
-    return all(np.all(line.get_ydata() > 0) for line in axes.get_lines())
-
-
-def legend_of_most(panels):
-    """Handles and labels of the panel that shows the most."""
+def legend_outside(figure, panels, where, **options):
+    """The legend of the panel that shows the most, lest it hide something."""
     legends = [axes.get_legend_handles_labels() for axes in panels]
-    return max(legends, key=lambda legend: len(legend[0]))
+    figure.legend(
+        *max(legends, key=lambda legend: len(legend[0])),
+        loc=f"outside {where} center",
+        **options,
+    )
+
+
+def draw_means(axes, positions, means, scale=1, **style):
+    """Draws `SeedMean`s with their standard errors, where they have some."""
+    errors = [mean.standard_error for mean in means]
+    axes.errorbar(
+        [*positions],
+        [scale * mean.value for mean in means],
+        [scale * e if math.isfinite(e) else 0.0 for e in errors],
+        capsize=4,
+        **style,
+    )
+
+
+def draw_band(axes, positions, low, high, color, alpha=0.15):
+    """Fills what lies between two curves."""
+    axes.fill_between(
+        positions, low, high, color=color, alpha=alpha, linewidth=0
+    )
 
 
 def make_logarithmic(axes):
     """Gives axes a logarithmic ordinate with plain numbers at its ticks.
 
-    It stays linear where what is drawn varies little.
+    It stays linear where what is drawn varies little, or is not above 0.
     """
     low, high = axes.get_ylim()
-    if low > 0 and high < 3 * low:
+    if math.isinf(axes.dataLim.minposy) or (low > 0 and high < 3 * low):
         return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -184,8 +175,3 @@ def make_logarithmic(axes):
     axes.yaxis.set_major_locator(LogLocator(subs=digits))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def error_bar(error):
-    """Half the height of an error bar: none where there is no error."""
-    return error if math.isfinite(error) else 0.0

@@ -9,19 +9,15 @@ from matplotlib.ticker import FuncFormatter
 from experiments.growth import is_growing
 from experiments.report import sections
 from experiments.report.figures import (
+    legend_outside,
     line_style,
     make_logarithmic,
     saved_figure,
 )
-from experiments.report.seeds import (
-    Comparison,
-    comparisons,
-    final_means,
-    seed_mean,
-)
+from experiments.report.seeds import comparisons, final_means, seed_mean
 from keras_svag.noise.numerals import number, whole, within
 from keras_svag.noise.ratio import student_t_quantile
-from keras_svag.reporting.blocks import Headline, Line, Table
+from keras_svag.reporting.blocks import Table
 
 # Column of the history: its name.
 LOSSES = {"loss": "training loss", "val_loss": "test loss"}
@@ -67,12 +63,14 @@ class StepRatio:
     count: int
 
 
-@dataclasses.dataclass(frozen=True)
 class GrowthStudy:
     """What it takes to come to the same loss.
 
+    Args:
+        comparison: `Comparison` of `growth_comparisons`, by `(whether it
+            grows, name)`.
+
     Attributes:
-        comparison: The runs, by `(whether it grows, name)`.
         targets: `{column of the history: loss}`, the highest at the end of a
             finished run, so that each of them reaches it.
         reached: `{column: {group: {seed: (steps, examples)}}}` at the end of
@@ -80,38 +78,28 @@ class GrowthStudy:
         ratios: `{column: {group: StepRatio}}`, to the first group.
     """
 
-    comparison: Comparison
-    targets: dict[str, float]
-    reached: dict[str, dict]
-    ratios: dict[str, dict[tuple, StepRatio]]
-
-
-def growth_study(comparison):
-    """Evaluates runs that differ in growth.
-
-    Args:
-        comparison: `Comparison` of `growth_comparisons`.
-
-    Returns:
-        A `GrowthStudy`.
-    """
-    targets, reached, ratios = {}, {}, {}
-    for column in LOSSES:
-        curves = [r.curve(column) for r in comparison.runs if not r.diverged]
-        last = [curve[np.isfinite(curve)][-1:] for curve in curves]
-        if not last or not all(map(len, last)):
-            continue
-        target = targets[column] = float(np.max(last))
-        reached[column] = {
-            group: {r.config["seed"]: _reached(r, column, target) for r in runs}
-            for group, runs in comparison.groups.items()
-        }
-        first, *others = reached[column]
-        ratios[column] = {
-            group: _step_ratio(reached[column][group], reached[column][first])
-            for group in others
-        }
-    return GrowthStudy(comparison, targets, reached, ratios)
+    def __init__(self, comparison):
+        self.comparison = comparison
+        self.targets, self.reached, self.ratios = {}, {}, {}
+        finished = [run for run in comparison.runs if not run.diverged]
+        for column in LOSSES:
+            curves = [run.curve(column) for run in finished]
+            last = [curve[np.isfinite(curve)][-1:] for curve in curves]
+            if not last or not all(map(len, last)):
+                continue
+            target = self.targets[column] = float(np.max(last))
+            self.reached[column] = reached = {
+                group: {
+                    run.config["seed"]: _reached(run, column, target)
+                    for run in runs
+                }
+                for group, runs in comparison.groups.items()
+            }
+            first, *others = reached
+            self.ratios[column] = {
+                group: _step_ratio(reached[group], reached[first])
+                for group in others
+            }
 
 
 def batch_sizes(run):
@@ -153,36 +141,34 @@ def mean_interval(values, level=0.95):
 def growth_section(study):
     """`Section` of a `GrowthStudy`."""
     comparison = study.comparison
-    sentences = [*_ratio_texts(study)]
-    return sections.Section(
+    headline, *ratios = _ratio_texts(study) or ["No loss was measured."]
+    return sections.section(
         "Growing batches",
-        (
-            Headline(sentences[0] if sentences else "No loss was measured."),
-            *map(Line, sentences[1:]),
-            *map(Line, _never(study)),
+        comparison,
+        headline,
+        [
+            *ratios,
+            *_never(study),
             *_tables(study),
-            Line(
-                f"{sections.seeds(comparison)} Steps are the optimizer's, "
-                "counted to the end of the first epoch whose loss is at most "
-                "the highest that a run ends with; with their means stand "
-                "Student's 95% intervals over seeds. The ratio of steps is the "
-                "geometric mean of the seeds' own."
-            ),
-            *map(Line, sections.one_seed(comparison)),
-        ),
+            f"{sections.seeds(comparison)} Steps are the optimizer's, counted "
+            "to the end of the first epoch whose loss is at most the highest "
+            "that a run ends with; with their means stand Student's 95% "
+            "intervals over seeds. The ratio of steps is the geometric mean of "
+            "the seeds' own.",
+        ],
         {
-            "steps": sections.Figure(
+            "steps": (
                 "Losses and batch size against optimizer steps, a line a seed; "
                 "the dotted lines are the losses to which steps are counted.",
                 lambda path: save_growth(path, study),
             )
         },
-        sections.setting(comparison),
     )
 
 
 def _ratio_texts(study):
     (_, first), *_ = study.comparison.groups
+    texts = []
     for column, ratios in study.ratios.items():
         for (_, name), ratio in ratios.items():
             if not ratio.count:
@@ -194,11 +180,12 @@ def _ratio_texts(study):
                 seeds = "in the one seed" if ratio.fewer else "in no seed"
             elif ratio.fewer == ratio.count:
                 seeds = f"in all {ratio.count} seeds"
-            yield (
+            texts.append(
                 f"To a {LOSSES[column]} of {number(study.targets[column])}, "
                 f"{name} takes {found} times the steps of {first}: fewer steps "
                 f"{seeds}."
             )
+    return texts
 
 
 def _never(study):
@@ -294,17 +281,14 @@ def save_growth(path, study):
         of_sizes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         of_sizes.set_ylabel("batch size")
         of_sizes.set_xlabel("optimizer steps")
-        figure.legend(
-            *of_sizes.get_legend_handles_labels(),
-            loc="outside upper center",
-            ncols=min(len(study.comparison.groups), 3),
-        )
+        ncols = min(len(study.comparison.groups), 3)
+        legend_outside(figure, [of_sizes], "upper", ncols=ncols)
 
 
 GROWING_BATCHES = sections.StudyKind(
     "growth",
     "growth",
     growth_comparisons,
-    lambda comparison: growth_section(growth_study(comparison)),
+    lambda comparison: growth_section(GrowthStudy(comparison)),
     counts_diverged=True,
 )

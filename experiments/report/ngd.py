@@ -1,14 +1,12 @@
 """Does SGD follow noisy gradient descent? Runs of both."""
 
-import dataclasses
 import math
 
 from experiments.report import sections, seeds
 from experiments.report.figures import save_curves
-from experiments.report.seeds import Comparison, comparisons
+from experiments.report.seeds import comparisons
 from keras_svag.noise.ratio import student_t_quantile
-from keras_svag.reporting.blocks import Headline, Line, Table
-from keras_svag.scaling.closeness import Closeness
+from keras_svag.reporting.blocks import Table
 
 NGD, SGD = "NGD", "SGD"
 
@@ -20,20 +18,21 @@ def ngd_comparisons(runs):
     """Comparisons of NGD with SGD, where they have the rest in common."""
 
     def optimizer(run):
-        name = run.config.get("optimizer")
-        if name in ("sgd", "svag") and run.config.get("ell", 1) == 1:
+        name = run.config["optimizer"]
+        if name in ("sgd", "svag") and run.config["ell"] == 1:
             return SGD
         return NGD if name == "ngd" else None
 
     return comparisons(runs, optimizer, {"optimizer"} | _OF_OPTIMIZER)
 
 
-@dataclasses.dataclass(frozen=True)
 class NGDStudy:
     """NGD beside SGD.
 
+    Args:
+        comparison: `Comparison` of "NGD" and "SGD", without diverged runs.
+
     Attributes:
-        comparison: The runs, by "NGD" and "SGD"; diverged ones left out.
         final: `{"NGD" or "SGD": {quantity: SeedMean}}`, with the names of
             `final_means` and `equilibrium_means`.
         difference: `{"accuracy" or "loss": (value, low, high)}`, NGD less
@@ -42,32 +41,20 @@ class NGDStudy:
             measured.
     """
 
-    comparison: Comparison
-    final: dict[str, dict[str, seeds.SeedMean]]
-    difference: dict[str, tuple[float, float, float]]
-    closeness: Closeness | None
-
-
-def ngd_study(comparison):
-    """Evaluates runs of NGD and of SGD.
-
-    Args:
-        comparison: `Comparison` of "NGD" and "SGD", without diverged runs.
-
-    Returns:
-        An `NGDStudy`.
-    """
-    final = {
-        name: seeds.final_means(runs)
-        | seeds.equilibrium_means([run.final_window for run in runs])
-        for name, runs in comparison.groups.items()
-    }
-    difference = {
-        quantity: welch_difference(final[NGD][quantity], final[SGD][quantity])
-        for quantity in ("accuracy", "loss")
-    }
-    closeness = seeds.closeness_over_seeds(final[SGD], final[NGD])
-    return NGDStudy(comparison, final, difference, closeness)
+    def __init__(self, comparison):
+        self.comparison = comparison
+        self.final = final = {
+            name: seeds.final_means(runs)
+            | seeds.equilibrium_means([run.final_window for run in runs])
+            for name, runs in comparison.groups.items()
+        }
+        self.difference = {
+            quantity: welch_difference(
+                final[NGD][quantity], final[SGD][quantity]
+            )
+            for quantity in ("accuracy", "loss")
+        }
+        self.closeness = seeds.closeness_over_seeds(final[SGD], final[NGD])
 
 
 def welch_difference(first, second, level=0.95):
@@ -96,6 +83,7 @@ def welch_difference(first, second, level=0.95):
 
 def ngd_section(study):
     """`Section` of an `NGDStudy`."""
+    comparison = study.comparison
     rows = tuple(
         (name, *sections.accuracy_and_loss(m))
         for name, m in study.final.items()
@@ -112,39 +100,29 @@ def ngd_section(study):
         closeness = [
             f"SGD is C-close to NGD for {sections.closeness_text(study)}.",
             sections.ratios_text(study, NGD, SGD),
-            *sections.off_equilibrium(study.comparison),
+            sections.off_equilibrium(comparison),
         ]
-    differing = [
-        key
-        for key in study.comparison.differing
-        if key not in ("optimizer", "seed")
-    ]
-    also = []
-    if differing:
-        keys = ", ".join(differing)
-        also = [f"Besides the optimizer the runs differ in {keys}."]
-    return sections.Section(
+    also = ", ".join(
+        key for key in comparison.differing if key not in ("optimizer", "seed")
+    )
+    return sections.section(
         "NGD and SGD",
-        (
-            Headline(
-                f"{NGD}'s test accuracy less {SGD}'s: {100 * value:+.2f} "
-                f"percentage points ({told})."
-            ),
+        comparison,
+        f"{NGD}'s test accuracy less {SGD}'s: {100 * value:+.2f} percentage "
+        f"points ({told}).",
+        [
             Table("At the end", ("", "test accuracy", "training loss"), rows),
-            Line(
-                f"{sections.seeds(study.comparison)} The interval is Welch's."
-            ),
-            *map(Line, closeness + also),
-            *map(Line, sections.one_seed(study.comparison)),
-        ),
+            f"{sections.seeds(comparison)} The interval is Welch's.",
+            *closeness,
+            also and f"Besides the optimizer the runs differ in {also}.",
+        ],
         {
-            "curves": sections.Figure(
+            "curves": (
                 "Test accuracy and training loss of NGD and SGD against SGD "
-                f"epochs. {sections.bands(study.comparison)}",
-                lambda path: save_curves(path, study.comparison, "{}"),
+                f"epochs. {sections.bands(comparison)}",
+                lambda path: save_curves(path, comparison, "{}"),
             )
         },
-        sections.setting(study.comparison),
     )
 
 
@@ -152,5 +130,5 @@ NGD_AND_SGD = sections.StudyKind(
     "ngd",
     "being NGD or SGD",
     ngd_comparisons,
-    lambda comparison: ngd_section(ngd_study(comparison)),
+    lambda comparison: ngd_section(NGDStudy(comparison)),
 )

@@ -12,7 +12,7 @@ from keras_svag.noise.numerals import (
     percent_with_error,
     with_error,
 )
-from keras_svag.reporting.blocks import Block
+from keras_svag.reporting.blocks import Block, Headline, Line
 
 _ONE_SEED = (
     "There is one seed only for some values: bands and standard errors over "
@@ -78,6 +78,35 @@ class Section:
     details: tuple[str, ...] = ()
 
 
+def section(title, comparison, headline, parts, figures):
+    """The `Section` of a study.
+
+    Args:
+        title: Its heading.
+        comparison: The `Comparison` that it is about.
+        headline: What it finds, a sentence.
+        parts: What follows, `Block`s and sentences; empty ones are left out.
+        figures: `{what it shows: (caption, function that saves it)}`.
+    """
+    if comparison.num_seeds == 1:
+        parts = [*parts, _ONE_SEED]
+    shared = ", ".join(
+        f"{key} = {value}"
+        for key, value in sorted(comparison.common.items())
+        if value is not None and key != "seed"
+    )
+    names = ", ".join(run.name for run in comparison.runs)
+    return Section(
+        title,
+        (
+            Headline(headline),
+            *(Line(p) if isinstance(p, str) else p for p in parts if p),
+        ),
+        {name: Figure(*figure) for name, figure in figures.items()},
+        (f"In common: {shared}.", f"Runs: {names}."),
+    )
+
+
 def closeness_text(study):
     found = f"C = {number(study.closeness.value)}"
     if study.comparison.num_seeds == 1:
@@ -90,13 +119,13 @@ def off_equilibrium(comparison):
     windows = [run.final_window for run in comparison.runs]
     at, off, unknown = equilibrium_counts(windows)
     if not off + unknown:
-        return []
+        return ""
     others = f", {off} not to have" if off else ""
-    return [
+    return (
         f"{at} of {len(windows)} runs are known to have reached equilibrium"
         f"{others}: C compares the last epochs of the runs, not their "
         "equilibria."
-    ]
+    )
 
 
 def ratios_text(study, second, first):
@@ -150,12 +179,10 @@ def accuracy_and_loss(means):
 
 def seeds(comparison):
     """What the means of a table are over."""
-    counts = {len(runs) for runs in comparison.groups.values()}
-    ends = sorted({min(counts), max(counts)})
-    number_of_seeds = f"{' to '.join(map(str, ends))} seeds"
-    if ends == [1]:
-        number_of_seeds = "one seed"
-    return f"Means over seeds ± standard error; {number_of_seeds}."
+    counts = sorted({len(runs) for runs in comparison.groups.values()})
+    ends = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    found = "one seed" if ends == "1" else f"{ends} seeds"
+    return f"Means over seeds ± standard error; {found}."
 
 
 def bands(comparison):
@@ -163,19 +190,3 @@ def bands(comparison):
     if comparison.num_seeds == 1:
         return "Lines are means; one seed has no band."
     return "Lines are means, bands the range of all seeds."
-
-
-def one_seed(comparison):
-    """Paragraphs that say what one seed lacks, if there is one only."""
-    return [_ONE_SEED] if comparison.num_seeds == 1 else []
-
-
-def setting(comparison):
-    """Paragraphs on what the runs are and have in common."""
-    shared = ", ".join(
-        f"{key} = {value}"
-        for key, value in sorted(comparison.common.items())
-        if value is not None and key != "seed"
-    )
-    names = ", ".join(run.name for run in comparison.runs)
-    return (f"In common: {shared}.", f"Runs: {names}.")

@@ -1,7 +1,6 @@
 """Runs that differ in one thing and in seed, and their means over seeds."""
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
@@ -16,7 +15,6 @@ from keras_svag.scaling.verdict import scaling_verdict
 # What does not change how a run trains or what it measures.
 _IRRELEVANT = {
     "version",
-    "run_id",
     "validate_every",
     "lsr.enabled",
     "lsr.kappas",
@@ -39,11 +37,13 @@ class Comparison:
         groups: `{value: runs}` by the value of the quantity, in its order.
         common: `{key: value}`, the configuration that they share.
         differing: Keys that differ besides, in order.
+        beside: Another `Comparison`, which says more of one of these runs.
     """
 
     groups: dict
     common: dict
     differing: tuple[str, ...]
+    beside: "Comparison | None" = None
 
     @property
     def runs(self):
@@ -97,22 +97,11 @@ def comparisons(runs, quantity, free, also_alike=lambda run: None):
     ]
 
 
-def has_numbers(run, *keys):
-    """Whether the configuration of a run has numbers at these keys."""
-    return all(isinstance(run.config.get(key), (int, float)) for key in keys)
-
-
 def differing_keys(runs):
     """Keys of the configuration in which runs differ, in order."""
     keys = sorted({key for run in runs for key in run.config} - _IRRELEVANT)
-    return [
-        key for key in keys if len({_of(run.config, key) for run in runs}) > 1
-    ]
-
-
-def _of(config, key):
     # 1 and True are equal, but not the same setting.
-    return repr(config.get(key))
+    return [k for k in keys if len({repr(r.config.get(k)) for r in runs}) > 1]
 
 
 def same_setting(first, second, free):
@@ -182,25 +171,17 @@ def seed_mean(values):
 
 def seed_curve(runs, column):
     """`SeedCurve` of a column of the runs' histories."""
-    curves = [_finite(run.epochs, run.curve(column)) for run in runs]
-    epochs = functools.reduce(np.intersect1d, (e for e, _ in curves))
-    values = np.array(
-        [values[np.searchsorted(e, epochs)] for e, values in curves]
-    )
+    count = min(len(run.epochs) for run in runs)
+    values = np.array([run.curve(column)[:count] for run in runs])
+    is_there = np.isfinite(values).all(axis=0)
+    values = values[:, is_there]
     return SeedCurve(
-        epochs,
+        runs[0].epochs[:count][is_there],
         values.mean(axis=0),
         values.min(axis=0),
         values.max(axis=0),
         len(runs),
     )
-
-
-def _finite(epochs, values):
-    """Increasing epochs and their finite values; of repeated ones the last."""
-    is_finite = np.isfinite(values)
-    epochs, first = np.unique(epochs[is_finite][::-1], return_index=True)
-    return epochs, values[is_finite][::-1][first]
 
 
 def final_means(runs):
@@ -258,16 +239,9 @@ def closeness_over_seeds(first, second, kappa=1.0):
         A `Closeness`, or None if R, G and N were not measured in both, or one
         of R and N is not above 0.
     """
-    statistics = []
-    for means in (first, second):
-        if not _are_measured(means):
-            return None
-        fields = {}
-        for name in SYMBOLS:
-            mean = means[name]
-            error = mean.standard_error if mean.count > 1 else 0.0
-            fields |= {name: mean.value, f"{name}_se": error}
-        statistics.append(EquilibriumStatistics(**fields, count=mean.count))
+    statistics = [_statistics(means, 0.0) for means in (first, second)]
+    if None in statistics:
+        return None
     try:
         return c_closeness(*statistics, kappa)
     except ValueError:
@@ -275,9 +249,20 @@ def closeness_over_seeds(first, second, kappa=1.0):
         return None
 
 
-def _are_measured(means):
-    return bool(means) and all(
-        math.isfinite(means[name].value) for name in SYMBOLS
+def _statistics(means, error_of_one):
+    """`EquilibriumStatistics` of `equilibrium_means`; None without them."""
+    means = means and [means[name] for name in SYMBOLS]
+    if not means or not all(math.isfinite(mean.value) for mean in means):
+        return None
+    return EquilibriumStatistics(
+        *(mean.value for mean in means),
+        *(
+            error_of_one
+            if math.isnan(mean.standard_error)
+            else mean.standard_error
+            for mean in means
+        ),
+        min(mean.count for mean in means),
     )
 
 
@@ -298,15 +283,11 @@ def closeness_prediction(groups, window_of):
     for ell, runs in groups.items():
         windows = [window_of(run) for run in runs]
         means = equilibrium_means(windows)
-        if not _are_measured(means):
-            return None
-        if len(runs) == 1:
+        if len(runs) == 1 and windows[0]:
             means = _with_errors_between_epochs(means, runs[0], windows[0])
-        statistics[ell] = EquilibriumStatistics(
-            *(means[name].value for name in SYMBOLS),
-            *(means[name].standard_error for name in SYMBOLS),
-            min(means[name].count for name in SYMBOLS),
-        )
+        statistics[ell] = _statistics(means, math.nan)
+    if None in statistics.values():
+        return None
     try:
         return predict_closeness(statistics)
     except ValueError:

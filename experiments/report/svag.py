@@ -1,6 +1,5 @@
 """Does an optimizer follow its SDE? Runs that differ in SVAG's ell."""
 
-import dataclasses
 import math
 
 from experiments.optimizers import is_svag, optimizer_kind
@@ -8,77 +7,30 @@ from experiments.report import sections, seeds
 from experiments.report.figures import (
     ACCURACY,
     COLOURS,
-    error_bar,
-    legend_of_most,
+    draw_means,
+    legend_outside,
     save_curves,
     saved_figure,
 )
 from experiments.report.runs import equilibrium_counts
-from experiments.report.seeds import Comparison, comparisons, has_numbers
+from experiments.report.seeds import comparisons
 from keras_svag.noise.numerals import interval, number, with_error
-from keras_svag.reporting.blocks import Headline, Line, Table
+from keras_svag.reporting.blocks import Table
 from keras_svag.scaling.closeness import Closeness
-from keras_svag.scaling.prediction import ClosenessPrediction
-from keras_svag.scaling.verdict import ScalingVerdict, Verdict
+from keras_svag.scaling.verdict import Verdict
 
 
 def svag_comparisons(runs):
     """Comparisons of ell: everything else but the seed is equal."""
 
     def ell(run):
-        if is_svag(run.config.get("optimizer")) and has_numbers(run, "ell"):
-            return run.config["ell"]
-        return None
+        return run.config["ell"] if is_svag(run.config["optimizer"]) else None
 
     return comparisons(runs, ell, {"ell"})
 
 
-@dataclasses.dataclass(frozen=True)
 class SVAGStudy:
     """What runs of several ell say about the SDE approximation.
-
-    Attributes:
-        comparison: The runs, by ell; diverged ones left out.
-        final: `{ell: {quantity: SeedMean}}`, with the names of
-            `equilibrium_means`, over the last window, and of `final_means`.
-        limit: The same at ell → ∞, `{quantity: SeedMean}`.
-        target: C, how close SGD is asked to be.
-        closeness: `Closeness` of SGD to SVAG with the largest ell, or None.
-        limit_closeness: `Closeness` of SGD to the estimate at ell → ∞, None
-            where there is none, or one seed.
-        condition: `ScalingVerdict` on SGD, of which `sde_verdict` is the
-            necessary condition ([L21], section 5); None if SGD's noise was not
-            measured.
-        prediction: `ClosenessPrediction` of all ell, or None.
-        verdict: "supported", "contradicted" or "undetermined".
-        reason: Why, as a clause.
-    """
-
-    comparison: Comparison
-    final: dict[int, dict[str, seeds.SeedMean]]
-    limit: dict[str, seeds.SeedMean]
-    target: float
-    closeness: Closeness | None
-    limit_closeness: Closeness | None
-    condition: ScalingVerdict | None
-    prediction: ClosenessPrediction | None
-    verdict: str
-    reason: str
-
-    @property
-    def simulated(self):
-        """The optimizer whose SDE it is."""
-        name = self.comparison.runs[0].config["optimizer"]
-        return optimizer_kind(name).simulates
-
-    @property
-    def largest_ell(self):
-        """The ell that stands in for the SDE."""
-        return max(self.comparison.groups)
-
-
-def svag_study(comparison):
-    """Evaluates runs that differ in ell.
 
     The verdict is that of an interval and of a necessary condition:
     *contradicted* if the 95% interval of SGD's C-closeness to SVAG with the
@@ -95,47 +47,98 @@ def svag_study(comparison):
     Args:
         comparison: `Comparison` of at least two ell, without diverged runs.
 
-    Returns:
-        An `SVAGStudy`.
+    Attributes:
+        simulated: The optimizer whose SDE it is.
+        largest_ell: The ell that stands in for the SDE.
+        final: `{ell: {quantity: SeedMean}}`, with the names of
+            `equilibrium_means`, over the last window, and of `final_means`.
+        limit: The same at ell → ∞, `{quantity: SeedMean}`.
+        target: C, how close SGD is asked to be.
+        closeness: `Closeness` of SGD to SVAG with the largest ell, or None.
+        limit_closeness: `Closeness` of SGD to the estimate at ell → ∞, None
+            where there is none, or one seed.
+        condition: `ScalingVerdict` on SGD, of which `sde_verdict` is the
+            necessary condition ([L21], section 5); None if SGD's noise was not
+            measured.
+        prediction: `ClosenessPrediction` of all ell, or None.
+        verdict: "supported", "contradicted" or "undetermined".
+        reason: Why, as a clause.
     """
-    groups = comparison.groups
-    num_seeds = comparison.num_seeds
-    windows = {
-        ell: [run.final_window for run in runs] for ell, runs in groups.items()
-    }
-    final = {
-        ell: seeds.equilibrium_means(windows[ell]) | seeds.final_means(runs)
-        for ell, runs in groups.items()
-    }
-    config = groups[min(groups)][0].config
-    target = config.get("lsr.closeness", 2**0.5)
-    limit = _limit(final, num_seeds)
-    closeness = seeds.closeness_over_seeds(final.get(1), final[max(final)])
-    limit_closeness = None
-    if num_seeds > 1:
-        limit_closeness = _limit_closeness(final, limit, closeness)
-    condition = prediction = None
-    if optimizer_kind(config["optimizer"]).rule == "linear":
-        # The theory of equilibria is that of SGD.
-        condition = seeds.noise_verdict(windows.get(1), config, target)
-        prediction = seeds.closeness_prediction(
-            groups, lambda run: run.final_window
+
+    def __init__(self, comparison):
+        self.comparison = comparison
+        groups, num_seeds = comparison.groups, comparison.num_seeds
+        windows = {
+            ell: [run.final_window for run in runs]
+            for ell, runs in groups.items()
+        }
+        config = comparison.runs[0].config
+        kind = optimizer_kind(config["optimizer"])
+        self.simulated = kind.simulates
+        self.largest_ell = max(groups)
+        self.final = {
+            ell: seeds.equilibrium_means(windows[ell]) | seeds.final_means(runs)
+            for ell, runs in groups.items()
+        }
+        self.limit = _limit(self.final, num_seeds)
+        self.target = config["lsr.closeness"]
+        self.closeness = seeds.closeness_over_seeds(
+            self.final.get(1), self.final[self.largest_ell]
         )
-    verdict, reason = _verdict(
-        closeness, limit_closeness, condition, target, windows, num_seeds
-    )
-    return SVAGStudy(
-        comparison,
-        final,
-        limit,
-        target,
-        closeness,
-        limit_closeness,
-        condition,
-        prediction,
-        verdict,
-        reason,
-    )
+        self.limit_closeness = self.condition = self.prediction = None
+        if num_seeds > 1:
+            self.limit_closeness = _limit_closeness(
+                self.final, self.limit, self.closeness
+            )
+        if kind.rule == "linear":
+            # The theory of equilibria is that of SGD.
+            self.condition = seeds.noise_verdict(
+                windows.get(1), config, self.target
+            )
+            self.prediction = seeds.closeness_prediction(
+                groups, lambda run: run.final_window
+            )
+        counts = equilibrium_counts(sum(windows.values(), []))
+        self.verdict, self.reason = self._judged(num_seeds, counts)
+
+    def _judged(self, num_seeds, counts):
+        """`(verdict, reason)`."""
+        closeness, target = self.closeness, self.target
+        condition, limit = self.condition, self.limit_closeness
+        is_ruled_out = condition and condition.sde_verdict == Verdict.RULED_OUT
+        if is_ruled_out and not condition.heuristic:
+            return "contradicted", "SGD's N/G is too small for its SDE"
+        if 1 not in self.final:
+            return "undetermined", "there is no finished run with ell 1"
+        if closeness is None:
+            return "undetermined", "R, G and N were not measured above 0 in all"
+        if num_seeds < 2:
+            return "undetermined", "one seed shows nothing of how runs vary"
+        if closeness.low <= target < closeness.high:
+            return (
+                "undetermined",
+                "the interval contains C: more seeds narrow it",
+            )
+        if closeness.low > target:
+            return _of_equilibria(
+                "contradicted", "the whole interval lies above C", counts
+            )
+        if is_ruled_out:
+            return (
+                "undetermined",
+                "the interval lies below C, but N/G is too small by a "
+                "condition that here is only a heuristic",
+            )
+        if limit and limit.low > target:
+            return (
+                "undetermined",
+                "the interval lies below C, but that of the estimate at ell → "
+                "∞ lies above it: larger ell would decide",
+            )
+        reason = "the whole interval lies at or below C"
+        if limit and limit.high > target:
+            reason += ", though that of the estimate at ell → ∞ contains it"
+        return _of_equilibria("supported", reason, counts)
 
 
 def _limit(final, num_seeds):
@@ -175,42 +178,6 @@ def _limit_closeness(final, limit, closeness):
     )
 
 
-def _verdict(closeness, limit_closeness, condition, target, windows, num_seeds):
-    """`(verdict, reason)`; see `svag_study` for what decides."""
-    is_ruled_out = condition and condition.sde_verdict == Verdict.RULED_OUT
-    if is_ruled_out and not condition.heuristic:
-        return "contradicted", "SGD's N/G is too small for its SDE"
-    if 1 not in windows:
-        return "undetermined", "there is no finished run with ell 1"
-    if closeness is None:
-        return "undetermined", "R, G and N were not measured above 0 in all"
-    if num_seeds < 2:
-        return "undetermined", "one seed shows nothing of how runs vary"
-    if closeness.low <= target < closeness.high:
-        return "undetermined", "the interval contains C: more seeds narrow it"
-    counts = equilibrium_counts(sum(windows.values(), []))
-    if closeness.low > target:
-        return _of_equilibria(
-            "contradicted", "the whole interval lies above C", counts
-        )
-    if is_ruled_out:
-        return (
-            "undetermined",
-            "the interval lies below C, but N/G is too small by a condition "
-            "that here is only a heuristic",
-        )
-    if limit_closeness and limit_closeness.low > target:
-        return (
-            "undetermined",
-            "the interval lies below C, but that of the estimate at ell → ∞ "
-            "lies above it: larger ell would decide",
-        )
-    reason = "the whole interval lies at or below C"
-    if limit_closeness and limit_closeness.high > target:
-        reason += ", though that of the estimate at ell → ∞ contains it"
-    return _of_equilibria("supported", reason, counts)
-
-
 def _of_equilibria(verdict, reason, counts):
     """What a verdict on the last epochs says of the equilibria."""
     _, off, unknown = counts
@@ -231,53 +198,49 @@ def _of_equilibria(verdict, reason, counts):
 
 def svag_section(study):
     """`Section` of an `SVAGStudy`."""
-    ratios = []
+    comparison = study.comparison
+    closeness = []
     if study.closeness:
-        last = f"ell {study.largest_ell}"
-        ratios = [
-            sections.ratios_text(study, last, "ell 1"),
-            *sections.off_equilibrium(study.comparison),
+        closeness = [
+            sections.ratios_text(study, f"ell {study.largest_ell}", "ell 1"),
+            sections.off_equilibrium(comparison),
         ]
-    meaning = (
-        f"“Supported” means here that {study.simulated} is C-close to SVAG "
-        "with the largest ell, which stands in for the SDE: the 95% interval "
-        "of C lies at or below the C asked for, that of the estimate at ell → "
-        "∞ does not lie above it, and N/G is not ruled out. “Contradicted”: "
-        "the interval lies above it, or N/G is ruled out and the theorem "
-        "applies. Otherwise, or if the interval would decide but runs are "
-        "known not to have reached equilibrium, “undetermined”."
-    )
-    means = (
-        f"{sections.seeds(study.comparison)} R, G and N are those of the last "
-        "epochs of one learning rate; the estimate of ell → ∞ is Richardson's "
-        "from the two largest ell, for neighbours 2 E(2 ell) − E(ell), and "
-        "neglects terms in 1/ell²."
-    )
-    texts = [_sgd_closeness(study), _condition(study), *_prediction(study)]
-    return sections.Section(
+    return sections.section(
         f"SVAG and {study.simulated}",
-        (
-            Headline(
-                f"The SDE approximation is {study.verdict} at this setting: "
-                f"{study.reason}."
-            ),
+        comparison,
+        f"The SDE approximation is {study.verdict} at this setting: "
+        f"{study.reason}.",
+        [
             _svag_table(study),
-            *map(Line, filter(None, [*texts, means, meaning, *ratios])),
-            *map(Line, sections.one_seed(study.comparison)),
-        ),
+            _sgd_closeness(study),
+            _condition(study),
+            _prediction(study),
+            f"{sections.seeds(comparison)} R, G and N are those of the last "
+            "epochs of one learning rate; the estimate of ell → ∞ is "
+            "Richardson's from the two largest ell, for neighbours 2 E(2 ell) "
+            "− E(ell), and neglects terms in 1/ell².",
+            f"“Supported” means here that {study.simulated} is C-close to SVAG "
+            "with the largest ell, which stands in for the SDE: the 95% "
+            "interval of C lies at or below the C asked for, that of the "
+            "estimate at ell → ∞ does not lie above it, and N/G is not ruled "
+            "out. “Contradicted”: the interval lies above it, or N/G is ruled "
+            "out and the theorem applies. Otherwise, or if the interval would "
+            "decide but runs are known not to have reached equilibrium, "
+            "“undetermined”.",
+            *closeness,
+        ],
         {
-            "curves": sections.Figure(
+            "curves": (
                 "Test accuracy and training loss against SGD epochs. "
-                + sections.bands(study.comparison),
-                lambda path: save_curves(path, study.comparison, "ell = {}"),
+                + sections.bands(comparison),
+                lambda path: save_curves(path, comparison, "ell = {}"),
             ),
-            "convergence": sections.Figure(
+            "convergence": (
                 "R, G, N and test accuracy against 1/ell, with the estimate at "
                 "ell → ∞.",
                 lambda path: save_convergence(path, study),
             ),
         },
-        sections.setting(study.comparison),
     )
 
 
@@ -292,8 +255,8 @@ def _sgd_closeness(study):
     limit = study.limit_closeness
     if limit:
         text += (
-            f" To the estimate at ell → ∞ it is for C = {number(limit.value)} "
-            f"{interval(limit.low, limit.high)}."
+            " To the estimate at ell → ∞ it is for C = "
+            f"{number(limit.value)} {interval(limit.low, limit.high)}."
         )
     return text
 
@@ -319,11 +282,8 @@ def _condition(study):
 def _prediction(study):
     """Where linear scaling from here leaves C, and where it is ruled out."""
     if study.prediction is None:
-        return
-    config = study.comparison.runs[0].config
-    size = config.get("batch_size")
-    if not isinstance(size, (int, float)):
-        return
+        return ""
+    size = study.comparison.runs[0].config["batch_size"]
     leaves = [
         size * kappa
         for kappa in study.prediction.max_batch_multiplier(study.target)
@@ -343,7 +303,7 @@ def _prediction(study):
     errors = "over the seeds"
     if study.comparison.num_seeds == 1:
         errors = "between the epochs of single runs, which seeds vary more than"
-    yield (
+    return (
         f"{text}. The prediction (derived, not the paper's) is of first order "
         "in the learning rate: SVAG with ell and SGD at κB, κη are one family, "
         "with steps η/ell and κη, and between these ell the logarithms of its "
@@ -399,12 +359,7 @@ def save_convergence(path, study):
             axes.set_title(label, fontsize=12)
         for axes in panels[1]:
             axes.set_xlabel(f"1/ell (1: {study.simulated}, 0: its SDE)")
-        figure.legend(
-            *legend_of_most(panels.flat),
-            loc="outside lower center",
-            ncols=3,
-            fontsize=11,
-        )
+        legend_outside(figure, panels.flat, "lower", ncols=3, fontsize=11)
 
 
 def _draw_convergence(axes, study, name):
@@ -415,23 +370,22 @@ def _draw_convergence(axes, study, name):
             0.5, 0.5, "not measured", ha="center", transform=axes.transAxes
         )
         return
-    axes.errorbar(
+    draw_means(
+        axes,
         [1 / ell for ell in means],
-        [scale * mean.value for mean in means.values()],
-        [scale * error_bar(mean.standard_error) for mean in means.values()],
+        means.values(),
+        scale,
         fmt="o-",
         color=COLOURS[2],
-        capsize=4,
         label="mean ± standard error",
     )
-    limit = study.limit[name]
-    axes.errorbar(
+    draw_means(
+        axes,
         [0],
-        [scale * limit.value],
-        [scale * error_bar(limit.standard_error)],
+        [study.limit[name]],
+        scale,
         fmt="D",
         color=COLOURS[4],
-        capsize=4,
         label="estimate for ell → ∞",
     )
     if name != "accuracy":
@@ -450,5 +404,5 @@ SVAG_AND_SGD = sections.StudyKind(
     "svag",
     "ell alone",
     svag_comparisons,
-    lambda comparison: svag_section(svag_study(comparison)),
+    lambda comparison: svag_section(SVAGStudy(comparison)),
 )

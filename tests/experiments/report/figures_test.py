@@ -1,14 +1,7 @@
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.report.figures import (
-    COLOURS,
-    MOST_POINTS,
-    make_logarithmic,
-    thinned,
-)
-from experiments.report.seeds import SeedCurve
+from experiments.report.figures import COLOURS, make_logarithmic
 
 
 @pytest.mark.parametrize("ends", [(0.07, 0.09), (0.3, 1.7), (1e-5, 2e3)])
@@ -33,18 +26,3 @@ def test_no_colour_is_too_faint_on_white():
         return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
 
     assert all(lightness(colour) < 0.72 for colour in COLOURS)
-
-
-def test_a_long_curve_keeps_its_extremes_where_they_are():
-    count = 100 * MOST_POINTS + 7
-    mean = np.random.default_rng(0).uniform(1, 2, count)
-    mean[[12_345, count - 3]] = 0, 9
-    curve = SeedCurve(np.arange(count), mean, mean - 0.5, mean + 0.5, 2)
-    short = thinned(curve)
-    assert len(short.epochs) <= MOST_POINTS
-    assert np.all(np.diff(short.epochs) >= 0)
-    pixel = 2 * count / MOST_POINTS + 1
-    assert short.mean.min() == 0 and short.mean.max() == 9
-    assert short.low.min() == -0.5 and short.high.max() == 9.5
-    assert abs(short.epochs[np.argmin(short.mean)] - 12_345) <= pixel
-    assert abs(short.epochs[np.argmax(short.mean)] - count + 3) <= pixel

@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from experiments.report.growth import (
+    GrowthStudy,
     growth_comparisons,
     growth_section,
-    growth_study,
 )
 from experiments.report.runs import find_runs
 from tests.helpers.synthetic_runs import comparison_of, write_run
@@ -41,7 +41,7 @@ def text_of(section):
 
 
 def study_of(folder):
-    return growth_study(comparison_of(folder, growth_comparisons))
+    return GrowthStudy(comparison_of(folder, growth_comparisons))
 
 
 def test_steps_and_examples_are_counted_to_the_same_loss(tmp_path):

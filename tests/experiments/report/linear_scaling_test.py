@@ -3,10 +3,7 @@ import math
 
 import pytest
 
-from experiments.report.batch_sizes import (
-    linear_comparisons,
-    scaling_study,
-)
+from experiments.report.batch_sizes import ScalingStudy, linear_comparisons
 from experiments.report.batch_sizes_section import scaling_section
 from experiments.report.runs import find_runs
 from tests.helpers.synthetic_runs import (
@@ -21,7 +18,7 @@ GOOD = {8: 0.10, 16: 0.10, 32: 0.10, 64: 0.11}
 
 
 def study_of(folder):
-    return scaling_study(comparison_of(folder, linear_comparisons))
+    return ScalingStudy(comparison_of(folder, linear_comparisons), "linear")
 
 
 def write_two(folder, noise=(0.1, 1.0), relative_error=0.01, **run):
@@ -170,7 +167,7 @@ def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
             ell=ell,
         )
     runs = find_runs(str(tmp_path))[0]
-    study = scaling_study(linear_comparisons(runs)[0])
+    study = ScalingStudy(linear_comparisons(runs)[0], "linear")
     assert study.leaves_at is None
     assert "--sweep ell=1,2" in text_of(scaling_section(study))
 
@@ -186,7 +183,10 @@ def test_an_adaptive_optimizer_has_no_condition(tmp_path):
     write_two(tmp_path, optimizer="adam")
     study = study_of(tmp_path)
     assert all(batch.bound is None for batch in study.batches)
-    assert "square-root scaling rule" in text_of(scaling_section(study))
+    section = scaling_section(study)
+    assert "square-root scaling rule" in text_of(section)
+    # Of which there is no noise to draw.
+    section.figures["batch-sizes"].save(tmp_path / "figure.png")
 
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):

@@ -4,9 +4,9 @@ import pytest
 from scipy import stats
 
 from experiments.report.ngd import (
+    NGDStudy,
     ngd_comparisons,
     ngd_section,
-    ngd_study,
     welch_difference,
 )
 from experiments.report.seeds import seed_mean
@@ -19,7 +19,7 @@ from tests.helpers.synthetic_runs import (
 
 
 def study_of(folder):
-    return ngd_study(comparison_of(folder, ngd_comparisons))
+    return NGDStudy(comparison_of(folder, ngd_comparisons))
 
 
 def write_accuracies(folder, **accuracies):

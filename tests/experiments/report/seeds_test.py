@@ -35,9 +35,3 @@ def test_a_curve_has_the_epochs_that_all_seeds_have():
     np.testing.assert_array_equal(curve.mean, [1.5, 5.0])
     np.testing.assert_array_equal(curve.low, [1.0, 3.0])
     np.testing.assert_array_equal(curve.high, [2.0, 7.0])
-
-
-def test_of_epochs_that_are_repeated_the_last_counts():
-    curve = seed_curve([run([0, 1, 0, 1], [1.0, 2.0, 3.0, math.nan])], "loss")
-    np.testing.assert_array_equal(curve.epochs, [1, 2])
-    np.testing.assert_array_equal(curve.mean, [3.0, 2.0])

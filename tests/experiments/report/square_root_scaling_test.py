@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from experiments.report.batch_sizes import (
+    ScalingStudy,
     linear_comparisons,
-    scaling_study,
     square_root_comparisons,
 )
 from experiments.report.batch_sizes_section import scaling_section
@@ -73,7 +73,8 @@ def write_sweep(folder, sizes, of_seeds, error=1e-3, **baseline):
 
 
 def study_of(folder):
-    return scaling_study(comparison_of(folder, square_root_comparisons))
+    comparison = comparison_of(folder, square_root_comparisons)
+    return ScalingStudy(comparison, "square_root")
 
 
 def found(folder):

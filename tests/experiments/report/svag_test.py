@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report.svag import svag_comparisons, svag_section, svag_study
+from experiments.report.svag import SVAGStudy, svag_comparisons, svag_section
 from keras_svag.scaling.reasons import Reason
 from tests.helpers.synthetic_runs import (
     comparison_of,
@@ -17,7 +17,7 @@ from tests.helpers.synthetic_runs import (
 
 
 def study_of(folder):
-    return svag_study(comparison_of(folder, svag_comparisons))
+    return SVAGStudy(comparison_of(folder, svag_comparisons))
 
 
 def write_pair(folder, sgd_factor, spread=0.01, **runs):

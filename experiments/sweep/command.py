@@ -1,5 +1,6 @@
 """A sweep as the command line asks for it."""
 
+import contextlib
 import csv
 import math
 import os
@@ -8,13 +9,9 @@ import sys
 
 from experiments.config import scaled_down
 from experiments.process.interruption import exit_code
+from experiments.process.locks import is_locked
 from experiments.process.own_files import check_log, make_log
-from experiments.run_folder import (
-    OUTPUT_LOG,
-    WorkDir,
-    is_locked,
-    unwritable,
-)
+from experiments.run_folder import OUTPUT_LOG, WorkDir, unwritable
 from experiments.sweep.grid import arguments_of_a_run, swept_runs
 from experiments.sweep.runner import Job, SweepRunner
 from experiments.sweep.shard import Shard
@@ -60,7 +57,7 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
         )
     runner = SweepRunner(jobs, parallel)
     for job in jobs:
-        if job.is_finished() or job.has_diverged() or job.is_elsewhere():
+        if job.state():
             continue
         folder = os.path.dirname(job.log_file)
         try:
@@ -72,9 +69,9 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
     print(_summary(runner, jobs, workdir))
     if runner.signal is not None:
         return exit_code(runner.signal)
-    if runner.failed:
+    if runner.count("failed"):
         return 1
-    return exit_code(signal.SIGINT) if runner.interrupted else 0
+    return exit_code(signal.SIGINT) if runner.count("interrupted") else 0
 
 
 def _job(run, path, command):
@@ -87,71 +84,70 @@ def _job(run, path, command):
         make_log=lambda: make_log(log_file, run.name),
         command=[*command, *run.arguments, f"--workdir={path}"],
         cost=config.epochs * config.ell * (config.get("num_examples") or 1),
-        is_finished=lambda: workdir.results is not None,
-        is_elsewhere=lambda: is_locked(path),
-        has_diverged=lambda: _has_diverged(workdir),
+        state=lambda: _state(workdir),
         fraction_done=lambda started: _fraction_done(
             workdir.file("history.csv"), config.epochs, started
         ),
     )
 
 
-def _fraction_done(history, epochs, started):
+def _losses(history):
+    """The losses of the epochs in a file of CSV, as texts, so far."""
     try:
-        if not os.path.isfile(history) or os.path.getmtime(history) < started:
-            return 0.0  # A pipe, or the file of an earlier attempt.
+        if not os.path.isfile(history):  # It may be a pipe.
+            return []
         with open(history, newline="", encoding="utf-8") as file:
-            rows = sum(1 for _ in csv.reader(file)) - 1
-    except (OSError, ValueError, csv.Error):
-        return 0.0
-    return min(max(rows, 0) / epochs, 1.0)
+            return [row["loss"] for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, csv.Error):
+        return []
 
 
-def _has_diverged(workdir):
-    """Whether the run has stopped at a loss that is not finite."""
-    if not all(
-        os.path.isfile(workdir.file(name))
-        for name in ("config.json", "history.csv")
-    ):
-        return False
-    try:
-        with open(
-            workdir.file("history.csv"), newline="", encoding="utf-8"
-        ) as file:
-            *_, last = csv.DictReader(file)
-        return not math.isfinite(float(last["loss"]))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return False
+def _fraction_done(history, epochs, started):
+    with contextlib.suppress(OSError):
+        if os.path.getmtime(history) >= started:
+            return min(len(_losses(history)) / epochs, 1.0)
+    return 0.0  # There is none, or that of an earlier attempt.
+
+
+def _state(workdir):
+    """What has become of a run, as `Job.state` says it."""
+    if workdir.results is not None:
+        return "finished"
+    losses = _losses(workdir.file("history.csv"))
+    with contextlib.suppress(IndexError, TypeError, ValueError):
+        # Training stops at such a loss.
+        if workdir.has_begun and not math.isfinite(float(losses[-1])):
+            return "diverged"
+    return "elsewhere" if is_locked(workdir.path) else None
+
+
+_SENTENCES = {
+    "diverged": "diverged: {name}, see {log}; it is run again if {folder} is "
+    "removed",
+    "interrupted": "interrupted: {name}; the same command goes on with it",
+    "elsewhere": "elsewhere: {name}, which another process runs",
+    "failed": "failed (exit code {code}): {name}, see {log}",
+}
 
 
 def _summary(runner, jobs, workdir):
     lines = []
     for job in jobs:
-        folder = os.path.dirname(job.log_file)
-        if job.name in runner.diverged:
-            lines.append(
-                f"diverged: {job.name}, see {job.log_file}; it is run again if "
-                f"{folder} is removed"
+        how = runner.ended.get(job.name)
+        if how in _SENTENCES:
+            sentence = _SENTENCES[how].format(
+                name=job.name,
+                log=job.log_file,
+                folder=os.path.dirname(job.log_file),
+                code=runner.codes.get(job.name),
             )
-        elif job.name in runner.interrupted:
-            lines.append(
-                f"interrupted: {job.name}; the same command goes on with it"
-            )
-        elif job.name in runner.elsewhere:
-            lines.append(f"elsewhere: {job.name}, which another process runs")
-        elif job.name in runner.failed:
-            code = runner.failed[job.name]
-            lines.append(
-                f"failed (exit code {code}): {job.name}, see {job.log_file}"
-            )
-            last_line = _last_line(job.log_file)
-            if last_line:
-                lines.append(f"    {last_line}")
-    done = f"{len(runner.finished)} of {len(jobs)} runs are finished"
-    if runner.diverged:
-        done += f", {len(runner.diverged)} diverged"
-    if runner.elsewhere:
-        done += f", {len(runner.elsewhere)} elsewhere"
+            lines.append(sentence)
+        if how == "failed" and (last_line := _last_line(job.log_file)):
+            lines.append(f"    {last_line}")
+    done = f"{runner.count('finished')} of {len(jobs)} runs are finished"
+    for how in ("diverged", "elsewhere"):
+        if runner.count(how):
+            done += f", {runner.count(how)} {how}"
     if runner.signal is not None:
         lines.append(
             f"Interrupted: {done}; the same command goes on from here."

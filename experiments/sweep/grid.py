@@ -1,16 +1,18 @@
 """What a sweep runs: the product of some values of a configuration's keys."""
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import itertools
-import math
 
+from ml_collections import ConfigDict
+
+from experiments.config import flat
 from experiments.optimizers import square_root_scaled
 from keras_svag import arguments
 
 SCALE_LR = ("none", "linear", "square_root")
-_BOOLEANS = {"true": True, "false": False}
 _OF_A_SWEEP = ("sweep", "shard", "jobs", "workdir")
 
 
@@ -137,54 +139,35 @@ def _parsed(specification, config):
 
 
 def _kind(key, config):
-    *sections, last = key.split(".")
-    section = config
-    for name in sections:
-        section = section.get(name) if hasattr(section, "get_type") else None
-    if not hasattr(section, "get_type") or last not in section:
+    known = flat(config)
+    keys = sorted(k for k in known if not isinstance(known[k], ConfigDict))
+    if key not in known:
         raise ValueError(
             f"--sweep names {key!r}, which the configuration lacks; its keys "
-            f"are {', '.join(sorted(_keys(config)))}."
+            f"are {', '.join(keys)}."
         )
-    if hasattr(section[last], "get_type"):
+    if key not in keys:
+        within = next(k for k in keys if k.startswith(f"{key}."))
         raise ValueError(
             f"--sweep names {key!r}, which is a section of the configuration; "
-            f"name a key of it, such as {key}.{sorted(section[last])[0]}."
+            f"name a key of it, such as {within}."
         )
-    return section.get_type(last)
-
-
-def _keys(config, prefix=""):
-    for key in config:
-        value = config.get(key)
-        if hasattr(value, "get_type"):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
+    section, _, last = key.rpartition(".")
+    return (known[section] if section else config).get_type(last)
 
 
 def _value(key, text, kind):
-    try:
-        if kind is bool:
-            return _BOOLEANS[text.lower()]
-        if kind in (int, float):
-            value = kind(text)
-            # Nothing is equal to nan: it would be no override.
-            if math.isnan(value):
-                raise ValueError
-            return value
-        if kind is tuple:
-            value = ast.literal_eval(text)
-            if isinstance(value, tuple):
-                return value
-            raise ValueError
-        if text:
-            return text
-        raise ValueError
-    except (KeyError, ValueError, SyntaxError):
+    value = text
+    if kind is not str:
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(text.title() if kind is bool else text)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or value == "":
         raise ValueError(
             f"--sweep {key} takes values of type {kind.__name__}, got {text!r}."
-        ) from None
+        )
+    return value
 
 
 def _split(values):

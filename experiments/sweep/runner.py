@@ -1,5 +1,6 @@
 """Runs the runs of a sweep in processes of their own."""
 
+import collections
 import dataclasses
 import os
 import subprocess
@@ -7,7 +8,6 @@ import sys
 import time
 
 from experiments.process.interruption import SIGNALS, Interruption, exit_code
-from experiments.sweep.progress import duration, progress_line
 
 # How long a process may take to end after it was asked to: it ends the step
 # that it is in, a whole pass of the data for NGD, and writes a checkpoint.
@@ -16,6 +16,21 @@ _GRACE_SECONDS = 120
 # Exit codes of a process that was told to end, or that had no handler yet.
 _INTERRUPTED = {
     code for number in SIGNALS for code in (exit_code(number), -number)
+}
+
+# What is said of a job that has ended, after so long a time.
+_ENDINGS = {
+    "finished": "is finished, in {}",
+    "diverged": "has diverged, after {}",
+    "interrupted": "was interrupted, after {}",
+    "elsewhere": "is run by another process",
+    "failed": "has failed, after {}",
+}
+
+_OTHERS = {
+    "finished": "was finished",
+    "diverged": "was run to a loss that is not finite",
+    "elsewhere": "is run",
 }
 
 # Of a terminal: to its start, and erase what is right of it.
@@ -32,11 +47,10 @@ class Job:
         command: list of strings, the program and its arguments.
         cost: a number > 0, proportional to the time that it takes.
         make_log: function without arguments that makes the file anew.
-        is_finished: function without arguments to whether it is finished.
-        has_diverged: function without arguments to whether its loss has
-            become one that is not finite, which ends it for good.
-        is_elsewhere: function without arguments to whether another process
-            runs it.
+        state: function without arguments to what has become of it: "finished",
+            "diverged", where its loss has become one that is not finite, which
+            ends it for good, "elsewhere", where another process runs it, or
+            None.
         fraction_done: function from the time it was started at, as
             `time.time()` gives it, to the fraction of it that is done.
     """
@@ -46,9 +60,7 @@ class Job:
     command: list
     cost: float = 1.0
     make_log: object = lambda: None
-    is_finished: object = lambda: False
-    has_diverged: object = lambda: False
-    is_elsewhere: object = lambda: False
+    state: object = lambda: None
     fraction_done: object = lambda started: 0.0
 
 
@@ -107,13 +119,11 @@ class SweepRunner:
         poll_seconds: how often the processes are looked at.
 
     Attributes:
-        finished: names of the finished jobs.
-        diverged: names of those that have diverged, now or before.
-        failed: dict from the names of the jobs that failed to the exit codes
-            of their processes.
-        interrupted: names of the jobs whose process someone else has told to
-            end.
-        elsewhere: names of the jobs that another process runs.
+        ended: dict from the names of jobs to how they have ended: "finished",
+            "diverged", now or before, "failed", "interrupted", where someone
+            else has told the process to end, or "elsewhere", where another
+            process runs it.
+        codes: dict from the names of jobs to the exit codes of their processes.
         signal: number of the signal that ended the sweep, or None.
 
     Raises:
@@ -135,32 +145,34 @@ class SweepRunner:
         self._start = start
         self._output = output
         self._poll_seconds = poll_seconds
-        self.finished = [job.name for job in jobs if job.is_finished()]
-        rest = [job for job in jobs if job.name not in self.finished]
-        self.diverged = [job.name for job in rest if job.has_diverged()]
-        self._waiting = [job for job in rest if job.name not in self.diverged]
-        self.failed = {}
-        self.interrupted = []
-        self.elsewhere = []
-        self.signal = None
+        self.ended, self.codes, self.signal = {}, {}, None
+        self._waiting = []
+        for job in jobs:
+            state = job.state()
+            if state in ("finished", "diverged"):
+                self.ended[job.name] = state
+            else:
+                self._waiting.append(job)
         self._processes = {}
         self._started = {}
         # What was done of each run when it was started.
         self._before = {}
         self._began = time.time()
 
+    def count(self, how):
+        """How many jobs have ended in a way."""
+        return collections.Counter(self.ended.values())[how]
+
     def run(self):
         """Runs all jobs that are not finished, or until a signal comes."""
-        if self.finished:
-            self._print(
-                f"{len(self.finished)} of {len(self._jobs)} runs are finished "
-                "already."
-            )
-        if self.diverged:
-            self._print(
-                f"{len(self.diverged)} of {len(self._jobs)} runs have diverged "
-                "before and are not run again."
-            )
+        for how, what in (
+            ("finished", "are finished already"),
+            ("diverged", "have diverged before and are not run again"),
+        ):
+            if self.count(how):
+                self._print(
+                    f"{self.count(how)} of {len(self._jobs)} runs {what}."
+                )
         with Interruption() as interruption:
             try:
                 while self._waiting or self._processes:
@@ -178,12 +190,10 @@ class SweepRunner:
     def _start_waiting(self):
         while self._waiting and len(self._processes) < self._parallel:
             job = self._waiting.pop(0)
-            if job.is_finished():
-                self.finished.append(job.name)
-                self._print(f"{job.name} was finished by another process.")
-            elif job.is_elsewhere():
-                self.elsewhere.append(job.name)
-                self._print(f"{job.name} is run by another process.")
+            state = job.state()
+            if state:
+                self.ended[job.name] = state
+                self._print(f"{job.name} {_OTHERS[state]} by another process.")
             else:
                 self._before[job.name] = job.fraction_done(0.0)
                 self._started[job.name] = time.time()
@@ -196,27 +206,18 @@ class SweepRunner:
             if code is None:
                 continue
             del self._processes[name]
-            self._print(f"{name} {self._ending(name, code)}.")
+            self.codes[name] = code
+            self.ended[name] = how = self._ending(self._jobs[name], code)
+            took = duration(time.time() - self._started[name])
+            self._print(f"{name} {_ENDINGS[how].format(took)}.")
             if not self._output.isatty():
                 self._print(self._progress())
 
-    def _ending(self, name, code):
-        """Files how a job has ended; returns it in words."""
-        took = duration(time.time() - self._started[name])
-        if code == 0 or self._jobs[name].is_finished():
-            self.finished.append(name)
-            return f"is finished, in {took}"
-        if self._jobs[name].has_diverged():
-            self.diverged.append(name)
-            return f"has diverged, after {took}"
-        if code in _INTERRUPTED:
-            self.interrupted.append(name)
-            return f"was interrupted, after {took}"
-        if self._jobs[name].is_elsewhere():
-            self.elsewhere.append(name)
-            return "is run by another process"
-        self.failed[name] = code
-        return f"has failed, after {took}"
+    def _ending(self, job, code):
+        state = "finished" if code == 0 else job.state()
+        if state in ("finished", "diverged"):
+            return state
+        return "interrupted" if code in _INTERRUPTED else state or "failed"
 
     def _end_processes(self):
         processes = self._processes.values()
@@ -238,6 +239,7 @@ class SweepRunner:
                 process.wait()
 
     def _progress(self):
+        """One line over the whole sweep."""
         running = {
             name: self._jobs[name].fraction_done(self._started[name])
             for name in self._processes
@@ -246,26 +248,25 @@ class SweepRunner:
             if 0 < part < self._before[name]:
                 # It has begun anew.
                 self._before[name] = 0.0
-        otherwise = {
-            "diverged": len(self.diverged),
-            "failed": len(self.failed),
-            "interrupted": len(self.interrupted),
-            "elsewhere": len(self.elsewhere),
-        }
-        return progress_line(
-            len(self._jobs),
-            len(self.finished),
-            otherwise,
-            running,
-            self._seconds_left(running),
-        )
+        parts = [f"[{len(self.ended)}/{len(self._jobs)}]"]
+        parts += [f"{name} {part:.0%}" for name, part in running.items()]
+        for how in ("diverged", "failed", "interrupted", "elsewhere"):
+            if self.count(how):
+                parts.append(f"{self.count(how)} {how}")
+        if len(self.ended) < len(self._jobs):
+            parts.append(f"{duration(self._seconds_left(running))} left")
+        return "  ".join(parts)
 
     def _seconds_left(self, running):
         """Of what was done until now the rest takes its part; None of none."""
-        ended = {name: 1.0 for name in self.finished if name in self._before}
+        parts = running | {
+            name: 1.0
+            for name in self._before
+            if self.ended.get(name) == "finished"
+        }
         done = sum(
             self._jobs[name].cost * max(part - self._before[name], 0.0)
-            for name, part in {**ended, **running}.items()
+            for name, part in parts.items()
         )
         left = sum(job.cost for job in self._waiting) + sum(
             self._jobs[name].cost * (1 - part) for name, part in running.items()
@@ -285,3 +286,15 @@ class SweepRunner:
     def _print(self, line):
         self._clear_progress()
         print(line, file=self._output, flush=True)
+
+
+def duration(seconds):
+    """Seconds in words: `45 s`, `12 min`, `3 h 05 min`."""
+    if seconds is None:
+        return "unknown time"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -9,8 +9,12 @@ import time
 import pytest
 
 from experiments.sweep import runner
-from experiments.sweep.progress import duration
-from experiments.sweep.runner import Job, SweepRunner, start_process
+from experiments.sweep.runner import (
+    Job,
+    SweepRunner,
+    duration,
+    start_process,
+)
 from tests.helpers.paths import ROOT
 
 
@@ -69,7 +73,7 @@ def run(jobs, start, parallel=1):
 def test_runs_run_one_after_another():
     start = Starter()
     runner, _ = run([job("a"), job("b"), job("c")], start)
-    assert start.started == runner.finished == ["a", "b", "c"]
+    assert start.started == [*runner.ended] == ["a", "b", "c"]
     assert start.most_at_once == 1
 
 
@@ -77,7 +81,7 @@ def test_as_many_run_at_a_time_as_are_allowed():
     start = Starter(polls=5)
     runner, _ = run([job(name) for name in "abcde"], start, parallel=3)
     assert start.most_at_once == 3
-    assert sorted(runner.finished) == list("abcde")
+    assert runner.ended == dict.fromkeys("abcde", "finished")
 
 
 def test_a_process_that_does_not_end_is_killed():

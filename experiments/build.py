@@ -7,7 +7,7 @@ import math
 import keras
 
 from experiments import datasets
-from experiments.config import NETWORKS, check_complete, check_values
+from experiments.config import NETWORKS
 from experiments.epoch_plan import EpochPlan
 from experiments.growth import is_growing
 from experiments.ngd_model import NGDModel, ProbedNoise
@@ -31,8 +31,6 @@ def make_plan(config, num_examples):
         ValueError: if `batch_size`, `ell` or `pairing` do not fit, or
             `optimizer` is "ngd" with what noisy gradient descent lacks.
     """
-    check_complete(config)
-    check_values(config)
     with_ell, is_ngd = is_svag(config.optimizer), config.optimizer == "ngd"
     if config.ell != 1 and not with_ell:
         raise ValueError(

@@ -294,11 +294,11 @@ def scaled_down(config):
         ValueError: if a key holds what no run can have.
     """
     config = copy.deepcopy(config)
+    check_complete(config)
     check_values(config)
     scale = config.get("scale", 1.0)
     if scale == 1:
         return config
-    check_complete(config)
     _scale_epochs(config, scale)
     _scale_network(config["model"], scale)
     num_examples = config.get("num_examples")

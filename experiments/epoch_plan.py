@@ -33,7 +33,6 @@ class EpochPlan:
     pairs_within_step: bool = True
 
     def __post_init__(self):
-        arguments.integer("num_examples", self.num_examples)
         arguments.integer(
             "batch_size",
             self.batch_size,

@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_svag import arguments, backend
+from keras_svag import backend
 from keras_svag.noise.moments import squared_norm
 from keras_svag.noise.series import NoiseSeries
 from keras_svag.probe.invariance import is_scale_invariant
@@ -16,7 +15,6 @@ from keras_svag.reporting.report import scaling_report
 from keras_svag.scaling.conditions import conditions_of
 
 
-@keras.saving.register_keras_serializable(package="keras_svag_experiments")
 class NGDModel(backend.MultiWorkerModel):
     """Trains a model by noisy gradient descent with SGD's noise covariance.
 
@@ -54,10 +52,7 @@ class NGDModel(backend.MultiWorkerModel):
         **kwargs: as for any `keras.Model`.
 
     Raises:
-        TypeError: if a size or the seed is no number.
-        ValueError: if a size is no positive integer, or if `model` has
-            BatchNormalization; while tracing, if the number of examples is
-            not static.
+        ValueError: if `model` has BatchNormalization.
 
     References:
         Gaussian noise with SGD's covariance from one weight per example:
@@ -66,14 +61,7 @@ class NGDModel(backend.MultiWorkerModel):
         https://arxiv.org/abs/2102.12470).
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        batch_size: int,
-        micro_batch_size: int,
-        seed: int,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, model, batch_size, micro_batch_size, seed, **kwargs):
         super().__init__(**kwargs)
         if backend.has_batch_normalization(model):
             raise ValueError(
@@ -82,26 +70,17 @@ class NGDModel(backend.MultiWorkerModel):
                 "normalization."
             )
         self.model = model
-        self.batch_size = arguments.integer("batch_size", batch_size)
-        self.micro_batch_size = arguments.integer(
-            "micro_batch_size", micro_batch_size
-        )
-        self.seed = arguments.integer("seed", seed, least=0)
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.seed = seed
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs, training=None):
         return self.model(inputs, training=training)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         replicas = self.distribute_strategy.num_replicas_in_sync
         rows = x.shape[0]
-        if rows is None:
-            raise ValueError(
-                "NGDModel takes the whole training set as one batch of static "
-                "size, got an unknown number of rows; call fit(x, y, "
-                "batch_size=len(x)) with a length that is a multiple of "
-                f"{replicas} (replicas)."
-            )
         size = min(rows, max(1, self.micro_batch_size // replicas))
         delta = self._example_weights(rows, replicas)
 
@@ -155,27 +134,6 @@ class NGDModel(backend.MultiWorkerModel):
         backend.count_loss(self, loss, x.shape[0])
         self.compute_metrics(x, y, y_pred)
         return gradients
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config.update(
-            {
-                "model": keras.saving.serialize_keras_object(self.model),
-                "batch_size": self.batch_size,
-                "micro_batch_size": self.micro_batch_size,
-                "seed": self.seed,
-            }
-        )
-        return config
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None
-    ) -> "NGDModel":
-        model = keras.saving.deserialize_keras_object(
-            config["model"], custom_objects
-        )
-        return cls(**{**config, "model": model})
 
 
 def _rows(tensor, start, length):

@@ -49,18 +49,14 @@ def schedule_of(
 
     Raises:
         TypeError: if something else than a number is given for one.
-        ValueError: if `name` is unknown, `milestones` do not increase, or a
-            number is out of its range.
+        ValueError: if `name` is unknown, or the decay or the warm-up is out of
+            its range; the rest is checked with the configuration.
 
     References:
         [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
         Stochastic Differential Equations (SDEs)", NeurIPS 2021.
     """
     arguments.choice("schedule", name, SCHEDULES)
-    arguments.number("learning_rate", learning_rate, least=0)
-    arguments.integer("steps_per_epoch", steps_per_epoch)
-    arguments.integer("epochs", epochs)
-    check_milestones(milestones)
     arguments.number("decay_factor", decay_factor, above=0)
     arguments.number("warmup_epochs", warmup_epochs, least=0, most=epochs)
     arguments.number("warmup_factor", warmup_factor, above=0, most=1)

@@ -227,12 +227,8 @@ def _read_split(builder, split):
 
 
 def _channel_moments(images, max_value):
-    values = np.arange(256) / max_value
-    moments = []
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
-        mean = np.average(values, weights=counts)
-        variance = np.average((values - mean) ** 2, weights=counts)
-        moments.append((float(mean), float(np.sqrt(variance))))
-    mean, std = zip(*moments, strict=True)
-    return mean, std
+    axes = tuple(range(images.ndim - 1))
+    squares = np.square(images, dtype=np.uint16)
+    mean = images.mean(axes, np.float64) / max_value
+    variance = squares.mean(axes, np.float64) / max_value**2 - mean**2
+    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())

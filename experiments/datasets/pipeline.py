@@ -5,15 +5,6 @@ import tensorflow as tf
 
 from experiments.datasets.sampling import stream_seed, sub_batch_indices
 
-# Raise one when its sampling draws other batches from a seed: checkpoints hold
-# it, since a run has to end with the batches that it began with. Version 1 of
-# the last two ranked a key for each example.
-STREAMS_VERSIONS = {
-    "with_replacement": 1,
-    "without_replacement": 2,
-    "shuffle": 2,
-}
-
 
 def training_batches(
     images,
@@ -63,16 +54,10 @@ def training_batches(
         shape.
 
     Raises:
-        ValueError: if there are not as many labels as images, or an epoch of
-            `"shuffle"` holds no whole step.
+        ValueError: if an epoch of `"shuffle"` holds no whole step.
     """
     num_examples = len(images)
     step_size = sub_batch_size * sub_batches_per_step
-    if len(labels) != num_examples:
-        raise ValueError(
-            f"`labels` must be one for each of the {num_examples} images, got "
-            f"{len(labels)}."
-        )
     if sampling == "shuffle" and step_size > num_examples:
         raise ValueError(
             f"A step of {sub_batches_per_step} × {sub_batch_size} = "

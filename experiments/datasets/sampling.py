@@ -3,7 +3,6 @@
 import tensorflow as tf
 
 from experiments.datasets.permutation import permuted
-from keras_svag import arguments
 
 SAMPLING_MODES = ("with_replacement", "without_replacement", "shuffle")
 
@@ -70,12 +69,7 @@ def sub_batch_indices(
 
     Returns:
         int64 tensor of shape `(sub_batch_size,)`.
-
-    Raises:
-        ValueError: if an argument is out of range or the mode is unknown.
     """
-    arguments.choice("sampling", sampling, SAMPLING_MODES)
-    arguments.integer("sub_batch_size", sub_batch_size, most=num_examples)
     if sampling == "with_replacement":
         return tf.random.stateless_uniform(
             (sub_batch_size,),
@@ -90,12 +84,8 @@ def sub_batch_indices(
             num_examples,
             stream_seed(seed, sampling, index),
         )
-    fitting = num_examples // sub_batch_size
     if sub_batches_per_epoch is None:
-        sub_batches_per_epoch = fitting
-    arguments.integer(
-        "sub_batches_per_epoch", sub_batches_per_epoch, most=fitting
-    )
+        sub_batches_per_epoch = num_examples // sub_batch_size
     index = tf.cast(index, tf.int64)
     epoch = index // sub_batches_per_epoch
     start = (index % sub_batches_per_epoch) * sub_batch_size

@@ -187,6 +187,6 @@ def test_a_missing_key_is_named():
         config = ml_collections.ConfigDict(config, type_safe=False)
         if key in REQUIRED:
             with pytest.raises(ValueError, match=f"lacks `{key}`"):
-                make_plan(config, 8)
+                scaled_down(config)
         else:
             compile_model(config, SMALL, make_plan(config, 8))

@@ -104,31 +104,9 @@ def test_logs_are_those_of_the_loss_without_noise():
     assert logs["mae"] == pytest.approx(np.abs(residual).mean(), rel=1e-5)
 
 
-def test_fit_save_and_load(tmp_path):
-    x, y = regression()
-    model = compiled(NGDModel(linear_network(), B, 64, seed=3))
-    history = model.fit(x, y, batch_size=N, epochs=2, verbose=0)
-    assert len(history.history["loss"]) == 2
-    model.save(tmp_path / "ngd.keras")
-    loaded = keras.saving.load_model(tmp_path / "ngd.keras")
-    assert (loaded.batch_size, loaded.micro_batch_size) == (B, 64)
-    for other in (model, loaded):
-        other.fit(x, y, batch_size=N, shuffle=False, verbose=0)
-    np.testing.assert_array_equal(
-        model.model.get_weights()[0], loaded.model.get_weights()[0]
-    )
-
-
 def test_batch_normalization_is_refused():
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.BatchNormalization()]
     )
     with pytest.raises(ValueError, match="no BatchNormalization"):
         NGDModel(model, 5, 5, seed=0)
-
-
-def test_unknown_number_of_examples_is_refused():
-    model = compiled(NGDModel(linear_network(), 5, 5, seed=0))
-    batches = tf.data.Dataset.from_tensor_slices(regression()).batch(70)
-    with pytest.raises(ValueError, match="whole training set as one batch"):
-        model.fit(batches, verbose=0)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.config import scaled_down
 from experiments.optimizers import (
     OPTIONS,
     optimizer_class,
@@ -65,13 +64,6 @@ def test_what_an_optimizer_does_not_take_is_one_sentence(optimizer, taken):
         with pytest.raises(ValueError, match="got 0.5; it takes ") as refused:
             optimizer_options(config)
         check_sentence(str(refused.value), f"`{key}`", repr(optimizer))
-
-
-def test_configurations_of_before_mean_what_they_did():
-    config = digits.get_config().to_dict()
-    for key in OPTIONS[1:]:
-        del config[key]
-    assert optimizer_options(scaled_down(config)) == {}
 
 
 def test_the_rule_starts_from_the_defaults_of_the_optimizer():

@@ -8,6 +8,7 @@ import tensorflow as tf
 from experiments.datasets.augmentation import augment
 from experiments.datasets.pipeline import (
     evaluation_batches,
+    full_batches,
     standardization,
     training_batches,
 )
@@ -87,18 +88,6 @@ def test_two_steps_of_one_sub_batch_are_one_step_of_two(sampling):
         np.testing.assert_array_equal(y[:, offset::2], single_y[offset::2])
 
 
-@pytest.mark.parametrize("sub_batches_per_step", [1, 2])
-def test_an_epoch_of_shuffle_holds_no_example_twice(sub_batches_per_step):
-    steps = NUM_EXAMPLES // (4 * sub_batches_per_step)
-    _, y = _take(
-        _batches("shuffle", sub_batches_per_step=sub_batches_per_step),
-        2 * steps,
-    )
-    for epoch in y.reshape(2, -1):
-        assert len(set(epoch)) == 4 * sub_batches_per_step * steps
-    assert not np.array_equal(y[:steps], y[steps:])
-
-
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
 def test_shapes_are_static_and_the_data_set_is_infinite(sampling):
     dataset = _batches(sampling)
@@ -128,6 +117,16 @@ def test_evaluation_batches_hold_everything_once_in_order():
     np.testing.assert_array_equal(
         np.concatenate([y for _, y in batches]), LABELS
     )
+
+
+def test_a_full_batch_is_the_whole_set_in_order():
+    batches = full_batches(IMAGES, LABELS, lambda x: x * 2)
+    assert batches.element_spec[0].shape == IMAGES.shape
+    x, y = _take(batches, 2)
+    assert x.dtype == "float32"
+    for step in (0, 1):
+        np.testing.assert_array_equal(x[step], IMAGES * 2.0)
+        np.testing.assert_array_equal(y[step], LABELS)
 
 
 def test_standardization_is_its_formula_to_the_last_bit():
@@ -175,16 +174,3 @@ assert np.array_equal(np.concatenate(seen), labels), seen
 def test_an_epoch_of_shuffle_that_holds_no_step_is_refused():
     with pytest.raises(ValueError, match="2 × 20 = 40 .*of the 37"):
         _batches("shuffle", sub_batch_size=20)
-
-
-def test_labels_of_other_images_are_refused():
-    with pytest.raises(ValueError, match="`labels` must be .*37 images.*38"):
-        training_batches(
-            IMAGES,
-            np.arange(38),
-            sub_batch_size=4,
-            sub_batches_per_step=1,
-            sampling="shuffle",
-            seed=0,
-            preprocess=PREPROCESS,
-        )

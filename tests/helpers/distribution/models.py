@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 
-from experiments.ngd_model import NGDModel
 from keras_svag import SVAG, GradientNoiseMonitor, backend
 from tests.helpers.distribution.checks import (
     SUB_BATCH,
@@ -12,7 +11,7 @@ from tests.helpers.distribution.checks import (
     svag,
     under,
 )
-from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.small_problems import regression
 
 
 def refused(action, *parts):
@@ -116,16 +115,3 @@ def check_state_of_every_replica_is_restored(strategy):
     for ours, theirs in (trained, (restored, saved)):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-def check_examples_of_ngd_that_do_not_divide_are_refused(strategy):
-    replicas = strategy.num_replicas_in_sync
-    with strategy.scope():
-        model = NGDModel(dense_network(), 4, 4, seed=0)
-        model.compile("sgd", "mse")
-    x, y = regression(12 * replicas + 1)
-    refused(
-        lambda: fit(model, x, y, len(x)),
-        "whole training set as one batch",
-        f"a multiple of {replicas}",
-    )

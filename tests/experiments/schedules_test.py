@@ -7,7 +7,6 @@ import pytest
 from experiments.schedules import (
     schedule_of,
 )
-from keras_svag.optimizers.svag import SVAG
 
 
 def test_step_schedule_decays_with_the_first_step_of_a_milestone():
@@ -76,15 +75,3 @@ def test_schedules_survive_serialization(name):
     )
     for step in (0, 5, 20, 70):
         assert float(copy(step)) == float(schedule(step))
-
-
-def test_svag_takes_a_triangle_as_a_function_of_sgds_steps():
-    schedule = schedule_of("triangle", 1.0, 10, 4)
-    optimizer = SVAG(schedule, ell=4)
-    optimizer.pair_within_step()
-    optimizer.build([keras.Variable(0.0)])
-    for svag_step in (0, 3, 4, 22, 43):
-        optimizer.iterations.assign(svag_step)
-        expected = triangles(svag_step // 4, 1.0, 40)
-        rate = float(optimizer.learning_rate)
-        assert rate == pytest.approx(expected, abs=1e-6)

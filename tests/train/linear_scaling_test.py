@@ -50,11 +50,6 @@ def test_check_can_be_turned_off(tmp_path, overrides):
     assert "linear scaling" not in results_table(results)
 
 
-def test_a_window_of_the_check_that_is_too_long_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="`window` must .* <= 2, got 3"):
-        run(tmp_path, {"window": 3})
-
-
 def test_table_says_what_was_not_measured():
     one = NoiseEstimate.from_observations([0.1], [24.0], batch_size=8)
     none = NoiseEstimate.from_observations([], [], batch_size=8)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 ARGUMENTS = (
     "--deterministic",
     "--checkpoint_every=10",
-    "--config.epochs=8",
+    "--config.epochs=3",
     "--config.batch_size=64",
     "--config.ell=2",
     "--config.model.hidden_units=(16,)",

@@ -85,13 +85,6 @@ def test_a_run_is_the_ngd_model_on_the_first_examples(in_one_piece):
         np.testing.assert_allclose(a, e, atol=1e-5)
 
 
-def test_size_of_the_pieces_does_not_matter(in_one_piece, tmp_path):
-    whole, _ = in_one_piece
-    pieces, _ = run(tmp_path, "pieces", micro_batch_size=100)
-    for a, e in zip(pieces, whole, strict=True):
-        np.testing.assert_allclose(a, e, atol=1e-4)
-
-
 def test_its_curves_lie_over_those_of_sgd(in_one_piece, tmp_path):
     _, ngd = in_one_piece
     _, sgd = run(tmp_path, "sgd", optimizer="sgd")

@@ -195,16 +195,6 @@ def test_mirrored_run_is_that_of_one_device(finished, tmp_path):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
 
 
-SVAG_RUN = {"sampling": "shuffle", "pairing": "halves", "ell": 2}
-
-
-def test_the_same_run_is_the_same_to_the_bit(trained, tmp_path):
-    one = trained(**SVAG_RUN)
-    two, _ = run(tmp_path, **SVAG_RUN)
-    np.testing.assert_array_equal(weights(one), weights(two))
-    assert history(one) == history(two)
-
-
 @pytest.mark.parametrize("sampling", ["with_replacement", "shuffle"])
 @pytest.mark.parametrize("pairing", ["independent", "halves"])
 def test_plain_model_trains_as_the_measured_one(

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments.report.runs import find_runs
-from experiments.report.writing import write_report
 from experiments.run_folder import CHECKSUM
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.reasons import Reason
@@ -19,7 +18,6 @@ from tests.helpers.synthetic_runs import (
     estimate,
     window,
     write_run,
-    write_svag_sweep,
 )
 
 
@@ -125,6 +123,7 @@ DAMAGED_JSON = [
     ("config.json", "epochs", None, "`epochs`"),
     ("config.json", "learning_rate", 1e308, "1e+100"),
     ("config.json", "lsr.closeness", "x", "`lsr.closeness`"),
+    ("config.json", "lsr", {}, "it lacks `lsr.closeness`"),
     ("results.json", "accuracy", 2.0, "accuracy"),
     ("results.json", "gradient_noise", [1], "saved"),
     ("results.json", "linear_scaling", 3, "cannot be used"),
@@ -156,20 +155,6 @@ def test_a_run_with_a_damaged_file_is_left_out(
     check_sentence(sentence, str(file), says)
 
 
-def test_a_run_without_a_key_is_left_out_beside_the_others(tmp_path):
-    write_svag_sweep(tmp_path, ells=(1, 2), seeds=(0,))
-    write_run(tmp_path / "bad")
-    file = tmp_path / "bad" / "config.json"
-    content = json.loads(file.read_text())
-    del content["lsr"]
-    file.write_text(json.dumps(content))
-    *_, unusable = find_runs(str(tmp_path))
-    check_sentence(unusable["bad"], str(file), "it lacks `lsr")
-    report = write_report(str(tmp_path), str(tmp_path / "report"))
-    with open(report) as file:
-        assert "config.json cannot be used" in file.read()
-
-
 HISTORY = "epoch,loss\n0,1.0\n1,0.5\n2,NA\n"
 DAMAGED_HISTORIES = {
     "a word": (HISTORY.replace("0.5", "abc"), ["'abc'"]),
@@ -199,19 +184,6 @@ def test_a_damaged_history_is_told(tmp_path, history, says):
     with pytest.raises(ValueError) as refused:
         find_runs(str(tmp_path))
     check_sentence(str(refused.value), str(file), *says)
-
-
-def test_a_history_of_any_length_is_read_whole(tmp_path):
-    write_run(tmp_path / "run", epochs=1235)
-    rows = [f"{epoch},{epoch / 8}\n" for epoch in range(1234)]
-    rows[7] = "7,NA\n"
-    file = tmp_path / "run" / "history.csv"
-    file.write_text("epoch,loss\n" + "".join(rows) + "1234,\n")
-    [run], *_ = find_runs(str(tmp_path))
-    expected = np.arange(1235) / 8
-    expected[[7, 1234]] = math.nan
-    np.testing.assert_array_equal(run.curve("loss"), expected)
-    np.testing.assert_array_equal(run.epochs, np.arange(1235) + 1)
 
 
 def test_several_damaged_runs_alone_are_one_sentence(tmp_path):

@@ -91,7 +91,7 @@ def test_code_in_a_wrapped_model_is_refused(tmp_path):
     for load in (
         lambda: keras.saving.load_model(path),
         lambda: keras.saving.deserialize_keras_object(config),
-        lambda: kind.from_config(model.get_config()),
+        lambda: SVAGModel.from_config(model.get_config()),
     ):
         with pytest.raises(ValueError, match="[Ll]ambda.*unsafe|unsafe"):
             load()

@@ -155,7 +155,7 @@ def reported(folder, name):
             folder / f"{ell}{name.replace('/', '_')}",
             noise=run_estimate(0.3, 1.5),
             reasons=(name,),
-            dataset=name,
+            pairing=name,
             schedule=name,
             ell=ell,
             **{name: name},

@@ -209,13 +209,17 @@ def at_rest(options, train, ell):
             model.loss,
         )
         monitor = keras_svag.GradientNoiseMonitor(every=1)
-        svag.fit(
-            *train,
-            batch_size=batch,
-            epochs=ell * epochs,
-            callbacks=[monitor],
-            verbose=0,
-        )
+        rng = np.random.default_rng(seed)
+        for _ in range(ell * epochs):
+            # Keras would have one order in all epochs: docs/svag.md.
+            order = rng.permutation(len(train[0]))
+            svag.fit(
+                *(part[order] for part in train),
+                batch_size=batch,
+                shuffle=False,
+                callbacks=[monitor],
+                verbose=0,
+            )
         series = monitor.series.window(ell * epochs // 3)
         estimate = series.estimate(batch)
         runs.append(

@@ -38,7 +38,10 @@ class SVAG(PairedOptimizer):
     On a plain model (`model.compile(optimizer=SVAG(...))`) each pair is two
     consecutive batches: the first one's gradient is kept, the second one
     completes the step. Inside a `keras_svag.SVAGModel` the pair is made of the
-    even and the odd rows of each batch, and nothing is kept.
+    even and the odd rows of each batch, and nothing is kept. The rows have to
+    come in another order in every epoch, for the two gradients count
+    differently: a `tf.data.Dataset` with `.shuffle(num_rows)` does that, arrays
+    in `fit` on TensorFlow after `keras.utils.set_random_seed` do not.
 
     Args:
         learning_rate: SGD's learning rate: a float >= 0, a

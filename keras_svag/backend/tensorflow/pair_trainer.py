@@ -1,12 +1,15 @@
 """The training step of an `SVAGModel` on TensorFlow."""
 
+import inspect
 import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager.context import global_seed
 
 from keras_svag.backend.batches import map_arrays
+from keras_svag.backend.data import are_arrays
 from keras_svag.backend.model import layers_of
 from keras_svag.backend.pair_trainer import Observations as AnyObservations
 from keras_svag.backend.pair_trainer import PairTrainer as AnyTrainer
@@ -35,6 +38,27 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
     @property
     def _replicas(self):
         return self.distribute_strategy.num_replicas_in_sync
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
+        given.apply_defaults()
+        if _has_one_order(given.arguments) and self._tells_rows_apart:
+            warnings.warn(
+                "After keras.utils.set_random_seed, Keras shuffles arrays into "
+                "one order for all epochs on TensorFlow, so that the same rows "
+                "always get SVAG's larger weight: it then does not train on "
+                "the mean of their losses. Give a tf.data.Dataset: "
+                ".shuffle(num_rows).batch(batch_size, drop_remainder=True).",
+                stacklevel=2,
+            )
+        return super().fit(*args, **kwargs)
+
+    @property
+    def _tells_rows_apart(self):
+        """Whether the two halves of a batch have different weights."""
+        optimizer = without_loss_scale(self.optimizer)
+        first, second = getattr(optimizer, "gradient_weights", (1, 1))
+        return first != second
 
     def _new_observations(self):
         return Observations()
@@ -216,6 +240,16 @@ class Observations(AnyObservations):
             self._rows, "distribute_strategy", tf.distribute.get_strategy()
         )
         return tf.identity(strategy.experimental_local_results(self._rows)[0])
+
+
+def _has_one_order(of_fit):
+    """Whether all epochs of a `fit` with these arguments have one order."""
+    return (
+        of_fit["epochs"] > 1
+        and of_fit["shuffle"]
+        and global_seed() is not None
+        and are_arrays(of_fit["x"])
+    )
 
 
 def _nothing():

@@ -21,6 +21,8 @@ from keras_svag.optimizers.paired import PairedOptimizer
 _LOGGED = 100
 # Observations that may wait on the device until they are surely there.
 _WAITING = 32
+# Relative differences of two losses that float32 may make.
+_ROUNDING = 1e-6
 # Where `every` is None: in blocks of 4 steps for 2,000 steps, then of a 500th
 # of the steps done, until a hundredth of the steps is measured.
 _FIRST_BLOCK, _BLOCKS_IN_RUN, _LONGEST_BLOCK = 4, 500, 100
@@ -605,7 +607,11 @@ their kin |
                     self._series.lost_epochs.add(epoch)
                     continue
                 size = max(abs(whole), abs(mean)) or 1.0
-                self._series.couplings.append((step, abs(whole - mean) / size))
+                difference = abs(whole - mean) / size
+                if difference < _ROUNDING:
+                    # The last bits are the program's, made anew on resuming.
+                    difference = 0.0
+                self._series.couplings.append((step, difference))
             else:
                 self._append(step, epoch, values, layers)
 

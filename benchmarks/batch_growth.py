@@ -19,12 +19,16 @@ with ell 1 and 2) and a `branch_test` at a third of the run at B. "Share" is
 what the test costs of the whole runs in its place, in examples, its probes
 among them.
 
+`orders`: SVAG with ell 1 and 2 in halves, whose rows have one order for all
+epochs, or a new one in each (for `sgd`).
+
 Digits and perceptron are scale-invariant networks of two hidden layers of 64 on
 the digits of scikit-learn and 10,000 images of CIFAR-10, the third network is a
 PreResNet-8 of base width 8 with group normalization on 2,000 of them.
 """
 
 import argparse
+import itertools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -194,8 +198,11 @@ def print_runs(name, runs, targets):
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def at_rest(options, train, ell):
-    """R, G and N of SVAG at the end of whole runs at B."""
+def at_rest(options, train, ell, has_one_order=False):
+    """R, G and N of SVAG in the last third of whole runs at B.
+
+    The rows have a new order in every epoch, or one for all epochs.
+    """
     batch, _, epochs, rates = PROBLEMS[options.problem]
     rate, decay = rates["sgd"]
     runs = []
@@ -211,7 +218,9 @@ def at_rest(options, train, ell):
         monitor = keras_svag.GradientNoiseMonitor(every=1)
         rng = np.random.default_rng(seed)
         for _ in range(ell * epochs):
-            # Keras would have one order in all epochs: docs/svag.md.
+            if has_one_order:
+                # As Keras shuffles arrays after `set_random_seed`.
+                rng = np.random.default_rng(seed)
             order = rng.permutation(len(train[0]))
             svag.fit(
                 *(part[order] for part in train),
@@ -233,6 +242,20 @@ def at_rest(options, train, ell):
     return EquilibriumStatistics(
         *np.mean(runs, axis=0), *errors, count=len(runs)
     )
+
+
+def orders(options):
+    train, _ = data_of(options.problem, options.data_dir)
+    print("| order of the rows | ell | R | G | N |")
+    print("|---|---:|---:|---:|---:|")
+    for has_one, ell in itertools.product((True, False), (1, 2)):
+        run = at_rest(options, train, ell, has_one)
+        cells = (
+            f"{getattr(run, name):.3g} ± {getattr(run, f'{name}_se'):.2g}"
+            for name in ("weight_sq_norm", "grad_sq_norm", "noise_trace")
+        )
+        order = "one" if has_one else "a new one in every epoch"
+        print(f"| {order} | {ell} | {' | '.join(cells)} |", flush=True)
 
 
 def predicted(prediction, kappa):
@@ -321,12 +344,15 @@ def branches(options):
         )
 
 
+STUDIES = {"growth": growth, "branches": branches, "orders": orders}
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=["growth", "branches"])
+    parser.add_argument("study", choices=[*STUDIES])
     parser.add_argument("problem", choices=[*PROBLEMS])
     parser.add_argument("optimizer", choices=["sgd", "adam"])
     parser.add_argument("--data_dir")
@@ -339,7 +365,7 @@ def main():
         "--on_heuristic", default="grow", choices=["stay", "grow"]
     )
     options = parser.parse_args()
-    {"growth": growth, "branches": branches}[options.study](options)
+    STUDIES[options.study](options)
 
 
 if __name__ == "__main__":

@@ -44,14 +44,14 @@ def write_sweep(folder, num_runs, num_seeds):
 
 
 def write_long_runs(folder, num_rows):
-    """Two runs, of which one has `num_rows` epochs, with NA in a column."""
+    """Two runs of `num_rows` epochs together, with NA in two columns."""
     names = ["loss", "accuracy", "grad_sq_norm", "noise_trace", "learning_rate"]
     header = ",".join(["epoch", *names, "val_accuracy", "val_loss"])
     values = np.random.default_rng(0).uniform(0.5, 1, (1000, len(names)))
     cells = [",".join(map(str, row)) for row in values.tolist()]
-    for ell, rows in ((1, num_rows), (2, 40)):
-        run = folder / str(ell)
-        write_run(run, noise=estimate(0.3, 1.5), ell=ell)
+    for ell in (1, 2):
+        run, rows = folder / str(ell), num_rows // 2
+        write_run(run, noise=estimate(0.3, 1.5), ell=ell, epochs=rows)
         with open(run / "history.csv", "w") as file:
             file.write(f"{header}\n")
             for epoch in range(rows):
@@ -106,7 +106,7 @@ def main():
         for name, what in (
             ("few", "2 runs"),
             ("sweep", f"{arguments.runs} runs"),
-            ("long", f"2 runs, {arguments.rows:,} epochs of one"),
+            ("long", f"2 runs of {arguments.rows:,} epochs"),
         ):
             seconds, of_processor, size = report_on(scratch / name)
             print_row(

@@ -40,7 +40,8 @@ class TrainFunction:
     def _is_of_another_loop(self, data):
         """Whether `train_on_batch` calls it within a `fit`, or after one.
 
-        It makes a generator of its own, but on PyTorch.
+        Known by the generator that it makes for its batch. On PyTorch it makes
+        a list, as `fit` does, and is not told apart.
         """
         maker = getattr(data, "__qualname__", "")
         return "train_on_batch" in maker and not self._in_loop

@@ -46,8 +46,8 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             warnings.warn(
                 "After keras.utils.set_random_seed, Keras shuffles arrays into "
                 "one order for all epochs on TensorFlow, so that the same rows "
-                "always get SVAG's larger weight: it then does not train on "
-                "the mean of their losses. Give a tf.data.Dataset: "
+                "always get SVAG's larger weight, and the loss that is trained "
+                "on is not the mean over all rows. Give a tf.data.Dataset: "
                 ".shuffle(num_rows).batch(batch_size, drop_remainder=True).",
                 stacklevel=2,
             )

@@ -266,23 +266,6 @@ def test_model_trains_as_without_the_monitor(make_script, way):
     assert_same_bits(ours, theirs)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fails_at", [1, 4])
-def test_nothing_is_left_after_an_interruption(fails_at):
-    class Stop(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if batch == fails_at:
-                raise KeyboardInterrupt
-
-    script = models.perceptron()
-    monitor = GradientNoiseMonitor(every=1)
-    with pytest.raises(KeyboardInterrupt):
-        arrays(script, callbacks=[monitor, Stop()])
-    seen = len(monitor.series)
-    arrays(script)
-    assert len(monitor.series) == seen
-
-
 FILES = ("model.keras", "model.weights.h5", "model.h5")
 
 

@@ -180,20 +180,35 @@ def test_interruption_while_measuring_leaves_the_model_as_before_the_step():
     assert_lives_alike(life, build_model)
 
 
-def test_after_an_exception_in_the_data_nothing_is_measured():
-    """The bits are not compared: Keras draws a batch within the graph of its
-    step, some of which it has done when the data fail."""
+BATCHES = [slice(i, i + BATCH_SIZE) for i in range(0, ROWS, BATCH_SIZE)]
 
+
+def break_in_the_data(model, monitor):
     def batches():
-        for start in range(0, 4 * BATCH_SIZE, BATCH_SIZE):
-            yield X[start : start + BATCH_SIZE], Y[start:][:BATCH_SIZE]
+        for rows in BATCHES[:4]:
+            yield X[rows], Y[rows]
         raise OSError("the disk is gone")
 
-    model, monitor, hers = network(), every_step(), []
-    look = at("on_train_begin", 1, lambda: hers.append(model.train_function))
     with pytest.raises(Exception, match="the disk is gone"):
-        fit(model, [look, monitor], batches(), None)
-    assert model.train_function is hers[0]
+        fit(model, [monitor], batches(), None)
+
+
+def break_in_a_loop(model, monitor):
+    with pytest.raises(Interruption), monitor.watch(model):
+        for rows in BATCHES[:4]:
+            model.train_on_batch(X[rows], Y[rows])
+        raise Interruption
+
+
+@pytest.mark.parametrize("begin", [break_in_the_data, break_in_a_loop])
+def test_after_a_break_outside_of_callbacks_nothing_is_measured(begin):
+    """The bits are not compared: Keras draws a batch within the graph of its
+    step, some of which it has done when the data fail."""
+    model, monitor = network(), every_step()
+    model.train_on_batch(X, Y)
+    hers = model.train_function
+    begin(model, monitor)
+    assert model.train_function is hers
     assert len(monitor.series) == 3
     fit(model)
     assert len(monitor.series) == 3
@@ -202,22 +217,7 @@ def test_after_an_exception_in_the_data_nothing_is_measured():
 # Several monitors, several fits
 
 
-def test_two_monitors_at_once():
-    def life(model, monitors):
-        return fit(model, monitors)
-
-    assert_lives_alike(
-        life,
-        monitors=[GradientNoiseMonitor(every=2), GradientNoiseMonitor(every=3)],
-    )
-    _, monitors = assert_lives_alike(
-        life, monitors=[every_step(), ScalingRuleCheck(every=1, verbose=0)]
-    )
-    first, second = (monitor.series["grad_sq_norm"] for monitor in monitors)
-    np.testing.assert_array_equal(first, second)
-
-
-def test_freezing_between_fits():
+def test_two_monitors_and_weights_that_are_frozen_between_fits():
     def life(model, monitors):
         histories = [fit(model, monitors)]
         for trainable in (False, True):
@@ -225,7 +225,10 @@ def test_freezing_between_fits():
             histories.append(fit(model, monitors))
         return histories
 
-    assert_lives_alike(life)
+    monitors = [every_step(), ScalingRuleCheck(every=1, verbose=0)]
+    assert_lives_alike(life, monitors=monitors)
+    first, second = (monitor.series["grad_sq_norm"] for monitor in monitors)
+    np.testing.assert_array_equal(first, second)
 
 
 # Other callbacks
@@ -349,22 +352,6 @@ def test_training_that_ends_on_nan():
 # Ways of the train function
 
 
-@pytest.mark.parametrize(
-    ("steps", "jit_compile"),
-    [(4, False), pytest.param(1, True, marks=pytest.mark.slow)],
-)
-def test_short_last_batch_and_a_remainder_of_steps(steps, jit_compile):
-    def build_model():
-        return network(steps_per_execution=steps, jit_compile=jit_compile)
-
-    def life(model, monitors):
-        return fit(model, monitors, epochs=4)
-
-    _, [monitor] = assert_lives_alike(life, build_model)
-    rows = np.where(monitor.series["step"] % STEPS == 0, ROWS % BATCH_SIZE, 8)
-    np.testing.assert_array_equal(monitor.series["rows"], rows)
-
-
 class Traced(keras.Model):
     """Counts how often its functions run in Python: once a trace."""
 
@@ -409,9 +396,6 @@ def test_second_fit_traces_nothing_and_the_first_pays_two_traces(rows):
 # Loops of one's own
 
 
-BATCHES = [slice(i, i + BATCH_SIZE) for i in range(0, ROWS, BATCH_SIZE)]
-
-
 def test_loop_that_is_watched_returns_the_same_logs():
     def build_model():
         return network(metrics=["mae"])
@@ -438,56 +422,3 @@ def test_loop_that_is_watched_returns_the_same_logs():
         return logs, more
 
     assert_lives_alike(life, build_model)
-
-
-def test_loop_that_is_watched_and_interrupted():
-    model, monitor = network(), every_step()
-    model.train_on_batch(X, Y)
-    hers = model.train_function
-    with pytest.raises(Interruption):
-        with monitor.watch(model):
-            for rows in BATCHES[:3]:
-                model.train_on_batch(X[rows], Y[rows])
-            raise Interruption
-    assert model.train_function is hers
-    observed = len(monitor.series)
-    assert observed > 0
-    fit(model)
-    assert len(monitor.series) == observed
-
-
-# What cannot be held, as the documents say
-
-
-class TensorFlowNoise(keras.layers.Layer):
-    """Draws from TensorFlow's own generator, and counts its calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-
-    def call(self, x, training=False):
-        self.calls += 1
-        return x + tf.random.normal(tf.shape(x)) if training else x
-
-
-def noisy(**arguments):
-    keras.utils.set_random_seed(0)
-    inner = [TensorFlowNoise(), keras.layers.Dense(2)]
-    return compiled(keras.Sequential([keras.Input((4,)), *inner]), **arguments)
-
-
-def test_limits_are_those_of_the_documents():
-    models = []
-    for monitors in ([], [every_step()]):
-        model = noisy(run_eagerly=True)
-        calls = model.layers[0].calls
-        fit(model, monitors)
-        models.append((model, model.layers[0].calls - calls))
-    (theirs, plain), (ours, measured) = models
-    assert plain == 2 * STEPS
-    assert measured > plain
-    assert np.any(ours.get_weights()[0] != theirs.get_weights()[0])
-    documented = " ".join(GradientNoiseMonitor.__doc__.split())
-    assert "Attributes of Python objects" in documented
-    assert "`tf.random.normal`" in documented

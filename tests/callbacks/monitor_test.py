@@ -185,48 +185,6 @@ def test_observations_are_of_the_halves_before_the_step(network, weights):
     np.testing.assert_array_equal(done, expected)
 
 
-# Averages
-
-
-def population(rows):
-    """Exact G and S of a data set of some rows."""
-    each = np.array([gradient(START, [row]) for row in rows])
-    mean = each.mean(axis=0)
-    return mean @ mean, np.sum((each - mean) ** 2) / len(each)
-
-
-def estimate_of(drawn, **arguments):
-    """The estimate of batches, lists of rows, at fixed weights."""
-    monitor = GradientNoiseMonitor(every=1, **arguments)
-    # The first batch is not measured.
-    linear_model(SGD(0.0)).fit(
-        ((X[list(b)], Y[list(b)]) for b in [drawn[0], *drawn]),
-        callbacks=[monitor],
-        verbose=0,
-    )
-    assert len(monitor.series) == len(drawn)
-    return monitor.series.estimate()
-
-
-ORDERS = itertools.permutations(range(4))
-
-
-@pytest.mark.parametrize(
-    ("drawn", "num_examples"),
-    [
-        ([*itertools.product(range(4), repeat=2)], None),
-        ([*itertools.product(range(4), repeat=3)], None),
-        ([half for order in ORDERS for half in (order[:2], order[2:])], 4),
-    ],
-    ids=["all pairs", "all triples", "all permutations"],
-)
-def test_moments_are_exact_over_all_that_can_be_drawn(drawn, num_examples):
-    estimate = estimate_of(drawn, num_examples=num_examples)
-    assert estimate.sampling == ("shuffle" if num_examples else "independent")
-    actual = estimate.grad_sq_norm, estimate.example_noise
-    assert actual == pytest.approx(population(range(4)), rel=1e-5)
-
-
 # The norm of an adaptive optimizer
 
 EPSILON, BETA = 0.1, 0.8
@@ -289,13 +247,6 @@ def test_norm_is_that_of_the_moments_before_the_step(name, root, arguments):
     assert logs["preconditioned_noise_to_signal"] == pytest.approx([ratio])
 
 
-def test_lion_has_no_norm():
-    monitor = GradientNoiseMonitor(every=1)
-    logs = fit(eager(keras.optimizers.Lion()), monitor, epochs=1)
-    assert "preconditioned_noise_to_signal" not in logs
-    assert np.isnan(observed(monitor, *NORM)).all()
-
-
 def test_masks_of_dropout_are_drawn_anew_for_each_half():
     layers = [keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((50,)), *layers])
@@ -306,19 +257,13 @@ def test_masks_of_dropout_are_drawn_anew_for_each_half():
     assert (monitor.series["example_noise"] > 0).all()
 
 
-def test_layers_add_up_and_only_decayed_weights_are_in_their_norm():
+def test_only_decayed_weights_are_in_their_norm():
     model = dense_network(3, 1)
     model.set_weights([values + 1 for values in model.get_weights()])
     optimizer = SGD(0.0, weight_decay=0.1)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     model.compile(optimizer, "mse", run_eagerly=True)
-    monitor = GradientNoiseMonitor(every=1, per_layer=True)
-    logs = fit(model, monitor, epochs=1)
-    paths = tuple(v.path for v in model.trainable_variables)
-    assert monitor.series.layers == paths
-    assert tuple(monitor.estimate().per_layer) == paths
-    layers = sum(monitor.series.layer(path) for path in paths)
-    np.testing.assert_allclose(layers, observed(monitor, *MOMENTS), 1e-4, 1e-6)
+    logs = fit(model, GradientNoiseMonitor(every=1), epochs=1)
     kernels = sum(np.sum(kernel**2) for kernel in model.get_weights()[::2])
     assert logs["weight_sq_norm"] == pytest.approx([kernels])
 
@@ -523,7 +468,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion"])
 def test_every_epoch_has_every_key(optimizer):
     monitor = GradientNoiseMonitor(every=1)
     logs = fit(eager(optimizer), monitor, x=X[:8], y=Y[:8], epochs=3)
@@ -677,20 +622,6 @@ def test_loss_is_compared_with_its_halves_whenever_the_steps_have_doubled(
 # Several fits, states and loops
 
 
-def assert_same_rows(ours, theirs):
-    for name in ours.COLUMNS:
-        np.testing.assert_array_equal(ours[name], theirs[name], name)
-
-
-def test_several_fits_are_as_one():
-    parts, whole = (GradientNoiseMonitor(every=2) for _ in range(2))
-    model = eager()
-    for _ in range(3):
-        fit(model, parts, epochs=1)
-    fit(eager(), whole, epochs=3)
-    assert_same_rows(parts.series, whole.series)
-
-
 def test_another_model_starts_anew():
     monitor, fresh = (GradientNoiseMonitor(every=2) for _ in range(2))
     fit(eager(), monitor)
@@ -699,7 +630,7 @@ def test_another_model_starts_anew():
     assert monitor.state_dict() == fresh.state_dict()
 
 
-def test_state_goes_on_in_another_process():
+def test_later_fits_and_another_process_go_on_where_the_first_fit_ended():
     # With this seed the first step of the third epoch is not to be measured.
     whole, first, second = (
         GradientNoiseMonitor(every=3, per_layer=True, seed=2) for _ in range(3)
@@ -711,7 +642,12 @@ def test_state_goes_on_in_another_process():
     second.load_state_dict(state)
     assert second.state_dict() == first.state_dict()
     fit(model, second, initial_epoch=2, epochs=4)
-    assert_same_rows(second.series, whole.series)
+    fit(model, first)
+    for name in whole.series.COLUMNS:
+        expected = whole.series[name]
+        np.testing.assert_array_equal(second.series[name], expected, name)
+        if name in ("step", "epoch", "rows"):
+            np.testing.assert_array_equal(first.series[name], expected, name)
     (layer,) = second.series.layers
     np.testing.assert_array_equal(
         second.series.layer(layer), observed(whole, *MOMENTS)

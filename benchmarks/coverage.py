@@ -20,7 +20,19 @@ import numpy as np
 from scipy import optimize
 
 from keras_svag.noise.estimate import NoiseEstimate
-from tests.noise.coverage_test import draw_pairs
+
+
+def draw_pairs(rng, shape, noise_to_signal, dimension):
+    """Observations with G = 1 and isotropic Gaussian noise.
+
+    The half sum and the half difference of a pair are independent, so three
+    draws stand for a pair of any dimension.
+    """
+    variance = noise_to_signal / dimension / 2
+    along = 1 + variance**0.5 * rng.standard_normal(shape)
+    mean = along**2 + variance * rng.chisquare(dimension - 1, shape)
+    difference = variance * rng.chisquare(dimension, shape)
+    return mean - difference, 2 * difference
 
 
 def draw_preconditioned_pairs(rng, shape, noise_to_signal, dimension):

@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/shuffled.py [--runs 200]
 
 Least squares in 10 dimensions at batch size 8, the runs of
-tests/helpers/trajectories.py, with the data set's size varied: true and read
+tests/noise/coverage_test.py, with the data set's size varied: true and read
 N / G are ratios of averages over all runs, the coverage is that of one run's
 95% interval over five epochs (at least 620 steps). At learning rate 0 the
 weights are fixed.
@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from tests.helpers.trajectories import (
+from tests.noise.coverage_test import (
     coverage,
     estimates,
     ratio_of_means,

@@ -36,50 +36,24 @@ def test_where_the_sde_may_be_close_any_smaller_batch_may_be():
     assert min_batch_multiplier(0.0, C, ell=4) == pytest.approx(0.125)
 
 
-def test_min_noise_to_signal():
+def test_without_decay_the_bounds_have_closed_forms():
     assert scaling.min_noise_to_signal(C) == pytest.approx(1)
     assert scaling.min_noise_to_signal(2) == pytest.approx(1 / 3)
-    sharper = scaling.min_noise_to_signal(C, 0.5, 0.4)
-    # SGD and its SDE with equal G, N' = N C and R' = R / C balance there.
-    q, u = sharper, 0.2
-    assert (1 + q) / (2 - u) == pytest.approx(C**2 * q / 2)
-    assert scaling.min_noise_to_signal(1.1, 1.0, 1.0) == math.inf
+    q = np.array([0.0, 3.0, math.inf, math.nan])
+    least = scaling.min_closeness(q, 4.0)
+    np.testing.assert_allclose(least, [2, (7 / 4) ** 0.5, 1, math.nan])
 
 
-def test_min_closeness_in_closed_form():
-    kappa = 4.0
-    assert scaling.min_closeness(3.0, kappa) == pytest.approx((7 / 4) ** 0.5)
-    assert scaling.min_closeness(math.inf, kappa) == 1
-    least = scaling.min_closeness(np.array([0.0, math.inf]), kappa)
-    np.testing.assert_allclose(least, [2, 1])
-    # ρ = (2 - 4 * 0.1) / (2 - 0.1).
-    with_decay = scaling.min_closeness(math.inf, kappa, 0.5, 0.2)
-    assert with_decay == pytest.approx((1.9 / 1.6) ** 0.5)
-    assert scaling.min_closeness(3.0, 20.0, 0.5, 0.2) == math.inf
-    assert math.isnan(scaling.min_closeness(math.nan, kappa))
-
-
-def test_balance_of_every_process():
-    r, g, n, rate, decay, ell = 3.0, 2.0, 5.0, 0.5, 0.1, 4
-    arguments = r, g, n, rate, decay
-    u = rate * decay
-    for process in ("sgd", "NGD"):
-        assert scaling.equilibrium_balance(
-            process, *arguments
-        ) == pytest.approx((2 - u) * decay * r / (rate * (g + n)))
-    assert scaling.equilibrium_balance(
-        "svag", *arguments, ell
-    ) == pytest.approx((2 - u / ell) * decay * r / (rate * (n + g / ell)))
-    assert scaling.equilibrium_balance("sde", *arguments) == pytest.approx(
-        2 * decay * r / (rate * n)
-    )
-    assert scaling.equilibrium_balance("svag", *arguments, 1) == pytest.approx(
-        scaling.equilibrium_balance("sgd", *arguments)
-    )
-    limit = scaling.equilibrium_balance("svag", *arguments, 10**9)
-    assert limit == pytest.approx(
-        scaling.equilibrium_balance("sde", *arguments)
-    )
+@pytest.mark.parametrize(
+    ("process", "ell", "signal"),
+    [("sgd", 1, 1), ("NGD", 1, 1), ("svag", 4, 1 / 4), ("sde", 1, 0)],
+)
+def test_balance_of_every_process(process, ell, signal):
+    r, g, n, rate, decay = 3.0, 2.0, 5.0, 0.5, 0.1
+    balance = scaling.equilibrium_balance(process, r, g, n, rate, decay, ell)
+    # The SDE has no step, and no G in it.
+    left = (2 - rate * decay * signal) * decay * r
+    assert balance == pytest.approx(left / (rate * (n + g * signal)))
 
 
 def test_linear_scaling_rule():

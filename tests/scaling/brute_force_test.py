@@ -75,8 +75,8 @@ def test_the_least_closeness_is_the_first_that_some_run_has(kappa):
         least = scaling.min_closeness(
             q, kappa, RATE, u / RATE, ell=ell, balance=balance
         )
+        assert math.isinf(least) == (kappa * u >= 2)
         if math.isinf(least):
-            assert kappa * u >= 2
             continue
         assert is_close(kappa, least * (1 + 1e-9), ell, q, u, balance)
         if least > 1 + 1e-6:

@@ -91,63 +91,6 @@ def test_several_ell_give_the_line_of_least_squares():
     assert sizes == pytest.approx(list(np.repeat(np.abs(lines), 2)))
 
 
-def of_seeds(rng, mean, spread, seeds=3):
-    """What seeds around the mean show, with their errors."""
-    means = [mean.weight_sq_norm, mean.grad_sq_norm, mean.noise_trace]
-    values = means * np.exp(spread * rng.normal(size=(seeds, 3)))
-    errors = values.std(axis=0, ddof=1) / math.sqrt(seeds)
-    return EquilibriumStatistics(*values.mean(axis=0), *errors, seeds)
-
-
-@pytest.mark.parametrize(
-    ("family", "slopes"),
-    [
-        # All three move alike, the hardest for the lower end; then one of them.
-        (exponential, (0.3, -0.3, 0.3)),
-        (linear, (0.0, 0.0, 0.3)),
-    ],
-)
-def test_the_interval_covers_with_three_seeds(family, slopes):
-    rng = np.random.default_rng(1)
-    kappas = np.array([0.25, 2.0, 4.0, 8.0])
-    truth = actual(lambda step: family(step, slopes), kappas, 1.0)
-    above, below = [], []
-    for _ in range(600):
-        runs = {
-            ell: of_seeds(rng, family(1 / ell, slopes), spread)
-            for ell, spread in zip((1, 2), (0.005, 0.03), strict=True)
-        }
-        _, low, high = predict_closeness(runs).closeness(kappas)
-        above.append(low > truth * (1 + 1e-12))
-        below.append(high < truth * (1 - 1e-12))
-    # 2.5% on each side, and three standard errors of 600 runs.
-    most = 0.025 + 3 * math.sqrt(0.025 * 0.975 / 600)
-    assert np.all(np.mean(above, axis=0) <= most)
-    assert np.all(np.mean(below, axis=0) <= most)
-
-
-def test_where_nothing_changes_nothing_is_predicted():
-    rng = np.random.default_rng(2)
-    still = EquilibriumStatistics(9.0, 2.0, 5.0)
-    predictions = [
-        predict_closeness({ell: of_seeds(rng, still, 0.025) for ell in (1, 2)})
-        for _ in range(1000)
-    ]
-    points = np.array([p.closeness(8.0) for p in predictions])
-    silent = np.isnan(points[:, 0])
-    # Each of three slopes is told apart from 0 in 5% / 3.
-    assert np.mean(~silent) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
-    for prediction, is_silent in zip(predictions, silent, strict=True):
-        assert (prediction.moving == ()) == is_silent
-        value, low, high = prediction.max_batch_multiplier(C)
-        assert math.isnan(value) == is_silent
-        assert math.isinf(high) or not is_silent
-        assert low < math.inf
-    # The largest of three slopes would have predicted a change.
-    largest = [max(map(abs, p.slopes.values())) for p in predictions]
-    assert np.median(np.exp(7 * np.array(largest))) > 1.2
-
-
 def test_a_slope_that_is_not_told_apart_from_0_has_no_say():
     # G may move most, but what is known is that N moves.
     runs = {

@@ -31,7 +31,6 @@ _LONGEST_FILES = (
     "models/distribution_test.py",
     "experiments/fit_test.py",
     "callbacks/bits_test.py",
-    "models/equilibrium_test.py",
     "train/train_test.py",
     "train/resume_test.py",
     "train/sweep_test.py",

@@ -66,6 +66,7 @@ def test_linear_regression_has_its_known_noise():
     g, s = mean @ mean, np.sum((gradients - mean) ** 2) / len(x)
     estimate = measure(linear_model(), (x, y), 8, 400)
     assert (estimate.count, estimate.batch_size) == (400, 8)
+    assert estimate.degrees_of_freedom == 400 // 3
     assert (estimate.sampling, estimate.num_examples) == ("independent", 60)
     assert abs(estimate.grad_sq_norm - g) < 3.5 * estimate.grad_sq_norm_se
     # The errors are small enough to tell S from that of other divisors.

@@ -45,15 +45,19 @@ def test_without_decay_the_bounds_have_closed_forms():
 
 
 @pytest.mark.parametrize(
-    ("process", "ell", "signal"),
-    [("sgd", 1, 1), ("NGD", 1, 1), ("svag", 4, 1 / 4), ("sde", 1, 0)],
+    ("process", "ell"), [("sgd", 1), ("NGD", 1), ("svag", 4), ("sde", 10**9)]
 )
-def test_balance_of_every_process(process, ell, signal):
-    r, g, n, rate, decay = 3.0, 2.0, 5.0, 0.5, 0.1
-    balance = scaling.equilibrium_balance(process, r, g, n, rate, decay, ell)
-    # The SDE has no step, and no G in it.
-    left = (2 - rate * decay * signal) * decay * r
-    assert balance == pytest.approx(left / (rate * (n + g * signal)))
+def test_balance_is_1_where_a_step_keeps_the_norm(process, ell):
+    g, n, rate, decay = 2.0, 5.0, 0.5, 0.1
+    # |x|² keeps its mean in steps x - η/ell (λ x + g), where g is orthogonal
+    # to x, of mean square G + ell N. The SDE is the limit of small steps.
+    step = rate / ell
+    r = step**2 * (g + ell * n) / (1 - (1 - step * decay) ** 2)
+    arguments = g, n, rate, decay, ell if process == "svag" else 1
+    balance = scaling.equilibrium_balance(process, r, *arguments)
+    assert balance == pytest.approx(1, rel=1e-6)
+    balance = scaling.equilibrium_balance(process, 3 * r, *arguments)
+    assert balance == pytest.approx(3, rel=1e-6)
 
 
 def test_linear_scaling_rule():

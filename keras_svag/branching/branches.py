@@ -266,11 +266,11 @@ def _difference(differences, level):
 
 def _ratio(ours, theirs, level):
     """Ratio of the means over pairs of seeds, with its interval."""
-    (variance, covariance), (_, others) = np.cov(theirs, ours) / len(ours)
+    means = float(ours.mean()), float(theirs.mean())
+    covariance = np.cov(ours, theirs) / len(ours)
     quantile = student_t_quantile(1 - (1 - level) / 3, len(ours) - 1)
-    mean, base = float(theirs.mean()), float(ours.mean())
-    ends = fieller_interval(mean, base, variance, covariance, others, quantile)
-    return mean / base if min(mean, base) > 0 else math.nan, *ends
+    ratio = means[1] / means[0] if min(means) > 0 else math.nan
+    return ratio, *fieller_interval(means, covariance, quantile)
 
 
 class _Arrays:

@@ -18,6 +18,7 @@ from keras_svag.noise.diagnostics import (
 from keras_svag.noise.plots import draw_layers
 from keras_svag.noise.ratio import (
     MOST_BLOCKS,
+    NOTHING_KNOWN,
     Interval,
     RunRatio,
     block_means,
@@ -343,7 +344,7 @@ class NoiseEstimate:
         """
         quantile = student_t_quantile(level, self._dof)
         if not (self._has_errors and self.batch_size):
-            return Interval(0.0, math.inf)
+            return NOTHING_KNOWN
         if self.probe:
             ends = probe_interval(
                 self._means,

@@ -1,7 +1,5 @@
 """Pictures of the gradient noise: along a run, and by layer."""
 
-import math
-
 import numpy as np
 
 # Of the whole run: more of them would each rest on too few observations.
@@ -71,16 +69,12 @@ def _cut_off(ax, values):
 
 def draw_layers(estimates, ax, level):
     """A forest plot of N / G, a row an estimate, the first one on top."""
-    rows = []
-    for estimate in estimates.values():
-        low, high = estimate.interval(level)
-        point = estimate.noise_to_signal if estimate.grad_sq_norm > 0 else None
-        rows.append((low, math.nan if point is None else point, high))
-    values = np.array(rows, float)
+    bands = [estimate.bands(level) for estimate in estimates.values()]
+    values = np.array([band["noise_to_signal"] for band in bands])
     seen = values[np.isfinite(values) & (values > 0)]
     left, right = (seen.min() / 2, seen.max() * 2) if len(seen) else (0.1, 10.0)
     lows, points, highs = values.T
-    places = np.arange(len(rows))
+    places = np.arange(len(values))
     ax.set_xscale("log")
     ax.set_xlim(left, right)
     ends = np.maximum(lows, left), np.minimum(highs, right)
@@ -99,7 +93,7 @@ def draw_layers(estimates, ax, level):
             clip_on=False,
         )
     ax.set_yticks(places, list(estimates))
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_ylim(len(values) - 0.5, -0.5)
     ax.set_xlabel(
         f"noise-to-signal ratio N/G (dimensionless) with its {level:.0%} "
         "interval"

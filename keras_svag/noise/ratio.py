@@ -24,7 +24,6 @@ from keras_svag import arguments
 
 _MOST_COSINES = 16
 MOST_BLOCKS = 32
-_NOTHING_KNOWN = (0.0, math.inf)
 
 
 class Interval(NamedTuple):
@@ -32,6 +31,9 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+NOTHING_KNOWN = Interval(0.0, math.inf)
 
 
 def student_t_quantile(level, dof):
@@ -62,7 +64,8 @@ def satterthwaite(variances, degrees_of_freedom):
         degrees_of_freedom: Theirs; infinite for those that are known.
 
     Returns:
-        A float, the least of them if no variance is above 0.
+        A float; the least of them if no variance is above 0, or one is not
+        known or infinite.
 
     References:
         B. L. Welch, Biometrika 34 (1947). F. E. Satterthwaite, Biometrics
@@ -70,85 +73,65 @@ def satterthwaite(variances, degrees_of_freedom):
     """
     variances, dof = np.asarray(variances), np.asarray(degrees_of_freedom)
     largest = variances.max()
-    if not largest > 0:
+    if not 0 < largest < math.inf:
         return float(dof.min())
     shares = variances / largest
     estimated = np.sum(shares**2 / dof)
     return float(shares.sum() ** 2 / estimated) if estimated else math.inf
 
 
-def fieller_interval(
-    numerator,
-    denominator,
-    numerator_variance,
-    covariance,
-    denominator_variance,
-    quantile,
-):
-    """Fieller's confidence set for a ratio that cannot be negative.
+def fieller_interval(means, covariance, quantile):
+    """Fieller's confidence set for S / G, which cannot be negative.
 
-    The set of all q >= 0 with
-    `(numerator - q denominator)^2 <= quantile^2 Var(numerator - q
-    denominator)`, the variances being those of the means. Unlike the delta
-    method it keeps its level when the denominator is near 0.
+    The set of all q >= 0 with `(S - q G)^2 <= quantile^2 Var(S - q G)`, the
+    variance being that of the means. Unlike the delta method it keeps its level
+    when G is near 0.
 
     Args:
-        numerator, denominator: The two means.
-        numerator_variance, covariance, denominator_variance: Squared standard
-            errors and covariance *of the means*; NaN for a variance that is
-            not known.
+        means: (G, S), or any other two means: denominator and numerator.
+        covariance: Of the two *means*, of shape (2, 2); NaN for a variance
+            that is not known.
         quantile: Student's or the normal quantile of the level asked for;
             infinite where no ratio is to be rejected.
 
     Returns:
-        `(low, high)`:
-        - denominator significantly positive: both finite;
+        `Interval`:
+        - G significantly positive: both ends finite;
         - not told apart from 0: `high` is infinite;
-        - numerator not told apart from 0 either, or one of the two
-          significantly negative, or a variance not known: `(0, inf)`, which
-          says nothing.
+        - S not told apart from 0 either, or one of the two significantly
+          negative, or a variance not known: `(0, inf)`, which says nothing.
     """
-    is_unknown = math.isnan(numerator_variance + denominator_variance)
-    if is_unknown or math.isinf(quantile):
-        return _NOTHING_KNOWN
+    means, covariance = np.asarray(means, float), np.asarray(covariance, float)
+    variances = covariance.diagonal()
+    if np.isnan(variances).any() or math.isinf(quantile):
+        return NOTHING_KNOWN
     # Powers of two, by which nothing is rounded, keep the squares in range.
-    numerator_scale = _power_of_two(numerator, numerator_variance)
-    denominator_scale = _power_of_two(denominator, denominator_variance)
-    numerator, denominator = (
-        numerator / numerator_scale,
-        denominator / denominator_scale,
-    )
-    # Divided twice, since a square of a scale can itself be out of range.
-    numerator_variance = numerator_variance / numerator_scale / numerator_scale
-    denominator_variance = (
-        denominator_variance / denominator_scale / denominator_scale
-    )
-    covariance = covariance / numerator_scale / denominator_scale
+    sizes = np.maximum(np.abs(means), np.sqrt(variances))
+    units = np.ldexp(0.5, np.frexp(sizes)[1])
+    g, s = (means / units).tolist()
+    # Divided twice, since a square of a unit can itself be out of range.
+    (g_variance, cross), (_, s_variance) = (
+        covariance / units / units[:, None]
+    ).tolist()
     square = quantile**2
-    a = denominator**2 - square * denominator_variance
-    b = numerator * denominator - square * covariance
-    c = numerator**2 - square * numerator_variance
-    if a > 0 and denominator < 0:
-        return _NOTHING_KNOWN
+    a = g**2 - square * g_variance
+    b = s * g - square * cross
+    c = s**2 - square * s_variance
+    if a > 0 and g < 0:
+        return NOTHING_KNOWN
     # Rounding can push the discriminant of equal roots below 0.
     outer = b + math.sqrt(max(b**2 - a * c, 0.0))
     if c > 0 and outer <= 0:
-        # No finite ratio; an infinite one if the denominator is exactly 0.
-        return (math.inf if numerator > 0 == denominator else 0.0), math.inf
+        # No finite ratio; an infinite one if G is exactly 0.
+        return Interval(math.inf if s > 0 == g else 0.0, math.inf)
     high = outer / a if a > 0 else math.inf
     # c / outer is the root (b - sqrt) / a without its cancellation; with
     # a = 0 it is the solution of the linear inequality. Equal roots may round
     # to the wrong order.
     low = min(c / outer, high) if c > 0 else 0.0
     high = max(high, 0.0)
-    return tuple(
-        float(end) * numerator_scale / denominator_scale for end in (low, high)
-    )
-
-
-def _power_of_two(mean, variance):
-    size = max(abs(mean), math.sqrt(variance))
-    return math.ldexp(0.5, math.frexp(size)[1]) if size else 1.0
+    g_unit, s_unit = units.tolist()
+    return Interval(*(end * s_unit / g_unit for end in (low, high)))
 
 
 def covariance_of_mean(observations, cosines=_MOST_COSINES):
@@ -263,12 +246,12 @@ class RunRatio:
 
     def interval(self, quantile):
         """`Interval` of S / G at Student's quantile."""
-        low = _fieller(
+        low = fieller_interval(
             self.threatened, self.covariance, _upper(quantile, self.threat)
-        )[0]
-        high = _fieller(
+        ).low
+        high = fieller_interval(
             self.means, self.covariance, _lower(quantile, self.skewness)
-        )[1]
+        ).high
         g, s = map(float, self.means)
         if g > 0:
             low = min(low, max(s, 0.0) / g)
@@ -321,19 +304,9 @@ def probe_interval(means, covariance, spread, count, batch_size, quantile):
     under = np.array(covariance, float)
     under[0, 0] = 2 * t / (count * (count - 1))
     under[0, 1] = under[1, 0] = covariance[0, 1] - 2 * rho * s / count
-    low, high = _fieller(means, covariance, quantile)
-    return Interval(min(low, _fieller(means, under, quantile)[0]), high)
-
-
-def _fieller(means, covariance, quantile):
-    return fieller_interval(
-        means[1],
-        means[0],
-        covariance[1, 1],
-        covariance[0, 1],
-        covariance[0, 0],
-        quantile,
-    )
+    low, high = fieller_interval(means, covariance, quantile)
+    low = min(low, fieller_interval(means, under, quantile).low)
+    return Interval(low, high)
 
 
 def halves(x, margin, level=0.95, cosines=8, num_series=1):
@@ -358,7 +331,7 @@ def halves(x, margin, level=0.95, cosines=8, num_series=1):
     x = x[np.isfinite(x)]
     half = len(x) // 2
     if half < 2:
-        return None, Interval(*_NOTHING_KNOWN)
+        return None, NOTHING_KNOWN
     parts = x[:half, None], x[half : 2 * half, None]
     variances, counts = zip(
         *(covariance_of_mean(part, cosines) for part in parts), strict=True
@@ -368,7 +341,7 @@ def halves(x, margin, level=0.95, cosines=8, num_series=1):
 
     def ratio(two_sided_level):
         quantile = student_t_quantile(two_sided_level, sum(counts))
-        return Interval(*_fieller(means, covariance, quantile))
+        return fieller_interval(means, covariance, quantile)
 
     interval = ratio(2 * level - 1)
     outer = ratio(1 - (1 - level) / num_series)

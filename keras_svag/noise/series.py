@@ -1,6 +1,7 @@
 """`NoiseSeries`: the observations of a run, in the order of time."""
 
 import copy
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -183,7 +184,8 @@ class NoiseSeries:
         group = (done - counts) // size
         layers = self._layer_values[:half].reshape(half, -1)
         values = np.hstack([self._rows[:half], layers])
-        starts = _changes(group) | _jumps(self["learning_rate"])[:half]
+        starts = np.isin(np.arange(half), self._stretch_starts())
+        starts |= _changes(group)
         starts |= np.any(_changes(np.isnan(values)), axis=1)
         first = np.flatnonzero(starts)
         last = np.append(first[1:], half) - 1
@@ -241,21 +243,18 @@ class NoiseSeries:
         Neighbouring stretches of one row each are one stretch: there the rate
         moves at every step.
         """
-        starts = [0, *self._rate_changes(), len(self)]
-        parts: list[NoiseSeries] = []
-        is_single = False
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
-            was_single, is_single = is_single, stop - start == 1
-            if was_single and is_single:
-                start -= len(parts.pop())
-            if stop > start:
-                parts.append(self[start:stop])
-        return parts
+        ends = itertools.pairwise([*self._stretch_starts(), len(self)])
+        return [self[start:stop] for start, stop in ends]
+
+    def _stretch_starts(self):
+        starts = np.array(self._rate_starts(), int)
+        is_single = np.diff(starts, append=len(self)) == 1
+        return starts[~(is_single & np.append(False, is_single[:-1]))]
 
     @property
     def has_constant_rate(self) -> bool:
         """Whether the learning rate is the same in all rows."""
-        return not self._rate_changes()
+        return len(self._rate_starts()) < 2
 
     @property
     def largest_rows(self) -> int | None:
@@ -263,14 +262,15 @@ class NoiseSeries:
         known = self["rows"][np.isfinite(self["rows"])]
         return int(known.max()) if len(known) else None
 
-    def _rate_changes(self):
+    def _rate_starts(self):
+        """The first row of each learning rate."""
         rates = self["learning_rate"].tolist()
-        changes, current = [], rates[0] if rates else math.nan
+        starts: list[int] = []
         for index, rate in enumerate(rates):
-            if not _is_same_rate(rate, current):
-                changes.append(index)
-                current = rate
-        return changes
+            # Small steps add up.
+            if not starts or not _is_same_rate(rate, rates[starts[-1]]):
+                starts.append(index)
+        return starts
 
     def estimate(
         self,
@@ -434,17 +434,6 @@ def _is_same_rate(one, other):
 def _changes(values):
     """Whether each value, or row, is another than the one before it."""
     return np.concatenate([values[:1] == values[:1], values[1:] != values[:-1]])
-
-
-def _jumps(rates):
-    """Whether each begins a stretch of one rate, or follows one."""
-    same = np.isclose(
-        rates[1:], rates[:-1], rtol=_SAME_RATE, atol=0, equal_nan=True
-    )
-    # A rate that always moves is one stretch.
-    before, after = np.append(False, same), np.append(same, False)
-    is_single = ~(before | after)
-    return ~before & ~(is_single & np.append(True, is_single[:-1]))
 
 
 def _with_room(values):

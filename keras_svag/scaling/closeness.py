@@ -5,17 +5,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scipy import special
+import numpy as np
 
 from keras_svag import arguments
-from keras_svag.noise.ratio import fieller_interval, student_t_quantile
+from keras_svag.noise.ratio import (
+    fieller_interval,
+    satterthwaite,
+    student_t_quantile,
+)
 from keras_svag.scaling.saving import SavedFields
 
 STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
-
-# Of a sum of two variances to the estimated ones: more than this makes
-# Student's quantile the normal one.
-_LARGEST_SHARE = 1e6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +131,13 @@ def c_closeness(
             arguments.number(f"{run}.{name}", getattr(values, name), above=0)
     arguments.number("kappa", kappa, above=0)
     arguments.number("level", level, above=0, below=1)
-    counts = first.count, second.count
+    dofs = np.array(
+        [
+            math.inf if run.count is None else max(run.count - 1, 1)
+            for run in (first, second)
+        ]
+    )
+    dofs[np.isfinite(dofs)] = dofs.min()
     ratios = {}
     for name in STATISTICS:
         scale = kappa if name == "noise_trace" else 1.0
@@ -141,38 +147,15 @@ def c_closeness(
         ratio = theirs / ours if ours > 0 and theirs > 0 else math.nan
         # Of `theirs - ratio * ours`, whose distance from 0 is what is judged.
         parts = ratio * ratio * our_variance, their_variance
-        low, high = fieller_interval(
-            theirs,
-            ours,
-            their_variance,
-            0.0,
-            our_variance,
-            _quantile(1 - (1 - level) / 3, parts, counts),
-        )
-        ratios[name] = ratio, low, high
-    return Closeness.from_ratios(ratios)
-
-
-def _quantile(level, variances, counts):
-    """The quantile for the sum of two estimated variances."""
-    known = [count for count in counts if count is not None]
-    if not known:
-        return float(special.ndtri((1 + level) / 2))
-    least = max(min(known) - 1, 1)
-    estimated = math.hypot(
-        *(
-            variance
-            for variance, count in zip(variances, counts, strict=True)
-            if count is not None
-        )
-    )
-    dof = least
-    # False for a ratio that is NaN or too large.
-    if estimated > 0 and math.isfinite(sum(variances)):
-        share = min(sum(variances) / estimated, _LARGEST_SHARE)
         # Rounding must not cost a degree of freedom.
-        dof = math.floor(least * share**2 * (1 + 1e-9))
-    return student_t_quantile(level, dof)
+        dof = np.floor(satterthwaite(parts, dofs) * (1 + 1e-9))
+        ends = fieller_interval(
+            (ours, theirs),
+            np.diag([our_variance, their_variance]),
+            student_t_quantile(1 - (1 - level) / 3, dof),
+        )
+        ratios[name] = ratio, *ends
+    return Closeness.from_ratios(ratios)
 
 
 def distance(ratio, low, high):

@@ -53,7 +53,8 @@ def test_fieller_interval_inverts_the_test_of_every_ratio(
     g, n, g_se, n_se, cross, bounded
 ):
     quantile = 2.0
-    low, high = fieller_interval(n, g, n_se**2, cross, g_se**2, quantile)
+    covariance = [[g_se**2, cross], [cross, n_se**2]]
+    low, high = fieller_interval((g, n), covariance, quantile)
     assert math.isfinite(high) == bounded
     variance = n_se**2 - 2 * RATIOS * cross + RATIOS**2 * g_se**2
     check_ends((n - RATIOS * g) ** 2 <= quantile**2 * variance, low, high)
@@ -62,12 +63,11 @@ def test_fieller_interval_inverts_the_test_of_every_ratio(
 
 
 def test_fieller_interval_of_exact_means_is_their_ratio():
-    assert fieller_interval(6.0, 2.0, 0.0, 0.0, 0.0, 2.0) == (3.0, 3.0)
+    exact = np.zeros((2, 2))
+    assert fieller_interval((2.0, 6.0), exact, 2.0) == (3.0, 3.0)
     # Noise without any signal.
-    assert fieller_interval(6.0, 0.0, 0.0, 0.0, 0.0, 2.0) == (
-        math.inf,
-        math.inf,
-    )
+    infinite = (math.inf, math.inf)
+    assert fieller_interval((0.0, 6.0), exact, 2.0) == infinite
 
 
 @pytest.mark.parametrize("length, cosines", [(400, 16), (47, 15), (2, 1)])
@@ -164,7 +164,7 @@ def test_each_end_of_a_run_s_set_inverts_its_own_skewed_test(bursts_of, level):
 def test_a_run_without_blocks_has_fieller_s_set():
     covariance = np.array([[0.04, 0.02], [0.02, 0.25]])
     ends = RunRatio((1.0, 5.0), covariance, ()).interval(2.0)
-    assert ends == fieller_interval(5.0, 1.0, 0.25, 0.02, 0.04, 2.0)
+    assert ends == fieller_interval((1.0, 5.0), covariance, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,8 @@ def test_halves_interval_is_that_of_two_one_sided_tests():
         [covariance_of_mean(h[:, None], 8)[0] for h in (x[:150], x[150:])]
     )
     expected = fieller_interval(
-        x[150:].mean(),
-        x[:150].mean(),
-        variance,
-        0.0,
-        variance,
+        (x[:150].mean(), x[150:].mean()),
+        variance * np.eye(2),
         stats.t.ppf(0.9, 16),
     )
     assert halves(x, 2.0, level=0.9)[1] == pytest.approx(expected)

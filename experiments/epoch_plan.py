@@ -97,6 +97,6 @@ class EpochPlan:
     def _updates_per_pair(self):
         if self.pairing is None:
             return 1
-        _, second_weight = svag_weights(self.ell, self.pairing)
         # Measured at most, the second pass of an SVAGModel leaves no trace.
-        return 1 if second_weight == 0 and self.pairs_within_step else 2
+        trains_on_first = self.ell == 1 and self.pairing == "independent"
+        return 1 if trains_on_first and self.pairs_within_step else 2

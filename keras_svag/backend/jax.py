@@ -215,22 +215,15 @@ class PairTrainer(HostTrainer):
         )
         gradients = g1
         if not self._leaves_no_trace or self._observations is not None:
-            of_first = after
-            g2, (others, _), after = variables.gradients(
-                lambda: self._loss_of(second), weights, of_first
+            g2, (others, _), after_both = variables.gradients(
+                lambda: self._loss_of(second), weights, after
             )
-            if self._leaves_no_trace:
-                after[parts[1]] = of_first[parts[1]]
-                result, own = others[0], logs[1]
-            else:
-                result, own = (
-                    others[0],
-                    {
-                        key: (logs[1][key] + others[1][key]) / 2
-                        for key in logs[1]
-                    },
-                )
-            logs = result, own
+            if not self._leaves_no_trace:
+                after = after_both
+                own = {
+                    key: (logs[1][key] + others[1][key]) / 2 for key in logs[1]
+                }
+                logs = others[0], own
             gradients = list(map(self._mix, g1, g2, weights))
         logs = {**logs[0], **logs[1]}
         if self._observations is not None:

@@ -122,14 +122,14 @@ class PairTrainer(keras.Model):
     @property
     def _leaves_no_trace(self):
         """Whether the second half of a batch trains nothing."""
-        return without_loss_scale(self.optimizer).gradient_weights == (1, 0)
+        return without_loss_scale(self.optimizer).trains_on_first
 
     def _mix(self, first, second, weight):
         optimizer = without_loss_scale(self.optimizer)
         if first is None:
             return None
         if _is_overwritten(weight):
-            return second if optimizer.gradient_weights[1] else first
+            return first if optimizer.trains_on_first else second
         mix = optimizer.mix
         if not is_sparse(first):
             return mix(first, second)

@@ -134,11 +134,11 @@ class PairTrainer(HostTrainer):
         g1, self._own_logs = self._gradients(first)
         gradients = g1
         if not self._leaves_no_trace or self._observations is not None:
-            before = _Values(self.non_trainable_variables)
-            g2, others = self._gradients(second)
             if self._leaves_no_trace:
-                before.put_back()
+                with preserved_state(self):
+                    g2, _ = self._gradients(second)
             else:
+                g2, others = self._gradients(second)
                 self._own_logs = {
                     key: (value + others[key]) / 2
                     for key, value in self._own_logs.items()

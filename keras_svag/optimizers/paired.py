@@ -11,6 +11,10 @@ from keras import ops
 
 from keras_svag import arguments
 
+# A hash of a step: a prime, and by what the step is multiplied modulo it. All
+# products are below 2**31, for JAX counts in int32.
+_HASH = ((32749, 17011), (32717, 12289))
+
 # In a regular expression; none is in a variable's path.
 _SPECIAL = frozenset("^$*+?[]{}()|\\")
 
@@ -64,8 +68,9 @@ class PairedOptimizer(keras.optimizers.Optimizer):
 
     A pair is mixed by `svag_weights`, so that its mean is the loss gradient and
     its covariance `ell` times that of a batch; a subclass says what step is
-    made of it. All hyperparameters are those of the simulated optimizer, one
-    step of which takes `ell` of these.
+    made of it. In each step either of the two may get w1. All hyperparameters
+    are those of the simulated optimizer, one step of which takes `ell` of
+    these.
 
     On a plain model each pair is two consecutive batches: the first one's
     gradient is kept, the second one completes the step. A wrapper that has
@@ -132,12 +137,11 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         if self._pairs_within_step:
             return
         (self._first_gradients,) = self._add_like(variables, "first_gradient")
-        if self.gradient_weights == (1, 0):
-            remedy = "; pairing='halves' uses both" if self.ell == 1 else ""
+        if self.trains_on_first:
             warnings.warn(
-                f"With ell={self.ell} and pairing={self.pairing!r} the second "
-                "batch of each pair has weight 0: a plain model ignores every "
-                f"second batch{remedy}.",
+                "With ell=1 and pairing='independent' the second batch of each "
+                "pair has weight 0: a plain model ignores every second batch; "
+                "pairing='halves' uses both.",
                 stacklevel=2,
             )
 
@@ -175,12 +179,25 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         finally:
             self._given_mixed_gradients = False
 
+    @property
+    def trains_on_first(self) -> bool:
+        """Whether it is SGD on the first of a pair; no other one is read."""
+        return self.ell == 1 and self.pairing == "independent"
+
     def mix(self, first: Any, second: Any) -> Any:
-        """`w1 * first + w2 * second`; `second` is not read where w2 is 0."""
-        w1, w2 = self.gradient_weights
-        if w2 == 0:
+        """The gradients of a pair, one times w1 and the other times w2.
+
+        A hash of the step says which: where the rows come in one order in all
+        epochs, none of them has the same weight every time.
+        """
+        if self.trains_on_first:
             return first
-        return ops.add(ops.multiply(first, w1), ops.multiply(second, w2))
+        w1, w2 = self.gradient_weights
+        spread = ops.cast(random_sign(self._steps()), first.dtype) * (w1 - w2)
+        return ops.add(
+            ops.multiply(first, (1 + spread) / 2),
+            ops.multiply(second, (1 - spread) / 2),
+        )
 
     def apply(
         self,
@@ -373,6 +390,19 @@ class PairedOptimizer(keras.optimizers.Optimizer):
                 key: list(values) for key, values in self._excluded.items()
             }
         return config
+
+
+def random_sign(step: Any) -> Any:
+    """1 or -1 by a hash of a step: as often, whatever part of the steps.
+
+    Args:
+        step: Tensor of integers >= 0.
+    """
+    parity = 0
+    for prime, factor in _HASH:
+        x = ops.mod(ops.mod(ops.cast(step, "int32"), prime) * factor, prime)
+        parity += ops.mod(ops.mod(x * x, prime) * x, prime)
+    return 1 - 2 * ops.mod(parity, 2)
 
 
 def _replicated(variable):

@@ -38,10 +38,9 @@ class SVAG(PairedOptimizer):
     On a plain model (`model.compile(optimizer=SVAG(...))`) each pair is two
     consecutive batches: the first one's gradient is kept, the second one
     completes the step. Inside a `keras_svag.SVAGModel` the pair is made of the
-    even and the odd rows of each batch, and nothing is kept. The rows have to
-    come in another order in every epoch, for the two gradients count
-    differently: a `tf.data.Dataset` with `.shuffle(num_rows)` does that, arrays
-    in `fit` on TensorFlow after `keras.utils.set_random_seed` do not.
+    even and the odd rows of each batch, and nothing is kept. Which of the two
+    gradients gets w1 is drawn anew in each step, by a hash of its number; with
+    `ell=1` and `"independent"`, where w2 is 0, it is the first one.
 
     Args:
         learning_rate: SGD's learning rate: a float >= 0, a

@@ -34,7 +34,7 @@ def test_another_optimizer_takes_one_batch_per_step(pairs_within_step):
     [
         (4, "independent", True, 8),
         (4, "halves", True, 8),
-        (2, "halves", True, 2),
+        (2, "halves", True, 4),
         (2, "halves", False, 4),
         (1, "halves", True, 2),
         (1, "independent", True, 1),

@@ -7,9 +7,15 @@ import tensorflow as tf
 from keras import layers
 
 from keras_svag import SVAG, GradientNoiseMonitor, SVAGAdam, SVAGModel
-from keras_svag.optimizers.svag import svag_weights
 from tests.helpers import public_models
-from tests.helpers.pairs import assert_same, fit, moments, svag_model
+from tests.helpers.pairs import (
+    assert_same,
+    fit,
+    moments,
+    svag_model,
+    weights_of_step,
+)
+from tests.helpers.public_layers import TensorFlowState, UnseededNoise
 from tests.helpers.small_problems import dense_network, linear_model, regression
 
 X, Y = regression(40, num_outputs=1)
@@ -46,6 +52,23 @@ def of_network(**way):
     return model, *regression(43)
 
 
+def of_sgd_on_the_first_half(**way):
+    """Whose second half is computed to be observed, and leaves no trace."""
+    inner = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.SpectralNormalization(layers.Dense(5)),
+            TensorFlowState(),
+            UnseededNoise(),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3),
+            layers.Dense(2),
+        ]
+    )
+    model = svag_model(inner, SVAG(0.1), metrics=["mae"], **way)
+    return model, *regression(43)
+
+
 def of_script(make_script):
     script = make_script()
     script.model.optimizer = SVAGAdam(0.01, ell=ELL)
@@ -60,6 +83,8 @@ def of_script(make_script):
     ("make", "given", "atol"),
     [
         (of_network, {"steps_per_execution": 2}, 0),
+        (of_sgd_on_the_first_half, {}, 0),
+        (of_sgd_on_the_first_half, {"run_eagerly": True}, 0),
         (of_script, {"make_script": public_models.embeddings}, 0),
         pytest.param(
             *(of_script, {"make_script": public_models.half_precision}, 0),
@@ -91,7 +116,6 @@ def test_model_trains_as_unobserved(make, given, atol):
 def numpy_observations(model, ell, pairing):
     """Rows of columns, and (G, S) of each layer, of a linear model's run."""
     kernel, bias = (w.astype("float64") for w in model.get_weights())
-    w1, w2 = svag_weights(ell, pairing)
     rows, of_layers = [], []
     for step in range(len(X) // 8):
         batch = slice(8 * step, 8 * step + 8)
@@ -110,6 +134,7 @@ def numpy_observations(model, ell, pairing):
         g, s = np.sum(of_layers[-1], 0)
         rate = RATES[min(step // ell, 2)]
         norm = np.sum(kernel**2) + np.sum(bias**2)
+        w1, w2 = weights_of_step(ell, pairing, step)
         rows.append((step + 1, 1, step, rate, 8, norm, g, s))
         kernel, bias = (
             v - rate / ell * (w1 * a + w2 * b + DECAY * v)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import SVAGAdam, SVAGRMSprop, svag_weights
+from keras_svag import SVAGAdam, SVAGRMSprop
 from keras_svag.optimizers.svag import PAIRINGS
+from tests.helpers.pairs import weights_of_step
 
 # A rate that float32 holds.
 RATE, DECAY, EPSILON = 0.125, 0.02, 0.3
@@ -27,12 +28,12 @@ both = pytest.mark.parametrize("kind", ["adam", "rmsprop"])
 
 def numpy_svag(kind, x, pairs, ell, pairing, schedule):
     """Section 7 of docs/theory.md, in float64: weights and continuous time."""
-    w1, w2 = svag_weights(ell, pairing)
     beta_1, beta_2 = (1 - (1 - beta) / ell for beta in (BETA_1, BETA_2))
     m = v = np.zeros_like(x)
     time = 0.0
     for k, (g1, g2) in enumerate(pairs):
         rate = schedule(k // ell) / ell**0.5
+        w1, w2 = weights_of_step(ell, pairing, k)
         g = w1 * g1 + w2 * g2
         old = np.maximum(v, (1 - beta_2) * g**2)
         if kind == "adam":

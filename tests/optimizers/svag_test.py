@@ -7,7 +7,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_svag import SVAG, SVAGModel
+from keras_svag.optimizers.paired import random_sign
 from keras_svag.optimizers.svag import PAIRINGS, svag_weights
+from tests.helpers.pairs import weights_of_step
 from tests.helpers.small_problems import (
     dense_network,
     interleaved,
@@ -43,7 +45,7 @@ def numpy_svag(weights, x, y, ell, pairing):
     for step in range(len(x) // (2 * SUB_BATCH)):
         step_size = 0.4 * 0.8 ** (step // ell) / ell
         to_kernel, to_bias = DECAY * kernel, DECAY * bias
-        for half, weight in enumerate(svag_weights(ell, pairing)):
+        for half, weight in enumerate(weights_of_step(ell, pairing, step)):
             start = (2 * step + half) * SUB_BATCH
             rows = slice(start, start + SUB_BATCH)
             errors = 2 * (x[rows] @ kernel + bias - y[rows]) / y[rows].size
@@ -129,6 +131,31 @@ def test_ell_1_is_sgd(pairing):
         x, y = x[every_first], y[every_first]
         sgd.fit(x, y, batch_size=size, shuffle=False, verbose=0)
     assert largest_difference(model, sgd) < 1e-6
+
+
+def test_either_of_a_pair_gets_the_larger_weight_in_every_part_of_an_epoch():
+    epochs = 100
+    for pairs in (1, 2, 3, 7, 16, 64, 625, 32717, 32749, 2**16):
+        first = np.arange(min(pairs, 40))
+        steps = np.arange(epochs)[:, None] * pairs + first
+        signs = random_sign(steps).numpy()
+        assert set(signs.ravel()) == {-1, 1}
+        # As of coins: sums of a pair's signs over the epochs.
+        z = signs.sum(0) / epochs**0.5
+        assert np.mean(z**2) < 1 + 4 * (2 / len(first)) ** 0.5
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_rows_in_one_order_count_alike(pairing):
+    # Of each pair the first row's target is 0, the second's is 1.
+    optimizer = SVAG(0.05, ell=2, pairing=pairing)
+    variable = keras.Variable([0.5])
+    optimizer.build([variable])
+    places = []
+    for target in 600 * [0.0, 1.0]:
+        optimizer.apply([variable - target])
+        places.append(float(variable[0]))
+    assert np.mean(places) == pytest.approx(0.5, abs=0.05)
 
 
 def test_float64_variables_keep_their_precision_and_losses_are_unscaled():

@@ -1,16 +1,13 @@
 """The training step of an `SVAGModel` on TensorFlow."""
 
-import inspect
 import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager.context import global_seed
 
 from keras_svag.backend.batches import map_arrays
-from keras_svag.backend.data import are_arrays
-from keras_svag.backend.model import layers_of
+from keras_svag.backend.model import layers_of, state_of
 from keras_svag.backend.pair_trainer import Observations as AnyObservations
 from keras_svag.backend.pair_trainer import PairTrainer as AnyTrainer
 from keras_svag.backend.pairs import loss_scale
@@ -20,7 +17,12 @@ from keras_svag.backend.tensorflow.batches import (
     halves,
     num_rows,
 )
-from keras_svag.backend.tensorflow.beside import traced_once
+from keras_svag.backend.tensorflow.beside import (
+    State,
+    traced_again,
+    traced_once,
+)
+from keras_svag.backend.tensorflow.state import tensorflow_variables
 from keras_svag.backend.tensorflow.workers import MultiWorkerModel, count_loss
 from keras_svag.noise.moments import common_rows, is_sparse
 from keras_svag.scaling.optimizers import without_loss_scale
@@ -39,28 +41,15 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
     def _replicas(self):
         return self.distribute_strategy.num_replicas_in_sync
 
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-        given.apply_defaults()
-        if _has_one_order(given.arguments) and self._tells_rows_apart:
-            warnings.warn(
-                "After keras.utils.set_random_seed, Keras shuffles arrays into "
-                "one order for all epochs on TensorFlow, so that the same rows "
-                "always get SVAG's larger weight, and the loss that is trained "
-                "on is not the mean over all rows. Give a tf.data.Dataset: "
-                ".shuffle(num_rows).batch(batch_size, drop_remainder=True).",
-                stacklevel=2,
-            )
-        return super().fit(*args, **kwargs)
-
-    @property
-    def _tells_rows_apart(self):
-        """Whether the two halves of a batch have different weights."""
-        optimizer = without_loss_scale(self.optimizer)
-        first, second = getattr(optimizer, "gradient_weights", (1, 1))
-        return first != second
+    def make_train_function(self, force: bool = False) -> None:
+        is_new = force or self.train_function is None
+        super().make_train_function(force)
+        if is_new:
+            self.train_function = traced_again(self.train_function)
 
     def _new_observations(self):
+        # What a half that trains nothing may assign besides.
+        self._handles = [v.handle for v in tensorflow_variables(self)]
         return Observations()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -133,28 +122,23 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             of the two halves' where both count.
         """
         first, second = halves(even_number_of_rows(data))
-        leaves_no_trace = self._leaves_no_trace
         rows = dynamic_num_rows(first)
         gradients_of = traced_once(self._gradients, self)
         loss, g1, logs = gradients_of(first)
         count_loss(self.model, loss, rows)
-        if leaves_no_trace and self._observations is None:
+        if self._leaves_no_trace and self._observations is None:
             self._apply([_summed(g) for g in g1])
             return logs
-        if leaves_no_trace:
-            state = [
-                (v, tf.identity(v.value)) for v in self.non_trainable_variables
-            ]
         # Unordered, both halves' activations could be held at once. The data
         # alone wait: if every operation did, tracing would take much longer.
         with tf.control_dependencies([g for g in g1 if g is not None]):
             second = map_arrays(tf.identity, second)
-        loss, g2, others = gradients_of(second)
-        count_loss(self.model, loss, rows)
-        if leaves_no_trace:
-            for variable, value in state:
-                variable.assign(value)
+        if self._leaves_no_trace:
+            with State(state_of(self), self._handles).kept():
+                _, g2, _ = gradients_of(second)
         else:
+            loss, g2, others = gradients_of(second)
+            count_loss(self.model, loss, rows)
             logs = {key: (logs[key] + others[key]) / 2 for key in logs}
         if self._observations is not None:
             self._keep_observation(g1, g2, rows)
@@ -240,16 +224,6 @@ class Observations(AnyObservations):
             self._rows, "distribute_strategy", tf.distribute.get_strategy()
         )
         return tf.identity(strategy.experimental_local_results(self._rows)[0])
-
-
-def _has_one_order(of_fit):
-    """Whether all epochs of a `fit` with these arguments have one order."""
-    return (
-        of_fit["epochs"] > 1
-        and of_fit["shuffle"]
-        and global_seed() is not None
-        and are_arrays(of_fit["x"])
-    )
 
 
 def _nothing():

@@ -24,7 +24,10 @@ def preserved_state(model, trains=False):
     """
     known = {id(variable): variable for variable in state_of(model, trains)}
     parts = [part for v in known.values() for part in replicas(v)]
-    values = [(part, tf.identity(part)) for part in (*parts, *_others(model))]
+    values = [
+        (part, tf.identity(part))
+        for part in (*parts, *tensorflow_variables(model))
+    ]
     try:
         with notes_kept(model):
             yield
@@ -36,7 +39,7 @@ def preserved_state(model, trains=False):
                 metric.reset_state()
 
 
-def _others(model):
+def tensorflow_variables(model):
     """Variables of TensorFlow in the layers that Keras does not know."""
     for layer in layers_of(model):
         for value in vars(layer).values():

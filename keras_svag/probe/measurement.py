@@ -146,7 +146,10 @@ def measure_gradient_noise(
         num_batches, verbose=verbose, stateful_metrics=["noise_to_signal"]
     )
     drawn = 0
-    with backend.preserved_state(model):
+    with (
+        backend.python_state_kept(model, lambda: True),
+        backend.preserved_state(model),
+    ):
         gradients = SequentialGradients(model, loss, preconditioned)
         for batch in itertools.chain([first], batches):
             if backend.num_rows(batch) != rows:

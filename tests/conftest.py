@@ -1,5 +1,6 @@
 """Settings that must stand before any test imports TensorFlow."""
 
+import gc
 import os
 
 import hypothesis
@@ -47,3 +48,9 @@ def pytest_collection_modifyitems(items):
         return (*ends, True).index(True)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """What is imported is not searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()

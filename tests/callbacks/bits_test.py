@@ -1,6 +1,5 @@
 """Law 1: with the monitor a model trains as without it, to the bit."""
 
-import gc
 import re
 import subprocess
 import sys
@@ -196,15 +195,6 @@ FITS = [
     for fit in dict.fromkeys(FITS)
     if fit[0] not in IMPOSSIBLE and fit[1] in WAYS
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections():
-    """What is imported is not searched for garbage after every fit."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def counted(function, calls):

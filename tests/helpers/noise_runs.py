@@ -6,10 +6,18 @@ import numpy as np
 
 from keras_svag import BranchTest
 from keras_svag.noise.series import NoiseSeries
+from keras_svag.reporting.report import scaling_report
+from keras_svag.scaling.conditions import RunConditions
 
 BATCH_SIZE = 128
 RATE = 0.8
 DECAY = 5e-4
+SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
+
+
+def report(series, conditions=SGD, **settings):
+    """The `ScalingReport` on a series, at `BATCH_SIZE`."""
+    return scaling_report(series, conditions, batch_size=BATCH_SIZE, **settings)
 
 
 def equilibrium_sq_norm(g, n, rate=RATE):

@@ -476,46 +476,12 @@ def variational_autoencoder(**compilation):
 
 
 class Adversaries(keras.Model):
-    """A GAN as in Keras's examples: no `call`, two optimizers."""
-
-    def __init__(self):
-        super().__init__()
-        self.generator = keras.Sequential([keras.Input((2,)), layers.Dense(6)])
-        self.discriminator = keras.Sequential(
-            [keras.Input((6,)), layers.Dense(1)]
-        )
-        self.seed_generator = keras.random.SeedGenerator(3)
-        self.error = keras.metrics.Mean(name="error")
-
-    def compile(self, generator_optimizer, optimizer, **kwargs):
-        super().compile(optimizer=optimizer, **kwargs)
-        self.generator_optimizer = generator_optimizer
-
-    def train_step(self, x):
-        code = keras.random.normal(
-            (ops.shape(x)[0], 2), seed=self.seed_generator
-        )
-        for part, optimizer, sign in (
-            (self.discriminator, self.optimizer, 1),
-            (self.generator, self.generator_optimizer, -1),
-        ):
-            with tf.GradientTape() as tape:
-                real = self.discriminator(x)
-                made = self.discriminator(self.generator(code))
-                loss = sign * (
-                    ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(made))
-                )
-            weights = part.trainable_weights
-            optimizer.apply(tape.gradient(loss, weights), weights)
-        self.error.update_state(loss)
-        return {"error": self.error.result()}
+    """A GAN as in Keras's examples has no `call`."""
 
 
 def adversaries(**compilation):
     model = Adversaries()
-    model.compile(
-        keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3), **compilation
-    )
+    model.compile("adam", **compilation)
     return Script(model, numbers(ROWS, 6))
 
 

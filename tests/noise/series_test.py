@@ -306,12 +306,3 @@ def test_series_that_was_saved_goes_on_as_the_other():
         for one in (series, again):
             one.append(step=step, epoch=12, grad_sq_norm=1.0)
     assert again == series
-
-
-def test_a_loss_that_is_not_finite_is_said_of_the_windows_that_hold_it():
-    series = series_of(per_epoch=18)  # ten epochs of six rows
-    series.lost_epochs.add(4)
-    for epochs, is_said in ((10, True), (6, True), (5, False)):
-        codes = series.window(epochs=epochs).estimate().assumptions
-        assert ("loss_not_finite" in codes) == is_said
-    assert series[:0].estimate().assumptions == ()

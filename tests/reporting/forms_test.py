@@ -16,19 +16,13 @@ from keras_svag import SVAGAdam
 from keras_svag.noise.series import NoiseSeries
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.reporting.blocks import WIDTH
-from keras_svag.reporting.report import scaling_report
 from keras_svag.scaling.closeness import EquilibriumStatistics, c_closeness
-from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.optimizers import kind_of
 from keras_svag.scaling.prediction import predict_closeness
-from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, branch, run
+from tests.helpers.noise_runs import BATCH_SIZE, RATE, SGD, branch, report, run
 
-SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
 WICKED = "<script>alert('x')</script> & \"co\" | *b* [a](http://b) `c` _d_"
-
-
-def report(series, conditions=SGD, **settings):
-    return scaling_report(series, conditions, batch_size=BATCH_SIZE, **settings)
 
 
 def layered():

@@ -9,17 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from keras_svag.reporting.picture import as_svg
-from keras_svag.reporting.report import scaling_report
 from keras_svag.scaling import EquilibriumStatistics, predict_closeness
 from keras_svag.scaling.conditions import RunConditions, conditions_of
-from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, branch, run
+from tests.helpers.noise_runs import DECAY, RATE, branch, report, run
 
 matplotlib.use("agg")
-SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
-
-
-def report(series, conditions=SGD, **settings):
-    return scaling_report(series, conditions, batch_size=BATCH_SIZE, **settings)
 
 
 def test_the_line_is_the_least_c_and_the_points_are_the_runs():

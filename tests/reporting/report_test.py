@@ -1,28 +1,21 @@
 import json
 import math
-import re
 
 import keras
 import numpy as np
 import pytest
 
-from keras_svag.noise.series import NoiseSeries
-from keras_svag.reporting.report import LOG_KEYS, scaling_report
-from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.reporting.report import LOG_KEYS
+from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.reasons import Reason
 from tests.helpers.noise_runs import (
     BATCH_SIZE,
     DECAY,
     RATE,
     equilibrium_sq_norm,
+    report,
     run,
 )
-
-SGD = RunConditions(weight_decay=DECAY, scale_invariant=True)
-
-
-def report(series, conditions=SGD, **settings):
-    return scaling_report(series, conditions, batch_size=BATCH_SIZE, **settings)
 
 
 def first_cells(report, count):
@@ -208,35 +201,3 @@ def test_where_every_step_is_not_enough_more_steps_are_needed():
             "An upper end of N/G would likely take many more observations: "
             "every=1 and more steps"
         )
-
-
-def test_the_every_that_is_named_gives_an_upper_end():
-    bounded = []
-    for seed in range(60):
-        random = np.random.default_rng(seed)
-
-        def observed(count, every, random=random):
-            series = NoiseSeries(sampling="independent")
-            for i in range(1, count + 1):
-                series.append(
-                    step=i * every,
-                    epoch=1,
-                    iteration=i,
-                    learning_rate=RATE,
-                    rows=BATCH_SIZE,
-                    # G is twice its standard error at 100 observations.
-                    grad_sq_norm=1 + 5 * random.normal(),
-                    example_noise=BATCH_SIZE * (41 + random.normal()),
-                    weight_sq_norm=1.0,
-                )
-            return report(series)
-
-        line = observed(100, every=40).upper_end_line
-        every = re.search(r"every=(\d+)$", line or "")
-        if every:
-            count = 4000 // int(every[1])
-            again = observed(count, every=int(every[1]))
-            bounded.append(math.isfinite(again.verdict.interval.high))
-    # The rule asks for four of five, which have a standard error of 0.07.
-    assert len(bounded) > 25
-    assert np.mean(bounded) > 0.8

@@ -10,7 +10,7 @@ import warnings
 
 import tensorflow as tf
 
-from tests.helpers.distribution import beside, checks, measures, models
+from tests.helpers.distribution import checks, mirrored
 
 
 def checks_of(*modules):
@@ -22,7 +22,7 @@ def checks_of(*modules):
     }
 
 
-CHECKS = {2: checks_of(beside, checks, models, measures)}
+CHECKS = {2: checks_of(checks, mirrored)}
 CHECKS[4] = {
     check.__name__: check
     for check in (

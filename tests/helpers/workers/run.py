@@ -8,7 +8,7 @@ import faulthandler
 import sys
 
 from experiments.strategies import make_strategy
-from tests.helpers.distribution import checks, models
+from tests.helpers.distribution import checks
 from tests.helpers.distribution.run import checks_of, run
 from tests.helpers.workers import checks as workers_checks
 
@@ -18,7 +18,7 @@ OF_ANY_STRATEGY = [
     checks.check_noisy_gradient_descent_equals_one_device,
     checks.check_evaluate_and_predict,
     checks.check_no_more_gradients_are_reduced_than_by_sgd,
-    models.check_state_of_every_replica_is_restored,
+    checks.check_state_of_every_replica_is_restored,
 ]
 LAST = {"lost_worker_is_noticed": workers_checks.last_worker_dies}
 CHECKS = {

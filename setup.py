@@ -23,7 +23,7 @@ TENSORFLOW = [
 # What train.py and experiments/ need beside the library.
 EXPERIMENTS = [
     *TENSORFLOW,
-    # Builds and reads the embedded digits, CIFAR, SVHN and MNIST.
+    # Reads CIFAR, SVHN and MNIST.
     "tensorflow-datasets>=4.9.10",
     # tensorflow-datasets imports it without requiring it.
     "importlib_resources",

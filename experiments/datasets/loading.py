@@ -1,18 +1,13 @@
 """Image classification sets, read into memory in a fixed order."""
 
-import contextlib
 import dataclasses
-import io
 import os
-import re
-import shutil
-import tempfile
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from experiments.datasets.digits import NUM_TRAIN_EXAMPLES, OpticalDigits
+from experiments.datasets import digits
 from keras_svag import arguments
 
 
@@ -22,6 +17,7 @@ class KnownDataset:
 
     Attributes:
         num_train_examples: size of its training split.
+        num_classes: number of classes.
         max_value: the largest value that a pixel can have.
         may_be_mirrored: whether a mirrored image is still one of its class.
         moments: mean and standard deviation of every channel, in units of
@@ -29,6 +25,7 @@ class KnownDataset:
     """
 
     num_train_examples: int
+    num_classes: int
     max_value: int
     may_be_mirrored: bool
     moments: tuple | None = None
@@ -38,11 +35,11 @@ class KnownDataset:
 _CIFAR10_MOMENTS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 DATASETS = {
-    "digits": KnownDataset(NUM_TRAIN_EXAMPLES, 16, False),
-    "cifar10": KnownDataset(50_000, 255, True, _CIFAR10_MOMENTS),
-    "cifar100": KnownDataset(50_000, 255, True),
-    "svhn_cropped": KnownDataset(73_257, 255, False),
-    "mnist": KnownDataset(60_000, 255, False),
+    "digits": KnownDataset(digits.NUM_TRAIN_EXAMPLES, 10, 16, False),
+    "cifar10": KnownDataset(50_000, 10, 255, True, _CIFAR10_MOMENTS),
+    "cifar100": KnownDataset(50_000, 100, 255, True),
+    "svhn_cropped": KnownDataset(73_257, 10, 255, False),
+    "mnist": KnownDataset(60_000, 10, 255, False),
 }
 
 
@@ -82,122 +79,65 @@ def load(name, data_dir=None):
         name: one of `DATASETS`: `"digits"`, the optical digits of
             scikit-learn, or one that TensorFlow Datasets has prepared.
         data_dir: directory of prepared sets. Default: that of TensorFlow
-            Datasets, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`; for the
-            digits a cache of the user, or a temporary directory if that is
-            not writable.
+            Datasets, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
 
     Returns:
         A `Dataset`.
 
     Raises:
-        ValueError: if the name is unknown, the set is not prepared, or
-            `data_dir` cannot be used.
+        ValueError: if the name is unknown, or the set is not prepared or
+            cannot be read.
     """
     arguments.choice("dataset", name, DATASETS)
     if name == "digits":
-        return _load_digits(data_dir)
-    return _read(name, _prepared_by_tfds(name, data_dir))
+        splits = digits.load_splits()
+    else:
+        splits = _load_prepared(name, data_dir)
+    known = DATASETS[name]
+    train_images, train_labels = splits["train"]
+    test_images, test_labels = splits["test"]
+    mean, std = known.moments or _channel_moments(train_images, known.max_value)
+    return Dataset(
+        name=name,
+        train_images=train_images,
+        train_labels=train_labels.astype(np.int32),
+        test_images=test_images,
+        test_labels=test_labels.astype(np.int32),
+        num_classes=known.num_classes,
+        mean=mean,
+        std=std,
+        max_value=known.max_value,
+    )
 
 
-def _prepared_by_tfds(name, data_dir):
+def _load_prepared(name, data_dir):
+    """`{split: (images, labels)}` of a set that is prepared."""
     root = os.path.expanduser(
         data_dir
         or os.environ.get("TFDS_DATA_DIR")
         or os.path.join("~", "tensorflow_datasets")
     )
-    # TFDS would try the network for minutes before it gave up.
-    directory = _newest_version(os.path.join(root, name))
-    if directory is None:
+    try:
+        # The newest version there; `tfds.builder` would try the network for
+        # minutes.
+        builder = tfds.core.read_only_builder.builder_from_files(
+            name, data_dir=root
+        )
+    except tfds.core.registered.DatasetNotFoundError as error:
         raise ValueError(
             f"The data set {name!r} is not prepared: there is no "
             f"{os.path.join(root, name, '<version>', 'dataset_info.json')}; "
             f"prepare it on a machine with a network by `tfds build {name} "
             f"--data_dir={root}`, or pass the `data_dir` that holds it."
-        )
-    return directory
-
-
-def _newest_version(directory):
-    pattern = os.path.join(directory, "*", "dataset_info.json")
-    found = {}
-    for path in tf.io.gfile.glob(pattern):
-        version_directory = os.path.dirname(path)
-        version = os.path.basename(version_directory)
-        if re.fullmatch(r"\d+\.\d+\.\d+", version):
-            key = tuple(int(part) for part in version.split("."))
-            found[key] = version_directory
-    return found[max(found)] if found else None
-
-
-def _load_digits(data_dir):
-    if data_dir is not None:
-        return _read("digits", _prepare_digits(os.path.expanduser(data_dir)))
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    try:
-        directory = _prepare_digits(os.path.join(cache, "keras_svag"))
-    except ValueError:
-        with tempfile.TemporaryDirectory() as scratch:
-            return _read("digits", _prepare_digits(scratch))
-    return _read("digits", directory)
-
-
-def _prepare_digits(root):
-    target = os.path.join(root, OpticalDigits.name, str(OpticalDigits.VERSION))
-    if os.path.exists(os.path.join(target, "dataset_info.json")):
-        return target
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        scratch = tempfile.mkdtemp(prefix="incomplete_", dir=root)
-    except OSError as error:
-        raise ValueError(
-            "`data_dir` must be a directory that holds the prepared digits or "
-            f"can be written to, got {root!r} ({error.strerror})."
         ) from error
-    # A process that prepares at the same time, or is killed, must not leave
-    # half a data set: whoever renames first wins, and both made the same.
-    try:
-        builder = OpticalDigits(data_dir=scratch)
-        # TFDS would report a download, to a directory that is about to go.
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            builder.download_and_prepare()
-        try:
-            os.rename(str(builder.data_path), target)
-        except OSError:
-            if not os.path.exists(os.path.join(target, "dataset_info.json")):
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-def _read(name, directory):
-    try:
-        builder = tfds.builder_from_directory(directory)
     # Of a damaged description TFDS passes on whatever its parser raises.
     except Exception as error:
         raise ValueError(
-            f"The data set in {directory} cannot be read "
+            f"The data set in {os.path.join(root, name)} cannot be read "
             f"({str(error).splitlines()[0].rstrip('.')}); delete that "
             "directory and prepare it again."
         ) from error
-    train_images, train_labels = _read_split(builder, "train")
-    test_images, test_labels = _read_split(builder, "test")
-    known = DATASETS[name]
-    mean, std = known.moments or _channel_moments(train_images, known.max_value)
-    return Dataset(
-        name=name,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        num_classes=builder.info.features["label"].num_classes,
-        mean=mean,
-        std=std,
-        max_value=known.max_value,
-    )
+    return {split: _read_split(builder, split) for split in ("train", "test")}
 
 
 def _read_split(builder, split):
@@ -206,14 +146,12 @@ def _read_split(builder, split):
     read_config = tfds.ReadConfig(
         interleave_cycle_length=1, try_autocache=False
     )
+    decoders = tfds.decode.PartialDecoding({"image": True, "label": True})
     try:
         examples = builder.as_dataset(
             split=split,
-            shuffle_files=False,
             read_config=read_config,
-            decoders=tfds.decode.PartialDecoding(
-                {"image": True, "label": True}
-            ),
+            decoders=decoders,
         )
         batches = list(examples.batch(1024).as_numpy_iterator())
     except (ValueError, OSError, tf.errors.OpError) as error:
@@ -221,9 +159,10 @@ def _read_split(builder, split):
             f"The split {split!r} of the data set in {builder.data_path} "
             "cannot be read; delete that directory and prepare it again."
         ) from error
-    images = np.concatenate([batch["image"] for batch in batches])
-    labels = np.concatenate([batch["label"] for batch in batches])
-    return images, labels.astype(np.int32)
+    return [
+        np.concatenate([batch[key] for batch in batches])
+        for key in ("image", "label")
+    ]
 
 
 def _channel_moments(images, max_value):

@@ -1,6 +1,3 @@
-import concurrent.futures
-import multiprocessing
-import os
 import pathlib
 import time
 
@@ -9,7 +6,6 @@ import pytest
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-import tests.helpers.processes  # noqa: F401
 from experiments.datasets.loading import load
 
 
@@ -50,15 +46,8 @@ def _write(data_dir, name, shape, num_classes, sizes, version="3.0.2"):
     return arrays
 
 
-@pytest.fixture(scope="module")
-def digits_dir(tmp_path_factory):
-    root = tmp_path_factory.mktemp("digits")
-    load("digits", data_dir=root)
-    return root
-
-
-def test_digits_hold_scikit_learns_images_and_their_moments(digits_dir):
-    dataset = load("digits", data_dir=digits_dir)
+def test_digits_hold_scikit_learns_images_and_their_moments():
+    dataset = load("digits")
     source = load_digits()
     train = source.images[:1437] / 16
 
@@ -77,53 +66,6 @@ def test_digits_hold_scikit_learns_images_and_their_moments(digits_dir):
     assert dataset.num_classes == 10
     np.testing.assert_allclose(dataset.mean, [train.mean()], rtol=1e-12)
     np.testing.assert_allclose(dataset.std, [train.std()], rtol=1e-12)
-
-
-def _load_digits_shape(data_dir):
-    return load("digits", data_dir=data_dir).train_images.shape
-
-
-def test_processes_may_prepare_digits_at_the_same_time(tmp_path):
-    # Its server was told to import TensorFlow by the helper.
-    context = multiprocessing.get_context("forkserver")
-    with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
-        shapes = list(pool.map(_load_digits_shape, [tmp_path] * 2))
-    assert shapes == [(1437, 8, 8, 1)] * 2
-    assert os.listdir(tmp_path) == ["optical_digits"]
-
-
-def test_an_interrupted_preparation_leaves_nothing_half_written(
-    tmp_path, monkeypatch
-):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            load("digits", data_dir=tmp_path)
-    assert _load_digits_shape(tmp_path) == (1437, 8, 8, 1)
-
-
-def test_digits_default_to_the_users_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert _load_digits_shape(None) == (1437, 8, 8, 1)
-    prepared = tmp_path / "keras_svag" / "optical_digits" / "1.0.0"
-    assert (prepared / "dataset_info.json").exists()
-
-
-def test_digits_load_without_a_writable_cache(tmp_path, monkeypatch):
-    blocked = tmp_path / "file"
-    blocked.touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    assert _load_digits_shape(None) == (1437, 8, 8, 1)
-
-
-def test_digits_refuse_a_data_dir_that_cannot_be_written(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.touch()
-    with pytest.raises(ValueError, match=f"`data_dir` must .*{blocked}"):
-        load("digits", data_dir=blocked)
 
 
 @pytest.mark.parametrize(
@@ -194,12 +136,12 @@ def test_a_set_with_a_missing_file_is_refused(tmp_path):
 
 
 def test_a_damaged_set_is_refused_and_kept(tmp_path):
-    folder = tmp_path / "optical_digits" / "1.0.0"
-    folder.mkdir(parents=True)
-    (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(ValueError, match=str(tmp_path)):
-        load("digits", data_dir=tmp_path)
-    assert (folder / "dataset_info.json").read_text() == "{"
+    _write(tmp_path, "mnist", (28, 28, 1), 10, {"train": 3, "test": 2})
+    [file] = tmp_path.glob("mnist/*/dataset_info.json")
+    file.write_text("{")
+    with pytest.raises(ValueError, match=f"{tmp_path}.* cannot be read"):
+        load("mnist", data_dir=tmp_path)
+    assert file.read_text() == "{"
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

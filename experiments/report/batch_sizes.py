@@ -191,7 +191,7 @@ class ScalingStudy:
         """`{B: final}` of the runs of the linear rule beside others."""
         beside = None if self.is_linear else self.comparison.beside
         groups = beside.groups if beside else {}
-        return {size: _final(runs) for size, runs in groups.items()}
+        return {size: seeds.final_means(runs) for size, runs in groups.items()}
 
     @functools.cached_property
     def prediction(self):
@@ -247,7 +247,7 @@ class BatchSize:
         self._study = study
         self._config = runs[0].config
         self.batch_size = self._config["batch_size"]
-        self.final = _final(runs)
+        self.final = seeds.final_means(runs)
         self.test_error = 1 - self.final["accuracy"].value
         converged = [run for run in runs if not run.diverged]
         self.num_diverged = len(runs) - len(converged)
@@ -400,15 +400,6 @@ class BatchSize:
         ]
         config = self._config | {"ell": 1}
         return seeds.noise_verdict(windows, config, self._study.target, kappas)
-
-
-def _final(runs):
-    losses = [run.curve("loss")[-1] for run in runs if not run.diverged]
-    accuracies = [0.0 if run.diverged else run.accuracy for run in runs]
-    return {
-        "accuracy": seeds.seed_mean(accuracies),
-        "loss": seeds.seed_mean(losses or [math.nan]),
-    }
 
 
 def _with_signal_over(estimate, ell):

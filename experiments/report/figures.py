@@ -17,7 +17,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from experiments.report.seeds import seed_curve
+from experiments.report.seeds import seed_curves
 
 # Their yellow is left out: on white it is too faint.
 COLOURS = (
@@ -84,12 +84,9 @@ def save_curves(path, comparison, label):
             panels, ("val_accuracy", "loss"), (100, 1), strict=True
         ):
             for index, (value, runs) in enumerate(comparison.groups.items()):
+                epochs, values = seed_curves(runs, column)
                 _draw_curve(
-                    axes,
-                    seed_curve(runs, column),
-                    scale,
-                    index,
-                    label.format(value),
+                    axes, epochs, scale * values, index, label.format(value)
                 )
         panels[0].set_ylabel(ACCURACY)
         panels[1].set_ylabel(LOSS)
@@ -104,30 +101,25 @@ def save_curves(path, comparison, label):
         legend_outside(figure, panels, "upper", ncols=ncols)
 
 
-def _draw_curve(axes, curve, scale, index, label):
-    if not len(curve.epochs):
+def _draw_curve(axes, epochs, values, index, label):
+    if not len(epochs):
         return
     style = line_style(index)
     axes.plot(
-        curve.epochs,
-        scale * curve.mean,
+        epochs,
+        values.mean(axis=0),
         **style,
         label=label,
         # Shifted from line to line, lest markers hide one another.
         markevery=(
-            index * max(len(curve.epochs) // 40, 1) % len(curve.epochs),
-            max(len(curve.epochs) // 8, 1),
+            index * max(len(epochs) // 40, 1) % len(epochs),
+            max(len(epochs) // 8, 1),
         ),
         markersize=6,
     )
-    if curve.count > 1:
-        draw_band(
-            axes,
-            curve.epochs,
-            scale * curve.low,
-            scale * curve.high,
-            style["color"],
-        )
+    if len(values) > 1:
+        ends = values.min(axis=0), values.max(axis=0)
+        draw_band(axes, epochs, *ends, style["color"])
 
 
 def legend_outside(figure, panels, where, **options):

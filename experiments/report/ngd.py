@@ -99,8 +99,7 @@ def ngd_section(study):
     if study.closeness:
         closeness = [
             f"SGD is C-close to NGD for {sections.closeness_text(study)}.",
-            sections.ratios_text(study, NGD, SGD),
-            sections.off_equilibrium(comparison),
+            *sections.closeness_details(study, NGD, SGD),
         ]
     also = ", ".join(
         key for key in comparison.differing if key not in ("optimizer", "seed")

@@ -48,19 +48,6 @@ class StudyKind:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
-    """A figure in a report.
-
-    Attributes:
-        caption: What it shows.
-        save: Function that writes it to a path, as a PNG file.
-    """
-
-    caption: str
-    save: Callable
-
-
-@dataclasses.dataclass(frozen=True)
 class Section:
     """A study in a report.
 
@@ -68,13 +55,14 @@ class Section:
         title: Its heading.
         blocks: `Block`s above the figures, of which the first, a `Headline`,
             says what the study finds.
-        figures: `{what it shows: Figure}`, in order.
+        figures: `{what it shows: (caption, save)}`, in order; `save` is a
+            function that writes a PNG file to a path.
         details: Sentences below the figures.
     """
 
     title: str
     blocks: tuple[Block, ...]
-    figures: dict[str, Figure]
+    figures: dict[str, tuple[str, Callable]]
     details: tuple[str, ...] = ()
 
 
@@ -86,7 +74,7 @@ def section(title, comparison, headline, parts, figures):
         comparison: The `Comparison` that it is about.
         headline: What it finds, a sentence.
         parts: What follows, `Block`s and sentences; empty ones are left out.
-        figures: `{what it shows: (caption, function that saves it)}`.
+        figures: As in a `Section`.
     """
     if comparison.num_seeds == 1:
         parts = [*parts, _ONE_SEED]
@@ -102,7 +90,7 @@ def section(title, comparison, headline, parts, figures):
             Headline(headline),
             *(Line(p) if isinstance(p, str) else p for p in parts if p),
         ),
-        {name: Figure(*figure) for name, figure in figures.items()},
+        figures,
         (f"In common: {shared}.", f"Runs: {names}."),
     )
 
@@ -115,30 +103,25 @@ def closeness_text(study):
     return f"{found}, 95% interval {ends}"
 
 
-def off_equilibrium(comparison):
-    windows = [run.final_window for run in comparison.runs]
-    at, off, unknown = equilibrium_counts(windows)
-    if not off + unknown:
-        return ""
-    others = f", {off} not to have" if off else ""
-    return (
-        f"{at} of {len(windows)} runs are known to have reached equilibrium"
-        f"{others}: C compares the last epochs of the runs, not their "
-        "equilibria."
-    )
-
-
-def ratios_text(study, second, first):
+def closeness_details(study, second, first):
+    """What C is made of, and whether it is that of equilibria: sentences."""
     is_one_seed = study.comparison.num_seeds == 1
     ratios = "; ".join(
         f"{SYMBOLS[name]} {number(ratio)}"
         + ("" if is_one_seed else f" {interval(low, high)}")
         for name, (ratio, low, high) in study.closeness.ratios.items()
     )
-    held = ", with intervals that hold together at 95%"
-    return (
-        f"Ratios of {second} to {first}{'' if is_one_seed else held}: {ratios}."
-    )
+    held = "" if is_one_seed else ", with intervals that hold together at 95%"
+    yield f"Ratios of {second} to {first}{held}: {ratios}."
+    windows = [run.final_window for run in study.comparison.runs]
+    at, off, unknown = equilibrium_counts(windows)
+    if off + unknown:
+        others = f", {off} not to have" if off else ""
+        yield (
+            f"{at} of {len(windows)} runs are known to have reached equilibrium"
+            f"{others}: C compares the last epochs of the runs, not their "
+            "equilibria."
+        )
 
 
 def leaves_text(batch_size, closeness, ends):

@@ -143,23 +143,6 @@ class SeedMean:
     count: int
 
 
-@dataclasses.dataclass(frozen=True)
-class SeedCurve:
-    """A quantity against SGD epochs, over seeds.
-
-    Attributes:
-        epochs: SGD epochs at which every seed has a finite value.
-        mean, low, high: Mean, least and largest value over the seeds.
-        count: Number of seeds.
-    """
-
-    epochs: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    count: int
-
-
 def seed_mean(values):
     """`SeedMean` of one value a seed."""
     values = np.asarray(values, np.float64)
@@ -169,26 +152,29 @@ def seed_mean(values):
     return SeedMean(float(np.mean(values)), error, len(values))
 
 
-def seed_curve(runs, column):
-    """`SeedCurve` of a column of the runs' histories."""
+def seed_curves(runs, column):
+    """A column of the histories of several seeds.
+
+    Returns:
+        `(epochs, values)`: the SGD epochs at which every seed has a finite
+        value, and these, a row a seed.
+    """
     count = min(len(run.epochs) for run in runs)
     values = np.array([run.curve(column)[:count] for run in runs])
     is_there = np.isfinite(values).all(axis=0)
-    values = values[:, is_there]
-    return SeedCurve(
-        runs[0].epochs[:count][is_there],
-        values.mean(axis=0),
-        values.min(axis=0),
-        values.max(axis=0),
-        len(runs),
-    )
+    return runs[0].epochs[:count][is_there], values[:, is_there]
 
 
 def final_means(runs):
-    """`{"accuracy" or "loss": SeedMean}`: test accuracy and training loss."""
+    """`{"accuracy" or "loss": SeedMean}`: test accuracy and training loss.
+
+    Of a run that diverged the accuracy is 0, and it has no loss.
+    """
+    losses = [run.curve("loss")[-1] for run in runs if not run.diverged]
+    accuracies = [0.0 if run.diverged else run.accuracy for run in runs]
     return {
-        "accuracy": seed_mean([run.accuracy for run in runs]),
-        "loss": seed_mean([run.curve("loss")[-1] for run in runs]),
+        "accuracy": seed_mean(accuracies),
+        "loss": seed_mean(losses or [math.nan]),
     }
 
 

@@ -201,10 +201,9 @@ def svag_section(study):
     comparison = study.comparison
     closeness = []
     if study.closeness:
-        closeness = [
-            sections.ratios_text(study, f"ell {study.largest_ell}", "ell 1"),
-            sections.off_equilibrium(comparison),
-        ]
+        closeness = sections.closeness_details(
+            study, f"ell {study.largest_ell}", "ell 1"
+        )
     return sections.section(
         f"SVAG and {study.simulated}",
         comparison,

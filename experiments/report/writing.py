@@ -127,9 +127,9 @@ def _write(folder, title, head, sections):
     os.makedirs(os.path.join(folder, "figures"))
     pictures = {}
     for section in sections:
-        for name, figure in section.figures.items():
+        for name, (_, save) in section.figures.items():
             path = os.path.join(folder, "figures", f"{name}.png")
-            figure.save(path)
+            save(path)
             pictures[f"report/{name}"] = path
     with open(os.path.join(folder, "report.md"), "w", encoding="utf-8") as file:
         file.write(_markdown(title, head, sections))
@@ -138,29 +138,29 @@ def _write(folder, title, head, sections):
 
 
 def _replace(output, new):
-    """Copies a report to its place; TensorBoard would show old events too."""
+    """Moves a report to its place; TensorBoard would show old events too."""
     names = [
         os.path.relpath(os.path.join(folder, name), new)
         for folder, _, files in os.walk(new)
         for name in files
     ]
-    now = {name: [_checksum(os.path.join(new, name))] for name in names}
-    before = _written_before(output, now)
-    for name in now:
+    with open(os.path.join(new, _MANIFEST), "w", encoding="utf-8") as file:
+        sums = {name: [_checksum(os.path.join(new, name))] for name in names}
+        json.dump({"written": sums}, file, indent=2)
+    before = _written_before(output, names)
+    for name in names:
         os.makedirs(os.path.dirname(os.path.join(output, name)), exist_ok=True)
+    # What is entered last gets its place first: a process that is killed
+    # leaves no file that the manifest does not tell of.
     with contextlib.ExitStack() as places:
-        for name in now:
+        for name in (*names, _MANIFEST):
             place = replaced(os.path.join(output, name))
             shutil.copyfile(
                 os.path.join(new, name), places.enter_context(place)
             )
-        # A process that is killed meanwhile leaves some of both.
-        both = {n: before.get(n, []) + now.get(n, []) for n in before | now}
-        _write_manifest(output, both)
-        for name in {*before} - {*now}:
+        for name in before:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(output, name))
-    _write_manifest(output, now)
 
 
 def _written_before(output, names=()):
@@ -196,14 +196,6 @@ def _read_manifest(path):
             if all(map(_NAME.fullmatch, written)):
                 return {name: list(sums) for name, sums in written.items()}
     raise foreign(path, _AS_WRITTEN, "--output")
-
-
-def _write_manifest(output, written):
-    with (
-        replaced(os.path.join(output, _MANIFEST)) as partial,
-        open(partial, "x", encoding="utf-8") as file,
-    ):
-        json.dump({"written": written}, file, indent=2)
 
 
 def _checksum(path):
@@ -326,8 +318,10 @@ def _markdown(title, head, sections, with_figures=True):
     for section in sections:
         parts.append(f"## {escaped(section.title)}")
         parts += [block.to_markdown() for block in section.blocks]
-        for name, figure in section.figures.items() if with_figures else ():
-            caption = escaped(figure.caption)
+        for name, (caption, _) in (
+            section.figures.items() if with_figures else ()
+        ):
+            caption = escaped(caption)
             parts.append(f"![{caption}](figures/{name}.png)")
             parts.append(f"*{caption}*")
         parts += [Line(text).to_markdown() for text in section.details]

@@ -141,5 +141,5 @@ def test_the_picture_is_drawn(tmp_path):
     write(tmp_path / "fixed", [4, 3, 2, 1], tests=[4, None, 3, 2])
     write_grown(tmp_path / "grown", [4, 3, 2, 1], (16, 16, 32, 64))
     section = growth_section(study_of(tmp_path))
-    section.figures["steps"].save(str(tmp_path / "steps.png"))
+    section.figures["steps"][1](tmp_path / "steps.png")
     assert (tmp_path / "steps.png").stat().st_size > 10_000

@@ -186,7 +186,7 @@ def test_an_adaptive_optimizer_has_no_condition(tmp_path):
     section = scaling_section(study)
     assert "square-root scaling rule" in text_of(section)
     # Of which there is no noise to draw.
-    section.figures["batch-sizes"].save(tmp_path / "figure.png")
+    section.figures["batch-sizes"][1](tmp_path / "figure.png")
 
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):

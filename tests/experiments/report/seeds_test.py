@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.report.runs import Run
-from experiments.report.seeds import seed_curve, seed_mean
+from experiments.report.seeds import seed_curves, seed_mean
 
 
 def run(epochs, values):
@@ -27,11 +27,9 @@ def test_one_seed_has_no_standard_error():
 
 
 def test_a_curve_has_the_epochs_that_all_seeds_have():
-    curve = seed_curve(
+    epochs, values = seed_curves(
         [run([0, 1, 2], [1.0, 5.0, 3.0]), run([0, 1, 2], [2.0, math.nan, 7.0])],
         "loss",
     )
-    np.testing.assert_array_equal(curve.epochs, [1, 3])
-    np.testing.assert_array_equal(curve.mean, [1.5, 5.0])
-    np.testing.assert_array_equal(curve.low, [1.0, 3.0])
-    np.testing.assert_array_equal(curve.high, [2.0, 7.0])
+    np.testing.assert_array_equal(epochs, [1, 3])
+    np.testing.assert_array_equal(values, [[1.0, 3.0], [2.0, 7.0]])

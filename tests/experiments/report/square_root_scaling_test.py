@@ -224,6 +224,6 @@ def test_runs_by_the_linear_rule_stand_beside(tmp_path):
 
 def test_the_figure_is_drawn(tmp_path):
     write_sweep(tmp_path, [8, 16, 32], {0: (1, 3), 1: (0.1, 3)})
-    [figure] = scaling_section(study_of(tmp_path)).figures.values()
-    figure.save(tmp_path / "figure.png")
+    [(_, save)] = scaling_section(study_of(tmp_path)).figures.values()
+    save(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000

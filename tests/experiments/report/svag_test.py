@@ -160,7 +160,7 @@ def test_one_seed_leaves_it_undetermined(tmp_path):
     section = svag_section(study)
     text = text_of(section)
     assert "one seed only" in text and "(no interval: one seed)" in text
-    assert "no band" in section.figures["curves"].caption
+    assert "no band" in section.figures["curves"][0]
 
 
 def test_without_ell_1_there_is_no_sgd_to_judge(tmp_path):

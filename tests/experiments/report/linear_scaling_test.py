@@ -45,16 +45,27 @@ def kappa_max(q, u):
     return low
 
 
-def test_every_batch_size_is_bounded_by_its_own_noise(tmp_path):
-    write_scaling_sweep(tmp_path, GOOD, ratio_at_first=6.0)
-    study = study_of(tmp_path)
-    for batch in study.batches:
-        q = 6.0 * 8 / batch.batch_size
-        u = 0.2 * batch.batch_size / 8 * 0.005
+def test_each_batch_size_has_its_bound_and_the_first_its_least_closeness(
+    tmp_path,
+):
+    write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1}, ratio_at_first=6.0)
+    first, *_ = batches = study_of(tmp_path).batches
+    for batch in batches:
+        kappa, u = batch.batch_size / 8, 0.001
+        q = 6.0 / kappa
         assert batch.ratio[1] == pytest.approx(q)
         low, point, high = batch.bound
-        assert point == pytest.approx(batch.batch_size * kappa_max(q, u))
+        expected = batch.batch_size * kappa_max(q, kappa * u)
+        assert point == pytest.approx(expected)
         assert low < point < high
+        if batch is first:
+            continue
+        rho = (2 - kappa * u) / (2 - u)
+        low, value, high = batch.min_closeness
+        assert value == pytest.approx(math.sqrt((kappa + 6) / (7 * rho)))
+        assert low <= value <= high
+        # G is equal and N/G inversely proportional to B, hence κN' = N.
+        assert batch.closeness.value == pytest.approx(1)
 
 
 def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
@@ -117,16 +128,6 @@ def test_a_run_that_diverged_is_not_close(tmp_path):
     assert "(2 diverged)" in text_of(scaling_section(study))
 
 
-def test_the_least_closeness_is_that_of_the_smallest_batch_size(tmp_path):
-    write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1})
-    for batch in study_of(tmp_path).batches[1:]:
-        kappa, u = batch.batch_size / 8, 0.001
-        rho = (2 - kappa * u) / (2 - u)
-        low, value, high = batch.min_closeness
-        assert value == pytest.approx(math.sqrt((kappa + 6) / (7 * rho)))
-        assert low <= value <= high
-
-
 def test_runs_of_several_ell_predict_where_c_is_left(tmp_path):
     write_scaling_sweep(tmp_path, GOOD)
     # ln N falls by 0.2 from ell 2 to SGD, so by 0.4 a κ at B = 16.
@@ -157,12 +158,11 @@ def test_runs_of_several_ell_predict_where_c_is_left(tmp_path):
 
 
 def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
-    write_scaling_sweep(tmp_path, GOOD)
+    write_two(tmp_path)
     for ell in (1, 2):
         write_run(
             tmp_path / f"svag-{ell}",
-            noise=estimate(0.3, 0.9 * ell, 16),
-            batch_size=16,
+            noise=estimate(0.3, 1.5),
             learning_rate=0.5,
             ell=ell,
         )
@@ -170,13 +170,6 @@ def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
     study = ScalingStudy(linear_comparisons(runs)[0], "linear")
     assert study.leaves_at is None
     assert "--sweep ell=1,2" in text_of(scaling_section(study))
-
-
-def test_closeness_restates_the_noise_at_one_batch_size(tmp_path):
-    # G is equal and N/G inversely proportional to B, hence κN' = N.
-    write_scaling_sweep(tmp_path, GOOD)
-    for batch in study_of(tmp_path).batches[1:]:
-        assert batch.closeness.value == pytest.approx(1)
 
 
 def test_an_adaptive_optimizer_has_no_condition(tmp_path):

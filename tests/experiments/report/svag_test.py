@@ -27,6 +27,13 @@ def write_pair(folder, sgd_factor, spread=0.01, **runs):
     write_scaled_runs(folder, factors, **runs)
 
 
+def set_rest(folder, rest):
+    results = folder / "results.json"
+    content = json.loads(results.read_text())
+    content["linear_scaling"]["conditions"]["rest"] = rest
+    results.write_text(json.dumps(content))
+
+
 def test_the_limit_is_that_of_an_error_in_1_over_ell(tmp_path):
     write_svag_sweep(tmp_path, ells=(1, 2, 4, 8), excess=0.2)
     study = study_of(tmp_path)
@@ -43,43 +50,60 @@ def test_the_limit_is_that_of_an_error_in_1_over_ell(tmp_path):
         each = 0.01 / math.sqrt(3)
         expected = each * math.sqrt((2 * at_8) ** 2 + at_4**2)
         assert found.standard_error == pytest.approx(expected, rel=1e-9)
-
-
-def test_svag_of_adam_is_compared_with_adam(tmp_path):
-    write_pair(tmp_path, 1.1, optimizer="svag_adam")
-    study = study_of(tmp_path)
-    text = text_of(svag_section(study))
-    assert "Adam (ell 1) is C-close to SVAG with ell 4" in text
-    assert "SGD" not in svag_section(study).title
-    # Neither is known of Adam: they rest on SGD's equilibrium.
-    assert study.condition is None
-    assert study.prediction is None
-
-
-def test_closeness_is_that_of_sgd_and_the_largest_ell(tmp_path):
-    write_svag_sweep(tmp_path, ells=(1, 2, 8), excess=0.2)
-    study = study_of(tmp_path)
+    # SGD's closeness is that to the largest ell.
     ratio = (1 + 0.2 / 8) / (1 + 0.2)
-    assert study.largest_ell == 8
     assert study.closeness.value == pytest.approx(1 / ratio)
     assert study.closeness.low < 1 / ratio < study.closeness.high
     for found, _, _ in study.closeness.ratios.values():
         assert found == pytest.approx(ratio)
 
 
-@pytest.mark.parametrize(
-    ("factor", "spread", "verdict"),
-    [
-        (1.05, 0.01, "supported"),
-        (2.0, 0.01, "contradicted"),
-        (1.40, 0.01, "undetermined"),
-        # Seeds that differ by so much decide nothing.
-        (2.0, 0.3, "undetermined"),
-    ],
-)
-def test_the_verdict_is_that_of_the_interval(tmp_path, factor, spread, verdict):
-    write_pair(tmp_path, factor, spread)
-    assert study_of(tmp_path).verdict == verdict
+# SGD's factor, what `write_pair` takes besides, whether one run is known to be
+# at rest, the verdict, and what the reason says.
+VERDICTS = [
+    (1.05, {}, True, "supported", "lies at or below C"),
+    (2.0, {}, True, "contradicted", "lies above C"),
+    (1.40, {}, True, "undetermined", "contains C"),
+    # Seeds that differ by so much decide nothing.
+    (2.0, {"spread": 0.3}, True, "undetermined", "contains C"),
+    # N/G is ruled out to be enough, by a theorem or by a heuristic.
+    (1.05, {"noise_trace": 0.1}, True, "contradicted", "N/G is too small"),
+    (
+        1.05,
+        {"noise_trace": 0.1, "reasons": ["not_scale_invariant"]},
+        True,
+        "undetermined",
+        "only a heuristic",
+    ),
+    (1.05, {}, False, "undetermined", "1 of 6 runs had not reached equilib"),
+    (2.0, {}, False, "undetermined", "1 of 6 runs had not reached equilib"),
+    (1.05, {}, None, "supported", "1 of 6 runs had reached equilibrium is not"),
+    (2.0, {}, None, "contradicted", "1 of 6 runs had reached equilibrium is n"),
+]
+
+
+@pytest.mark.parametrize("factor, runs, rest, verdict, reason", VERDICTS)
+def test_the_verdict_and_its_reason(
+    tmp_path, factor, runs, rest, verdict, reason
+):
+    write_pair(tmp_path, factor, **runs)
+    set_rest(tmp_path / "1-0", rest)
+    study = study_of(tmp_path)
+    assert study.verdict == verdict
+    assert reason in study.reason
+    text = text_of(svag_section(study))
+    assert f"The SDE approximation is {verdict} at this setting: " in text
+    known = "5 of 6 runs are known to have reached equilibrium"
+    known += ", 1 not to have: " if rest is False else ": "
+    assert (known in text) == (rest is not True)
+    if "noise_trace" in runs:
+        condition = study.condition
+        assert condition.sde_verdict == "ruled out"
+        # 1 / (C² (1 - ηλ/2) - 1) at C² = 2.
+        least = 1 / (1 - 0.2 * 0.005)
+        assert condition.min_noise_to_signal == pytest.approx(least)
+        codes = runs.get("reasons", ())
+        assert condition.reasons == tuple(map(Reason, codes))
 
 
 def test_a_limit_that_is_far_withholds_support(tmp_path):
@@ -109,46 +133,28 @@ def test_a_limit_that_is_not_told_apart_from_c_is_said(
 
 def test_the_limit_of_two_ell_knows_that_sgd_is_in_it(tmp_path):
     rng = np.random.default_rng(3)
-    sgd, other = 1 + 0.02 * rng.normal(size=(2, 40))
-    write_scaled_runs(tmp_path, {1: sgd, 2: other})
+    factors = 1 + 0.02 * rng.normal(size=(2, 40))
+    write_scaled_runs(tmp_path, dict(zip((1, 2), factors, strict=True)))
     _, low, high = study_of(tmp_path).limit_closeness.ratios["noise_trace"]
     # The delta method on 2 E(2) / E(1) - 1 is right for such small errors.
-    errors = [np.std(x, ddof=1) / math.sqrt(40) for x in (sgd, other)]
-    ratio = np.mean(other) / np.mean(sgd)
-    error = (
-        2
-        * ratio
-        * math.hypot(errors[0] / np.mean(sgd), errors[1] / np.mean(other))
-    )
-    parts = [
-        error / mean
-        for error, mean in zip(
-            errors, (np.mean(sgd), np.mean(other)), strict=True
-        )
-    ]
-    dof = 39 * (parts[0] ** 2 + parts[1] ** 2) ** 2
-    dof /= parts[0] ** 4 + parts[1] ** 4
+    sgd, other = np.mean(factors, axis=1)
+    parts = np.var(factors, axis=1, ddof=1) / 40 / [sgd**2, other**2]
+    error = 2 * other / sgd * math.sqrt(sum(parts))
+    dof = 39 * sum(parts) ** 2 / sum(parts**2)
     reach = stats.t.ppf(1 - 0.05 / 6, dof) * error
-    assert (low + high) / 2 == pytest.approx(2 * ratio - 1, rel=1e-3)
+    assert (low + high) / 2 == pytest.approx(2 * other / sgd - 1, rel=1e-3)
     assert (high - low) / 2 == pytest.approx(reach, rel=1e-2)
 
 
-def test_too_little_noise_contradicts_where_the_theorem_applies(tmp_path):
-    write_pair(tmp_path, 1.05, noise_trace=0.1)
+def test_svag_of_adam_is_compared_with_adam(tmp_path):
+    write_pair(tmp_path, 1.1, optimizer="svag_adam")
     study = study_of(tmp_path)
-    assert study.condition.sde_verdict == "ruled out"
-    # 1 / (C² (1 - ηλ/2) - 1) at C² = 2.
-    least = 1 / (1 - 0.2 * 0.005)
-    assert study.condition.min_noise_to_signal == pytest.approx(least)
-    assert study.verdict == "contradicted"
-
-
-def test_too_little_noise_is_a_heuristic_where_it_does_not_apply(tmp_path):
-    reason = "not_scale_invariant"
-    write_pair(tmp_path, 1.05, noise_trace=0.1, reasons=[reason])
-    study = study_of(tmp_path)
-    assert study.condition.reasons == (Reason(reason),)
-    assert study.verdict == "undetermined"
+    section = svag_section(study)
+    assert "Adam (ell 1) is C-close to SVAG with ell 4" in text_of(section)
+    assert "SGD" not in section.title
+    # Neither is known of Adam: they rest on SGD's equilibrium.
+    assert study.condition is None
+    assert study.prediction is None
 
 
 def test_one_seed_leaves_it_undetermined(tmp_path):
@@ -181,16 +187,6 @@ def test_runs_that_measured_no_noise_have_their_curves(tmp_path):
     assert np.isnan(study.final[1]["weight_sq_norm"].value)
 
 
-def test_the_section_says_the_verdict_and_its_numbers(tmp_path):
-    write_pair(tmp_path, 1.05)
-    text = text_of(svag_section(study_of(tmp_path)))
-    assert "The SDE approximation is supported at this setting" in text
-    assert "C = 1.05" in text and "asked for is C = 1.41" in text
-    assert "→ ∞ (estimate)" in text
-    assert "equilibrium:" not in text
-    assert "safe" not in text
-
-
 def test_the_section_predicts_and_bounds(tmp_path):
     write_pair(tmp_path, 0.8, noise_trace=1.5)
     study = study_of(tmp_path)
@@ -211,6 +207,10 @@ def test_the_section_predicts_and_bounds(tmp_path):
     assert study.condition.ell == 1
     assert study.condition.max_multiplier == pytest.approx(7, abs=0.05)
     assert "not told apart" not in text
+    assert "C = 1.25" in text and "asked for is C = 1.41" in text
+    assert "→ ∞ (estimate)" in text
+    assert "equilibrium:" not in text
+    assert "safe" not in text
 
 
 def test_without_a_change_there_is_no_point(tmp_path):
@@ -239,10 +239,8 @@ def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
         ]
         file.write_text("".join(f"{line}\n" for line in lines))
     prediction = study_of(tmp_path).prediction
-    size, high = (
-        abs(prediction.slopes["grad_sq_norm"]),
-        prediction.sizes["grad_sq_norm"][1],
-    )
+    size = abs(prediction.slopes["grad_sq_norm"])
+    _, high = prediction.sizes["grad_sq_norm"]
     # Two epochs a run: a standard error of 0.01 of each mean, 1 degree of
     # freedom each. The means are those of results.json.
     means = [0.3 * (1 + 0.2 / ell) * 0.99 for ell in (1, 2)]
@@ -250,40 +248,3 @@ def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
     dof = (a**2 + b**2) ** 2 / (a**4 + b**4)
     reach = stats.t.ppf(0.975, dof) * math.hypot(a, b)
     assert high - size == pytest.approx(reach)
-
-
-def set_rest(folder, rest):
-    results = folder / "results.json"
-    content = json.loads(results.read_text())
-    content["linear_scaling"]["conditions"]["rest"] = rest
-    results.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize("factor", [1.05, 2.0])
-def test_off_equilibrium_the_interval_decides_nothing(tmp_path, factor):
-    write_pair(tmp_path, factor)
-    assert study_of(tmp_path).verdict != "undetermined"
-    set_rest(tmp_path / "1-0", False)
-    study = study_of(tmp_path)
-    assert study.verdict == "undetermined"
-    assert "1 of 6 runs had not reached equilibrium" in study.reason
-
-
-@pytest.mark.parametrize(
-    ("factor", "verdict"), [(1.05, "supported"), (2.0, "contradicted")]
-)
-def test_an_unknown_equilibrium_is_said(tmp_path, factor, verdict):
-    write_pair(tmp_path, factor)
-    set_rest(tmp_path / "1-0", None)
-    study = study_of(tmp_path)
-    assert study.verdict == verdict
-    assert "1 of 6 runs had reached equilibrium is not known" in study.reason
-
-
-def test_runs_off_equilibrium_are_counted(tmp_path):
-    write_pair(tmp_path, 1.05)
-    set_rest(tmp_path / "4-2", False)
-    assert (
-        "5 of 6 runs are known to have reached equilibrium, 1 not to have"
-        in text_of(svag_section(study_of(tmp_path)))
-    )

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from experiments.process.own_files import make_log
 from experiments.report.writing import write_report
 from tests.helpers.processes import Program
 from tests.helpers.synthetic_runs import write_run
@@ -132,39 +131,12 @@ def test_a_run_that_is_killed_among_them_leaves_them_and_ends(tmp_path):
     assert left == {p for p in hers if os.path.dirname(p).endswith("points")}
 
 
-@pytest.mark.parametrize("name", ["results.json", "model.keras", "train"])
-@pytest.mark.parametrize("is_link", [False, True])
-def test_what_stands_in_an_unfinished_runs_place_is_refused(
-    tmp_path, name, is_link
-):
-    run, hers = tmp_path / "run", tmp_path / "hers"
-    program = start(run)
-    wait_for((run / "history.csv").exists)
-    program.kill()
-    program.communicate()
-    if (run / name).exists():
-        (run / name).rename(tmp_path / "away")
-    hers.mkdir()
-    (hers / "0.jpg").write_text("hers")
-    if is_link:
-        (run / name).symlink_to(hers / "0.jpg" if "." in name else hers)
-    else:
-        (run / name).write_text('{"accuracy": 1.0}')
-    before = contents(tmp_path)
-    assert f"{run / name} " in refused(start(run))
-    check_kept(before, tmp_path)
-
-
-def write_runs(folder):
-    for ell in (1, 2):
-        write_run(folder / f"ell={ell}", ell=ell)
-
-
 @pytest.mark.parametrize("name", ["report.md", "figures", "report"])
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_a_report_takes_no_place_of_hers(tmp_path, name, kind):
     runs, hers = tmp_path / "runs", tmp_path / "hers"
-    write_runs(runs)
+    for ell in (1, 2):
+        write_run(runs / f"ell={ell}", ell=ell)
     put(hers, 0)
     if kind == "folder":
         put(runs / name, 0)
@@ -178,14 +150,3 @@ def test_a_report_takes_no_place_of_hers(tmp_path, name, kind):
     assert contents(tmp_path) == before
     write_report(str(runs), str(tmp_path / "output"))
     check_kept(before, tmp_path)
-
-
-def test_a_log_of_a_sweep_is_told_from_hers(tmp_path):
-    log = tmp_path / "output.log"
-    make_log(str(log), "ell=1")
-    make_log(str(log), "ell=2")
-    assert log.read_text() == "# A run of a sweep of train.py, ell=2\n"
-    log.write_text("hers")
-    with pytest.raises(ValueError, match="output.log is not what this run"):
-        make_log(str(log), "ell=3")
-    assert log.read_text() == "hers"

@@ -47,63 +47,44 @@ def _take(dataset, count):
 
 
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
-@pytest.mark.parametrize("sub_batches_per_step", [1, 2])
-def test_a_run_can_be_resumed_at_any_step(sampling, sub_batches_per_step):
-    form = {"sub_batches_per_step": sub_batches_per_step}
-    x, y = _take(_batches(sampling, **form), 13)
-    for start in (0, 5, 11):
-        resumed_x, resumed_y = _take(
-            _batches(sampling, start_step=start, **form), 2
-        )
-        np.testing.assert_array_equal(resumed_x, x[start : start + 2])
-        np.testing.assert_array_equal(resumed_y, y[start : start + 2])
-
-
-@pytest.mark.parametrize("sampling", SAMPLING_MODES)
-def test_rows_interleave_two_sub_batches(sampling):
-    x, y = _take(_batches(sampling), 7)
-    for step, offset in itertools.product(range(7), (0, 1)):
-        index = 2 * step + offset
+@pytest.mark.parametrize("per_step", [1, 2])
+@pytest.mark.parametrize("start", [0, 5, 11])
+def test_a_step_is_a_function_of_its_number(sampling, per_step, start):
+    """Resumed at any step, and of one sub-batch or two that interleave."""
+    x, y = _take(
+        _batches(
+            sampling,
+            sub_batches_per_step=per_step,
+            sub_batches_per_epoch=8 if sampling == "shuffle" else None,
+            start_step=start,
+        ),
+        7,
+    )
+    for step, offset in itertools.product(range(7), range(per_step)):
+        index = per_step * (start + step) + offset
         rows = sub_batch_indices(sampling, 6, index, NUM_EXAMPLES, 4, 8)
         raw = AUGMENTATION(
             tf.gather(IMAGES, rows), stream_seed(6, "augmentation", index)
         )
         expected = (raw.numpy() / 16 - [0.2, 0.3, 0.4]) / [0.5, 0.6, 0.7]
-        np.testing.assert_array_equal(y[step, offset::2], rows)
-        np.testing.assert_allclose(x[step, offset::2], expected, atol=1e-6)
+        np.testing.assert_array_equal(y[step, offset::per_step], rows)
+        np.testing.assert_allclose(
+            x[step, offset::per_step], expected, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
-def test_two_steps_of_one_sub_batch_are_one_step_of_two(sampling):
-    x, y = _take(_batches(sampling), 9)
-    per_epoch = 8 if sampling == "shuffle" else None
-    single_x, single_y = _take(
-        _batches(
-            sampling, sub_batches_per_step=1, sub_batches_per_epoch=per_epoch
-        ),
-        18,
-    )
-    for offset in (0, 1):
-        np.testing.assert_array_equal(x[:, offset::2], single_x[offset::2])
-        np.testing.assert_array_equal(y[:, offset::2], single_y[offset::2])
-
-
-@pytest.mark.parametrize("sampling", SAMPLING_MODES)
-def test_shapes_are_static_and_the_data_set_is_infinite(sampling):
+def test_shapes_are_static_and_the_global_random_state_is_left_alone(sampling):
+    tf.random.set_seed(1)
+    expected = tf.random.uniform((3,))
+    tf.random.set_seed(1)
     dataset = _batches(sampling)
     assert dataset.element_spec == (
         tf.TensorSpec((8, 8, 8, 3), tf.float32),
         tf.TensorSpec((8,), tf.int32),
     )
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-
-
-@pytest.mark.parametrize("sampling", SAMPLING_MODES)
-def test_the_global_random_state_is_left_alone(sampling):
-    tf.random.set_seed(1)
-    expected = tf.random.uniform((3,))
-    tf.random.set_seed(1)
-    _take(_batches(sampling), 3)
+    _take(dataset, 3)
     _take(evaluation_batches(IMAGES, LABELS, 10, PREPROCESS), 3)
     np.testing.assert_array_equal(tf.random.uniform((3,)), expected)
 

@@ -142,7 +142,9 @@ def test_failed_run_is_reported_at_the_end(sweep, tmp_path, capsys):
     assert failed == f"failed (exit code 1): ell=3, see {log}"
     assert reason.strip() == "train.py: it did not work."
     assert summary.startswith("2 of 3 runs are finished")
-    assert "a step before" in log.read_text()
+    head, printed, *_ = log.read_text().splitlines()
+    assert head == "# A run of a sweep of train.py, ell=3"
+    assert printed == "a step before"
 
 
 def test_interrupted_sweep_says_how_it_goes_on(sweep, tmp_path, capsys):

@@ -14,8 +14,7 @@ class SVAGModel(backend.PairTrainer):
     """Trains a model by SVAG on the even and the odd rows of each batch.
 
     Both gradients are computed at the same weights, one half after the other,
-    then mixed by the weights of the optimizer, `w1 * g1 + w2 * g2`, and
-    applied.
+    then mixed by the weights of the optimizer, and applied.
 
     ```python
     svag_model = keras_svag.SVAGModel(model)
@@ -31,7 +30,8 @@ class SVAGModel(backend.PairTrainer):
     `compute_metrics` adds to the logs is the mean of the halves'. Dropout
     draws anew for each half; BatchNormalization normalizes each by its own
     statistics. With `ell=1` and `pairing="independent"` the second half has
-    weight 0: nothing of it is computed, unless it is observed.
+    weight 0: nothing of it is computed, unless it is observed, and loss and
+    metrics are those of the first.
 
     The halves are equal. The last row of an odd batch is left out, and so is a
     batch that is smaller than those of `fit`, or than the largest one so far.

@@ -5,9 +5,9 @@ import enum
 import math
 
 from keras_svag.noise.numerals import number, whole, within
+from keras_svag.noise.saving import SavedFields
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.rules import Hyperparameters
-from keras_svag.scaling.saving import SavedFields
 
 
 class BranchVerdict(str, enum.Enum):

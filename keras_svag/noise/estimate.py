@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -27,12 +27,13 @@ from keras_svag.noise.ratio import (
     satterthwaite,
     student_t_quantile,
 )
+from keras_svag.noise.saving import SavedFields, plain
 
 SAMPLING = ("independent", "shuffle")
 
 
-@dataclasses.dataclass(frozen=True)
-class NoiseEstimate:
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoiseEstimate(SavedFields):
     """Squared gradient norm G and noise of one example S, with errors.
 
     G = |∇L|² (weight decay excluded) and S = Tr Σ¹ are averaged apart and then
@@ -100,12 +101,6 @@ class NoiseEstimate:
     per_layer: "dict[str, NoiseEstimate] | None" = None
     probe_batch_size: float | None = None
 
-    # NaN, which stands for what is not known, is equal to itself here.
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, NoiseEstimate):
-            return NotImplemented
-        return self.to_dict() == other.to_dict()
-
     def __repr__(self):
         return (
             f"<{type(self).__name__}: {self.describe()}, "
@@ -116,7 +111,6 @@ class NoiseEstimate:
         for name in _MOMENTS:
             least = 0 if name.endswith("_se") else None
             value = float(arguments.array(name, getattr(self, name), least))
-            # One NaN for all that is not finite: such fields are then equal.
             value = value if math.isfinite(value) else math.nan
             object.__setattr__(self, name, value)
         for name in ("count", "num_skipped"):
@@ -503,52 +497,18 @@ class NoiseEstimate:
         unbounded. `from_dict` is the way back.
         """
         low, high = self.interval()
-        values: dict[str, Any]
-        values = {name: getattr(self, name) for name in _FIELDS}
-        values |= {
-            "noise_trace": self.noise_trace,
-            "noise_to_signal": self.noise_to_signal,
-            "noise_to_signal_low": low,
-            "noise_to_signal_high": high,
-            "noise_scale": self.noise_scale,
-            "grad_sq_norm_sign": self.grad_sq_norm_sign(),
-            "corrected_for_sampling": self.corrected_for_sampling,
-            "warning": self.noise_scale_warning,
-            "blocks": [list(block) for block in self.blocks],
-            "probe": self.probe and list(self.probe),
-            "largest_share": self.largest_share and list(self.largest_share),
-            "assumptions": list(self.assumptions),
-            "per_layer": {
-                name: layer.to_dict() for name, layer in self.per_layer.items()
+        return super().to_dict() | plain(
+            {
+                "noise_trace": self.noise_trace,
+                "noise_to_signal": self.noise_to_signal,
+                "noise_to_signal_low": low,
+                "noise_to_signal_high": high,
+                "noise_scale": self.noise_scale,
+                "grad_sq_norm_sign": self.grad_sq_norm_sign(),
+                "corrected_for_sampling": self.corrected_for_sampling,
+                "warning": self.noise_scale_warning,
             }
-            if self.per_layer
-            else None,
-        }
-        return {name: finite_or_none(value) for name, value in values.items()}
-
-    @classmethod
-    @arguments.reader
-    def from_dict(cls, saved: Mapping[str, Any]) -> "NoiseEstimate":
-        """The estimate that `to_dict` was called on.
-
-        Raises:
-            ValueError: If `saved` is not of that form.
-        """
-        fields = {name: saved[name] for name in _FIELDS}
-        for name in _MOMENTS:
-            if fields[name] is None:
-                fields[name] = math.nan
-        layers, probe = fields["per_layer"], fields["probe"]
-        share = fields["largest_share"]
-        fields |= {
-            "blocks": _tuples(fields["blocks"]),
-            "probe": probe and tuple(map(float, probe)),
-            "largest_share": share and tuple(map(float, share)),
-            "assumptions": tuple(fields["assumptions"]),
-            "per_layer": layers
-            and {name: cls.from_dict(layer) for name, layer in layers.items()},
-        }
-        return cls(**fields)
+        )
 
 
 _MOMENTS = (
@@ -558,14 +518,6 @@ _MOMENTS = (
     "example_noise_se",
     "covariance",
 )
-_FIELDS = tuple(field.name for field in dataclasses.fields(NoiseEstimate))
-
-
-def finite_or_none(value):
-    """`value`, or None for a float that strict JSON cannot hold."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _moment_fields(means, covariance):

@@ -13,9 +13,10 @@ import numpy as np
 from keras_svag import arguments
 from keras_svag.branching.branches import branch_test
 from keras_svag.branching.result import BranchTest
-from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.numerals import whole
 from keras_svag.noise.ratio import student_t_quantile
+from keras_svag.noise.saving import SavedFields
 from keras_svag.reporting import html, layout, picture
 from keras_svag.reporting.blocks import Block
 from keras_svag.scaling.prediction import ClosenessPrediction
@@ -42,8 +43,8 @@ _POWER = 0.84
 _MANY_TIMES = 100
 
 
-@dataclasses.dataclass(frozen=True)
-class ScalingReport:
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScalingReport(SavedFields):
     """How far a scaling rule can carry a run, and from which epochs.
 
     ```python
@@ -81,12 +82,6 @@ class ScalingReport:
     last_step: int | None = None
     branches: tuple[BranchTest, ...] = ()
     prediction: ClosenessPrediction | None = None
-
-    # NaN, which stands for what is not known, is equal to itself here.
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ScalingReport):
-            return NotImplemented
-        return self.to_dict() == other.to_dict()
 
     @property
     def estimate(self) -> NoiseEstimate:
@@ -307,18 +302,8 @@ class ScalingReport:
 
         `from_dict` is the way back.
         """
-        return self.verdict.to_dict() | {
-            "first_epoch": self.first_epoch,
-            "last_epoch": self.last_epoch,
-            "first_step": self.first_step,
-            "last_step": self.last_step,
-            "weight_sq_norm": finite_or_none(self.weight_sq_norm),
-            "every": finite_or_none(self.every),
-            "earlier": [report.to_dict() for report in self.earlier],
-            "branches": [test.to_dict() for test in self.branches],
-            "prediction": self.prediction and self.prediction.to_dict(),
-            "text": str(self),
-        }
+        fields = super().to_dict()
+        return fields.pop("verdict") | fields | {"text": str(self)}
 
     @classmethod
     @arguments.reader
@@ -328,22 +313,7 @@ class ScalingReport:
         Raises:
             ValueError: If `saved` is not of that form.
         """
-        fields: dict[str, Any] = {
-            field.name: saved.get(field.name)
-            for field in dataclasses.fields(cls)
-        }
-        for name in ("weight_sq_norm", "every"):
-            if fields[name] is None:
-                fields[name] = math.nan
-        fields["verdict"] = ScalingVerdict.from_dict(saved)
-        fields["earlier"] = tuple(map(cls.from_dict, saved["earlier"]))
-        tests = saved["branches"]
-        fields["branches"] = tuple(map(BranchTest.from_dict, tests))
-        if saved["prediction"] is not None:
-            fields["prediction"] = ClosenessPrediction.from_dict(
-                saved["prediction"]
-            )
-        return cls(**fields)
+        return super().from_dict({**saved, "verdict": saved})
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
         """Writes one page with the report, and its picture within it."""

@@ -13,7 +13,7 @@ from keras_svag.noise.ratio import (
     satterthwaite,
     student_t_quantile,
 )
-from keras_svag.scaling.saving import SavedFields
+from keras_svag.noise.saving import SavedFields
 
 STATISTICS = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
 

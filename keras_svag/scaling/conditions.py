@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_svag import arguments
-from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.ratio import Interval, halves
+from keras_svag.noise.saving import SavedFields
 from keras_svag.scaling.bounds import checked_closeness, equilibrium_balance
 from keras_svag.scaling.optimizers import (
     OptimizerKind,
@@ -29,7 +30,7 @@ _SMALL_EPSILON = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveConditions:
+class AdaptiveConditions(SavedFields):
     """What the condition for the square-root rule asks of a run besides.
 
     It rests on the effective learning rates of the coordinates, where the
@@ -84,7 +85,7 @@ class AdaptiveConditions:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConditions:
+class RunConditions(SavedFields):
     """How a run was trained, as far as the theory asks.
 
     Attributes:
@@ -282,37 +283,6 @@ class RunConditions:
                 yield Reason("adaptive_momentum", (self.momentum,))
         elif self.weight_decay and not self.all_weights_decayed:
             yield Reason("not_all_decayed")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for strict JSON; `from_dict` is the way back."""
-        fields = dataclasses.asdict(self)
-        fields["drift"] = self.drift and {
-            name: [finite_or_none(end) for end in ends]
-            for name, ends in self.drift.items()
-        }
-        if self.adaptive is not None:
-            ratio = finite_or_none(self.adaptive.epsilon_ratio)
-            fields["adaptive"]["epsilon_ratio"] = ratio
-        return {name: finite_or_none(value) for name, value in fields.items()}
-
-    @classmethod
-    @arguments.reader
-    def from_dict(cls, saved: Mapping[str, Any]) -> "RunConditions":
-        """The conditions of which `to_dict` is the dictionary."""
-        drift, adaptive = saved["drift"], saved["adaptive"]
-        return cls(
-            **dict(saved)
-            | {
-                "optimizer": OptimizerKind.from_dict(saved["optimizer"]),
-                "drift": drift
-                and {
-                    name: Interval(low, math.inf if high is None else high)
-                    for name, (low, high) in drift.items()
-                },
-                "other_reasons": tuple(saved["other_reasons"]),
-                "adaptive": adaptive and AdaptiveConditions(**adaptive),
-            }
-        )
 
 
 def conditions_of(optimizer: Any, rule: str = "auto") -> RunConditions:

@@ -1,12 +1,11 @@
 """The table of optimizers: the rule of each, and the moments that it keeps."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import keras
 
-from keras_svag import arguments
+from keras_svag.noise.saving import SavedFields
 from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.scaling.reasons import Reason
@@ -15,7 +14,7 @@ Rule = Literal["linear", "square_root"]
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerKind:
+class OptimizerKind(SavedFields):
     """What the theory asks of an optimizer.
 
     Attributes:
@@ -38,14 +37,6 @@ class OptimizerKind:
     hyperparameters: tuple[str, ...] = ()
     simulates: str | None = None
     name: str = ""
-
-    @classmethod
-    @arguments.reader
-    def from_dict(cls, saved: Mapping[str, Any]) -> "OptimizerKind":
-        """The kind of which `saved` has the fields, as JSON keeps them."""
-        return cls(
-            **dict(saved) | {"hyperparameters": tuple(saved["hyperparameters"])}
-        )
 
 
 _NO_MOMENTS = OptimizerKind("square_root")

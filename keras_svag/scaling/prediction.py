@@ -15,9 +15,9 @@ from scipy import optimize
 
 from keras_svag import arguments
 from keras_svag.noise.ratio import satterthwaite, student_t_quantile
+from keras_svag.noise.saving import SavedFields
 from keras_svag.scaling.bounds import FloatOrArray, checked_closeness
 from keras_svag.scaling.closeness import STATISTICS, EquilibriumStatistics
-from keras_svag.scaling.saving import SavedFields
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

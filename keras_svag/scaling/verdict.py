@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_svag import arguments
-from keras_svag.noise.estimate import NoiseEstimate, finite_or_none
+from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.ratio import Interval
+from keras_svag.noise.saving import plain
 from keras_svag.scaling import sentences
 from keras_svag.scaling.bounds import (
     checked_closeness,
@@ -91,7 +92,7 @@ class ScaledRun:
 
         `from_dict` is the way back.
         """
-        return {**self._columns(), "baseline": self.baseline.to_dict()}
+        return plain({**self._columns(), "baseline": self.baseline})
 
     @classmethod
     @arguments.reader
@@ -102,7 +103,7 @@ class ScaledRun:
 
     def _columns(self) -> dict[str, Any]:
         """What `to_dict` has of this run alone."""
-        low, value, high = map(finite_or_none, self.min_closeness)
+        low, value, high = self.min_closeness
         return {
             "kappa": self.kappa,
             "batch_size": self.batch_size,
@@ -455,7 +456,7 @@ class ScalingVerdict:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON; None for what is not finite."""
         low, high = self.interval
-        numbers = {
+        values = {
             "batch_size": self.batch_size,
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
@@ -476,22 +477,20 @@ class ScalingVerdict:
             "min_noise_to_signal": self.min_noise_to_signal,
             "balance": self.balance,
             "rule_defined_below": self.rule_defined_below,
-        }
-        return {
-            **{name: finite_or_none(value) for name, value in numbers.items()},
             "rule": self.rule,
             "optimizer": self.optimizer,
             "at_equilibrium": self.at_equilibrium,
             "reasons": [reason.code for reason in self.reasons],
-            "heuristic_reasons": list(self.heuristic_reasons),
+            "heuristic_reasons": self.heuristic_reasons,
             "refusal": self.refusal and str(self.refusal),
             "text": self.text,
             "sde_verdict": str(self.sde_verdict),
-            "kappas": list(self.kappas),
+            "kappas": self.kappas,
             "runs": [run._columns() for run in self.runs.values()],
-            "gradient_noise": self.estimate.to_dict(),
-            "conditions": self.conditions.to_dict(),
+            "gradient_noise": self.estimate,
+            "conditions": self.conditions,
         }
+        return plain(values)
 
     @classmethod
     @arguments.reader

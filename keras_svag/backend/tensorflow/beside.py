@@ -36,7 +36,8 @@ class PairProgram(AnyProgram):
         with python_state_kept(
             self.model, lambda: self._runs_python and self._keeps_generators
         ):
-            return traced_again(self._program(function, batch))(batch)
+            # Making the program may trace it, too.
+            return traced_again(lambda: self._program(function, batch)(batch))()
 
     def _program(self, function, batch):
         """The function of a batch, on every replica, as a graph if Keras is."""

@@ -29,6 +29,8 @@ import tensorflow as tf
 
 from keras_svag import SVAGAdam, SVAGRMSprop
 
+pytestmark = pytest.mark.slow
+
 NUM_COORDINATES = 16_384
 RATE, CURVATURE, VARIANCE, EPSILON = 0.1, 1.0, 1.0, 0.3
 BETA_1, BETA_2 = 0.5, 0.99

@@ -28,10 +28,13 @@ def test_the_first_example_prints_what_is_shown(capsys):
 
 
 def words(text):
-    return VERDICT.sub("verdict", NUMBER.sub("#", text)).split()
+    """Those behind the sentence at the top, which may name a smallest batch."""
+    sentence, rest = text.split("\n  Batch ", 1)
+    assert sentence.startswith("The linear rule is not ruled out ")
+    return VERDICT.sub("verdict", NUMBER.sub("#", rest)).split()
 
 
 def bounds(text):
-    """The numbers of the sentence at the top."""
-    sentence = " ".join(text.splitlines()[:2])
-    return np.array([float(n) for n in NUMBER.findall(sentence)])
+    """The largest batches of that sentence, and their factors."""
+    sentence, _ = text.split("\n  Batch ", 1)
+    return np.array([float(n) for n in NUMBER.findall(sentence)[-4:]])

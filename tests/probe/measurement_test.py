@@ -162,8 +162,10 @@ def test_preconditioned_gradients_are_those_over_the_root(name):
     [
         public_models.convolutions,
         public_models.layers_with_state,
-        public_models.noise_without_a_seed,
-        public_models.named_targets,
+        pytest.param(
+            public_models.noise_without_a_seed, marks=pytest.mark.slow
+        ),
+        pytest.param(public_models.named_targets, marks=pytest.mark.slow),
     ],
 )
 def test_training_goes_on_as_if_nothing_had_been_measured(make):

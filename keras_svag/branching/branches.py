@@ -11,13 +11,11 @@ from keras import ops
 
 from keras_svag import arguments, backend
 from keras_svag.branching.result import BranchTest
-from keras_svag.noise.ratio import (
-    fieller_interval,
-    student_t_quantile,
-)
+from keras_svag.noise.ratio import fieller_interval, student_t_quantile
 from keras_svag.probe.measurement import measure_gradient_noise
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.optimizers import kind_of
+from keras_svag.scaling.rules import scaled_batch_size
 from keras_svag.scaling.scaled_optimizer import rescale, scale_optimizer
 
 # The held examples are looked at in so many parts, for the error of the loss.
@@ -104,8 +102,7 @@ def branch_test(
             "`model` must be compiled, with the optimizer that trains at "
             "`batch_size`; call model.compile."
         )
-    arguments.integer("batch_size", batch_size)
-    sizes = batch_size, scaled_size(batch_size, kappa)
+    sizes = batch_size, scaled_batch_size(kappa, batch_size)
     arguments.integer("examples", examples, least=max(sizes))
     arguments.integer("seeds", seeds, least=2)
     arguments.number("tolerance", tolerance, least=0)
@@ -158,26 +155,6 @@ def branch_test(
         tolerance=tolerance,
         level=level,
     )
-
-
-def scaled_size(batch_size, kappa):
-    """κB, if it is a whole number.
-
-    Raises:
-        TypeError: If `kappa` is no number.
-        ValueError: If it is not above 0, or κB is no whole number.
-    """
-    arguments.number("kappa", kappa, above=0)
-    size = round(kappa * batch_size)
-    if size < 1 or not math.isclose(size, kappa * batch_size):
-        raise ValueError(
-            arguments.refusal(
-                "kappa",
-                f"a factor that makes whole batches of {batch_size}",
-                kappa,
-            )
-        )
-    return size
 
 
 class _Branch:
@@ -280,23 +257,21 @@ class _Arrays:
         self._rows = backend.ArrayRows(data)
         self._sizes, self._examples, self._seed = sizes, examples, seed
         order = np.random.default_rng(seed).permutation(self._rows.num_rows)
-        count = 0
-        if validation_data is None:
-            count = int(_HELD * len(order))
-        held, self._trained = order[:count], order[count:]
+        count = int(_HELD * len(order)) if validation_data is None else 0
+        self._trained = order[count:]
         if validation_data is not None:
             self.held = _held_batches(validation_data)
-        else:
-            if count < 2 or len(self._trained) < max(sizes):
-                raise ValueError(
-                    arguments.refusal(
-                        "data",
-                        "of enough rows for a batch and the held ones",
-                        f"{self._rows.num_rows} rows",
-                        "give `validation_data`",
-                    )
+        elif count < 2 or len(self._trained) < max(sizes):
+            raise ValueError(
+                arguments.refusal(
+                    "data",
+                    "of enough rows for a batch and the held ones",
+                    f"{self._rows.num_rows} rows",
+                    "give `validation_data`",
                 )
-            self.held = _parts_of(self._rows, held)
+            )
+        else:
+            self.held = _parts_of(self._rows, order[:count])
         self._data = data
         self.probed_size = sizes[0]
 

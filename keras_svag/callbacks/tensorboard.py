@@ -93,7 +93,8 @@ class NoiseSummaries:
         """Writes what is known at an epoch or step: a report on the run."""
         verdict = report.verdict
         values = _bands(report.estimate, verdict.level)
-        values[_BALANCE] = verdict.balance
+        if verdict.balance is not None and math.isfinite(verdict.balance):
+            values[_BALANCE] = verdict.balance
         if not verdict.refusal and math.isfinite(verdict.interval[1]):
             # Weight decay alone bounds the batch far above what is measured.
             values |= _band(
@@ -119,11 +120,6 @@ class NoiseSummaries:
     def _write_scalars(self, values, step):
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-        values = {
-            tag: value
-            for tag, value in values.items()
-            if value is not None and math.isfinite(value)
-        }
         for tag, value in values.items():
             self._write(scalar_pb(tag, value), step)
         if not self._tags.issuperset(values):

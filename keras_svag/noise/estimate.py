@@ -212,47 +212,40 @@ class NoiseEstimate(SavedFields):
         """
         estimates = list(estimates)
         runs = [estimate for estimate in estimates if estimate.count]
-        means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
-        dof = size = share = None
+        common = _common_fields(estimates)
+        common["per_layer"] = _by_layer(cls.over_runs, estimates)
+        if not runs:
+            return dataclasses.replace(cls.from_observations([], []), **common)
+        count = sum(run.count for run in runs)
+        weights = np.array([run.count / count for run in runs])
+        means = weights @ [(r.grad_sq_norm, r.example_noise) for r in runs]
+        parts = np.array([run.covariance_matrix for run in runs])
+        parts *= weights[:, None, None] ** 2
+        direction = np.array([-means[1], means[0]])
+        variances = direction @ parts @ direction
+        sizes = [run.effective_sample_size for run in runs]
+        shares = [run.largest_share for run in runs]
+        share = None
+        if None not in shares:
+            share = tuple((weights @ shares).tolist())
         blocks = np.empty((0, 2))
-        if runs:
-            counts = np.array([run.count for run in runs])
-            weights = counts / counts.sum()
-            means = weights @ [(r.grad_sq_norm, r.example_noise) for r in runs]
-            parts = np.array(
-                [
-                    weight**2 * run.covariance_matrix
-                    for weight, run in zip(weights, runs, strict=True)
-                ]
+        if all(run.blocks for run in runs):
+            counts = np.round(MOST_BLOCKS * weights).astype(int).clip(1)
+            blocks = np.concatenate(
+                [*map(block_means, [run.blocks for run in runs], counts)]
             )
-            covariance = parts.sum(axis=0)
-            direction = np.array([-means[1], means[0]])
-            variances = direction @ parts @ direction
-            dof = satterthwaite(variances, [run._dof for run in runs])
-            size = sample_size_over_runs(
-                variances, weights, [r.effective_sample_size for r in runs]
-            )
-            shares = [run.largest_share for run in runs]
-            if None not in shares:
-                share = tuple((weights @ shares).tolist())
-            if all(run.blocks for run in runs):
-                blocks = np.concatenate(
-                    [
-                        block_means(run.blocks, max(round(many), 1))
-                        for many, run in zip(
-                            MOST_BLOCKS * weights, runs, strict=True
-                        )
-                    ]
-                )
         return cls(
-            **_moment_fields(means, covariance),
-            **_common_fields(estimates),
-            count=sum(run.count for run in runs),
-            degrees_of_freedom=dof,
+            **_moment_fields(means, parts.sum(axis=0)),
+            **common,
+            count=count,
+            degrees_of_freedom=satterthwaite(
+                variances, [run._dof for run in runs]
+            ),
             blocks=_tuples(blocks),
-            effective_sample_size=size,
+            effective_sample_size=sample_size_over_runs(
+                variances, weights, sizes
+            ),
             largest_share=share,
-            per_layer=_by_layer(cls.over_runs, estimates),
         )
 
     def at(self, batch_size: int) -> "NoiseEstimate":

@@ -50,10 +50,14 @@ def student_t_quantile(level, dof):
         TypeError: If `level` is no number.
         ValueError: If it is out of range.
     """
-    arguments.number(
+    return float(special.stdtrit(dof, (1 + checked_level(level)) / 2))
+
+
+def checked_level(level):
+    """A level, if it is strictly between 0 and 1."""
+    return arguments.number(
         "level", level, above=0, below=1, remedy="use 0.95 for a 95% interval"
     )
-    return float(special.stdtrit(dof, (1 + level) / 2))
 
 
 def satterthwaite(variances, degrees_of_freedom):

@@ -291,8 +291,7 @@ def _estimate(moments, count, batch_size, **fields):
         values = np.array([g, n, g_error, n_error, errors[0, 1]])
         values[[1, 3, 4]] *= batch_size
     return NoiseEstimate(
-        # One NaN for all: estimates are equal only if it is the same.
-        *(float(v) if math.isfinite(v) else math.nan for v in values),
+        *values,
         count=count,
         batch_size=batch_size,
         degrees_of_freedom=probe_degrees_of_freedom(count),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import heapq
 import math
 import os
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from keras_svag.reporting import html, layout, picture
 from keras_svag.reporting.blocks import Block
 from keras_svag.scaling.prediction import ClosenessPrediction
 from keras_svag.scaling.verdict import (
-    KAPPAS,
     ScaledRun,
     ScalingVerdict,
     scaling_verdict,
@@ -255,12 +253,13 @@ class ScalingReport(SavedFields):
             verdict.not_ruled_out_up_to,
             verdict.ruled_out_beyond,
         )
-        values: tuple[float | None, ...] = (*sizes, *verdict.interval)
         if verdict.refusal:
-            values = (None, None, None, *verdict.interval)
+            sizes = (None, math.nan, math.nan)
         return {
             key: math.nan if value is None else float(value)
-            for key, value in zip(LOG_KEYS, values, strict=True)
+            for key, value in zip(
+                LOG_KEYS, (*sizes, *verdict.interval), strict=True
+            )
         }
 
     def to_frame(self) -> Any:
@@ -328,12 +327,11 @@ def scaling_report(
     *,
     batch_size,
     closeness=2**0.5,
-    kappas=KAPPAS,
     window=None,
     window_steps=None,
-    level=0.95,
     preconditioned=False,
     epochs=None,
+    **settings,
 ):
     """Judges a run by the noise of its last epochs.
 
@@ -349,11 +347,12 @@ def scaling_report(
             the series.
         batch_size: B of the largest batches of the series; a stretch of
             smaller ones is judged at theirs.
-        closeness, kappas, level: As for `scaling_verdict`.
+        closeness: As for `scaling_verdict`.
         window: Epochs to average over; a quarter of those trained if None.
         window_steps: Training steps to average over, instead.
         preconditioned: Whether N / G is that in the optimizer's norm.
         epochs: Epochs trained; if None, those that the series has seen.
+        **settings: `kappas` and `level`, as for `scaling_verdict`.
 
     Returns:
         A `ScalingReport`.
@@ -371,8 +370,7 @@ def scaling_report(
         batch_size=batch_size,
         largest_rows=series.largest_rows,
         closeness=closeness,
-        kappas=kappas,
-        level=level,
+        **settings,
     )
     *before, last = series.stretches()
     return dataclasses.replace(
@@ -383,12 +381,9 @@ def scaling_report(
 
 def _longest(stretches):
     long_enough = [s for s in stretches if len(s) >= _FEWEST_OBSERVATIONS]
-    places = heapq.nlargest(
-        _MOST_EARLIER,
-        range(len(long_enough)),
-        key=lambda place: len(long_enough[place]),
-    )
-    return [long_enough[place] for place in sorted(places)]
+    sizes = np.array([len(stretch) for stretch in long_enough])
+    longest = np.argsort(-sizes, kind="stable")[:_MOST_EARLIER]
+    return [long_enough[place] for place in sorted(longest)]
 
 
 def _judged(
@@ -404,21 +399,20 @@ def _judged(
         batch_size = round(batch_size * window.largest_rows / largest_rows)
     steps, rates = window["step"], window.repeated("learning_rate")
     iterations = window["iteration"]
+    adaptive = conditions.adaptive
+    if adaptive is not None:
+        adaptive = dataclasses.replace(
+            adaptive,
+            second_moment_steps=int(iterations[0]),
+            window_steps=int(iterations[-1] - iterations[0]),
+        )
     conditions = dataclasses.replace(
         conditions,
         # Of equal rates the mean is exactly theirs.
         learning_rate=float(rates[0] + np.mean(rates - rates[0])),
         constant_rate=window.has_constant_rate,
+        adaptive=adaptive,
     )
-    if conditions.adaptive is not None:
-        conditions = dataclasses.replace(
-            conditions,
-            adaptive=dataclasses.replace(
-                conditions.adaptive,
-                second_moment_steps=int(iterations[0]),
-                window_steps=int(iterations[-1] - iterations[0]),
-            ),
-        )
     weight_sq_norm = _mean(window.repeated("weight_sq_norm"))
     conditions = conditions.observed(
         weight_sq_norm,

@@ -106,11 +106,10 @@ def max_batch_multiplier(
         TypeError: If an argument is no number.
         ValueError: If one is out of range.
     """
-    q = _checked_noise_to_signal(noise_to_signal)
     square = checked_closeness(closeness) ** 2
-    decay = decay_per_step(learning_rate, weight_decay)
-    arguments.number("ell", ell, least=1)
-    arguments.number("balance", balance, above=0)
+    q, decay = _checked(
+        noise_to_signal, learning_rate, weight_decay, ell, balance
+    )
     if arguments.choice("form", form, ("sharp", "loose")) == "loose":
         with np.errstate(over="ignore"):
             return _like(noise_to_signal, square * (1 / ell + q))
@@ -151,11 +150,10 @@ def min_batch_multiplier(
         TypeError: If an argument is no number.
         ValueError: If one is out of range.
     """
-    q = _checked_noise_to_signal(noise_to_signal)
     square = checked_closeness(closeness) ** 2
-    decay = decay_per_step(learning_rate, weight_decay)
-    arguments.number("ell", ell, least=1)
-    arguments.number("balance", balance, above=0)
+    q, decay = _checked(
+        noise_to_signal, learning_rate, weight_decay, ell, balance
+    )
     bound = _solved(q, 1 / square, decay, ell, balance)
     # Rounding must not rule out the run itself.
     most = 1.0 if ell == 1 and balance <= square else math.inf
@@ -208,13 +206,14 @@ def min_closeness(
         return _like(noise_to_signal, np.maximum(ratio, np.divide(1.0, ratio)))
 
 
-def forced_ratio(q, kappa, learning_rate, weight_decay, ell, balance):
-    """r of `min_closeness`: monotone in each of q and `balance`."""
-    noise_to_signal, q = q, _checked_noise_to_signal(q)
+def forced_ratio(
+    noise_to_signal, kappa, learning_rate, weight_decay, ell, balance
+):
+    """r of `min_closeness`: monotone in each of N / G and `balance`."""
     arguments.number("kappa", kappa, above=0)
-    decay = decay_per_step(learning_rate, weight_decay)
-    arguments.number("ell", ell, least=1)
-    arguments.number("balance", balance, above=0)
+    q, decay = _checked(
+        noise_to_signal, learning_rate, weight_decay, ell, balance
+    )
     if kappa * decay >= 2:
         return _like(noise_to_signal, np.full_like(q, math.inf))
     rho = (2 - kappa * decay) / (2 - decay / ell)
@@ -289,11 +288,16 @@ def _like(argument, result):
     return float(result) if np.ndim(argument) == 0 else np.asarray(result)
 
 
-def _checked_noise_to_signal(noise_to_signal):
-    return arguments.array(
+def _checked(noise_to_signal, learning_rate, weight_decay, ell, balance):
+    """q as an array and u = ηλ, if these and the others are in their ranges."""
+    q = arguments.array(
         "noise_to_signal",
         noise_to_signal,
         least=0,
         remedy="a negative measured ratio means that G is not told apart "
         "from 0",
     )
+    decay = decay_per_step(learning_rate, weight_decay)
+    arguments.number("ell", ell, least=1)
+    arguments.number("balance", balance, above=0)
+    return q, decay

@@ -390,14 +390,11 @@ def at_rest(
         intervals of the factors, `{"G": Interval, "N": Interval}`.
     """
     checked_closeness(closeness)
-    answers, intervals = zip(
-        *(
-            halves(x, closeness, num_series=2)
-            for x in (grad_sq_norms, noise_traces)
-        ),
-        strict=True,
+    (of_g, g_factors), (of_n, n_factors) = (
+        halves(x, closeness, num_series=2)
+        for x in (grad_sq_norms, noise_traces)
     )
-    drift = dict(zip("GN", intervals, strict=True))
+    answers, drift = (of_g, of_n), {"G": g_factors, "N": n_factors}
     is_balanced, is_off = True, False
     if balance is not None:
         # Neither, if it is NaN.

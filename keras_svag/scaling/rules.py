@@ -56,7 +56,12 @@ def linear_scaling_rule(
     arguments.number("learning_rate", learning_rate, least=0)
     arguments.number("weight_decay", weight_decay, least=0)
     decay = decay_per_step(learning_rate, weight_decay)
-    _check_converges(kappa, decay)
+    if kappa * decay >= 2:
+        raise ValueError(
+            "`kappa` * `learning_rate` * `weight_decay` must be below 2, got "
+            f"{kappa!r} with learning_rate * weight_decay = {decay!r}; keep "
+            f"kappa below {2 / decay:.4g}."
+        )
     scaled = {
         "learning_rate": kappa * learning_rate,
         "weight_decay": weight_decay,
@@ -139,19 +144,25 @@ def _finite(scaled):
 def _scaled_sizes(kappa, batch_size, steps):
     scaled = {}
     if batch_size is not None:
-        exact = kappa * arguments.integer("batch_size", batch_size)
-        arguments.number("kappa * batch_size", exact)
-        if round(exact) < 1 or abs(exact - round(exact)) > 1e-6:
-            raise ValueError(
-                "`kappa` * `batch_size` must be a whole number, got "
-                f"{kappa!r} * {batch_size!r}; take kappa = "
-                f"{max(round(exact), 1)} / {batch_size}."
-            )
-        scaled["batch_size"] = round(exact)
+        scaled["batch_size"] = scaled_batch_size(kappa, batch_size)
     if steps is not None:
         exact = arguments.integer("steps", steps, least=0) / kappa
         scaled["steps"] = round(arguments.number("steps / kappa", exact))
     return scaled
+
+
+def scaled_batch_size(kappa, batch_size):
+    """κB, if it is a whole number."""
+    arguments.number("kappa", kappa, above=0)
+    exact = kappa * arguments.integer("batch_size", batch_size)
+    arguments.number("kappa * batch_size", exact)
+    if round(exact) < 1 or abs(exact - round(exact)) > 1e-6:
+        raise ValueError(
+            "`kappa` * `batch_size` must be a whole number, got "
+            f"{kappa!r} * {batch_size!r}; take kappa = "
+            f"{max(round(exact), 1)} / {batch_size}."
+        )
+    return round(exact)
 
 
 def decay_per_step(learning_rate, weight_decay):
@@ -168,12 +179,3 @@ def decay_per_step(learning_rate, weight_decay):
             f"{learning_rate!r} * {weight_decay!r}; above, the weights diverge."
         )
     return decay
-
-
-def _check_converges(kappa, decay):
-    if kappa * decay >= 2:
-        raise ValueError(
-            "`kappa` * `learning_rate` * `weight_decay` must be below 2, got "
-            f"{kappa!r} with learning_rate * weight_decay = {decay!r}; keep "
-            f"kappa below {2 / decay:.4g}."
-        )

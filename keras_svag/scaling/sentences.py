@@ -156,17 +156,12 @@ def scaled_run(run):
         f"{name}={exact(value)}" for name, value in run.hyperparameters.items()
     )
     words = (
-        f"{size} with {given} is {run.verdict}: {least_closeness(run)}, asked "
-        f"for is {number(verdict.closeness)}"
+        f"{size} with {given} is {run.verdict}: C is at least "
+        f"{closeness(run)}, asked for is {number(verdict.closeness)}"
     )
     if verdict.heuristic:
         return f"Only a heuristic: {words}"
     return words[0].upper() + words[1:]
-
-
-def least_closeness(run):
-    """How close a run can be at most, such as `C is at least 2.1 [2, 2.3]`."""
-    return f"C is at least {closeness(run)}"
 
 
 def closeness(run):

@@ -11,7 +11,7 @@ import keras
 
 from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.noise.ratio import Interval
+from keras_svag.noise.ratio import Interval, checked_level
 from keras_svag.noise.saving import plain
 from keras_svag.scaling import sentences
 from keras_svag.scaling.bounds import (
@@ -146,6 +146,10 @@ class ScalingVerdict:
     kappas: tuple[float, ...] = KAPPAS
     reasons: tuple[Reason, ...] = ()
 
+    def __post_init__(self):
+        checked_closeness(self.closeness)
+        checked_level(self.level)
+
     @property
     def batch_size(self) -> int:
         """B of the measured run."""
@@ -249,39 +253,36 @@ class ScalingVerdict:
         is_close = 1 / self.closeness <= self.balance <= self.closeness
         return self.balance if is_close else 1.0
 
-    def _bound(self, function):
-        """A bound at the ends of N / G and at its point.
+    def _bound(self, function, **asked):
+        """A bound, for what is asked, at the ends of N / G and at its point.
 
         The balance of a run at equilibrium is not exactly 1. Whether R or
         G + N is off is not known: with the balance in the bound R is taken as
         measured, without it as it is at rest. So the ends are the outer ones
         of both.
         """
-        run, balance = self._identity, self._balance_in_bound
+        asked |= self._identity
+        balance = self._balance_in_bound
         ends = [
-            function(q, **run, balance=b)
+            function(q, **asked, balance=b)
             for q in self.interval
             for b in (1.0, balance)
         ]
         point = self.noise_to_signal
         value = (
-            None if point is None else function(point, **run, balance=balance)
+            None if point is None else function(point, **asked, balance=balance)
         )
         return Bound(min(ends), value, max(ends))
 
     @functools.cached_property
     def _largest(self) -> Bound:
         """κ_max."""
-        return self._bound(
-            functools.partial(max_batch_multiplier, closeness=self.closeness)
-        )
+        return self._bound(max_batch_multiplier, closeness=self.closeness)
 
     @functools.cached_property
     def _smallest(self) -> Bound:
         """κ_min."""
-        return self._bound(
-            functools.partial(min_batch_multiplier, closeness=self.closeness)
-        )
+        return self._bound(min_batch_multiplier, closeness=self.closeness)
 
     @property
     def max_multiplier_low(self) -> float:
@@ -376,10 +377,8 @@ class ScalingVerdict:
         arguments.integer("batch_size", batch_size)
         asked = dataclasses.replace(
             self,
-            level=self.level if level is None else _checked_level(level),
-            closeness=self.closeness
-            if closeness is None
-            else checked_closeness(closeness),
+            level=self.level if level is None else level,
+            closeness=self.closeness if closeness is None else closeness,
         )
         return asked.scaled_by(batch_size / self.batch_size)
 
@@ -394,20 +393,23 @@ class ScalingVerdict:
     def scaled_by(self, kappa: float) -> ScaledRun:
         """What is known of the run at κ times the batch size."""
         scaled = self.conditions.scaled(kappa)
-        (smallest, _, needed), (allowed, _, largest) = (
-            self._smallest,
-            self._largest,
-        )
         verdict = Verdict.UNDETERMINED
         if scaled is not None:
             verdict = self._judged(
-                needed <= kappa <= allowed, kappa > largest or kappa < smallest
+                self.min_multiplier_high <= kappa <= self.max_multiplier_low,
+                kappa < self.min_multiplier_low
+                or kappa > self.max_multiplier_high,
             )
-        ratio = self._bound(functools.partial(forced_ratio, kappa=kappa))
+        low, ratio, high = self._bound(forced_ratio, kappa=kappa)
+        value, nearest, farthest = distance(
+            math.nan if ratio is None else ratio, low, high
+        )
         return ScaledRun(
             kappa=kappa,
             verdict=verdict,
-            min_closeness=_distance_of(*ratio),
+            min_closeness=Bound(
+                nearest, None if ratio is None else value, farthest
+            ),
             hyperparameters=scaled,
             baseline=self,
         )
@@ -563,25 +565,11 @@ def scaling_verdict(
     return ScalingVerdict(
         estimate=estimate,
         conditions=conditions,
-        closeness=checked_closeness(closeness),
-        level=_checked_level(level),
+        closeness=closeness,
+        level=level,
         kappas=checked_kappas(kappas),
         reasons=conditions.reasons(estimate),
     )
-
-
-def _checked_level(level):
-    return arguments.number(
-        "level", level, above=0, below=1, remedy="use 0.95 for a 95% interval"
-    )
-
-
-def _distance_of(low, ratio, high):
-    """max(r, 1/r) at its nearest, at `ratio` or None, and at its farthest."""
-    value, nearest, farthest = distance(
-        math.nan if ratio is None else ratio, low, high
-    )
-    return Bound(nearest, None if ratio is None else value, farthest)
 
 
 def checked_kappas(kappas):

@@ -32,7 +32,7 @@ SCALED = [
     # Depth stays one that a ResNet has.
     (0.95, {}, {"model.depth": 2 + 3 * 2 * 5}),
     (0.6, {}, {"model.depth": 2 + 3 * 2 * 3}),
-    (0.01, {}, {"model.depth": 2 + 3 * 2 * 1}),
+    (0.01, {}, {"model.depth": 2 + 3 * 2 * 1, "epochs": 2}),
     # Milestones, growth and warm-up keep their part of the epochs.
     (0.3, {"milestones": (80, 120)}, {"epochs": 48, "milestones": (24, 36)}),
     (0.001, {"milestones": (80, 120)}, {"milestones": (0.5, 0.75)}),

@@ -37,12 +37,15 @@ def write_ngd_and_sgd(folder):
 
 @pytest.fixture(scope="module")
 def all_studies(tmp_path_factory):
-    """A folder with the three kinds of sweep, reported on."""
+    """A folder with three kinds of sweep and others, reported on."""
     folder = tmp_path_factory.mktemp("runs")
     write_svag_sweep(folder / "svag", ells=(1, 2), seeds=(0, 1))
     write_scaling_sweep(folder / "lsr", {8: 0.1, 32: 0.1, 128: 0.4, 512: None})
     write_ngd_and_sgd(folder / "ngd")
     write_run(folder / "begun", finished=False, seed=9)
+    write_run(folder / "other", optimizer="adam")
+    write_run(folder / "twin", optimizer="ngd", seed=0)
+    write_run(folder / "bad*", optimizer="ngd", seed=7, batch_size=0)
     write_report(str(folder))
     return folder
 
@@ -58,11 +61,17 @@ def test_each_study_has_its_section_and_its_figures(all_studies):
             assert picture.width >= 800
 
 
-def test_unfinished_and_diverged_runs_are_listed(all_studies):
+def test_what_is_left_out_is_named_with_the_reason(all_studies):
     text = (all_studies / "report.md").read_text(encoding="utf-8")
     assert "Left out, because unfinished: begun." in text
     stopped = re.search(r"loss that was not finite: (.*?)\. They", text)[1]
     assert stopped.count("batch\\_size=512") == 2
+    assert "nothing is comparable with them: other (" in text
+    assert "the same configuration and seed: twin." in text
+    [line] = re.findall(r"^- bad\\\*: (.*)$", text, re.MULTILINE)
+    assert "config.json cannot be used" in line and "got 0)" in line
+    [ngd] = re.findall("^## NGD.*", text, re.MULTILINE | re.DOTALL)
+    assert "; 2 seeds." in ngd
 
 
 def test_tensorboard_gets_the_same_text_and_pictures(all_studies):
@@ -82,47 +91,14 @@ def test_tensorboard_gets_the_same_text_and_pictures(all_studies):
     assert "| ell |" in shown and "figures/" not in shown
 
 
-def test_studies_of_one_kind_are_told_by_their_titles(tmp_path):
-    for sampling in ("with_replacement", "shuffle"):
-        for ell in (1, 2):
-            write_run(
-                tmp_path / f"{sampling}-{ell}", ell=ell, sampling=sampling
-            )
-    text = report_on(tmp_path)
-    assert "## SVAG and SGD: sampling = shuffle" in text
-    assert "## SVAG and SGD: sampling = with\\_replacement" in text
-
-
-def test_a_run_with_nothing_to_compare_is_left_out_by_name(tmp_path):
-    write_ngd_and_sgd(tmp_path)
-    write_run(tmp_path / "other", optimizer="adam")
-    text = report_on(tmp_path)
-    assert "nothing is comparable with them: other (" in text
-
-
-def test_a_repeated_run_is_left_out_by_name(tmp_path):
-    write_ngd_and_sgd(tmp_path)
-    write_run(tmp_path / "twin", optimizer="ngd", seed=0)
-    text = report_on(tmp_path)
-    assert "the same configuration and seed: twin." in text
-    assert "2 seeds" in text
-
-
-def test_a_run_that_cannot_be_used_is_left_out_with_the_reason(tmp_path):
-    write_ngd_and_sgd(tmp_path)
-    write_run(tmp_path / "bad*", optimizer="ngd", seed=7, batch_size=0)
-    text = report_on(tmp_path)
-    [line] = re.findall(r"^- bad\\\*: (.*)$", text, re.MULTILINE)
-    assert "config.json cannot be used" in line and "got 0)" in line
-    assert "2 seeds" in text
-
-
 def test_of_many_comparisons_the_first_are_drawn(tmp_path):
     for rate in (0.1, 0.2, 0.4):
         for ell in (1, 2):
             write_run(tmp_path / f"{rate}-{ell}", ell=ell, learning_rate=rate)
     text = report_on(tmp_path, most_drawn=1)
-    assert len(re.findall("^## SVAG", text, re.MULTILINE)) == 3
+    title = r"^## SVAG and SGD: learning\\_rate = (.*)$"
+    titles = re.findall(title, text, re.MULTILINE)
+    assert titles == ["0.1", "0.2", "0.4"]
     assert len(re.findall(r"\]\(figures/", text)) == 2
     assert len(os.listdir(tmp_path / "figures")) == 2
     assert "for the first 1 of 3 comparisons" in text
@@ -155,16 +131,19 @@ def failure(folder, *arguments):
     return message
 
 
-def test_runs_that_cannot_be_compared_are_told_by_their_keys(tmp_path):
-    write_run(tmp_path / "a", ell=1)
-    write_run(tmp_path / "b", ell=2, sampling="shuffle")
-    assert "they differ in ell, sampling)" in failure(tmp_path)
-
-
-def test_one_configuration_leaves_nothing_to_compare(tmp_path):
+@pytest.mark.parametrize(
+    "other, says",
+    [
+        ({"ell": 2, "sampling": "shuffle"}, "they differ in ell, sampling)"),
+        ({"seed": 1}, "have one configuration, apart from the seed"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_told_by_their_keys(
+    tmp_path, other, says
+):
     write_run(tmp_path / "a")
-    write_run(tmp_path / "b", seed=1)
-    assert "have one configuration, apart from the seed" in failure(tmp_path)
+    write_run(tmp_path / "b", **other)
+    assert says in failure(tmp_path)
 
 
 def test_bad_folders_are_one_sentence(tmp_path):

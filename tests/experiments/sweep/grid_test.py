@@ -11,41 +11,35 @@ def runs(*specifications, **overrides):
 
 
 def test_product_of_all_values_has_a_run_each():
-    names = [run.name for run in runs("ell=1,2", "seed=0,1,2")]
-    assert names == [
-        "ell=1,seed=0",
-        "ell=1,seed=1",
-        "ell=1,seed=2",
-        "ell=2,seed=0",
-        "ell=2,seed=1",
-        "ell=2,seed=2",
-    ]
-
-
-def test_run_has_the_configuration_that_its_command_line_gives():
     config = digits.get_config()
-    run = swept_runs(["learning_rate=0.5,1", "model.name=x,y"], config)[2]
+    swept = swept_runs(["learning_rate=0.5,1", "model.name=x,y"], config)
+    assert [run.name for run in swept] == [
+        "learning_rate=0.5,model.name=x",
+        "learning_rate=0.5,model.name=y",
+        "learning_rate=1,model.name=x",
+        "learning_rate=1,model.name=y",
+    ]
+    # A run has the configuration that its command line gives.
+    run = swept[2]
     assert run.arguments == [
         "--config.learning_rate=1.0",
         "--config.model.name=x",
     ]
     assert (run.config.learning_rate, run.config.model.name) == (1.0, "x")
-    assert (config.learning_rate, config.model.name) == (
-        0.2,
-        "scale_invariant_mlp",
-    )
+    assert config == digits.get_config()
 
 
 def test_values_get_the_type_of_their_key():
-    (run,) = runs(
+    first, second = runs(
         "measure_noise=False",
-        "model.hidden_units=(8,)",
+        # Commas in brackets separate no values.
+        "model.hidden_units=(8,),(16, 16)",
         "num_examples=100",
         "lsr.window=3",
         "weight_decay=1e-3",
         "pairing=halves",
     )
-    assert run.overrides == {
+    assert first.overrides == {
         "measure_noise": False,
         "model.hidden_units": (8,),
         "num_examples": 100,
@@ -53,40 +47,7 @@ def test_values_get_the_type_of_their_key():
         "weight_decay": 1e-3,
         "pairing": "halves",
     }
-
-
-def test_commas_in_brackets_separate_no_values():
-    values = [
-        run.overrides["model.hidden_units"]
-        for run in runs("model.hidden_units=(8,),(16, 16)")
-    ]
-    assert values == [(8,), (16, 16)]
-
-
-def test_linear_rule_scales_the_learning_rate_with_the_batch():
-    common = {"batch_size": 16, "learning_rate": 0.2}
-    swept = runs("batch_size=8,16,64", scale_lr="linear", **common)
-    # η of the configuration is that of its own batch size, 16.
-    for run, kappa in zip(swept, (1 / 2, 1, 4), strict=True):
-        assert run.config.learning_rate == pytest.approx(0.2 * kappa)
-        rate = f"--config.learning_rate={run.config.learning_rate}"
-        assert rate in run.arguments
-    assert [run.name for run in swept] == [
-        "batch_size=8",
-        "batch_size=16",
-        "batch_size=64",
-    ]
-
-
-def test_linear_rule_scales_a_swept_learning_rate_too():
-    swept = runs(
-        "batch_size=32",
-        "learning_rate=0.1,0.3",
-        batch_size=16,
-        scale_lr="linear",
-    )
-    rates = [run.config.learning_rate for run in swept]
-    assert rates == pytest.approx([0.2, 0.6])
+    assert second.overrides["model.hidden_units"] == (16, 16)
 
 
 ADAM = {
@@ -96,38 +57,74 @@ ADAM = {
     "weight_decay": 0.1,
     "scale_lr": "square_root",
 }
+LINEAR = {"batch_size": 16, "learning_rate": 0.2, "scale_lr": "linear"}
 
 
-def test_square_root_rule_scales_all_that_adam_has():
-    swept = runs("batch_size=4,16,64", "seed=0", beta_1=0.95, **ADAM)
-    for run, kappa in zip(swept, (1 / 4, 1, 4), strict=True):
-        # beta_2 and epsilon are Keras's.
-        expected = {
-            "learning_rate": 0.01 * kappa**0.5,
-            "beta_1": 1 - 0.05 * kappa,
-            "beta_2": 1 - 0.001 * kappa,
-            "epsilon": 1e-7 / kappa**0.5,
-            "weight_decay": 0.1 * kappa**0.5,
-        }
+def by_the_square_root_rule(kappa):
+    """Adam with a beta_1 of 0.95; its beta_2 and epsilon are Keras's."""
+    return {
+        "learning_rate": 0.01 * kappa**0.5,
+        "beta_1": 1 - 0.05 * kappa,
+        "beta_2": 1 - 0.001 * kappa,
+        "epsilon": 1e-7 / kappa**0.5,
+        "weight_decay": 0.1 * kappa**0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    "specifications, overrides, scaled",
+    [
+        # η of the configuration is that of its own batch size, 16.
+        (
+            ["batch_size=8,16,64"],
+            LINEAR,
+            [{"learning_rate": 0.2 * kappa} for kappa in (1 / 2, 1, 4)],
+        ),
+        (
+            ["batch_size=32", "learning_rate=0.1,0.3"],
+            LINEAR,
+            [{"learning_rate": 0.2}, {"learning_rate": 0.6}],
+        ),
+        # It scales no more of Adam than the rate.
+        (
+            ["batch_size=64"],
+            ADAM | {"scale_lr": "linear"},
+            [{"learning_rate": 0.04}],
+        ),
+        (
+            ["batch_size=4,16,64", "seed=0"],
+            ADAM | {"beta_1": 0.95},
+            [by_the_square_root_rule(kappa) for kappa in (1 / 4, 1, 4)],
+        ),
+        # Keras adds RMSprop's epsilon within the root.
+        (
+            ["batch_size=64", "optimizer=rmsprop"],
+            ADAM,
+            [
+                {
+                    "learning_rate": 0.02,
+                    "rho": 0.6,
+                    "epsilon": 1e-7 / 4,
+                    "weight_decay": 0.2,
+                }
+            ],
+        ),
+        # Without the rule, or another batch size, it stays.
+        (["batch_size=8,64"], {}, [{}, {}]),
+        (["ell=1,2"], LINEAR, [{}, {}]),
+    ],
+)
+def test_a_rule_scales_what_goes_with_the_batch(
+    specifications, overrides, scaled
+):
+    found = runs(*specifications, **overrides)
+    swept = {text.partition("=")[0] for text in specifications}
+    for run, expected in zip(found, scaled, strict=True):
+        assert run.overrides.keys() == swept | expected.keys()
         for key, value in expected.items():
-            assert run.overrides[key] == pytest.approx(value, rel=1e-12)
-            assert run.config[key] == run.overrides[key]
+            assert run.config[key] == pytest.approx(value, rel=1e-12)
             assert f"--config.{key}={run.config[key]!r}" in run.arguments
-        assert run.config.rho is None
-    assert swept[0].name == "batch_size=4,seed=0"
-
-
-def test_square_root_rule_follows_a_swept_optimizer():
-    adam, rmsprop = runs("batch_size=64", "optimizer=adam,rmsprop", **ADAM)
-    assert "rho" not in adam.overrides
-    assert rmsprop.config.rho == pytest.approx(0.6)
-    # Keras adds it within the root.
-    assert rmsprop.config.epsilon == pytest.approx(1e-7 / 4)
-
-
-def test_linear_rule_scales_no_more_of_adam_than_the_rate():
-    (run,) = runs("batch_size=64", **ADAM | {"scale_lr": "linear"})
-    assert run.overrides == {"batch_size": 64, "learning_rate": 0.04}
+        assert "learning_rate" not in run.name or "learning_rate" in swept
 
 
 def test_a_batch_too_large_for_the_rule_is_one_sentence():
@@ -142,13 +139,6 @@ def test_a_key_that_the_rule_scales_and_the_file_lacks_is_named():
     del config.beta_2
     with pytest.raises(ValueError, match="lacks `beta_2`, which scale_lr="):
         swept_runs(["batch_size=32"], config)
-
-
-def test_without_the_rule_the_learning_rate_stays():
-    for run in runs("batch_size=8,64"):
-        assert run.config.learning_rate == digits.get_config().learning_rate
-    for run in runs("ell=1,2", scale_lr="linear"):
-        assert "learning_rate" not in run.overrides
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ from tests.helpers.paths import ROOT
 
 
 class FakeProcess:
-    """Ends with `code` when it was polled `polls` times."""
+    """Ends when it was polled `polls` times."""
 
-    def __init__(self, code=0, polls=2):
-        self.code, self.polls, self.calls = code, polls, []
+    def __init__(self, polls):
+        self.polls, self.calls = polls, []
 
     def poll(self):
         self.polls -= 1
-        return self.code if self.polls <= 0 else None
+        return 0 if self.polls <= 0 else None
 
     def terminate(self):
         self.calls.append("terminate")
@@ -42,21 +42,17 @@ class FakeProcess:
 class Starter:
     """Starts fakes, and remembers which ran at the same time."""
 
-    def __init__(self, codes=None, polls=2, interrupt_at=None):
-        self.codes, self.polls = codes or {}, polls
-        self.interrupt_at = interrupt_at
-        self.started, self.processes = [], {}
+    def __init__(self, polls=2):
+        self.polls = polls
+        self.started, self.processes = [], []
         self.most_at_once = 0
 
     def __call__(self, job):
-        if job.name == self.interrupt_at:
-            signal.raise_signal(signal.SIGTERM)
         self.started.append(job.name)
-        process = FakeProcess(self.codes.get(job.name, 0), self.polls)
-        self.processes[job.name] = process
-        running = [p for p in self.processes.values() if p.polls > 0]
+        self.processes.append(FakeProcess(self.polls))
+        running = [p for p in self.processes if p.polls > 0]
         self.most_at_once = max(self.most_at_once, len(running))
-        return process
+        return self.processes[-1]
 
 
 def job(name, **kwargs):
@@ -70,17 +66,12 @@ def run(jobs, start, parallel=1):
     return runner, output.getvalue()
 
 
-def test_runs_run_one_after_another():
-    start = Starter()
-    runner, _ = run([job("a"), job("b"), job("c")], start)
-    assert start.started == [*runner.ended] == ["a", "b", "c"]
-    assert start.most_at_once == 1
-
-
-def test_as_many_run_at_a_time_as_are_allowed():
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_as_many_run_at_a_time_as_are_allowed(parallel):
     start = Starter(polls=5)
-    runner, _ = run([job(name) for name in "abcde"], start, parallel=3)
-    assert start.most_at_once == 3
+    runner, _ = run([job(name) for name in "abcde"], start, parallel)
+    assert start.most_at_once == parallel
+    assert start.started == [*"abcde"]
     assert runner.ended == dict.fromkeys("abcde", "finished")
 
 
@@ -150,7 +141,7 @@ def test_time_left_is_in_proportion_to_what_is_new(
     monkeypatch.setattr(runner.time, "time", lambda: 5.0 * (0.6 in seen))
     output = Terminal()
     resumed = job("a", fraction_done=fraction_done)
-    SweepRunner([resumed], 1, Starter(polls=2), output, 0).run()
+    SweepRunner([resumed], 1, Starter(), output, 0).run()
     assert f"a 60%  {left} left" in output.getvalue()
 
 
@@ -214,18 +205,11 @@ def test_a_killed_parent_takes_its_child_along(tmp_path):
     wait_for(lambda: not is_running(child))
 
 
-def test_the_program_has_its_arguments_its_log_and_its_exit_code(tmp_path):
-    log = tmp_path / "log"
-    code = "import sys; print(sys.argv[1:], flush=True); sys.exit('err')"
-    assert start(log, code, "-a", "b c").wait() == 1
-    assert log.read_text() == "['-a', 'b c']\nerr\n"
-
-
 def test_the_process_is_the_program_and_ends_as_it_is_told_to(tmp_path):
     log = tmp_path / "log"
-    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    process = start(log, code)
+    code = "import os, sys, time; print(os.getpid(), sys.argv[1:], flush=True)"
+    process = start(log, f"{code}; time.sleep(60)", "-a", "b c")
     wait_for(lambda: log.read_text().endswith("\n"))
-    assert int(log.read_text()) == process.pid
+    assert log.read_text() == f"{process.pid} ['-a', 'b c']\n"
     process.terminate()
     assert process.wait() == -signal.SIGTERM

@@ -235,23 +235,6 @@ def run(tmp_path_factory):
     return folder
 
 
-@contextlib.contextmanager
-def damaged(path, data):
-    """Damages a file, which is whole again in the end."""
-    whole = path.read_bytes()
-    strategy = (
-        damaged_file(whole, damaged_csv(whole))
-        if path.suffix == ".csv"
-        else damaged_json(whole)
-    )
-    put(path, data.draw(strategy))
-    try:
-        with soon():
-            yield
-    finally:
-        put(path, whole)
-
-
 def history_of(path):
     """Columns of a file of CSV as a program of a user would read them."""
     with open(path, newline="", encoding="utf-8") as file:

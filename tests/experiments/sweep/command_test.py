@@ -262,3 +262,11 @@ def test_a_log_that_the_sweep_did_not_write_is_refused(
         sweep("--sweep=ell=1,2")
     assert results(tmp_path) == {}
     assert hers.read_text() == "# A run of mine"
+
+
+def test_a_log_that_appears_meanwhile_is_kept(tmp_path):
+    log = tmp_path / "output.log"
+    log.write_text("hers")
+    with pytest.raises(ValueError, match="output.log is not what this run"):
+        make_log(str(log), "ell=1")
+    assert log.read_text() == "hers"

@@ -230,7 +230,7 @@ class PairTrainer(HostTrainer):
             self._observations.name_layers(weights)
             with variables.having(before):
                 row, layers = self._observed(
-                    g1, g2, num_rows(first), 1.0 / scale
+                    g1, g2, (first, second), num_rows(first), 1.0 / scale
                 )
             row = jnp.stack([jnp.asarray(v, "float32") for v in row])
             if self._observations.per_layer:

@@ -6,7 +6,11 @@ from typing import Any
 import keras
 
 from keras_svag.backend.model import examples_of, names_of
-from keras_svag.backend.pairs import observation, place_in_training
+from keras_svag.backend.pairs import (
+    fingerprint,
+    observation,
+    place_in_training,
+)
 from keras_svag.noise.moments import common_rows, is_sparse
 from keras_svag.scaling.optimizers import without_loss_scale
 
@@ -15,6 +19,7 @@ ROW = (
     "iteration",
     "learning_rate",
     "rows",
+    "batch",
     "weight_sq_norm",
     "grad_sq_norm",
     "example_noise",
@@ -136,12 +141,13 @@ class PairTrainer(keras.Model):
         *rows, indices = common_rows(first, second)
         return type(first)(mix(*rows), indices, first.dense_shape)
 
-    def _observed(self, g1, g2, rows, unscale):
+    def _observed(self, g1, g2, halves, rows, unscale):
         """The observation of a pair: a list of scalar tensors, and layers.
 
         Args:
             g1, g2: Gradients of all weights, scaled as the loss is.
-            rows: Examples of each of the two.
+            halves: The examples of each of the two.
+            rows: How many those of one are.
             unscale: What takes the scale of the loss away.
         """
         moved = [
@@ -153,8 +159,9 @@ class PairTrainer(keras.Model):
         ]
         values = observation(self, *zip(*moved, strict=True), rows, rows)
         values["rows"] *= self._replicas
+        values["batch"] = fingerprint(halves)
         layers = values.pop("layers") * unscale**2
-        for name in ROW[4:]:
+        for name in ROW[5:]:
             if name in values:
                 values[name] *= unscale**2
         values |= place_in_training(self)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_svag.backend.batches import arrays_of
 from keras_svag.backend.model import (
     call,
     decayed_variables,
@@ -140,6 +141,7 @@ class PairProgram(TrainingLoss):
         self.layers = names_of(gradient_weights(self.model))
         rows = map(num_rows, halves)
         values = observation(self.model, *gradients, *rows)
+        values["batch"] = fingerprint(halves)
         if not self._per_layer:
             del values["layers"]
         return values
@@ -225,6 +227,35 @@ def observation(model, g1, g2, rows1, rows2):
         for place, name in enumerate(_MOMENTS):
             values[prefix + name] = totals[place]
     return values
+
+
+def fingerprint(batch):
+    """A number that tells batches of other examples apart, float32.
+
+    It is a sum over the rows of all arrays, each with a factor of its own.
+    """
+    number = ops.zeros(())
+    for leaf in arrays_of(batch):
+        for part in _parts(leaf):
+            dtype = keras.backend.standardize_dtype(part.dtype)
+            if dtype == "string" or not len(part.shape):
+                continue
+            rows = ops.cast(part, "float32")
+            if len(part.shape) > 1:
+                rows = ops.sum(rows, axis=tuple(range(1, len(part.shape))))
+            places = ops.cast(ops.arange(ops.shape(rows)[0]), "float32")
+            number = number / 2 + ops.sum(rows * ops.cos(places))
+    return number
+
+
+def _parts(leaf):
+    """What an array consists of, if it is a ragged or a sparse one."""
+    if hasattr(leaf, "flat_values"):
+        return [leaf.flat_values]
+    if hasattr(leaf, "indices"):
+        values = leaf.values if hasattr(leaf, "dense_shape") else leaf.data
+        return [values, leaf.indices]
+    return [leaf]
 
 
 def place_in_training(model):

@@ -144,7 +144,7 @@ class PairTrainer(HostTrainer):
                     for key, value in self._own_logs.items()
                 }
             if self._observations is not None:
-                self._keep_observation(g1, g2, rows)
+                self._keep_observation(g1, g2, (first, second), rows)
             gradients = list(map(self._mix, g1, g2, self.trainable_weights))
         if not gradients:
             warnings.warn("There are no trainable weights.", stacklevel=2)
@@ -180,9 +180,11 @@ class PairTrainer(HostTrainer):
         return gradients, own
 
     @torch.no_grad()
-    def _keep_observation(self, g1, g2, rows):
+    def _keep_observation(self, g1, g2, halves, rows):
         self._observations.name_layers(self.trainable_weights)
-        row, layers = self._observed(g1, g2, rows, 1.0 / loss_scale(self))
+        row, layers = self._observed(
+            g1, g2, halves, rows, 1.0 / loss_scale(self)
+        )
         row = torch.stack([torch.as_tensor(v).double() for v in row])
         if self._observations.per_layer:
             row = torch.cat([row, layers.ravel()])

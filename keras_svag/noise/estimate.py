@@ -23,6 +23,7 @@ from keras_svag.noise.ratio import (
     RunRatio,
     block_means,
     covariance_of_mean,
+    distinct,
     probe_interval,
     satterthwaite,
     student_t_quantile,
@@ -132,6 +133,7 @@ class NoiseEstimate(SavedFields):
         cls,
         grad_sq_norm: ArrayLike,
         example_noise: ArrayLike,
+        batches: ArrayLike | None = None,
         **fields: Any,
     ) -> "NoiseEstimate":
         """The estimate that a series of observations gives.
@@ -144,6 +146,9 @@ class NoiseEstimate(SavedFields):
         Args:
             grad_sq_norm, example_noise: The estimates of G and S of each pair,
                 in the order of time. Pairs that are not finite are left out.
+            batches: A number for each pair, which pairs of the same examples
+                share; NaN for one that shares none. Such pairs are one draw,
+                see `keras_svag.noise.ratio.distinct`. None: all are drawn anew.
             **fields: Other attributes, such as `batch_size`.
         """
         sampling, n = fields.get("sampling"), fields.get("num_examples")
@@ -159,16 +164,19 @@ class NoiseEstimate(SavedFields):
                 z = z @ [[1.0, 0.0], [1.0 / n, (n - 1.0) / n]]
             finite = np.isfinite(z).all(axis=1)
             z = z[finite]
-            if len(z):
+            count, share = len(z), largest_share(z)
+            if count:
                 means = z.mean(axis=0)
+            if batches is not None:
+                z = distinct(z, np.ravel(batches)[finite])
             if len(z) > 1:
                 covariance, dof = covariance_of_mean(z)
             if np.isfinite(covariance).all():
                 blocks = block_means(z)
-            size, share = effective_sample_size(z), largest_share(z)
+            size = effective_sample_size(z)
         return cls(
             **_moment_fields(means, covariance),
-            count=len(z),
+            count=count,
             num_skipped=int(np.sum(~finite)),
             degrees_of_freedom=dof,
             blocks=_tuples(blocks),

@@ -157,6 +157,36 @@ def covariance_of_mean(observations, cosines=_MOST_COSINES):
     return weights.T @ weights / count, count
 
 
+def distinct(observations, batches):
+    """One row for each batch, which together have the mean of all.
+
+    A batch that comes again finds the weights not far from where they were,
+    and says the same again: what its observations differ from the mean is
+    added up (a cluster; derived for a series). Batches that come once are left
+    as they are.
+
+    Args:
+        observations: Array of shape (T, k), in the order of time.
+        batches: Array of shape (T,): equal for the same batch, NaN for one
+            that does not come again.
+
+    Returns:
+        An array of shape (batches, k), in the order of their first time.
+
+    References:
+        K.-Y. Liang, S. L. Zeger, Biometrika 73 (1986): clusters.
+    """
+    _, first, index = np.unique(
+        batches, return_index=True, return_inverse=True, equal_nan=False
+    )
+    if len(first) == len(observations):
+        return observations
+    mean = observations.mean(axis=0)
+    sums = np.zeros((len(first), *mean.shape))
+    np.add.at(sums, index, observations - mean)
+    return mean + sums[np.argsort(first)] * (len(first) / len(observations))
+
+
 def differences(means, values):
     """D = S - q G of values (G, S) at the point estimate q, but for a factor.
 

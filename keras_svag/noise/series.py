@@ -22,7 +22,8 @@ class NoiseSeries:
     """Rows of observations of the gradient noise, float64, on the host.
 
     `series["grad_sq_norm"]` is a column, `series[a:b]` a slice. What is not
-    known, or is not finite, is NaN. Slices and windows share `couplings`,
+    known, or is not finite, is NaN. `batch` is a number that a batch of the
+    same examples has again. Slices and windows share `couplings`,
     `codes` and `lost_epochs` with the series that they are of.
 
     A series does not grow without end. Whenever there are 16,384 rows, those
@@ -60,6 +61,7 @@ class NoiseSeries:
         "preconditioned_grad_sq_norm",
         "preconditioned_example_noise",
         "observations",
+        "batch",
     )
     _MOST_ROWS = 16_384
 
@@ -194,6 +196,8 @@ class NoiseSeries:
         for name in ("step", "epoch", "iteration"):
             column = self._column(name)
             means[:, column] = values[last, column]
+        # The mean of several batches is none of them.
+        means[first < last, self._column("batch")] = math.nan
         for name, sum_up in (("rows", np.maximum), ("observations", np.add)):
             column = self._column(name)
             means[:, column] = sum_up.reduceat(values[:, column], first)
@@ -295,11 +299,11 @@ class NoiseSeries:
             "num_examples": self.num_examples,
             "sampling": self.sampling,
         }
-        layers = None
+        layers, batches = None, self.repeated("batch")
         if self.layers and per_layer and not preconditioned:
             layers = {
                 name: NoiseEstimate.from_observations(
-                    *self._repeated(self.layer(name)).T, **common
+                    *self._repeated(self.layer(name)).T, batches, **common
                 )
                 for name in self.layers
             }
@@ -307,6 +311,7 @@ class NoiseSeries:
         return NoiseEstimate.from_observations(
             self.repeated(f"{prefix}grad_sq_norm"),
             self.repeated(f"{prefix}example_noise"),
+            batches,
             per_layer=layers,
             assumptions=self._assumptions(),
             loss_difference=self.couplings[-1][1] if self.couplings else None,

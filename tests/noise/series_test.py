@@ -212,7 +212,7 @@ def test_strict_json_holds_all_and_gives_it_back(make):
 def test_frame_has_the_columns_and_those_of_the_layers():
     series = layered()
     frame = series.to_frame()
-    assert list(frame.columns[:11]) == list(NoiseSeries.COLUMNS)
+    assert list(frame.columns[:12]) == list(NoiseSeries.COLUMNS)
     np.testing.assert_array_equal(frame["grad_sq_norm"], series["grad_sq_norm"])
     np.testing.assert_array_equal(
         frame[["bias: grad_sq_norm", "bias: example_noise"]],

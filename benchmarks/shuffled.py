@@ -1,12 +1,14 @@
 """What shuffling does to N / G along a run of SGD, as a markdown table.
 
-    PYTHONPATH=. python benchmarks/shuffled.py [--runs 200]
+    PYTHONPATH=. python benchmarks/shuffled.py [--runs 200] [--one_order]
 
 Least squares in 10 dimensions at batch size 8, with the data set's size varied:
 true and read N / G are ratios of averages over all runs, the coverage is that
 of one run's 95% interval over five epochs (at least 620 steps). At learning
 rate 0 the weights are fixed. The last line is about batches that are drawn with
-replacement.
+replacement. With `--one_order` the rows are shuffled once, for all epochs:
+how often the intervals are too high and too low if batches that come again
+count as one draw, and if they count as new.
 """
 
 import argparse
@@ -23,6 +25,7 @@ def sgd_trajectories(
 ):
     """Least squares by SGD in parallel runs, measured in halves of batches.
 
+    With the sampling "one order" all epochs of a run have the same order.
     Returns the estimates of G and S of shape (runs, steps), and each run's true
     N / G, the ratio of averages along its trajectory.
     """
@@ -43,9 +46,9 @@ def sgd_trajectories(
     true_g, true_n = np.empty((2, runs, steps))
     per_epoch = num_examples // batch_size
     for step in range(-skip, steps):
-        if sampling == "shuffle":
+        if sampling != "with_replacement":
             position = (step + skip) % per_epoch
-            if position == 0:
+            if position == 0 and (sampling == "shuffle" or step == -skip):
                 order = rng.permuted(
                     np.tile(np.arange(num_examples), (runs, 1)), axis=1
                 )
@@ -116,13 +119,56 @@ def row(rate, spread, num_examples, runs):
     return "| " + " | ".join(cells) + " |"
 
 
+def errors(runs, truth):
+    low, high = np.array([run.interval() for run in runs]).T
+    return f"{np.mean(low > truth):.1%} | {np.mean(high < truth):.1%}"
+
+
+def one_order_rows(rate, num_examples, epochs, runs):
+    per_epoch = num_examples // BATCH_SIZE
+    total = epochs * per_epoch
+    g, s, truth = sgd_trajectories(
+        "one order", runs, num_examples, BATCH_SIZE, total, per_epoch, rate
+    )
+    for every in (1, 4, 20):
+        steps = np.random.default_rng(0).integers(0, every, total // every)
+        steps += every * np.arange(len(steps))
+        batches = steps % per_epoch
+        found = [
+            estimates(g[:, steps], s[:, steps], batches=b, batch_size=8)
+            for b in (batches, None)
+        ]
+        cells = [errors(runs, truth) for runs in found]
+        print(
+            f"| {rate:g} | {num_examples:,} | {epochs} | {every} "
+            f"| {len(np.unique(batches))} of {len(steps)} "
+            f"| {' | '.join(cells)} |",
+            flush=True,
+        )
+
+
+def one_order(runs):
+    print(
+        "| learning rate | n | epochs | every | different batches | too high "
+        "| too low | as new: too high | too low |"
+    )
+    print("|---:" * 9 + "|")
+    for rate in (0.25, 0.02):
+        for num_examples, epochs in ((500, 5), (500, 20), (1000, 20)):
+            one_order_rows(rate, num_examples, epochs, runs)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--one_order", action="store_true")
     arguments = parser.parse_args()
+    if arguments.one_order:
+        one_order(arguments.runs)
+        return
     print(
         "| learning rate | n | noise scale / n | true N/G "
         "| read | covers | corrected | covers |"

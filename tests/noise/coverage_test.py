@@ -48,3 +48,22 @@ def test_sets_of_a_gradient_in_bursts_rarely_err():
     # Without the skewness, which moves both ends up, almost none is too low.
     assert 0.01 <= np.mean(high < 12) <= bound(0.04)
     assert 0.55 < np.median(low) / 12 and np.median(high) / 12 < 1.6
+
+
+def test_sets_of_batches_that_come_again_rarely_err():
+    rng = np.random.default_rng(6)
+    epochs, batches = 10, np.tile(np.arange(100), 10)
+    of_batch = np.tile(rng.normal(size=(2, RUNS, 100)), epochs)
+    g, s = of_batch + 0.3 * rng.normal(size=of_batch.shape)
+    observations = 1 + g, 10 + 2 * s - g
+    for given, is_right in ((batches, True), (None, False)):
+        low, high = np.transpose(
+            [
+                NoiseEstimate.from_observations(
+                    *run, given, batch_size=1
+                ).interval()
+                for run in zip(*observations, strict=True)
+            ]
+        )
+        wrong = np.mean(low > 10), np.mean(high < 10)
+        assert (max(wrong) <= bound(0.04)) == is_right, wrong

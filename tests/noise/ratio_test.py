@@ -11,6 +11,7 @@ from keras_svag.noise.ratio import (
     RunRatio,
     block_means,
     covariance_of_mean,
+    distinct,
     fieller_interval,
     halves,
     probe_interval,
@@ -78,6 +79,29 @@ def test_long_run_covariance_is_that_of_the_first_cosines(length, cosines):
     # Of the second kind: cosines of (t + 1/2) / T.
     waves = fft.dct(z, type=2, axis=0)[1 : cosines + 1] / math.sqrt(2) / length
     np.testing.assert_allclose(covariance, waves.T @ waves / cosines)
+
+
+def test_batches_that_come_again_are_rows_of_one():
+    z = np.random.default_rng(0).normal(size=(60, 2))
+    unknown = np.full(60, np.nan)
+    for once in (np.arange(60.0), unknown):
+        assert distinct(z, once) is z
+    # Later epochs that say the same add nothing.
+    again = distinct(np.tile(z, (5, 1)), np.tile(np.arange(60.0)[::-1], 5))
+    np.testing.assert_allclose(again, z, atol=1e-12)
+    # However often each comes: the mean is kept, and the sum of squares is
+    # that of clusters.
+    ids = np.random.default_rng(1).integers(0, 9, 60) / 2
+    rows, deviations = distinct(z, ids), z - z.mean(0)
+    np.testing.assert_allclose(rows.mean(0), z.mean(0), atol=1e-15)
+    clusters = deviations.T @ (ids[:, None] == ids) @ deviations / 60**2
+    spread = (rows - z.mean(0)).T @ (rows - z.mean(0)) / len(rows) ** 2
+    np.testing.assert_allclose(spread, clusters, rtol=1e-12)
+    order = ids[np.sort(np.unique(ids, return_index=True)[1])]
+    sums = [deviations[ids == number].sum(0) for number in order]
+    np.testing.assert_allclose(
+        (rows - z.mean(0)) * 60 / len(rows), sums, atol=1e-12
+    )
 
 
 def test_blocks_are_equal_and_in_order():

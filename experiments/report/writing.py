@@ -24,7 +24,7 @@ from experiments.report.ngd import NGD_AND_SGD
 from experiments.report.runs import find_runs
 from experiments.report.seeds import differing_keys, without_repeated
 from experiments.report.svag import SVAG_AND_SGD
-from keras_svag.reporting.blocks import Items, Line, Table
+from keras_svag.reporting.blocks import Line, Table
 from keras_svag.reporting.markdown import escaped
 
 # Drawing takes a second for each, and a page of more is not looked through.
@@ -286,7 +286,7 @@ def _head(runs, unfinished, unusable, repeated, compared):
     if unfinished:
         yield Line(f"Left out, because unfinished: {_names(unfinished)}.")
     if unusable:
-        yield Items(
+        yield Line(
             "Left out, because a file cannot be used:",
             tuple(f"{name}: {reason}" for name, reason in unusable.items()),
         )

@@ -384,10 +384,7 @@ class NoiseEstimate(SavedFields):
         quantile = student_t_quantile(level, self._dof)
         if not self._has_errors:
             return "unknown"
-        sign = self._ratio.sign_of_g(quantile)
-        if sign:
-            return "positive" if sign > 0 else "negative"
-        return "not told apart from 0"
+        return self._ratio.sign_of_g(quantile)
 
     @property
     def _means(self):

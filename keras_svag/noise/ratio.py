@@ -292,14 +292,16 @@ class RunRatio:
         return Interval(min(low, high), high)
 
     def sign_of_g(self, quantile):
-        """1 or -1 where G is told apart from 0, else 0.
+        """`"positive"` or `"negative"` where G is told apart from 0.
 
-        It is 1 exactly where the interval has a finite end.
+        It is positive exactly where the interval has a finite end.
         """
         g, error = self.means[0], math.sqrt(self.covariance[0, 0])
         if g > _lower(quantile, self.skewness) * error:
-            return 1
-        return -int(-g > _upper(quantile, self.skewness) * error)
+            return "positive"
+        if -g > _upper(quantile, self.skewness) * error:
+            return "negative"
+        return "not told apart from 0"
 
 
 def _upper(quantile, skewness):

@@ -54,38 +54,24 @@ class Headline:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A sentence."""
+    """A sentence, and phrases under it."""
 
     text: str
-
-    def to_text(self) -> str:
-        return wrapped(self.text)
-
-    def to_html(self) -> str:
-        return f"<p>{html.escaped(self.text)}</p>"
-
-    def to_markdown(self) -> str:
-        return markdown.escaped(self.text)
-
-
-@dataclasses.dataclass(frozen=True)
-class Items:
-    """Phrases under a title."""
-
-    title: str
-    items: tuple[str, ...]
+    items: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         items = (wrapped(item, "  - ") for item in self.items)
-        return "\n".join([wrapped(self.title), *items])
+        return "\n".join([wrapped(self.text), *items])
 
     def to_html(self) -> str:
         items = "".join(f"<li>{html.escaped(item)}</li>" for item in self.items)
-        return f"<p>{html.escaped(self.title)}</p><ul>{items}</ul>"
+        line = f"<p>{html.escaped(self.text)}</p>"
+        return f"{line}<ul>{items}</ul>" if items else line
 
     def to_markdown(self) -> str:
         items = "\n".join(f"- {markdown.escaped(item)}" for item in self.items)
-        return f"{markdown.escaped(self.title)}\n\n{items}"
+        line = markdown.escaped(self.text)
+        return f"{line}\n\n{items}" if items else line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,4 +110,4 @@ class Table:
         )
 
 
-Block = Headline | Line | Items | Table
+Block = Headline | Line | Table

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_svag.branching.result import difference
 from keras_svag.noise.numerals import exact, number, percent, whole, within
-from keras_svag.reporting.blocks import Headline, Items, Line, Table
+from keras_svag.reporting.blocks import Headline, Line, Table
 from keras_svag.scaling import sentences
 
 _MOST_LAYERS = 10
@@ -37,7 +37,7 @@ def blocks(report):
         yield Line(report.upper_end_line)
     yield from map(Line, sentences.notes(verdict))
     if verdict.heuristic:
-        yield Items(sentences.BECAUSE, verdict.heuristic_reasons)
+        yield Line(sentences.BECAUSE, verdict.heuristic_reasons)
 
 
 def _table(title, header, rows):

@@ -112,11 +112,11 @@ def max_batch_multiplier(
     )
     if arguments.choice("form", form, ("sharp", "loose")) == "loose":
         with np.errstate(over="ignore"):
-            return _like(noise_to_signal, square * (1 / ell + q))
+            return like(noise_to_signal, square * (1 / ell + q))
     bound = _solved(q, square, decay, ell, balance)
     # Rounding must not rule out the run itself.
     least = 1.0 if ell == 1 and balance * square >= 1 else 0.0
-    return _like(noise_to_signal, np.maximum(bound, least))
+    return like(noise_to_signal, np.maximum(bound, least))
 
 
 def min_batch_multiplier(
@@ -157,7 +157,7 @@ def min_batch_multiplier(
     bound = _solved(q, 1 / square, decay, ell, balance)
     # Rounding must not rule out the run itself.
     most = 1.0 if ell == 1 and balance <= square else math.inf
-    return _like(noise_to_signal, np.clip(bound, 0.0, most))
+    return like(noise_to_signal, np.clip(bound, 0.0, most))
 
 
 def _solved(q, square, decay, ell, balance):
@@ -203,7 +203,7 @@ def min_closeness(
         noise_to_signal, kappa, learning_rate, weight_decay, ell, balance
     )
     with np.errstate(divide="ignore"):
-        return _like(noise_to_signal, np.maximum(ratio, np.divide(1.0, ratio)))
+        return like(noise_to_signal, np.maximum(ratio, np.divide(1.0, ratio)))
 
 
 def forced_ratio(
@@ -215,12 +215,12 @@ def forced_ratio(
         noise_to_signal, learning_rate, weight_decay, ell, balance
     )
     if kappa * decay >= 2:
-        return _like(noise_to_signal, np.full_like(q, math.inf))
+        return like(noise_to_signal, np.full_like(q, math.inf))
     rho = (2 - kappa * decay) / (2 - decay / ell)
     # (κ + q) / (q + 1/ell), which is 1 at q = inf.
     with np.errstate(over="ignore"):
         square = (1 + (kappa - 1 / ell) / (q + 1 / ell)) / (balance * rho)
-    return _like(noise_to_signal, np.sqrt(square))
+    return like(noise_to_signal, np.sqrt(square))
 
 
 def equilibrium_balance(
@@ -274,7 +274,7 @@ def equilibrium_balance(
     left = (2 - rate * decay * share) * decay * r
     right = rate * (n + share * g)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return _like(weight_sq_norm, left / right)
+        return like(weight_sq_norm, left / right)
 
 
 def checked_closeness(closeness):
@@ -284,7 +284,8 @@ def checked_closeness(closeness):
     )
 
 
-def _like(argument, result):
+def like(argument, result):
+    """A result as a float where the argument is a number, else as an array."""
     return float(result) if np.ndim(argument) == 0 else np.asarray(result)
 
 

@@ -8,7 +8,6 @@ with κ (derived, section 5 of docs/theory.md; simulated, not in a paper).
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -16,7 +15,7 @@ from scipy import optimize
 from keras_svag import arguments
 from keras_svag.noise.ratio import satterthwaite, student_t_quantile
 from keras_svag.noise.saving import SavedFields
-from keras_svag.scaling.bounds import FloatOrArray, checked_closeness
+from keras_svag.scaling.bounds import FloatOrArray, checked_closeness, like
 from keras_svag.scaling.closeness import STATISTICS, EquilibriumStatistics
 
 
@@ -81,11 +80,7 @@ class ClosenessPrediction(SavedFields):
             value = factors(points).max(axis=0)
         low = np.max([factors(pair).min(axis=0) for pair in slow], axis=0)
         high = np.max([factors(pair).max(axis=0) for pair in fast], axis=0)
-        like_kappa: tuple[Any, ...] = tuple(
-            float(end) if np.ndim(kappa) == 0 else end
-            for end in (value, low, high)
-        )
-        return like_kappa
+        return like(kappa, value), like(kappa, low), like(kappa, high)
 
     def max_batch_multiplier(
         self, closeness: float, reference: float = 1.0

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -139,8 +140,9 @@ def test_a_band_without_an_upper_end_is_left_out(written):
     assert set(actual[G]) == {1, 2}
 
 
-def test_layout_has_nothing_that_is_not_written(tmp_path):
-    without_balance = dataclasses.replace(CONDITIONS, balance=None)
+@pytest.mark.parametrize("balance", [None, math.nan])
+def test_layout_has_nothing_that_is_not_written(balance, tmp_path):
+    without_balance = dataclasses.replace(CONDITIONS, balance=balance)
     summaries = NoiseSummaries(tmp_path)
     summaries.write_scalars(report(1, noise(0.1, 30.0), without_balance), 1)
     assert list(charts(events(tmp_path))) == [N, G]

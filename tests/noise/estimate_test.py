@@ -303,6 +303,11 @@ def test_independent_runs_weigh_as_much_as_they_have_observations():
     variances = [run.covariance_matrix for run in runs]
     covariance = 0.75**2 * variances[0] + 0.25**2 * variances[1]
     np.testing.assert_allclose(result.covariance_matrix, covariance)
+    blocks = [
+        block_means(run.blocks, count)
+        for run, count in zip(runs, (24, 8), strict=True)
+    ]
+    np.testing.assert_array_equal(result.blocks, np.concatenate(blocks))
     # Welch's and Satterthwaite's, of S - q G.
     direction = np.array([-result.noise_scale, 1])
     a, b = (

@@ -164,26 +164,20 @@ def reported(folder, name):
         return file.read()
 
 
-def test_a_report_shows_hostile_runs_as_text(tmp_path):
-    name = "".join(HOSTILE[part] for part in (0, 2, 6))
+def test_names_are_shown_as_text_and_do_not_act_on_who_reads_them(tmp_path):
+    name = "".join([*(HOSTILE[part] for part in (0, 2, 6)), *STEERING])
 
     def outline(text):
         # Folders have names of their own lengths, figures their own files.
         return re.findall(r"<(?:/?[a-z]+\d?)", text)
 
-    hostile = rendered(reported(tmp_path / "hostile", name))
+    page = reported(tmp_path / "hostile", name)
     harmless = rendered(reported(tmp_path / "harmless", "x"))
-    assert outline(hostile) == outline(harmless)
-    links = re.findall(r'(?:src|href)="([^"]*)"', hostile)
+    assert outline(rendered(page)) == outline(harmless)
+    links = re.findall(r'(?:src|href)="([^"]*)"', rendered(page))
     assert all(link.startswith("figures/svag-1-") for link in links)
-
-
-def test_names_do_not_act_on_who_reads_them(tmp_path):
-    name = "".join(STEERING)
-    one = layers_report(name, "kernel")
-    texts = [str(one), one._repr_html_(), one._repr_markdown_()]
-    texts.append(reported(tmp_path, name))
-    for text in texts:
+    one = layers_report("".join(STEERING), "kernel")
+    for text in (page, str(one), one._repr_html_(), one._repr_markdown_()):
         assert all(map(str.isprintable, text.split("\n")))
         for part in STEERING:
             escape = part.encode("unicode_escape").decode().split("[")[0]

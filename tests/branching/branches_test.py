@@ -80,7 +80,7 @@ def life(make, optimizer, is_eager, is_tested):
     history, function = model.history, model.train_function
     config = optimizer.get_config()
     if is_tested:
-        counts = {"examples": 64, "seeds": 2, "num_batches": 4}
+        counts = {"examples": 32, "seeds": 2, "num_batches": 4}
         branch_test(model, (x, y), 2, **counts, **settings)
     assert optimizer.get_config() == config
     assert (model.history, model.train_function) == (history, function)
@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_is_worse():
     # At κη = 3.6 each step turns the distance around and makes it 6.2 times
     # as large, 26 times.
     model = linear_model(1)
-    model.compile(keras.optimizers.SGD(0.9), "mse")
+    model.compile(keras.optimizers.SGD(0.9), "mse", run_eagerly=True)
     x = np.ones((100, 1), "float32")
     test = branch_test(
         model,
@@ -241,7 +241,7 @@ def test_a_function_makes_the_batches_of_each_size():
         return data.batch(batch_size).repeat()
 
     model = dense_network()
-    model.compile(keras.optimizers.SGD(0.05), "mse")
+    model.compile(keras.optimizers.SGD(0.05), "mse", run_eagerly=True)
     held = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
     options = {"examples": 128, "batch_size": 8, "num_batches": 4}
     test = branch_test(
@@ -279,10 +279,10 @@ def test_a_model_that_is_not_compiled_is_refused():
 def test_a_report_has_what_it_was_asked_to_try():
     x, y = regression(64)
     model = dense_network()
-    model.compile(keras.optimizers.SGD(0.05), "mse")
+    model.compile(keras.optimizers.SGD(0.05), "mse", run_eagerly=True)
     check = ScalingRuleCheck(every=1, verbose=0)
     model.fit(x, y, batch_size=4, epochs=2, callbacks=[check], verbose=0)
-    options = {"examples": 64, "seeds": 2, "num_batches": 4, "verbose": 0}
+    options = {"examples": 16, "seeds": 2, "num_batches": 4, "verbose": 0}
     one = check.report.branch_test(model, (x, y), 4, **options)
     two = one.branch_test(model, (x, y), 2, **options, tolerance=0.5)
     again = two.branch_test(model, (x, y), 4, **options, tolerance=0.2)

@@ -64,21 +64,21 @@ def codes(verdict):
 @pytest.mark.parametrize(
     ("settings", "rows"),
     [
-        ({}, range(25, 33)),
-        ({"window": 3, "closeness": 2, "level": 0.5}, range(21, 33)),
-        ({"window_steps": 10, "kappas": (0.25, 2)}, range(23, 33)),
+        ({}, range(13, 17)),
+        ({"window": 3, "closeness": 2, "level": 0.5}, range(5, 17)),
+        ({"window_steps": 10, "kappas": (0.25, 2)}, range(7, 17)),
     ],
 )
 def test_report_is_that_of_the_series_by_the_settings(settings, rows):
     one = check(scale_invariant=False, **settings)
-    train(sgd(), one, epochs=8)
+    train(sgd(), one, epochs=4)
     report = one.report
     assert one.series[-len(rows) :]["step"].tolist() == list(rows)
     assert (report.estimate.count, report.every) == (len(rows), 1)
     conditions = report.verdict.conditions
     assert conditions.learning_rate == pytest.approx(RATE)
     assert conditions.weight_decay == DECAY
-    given = {"batch_size": BATCH_SIZE, "epochs": 8, **settings}
+    given = {"batch_size": BATCH_SIZE, "epochs": 4, **settings}
     assert report == scaling_report(one.series, conditions, **given)
 
 

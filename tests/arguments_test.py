@@ -179,13 +179,13 @@ row(
     ("1", "grad_sq_norm example_noise covariance sampling"),
     (-1, "grad_sq_norm_se example_noise_se count num_skipped"),
     (-1, "degrees_of_freedom probe_batch_size effective_sample_size"),
-    *((0, "batch_size num_examples"), (INF, "loss_difference")),
+    *((0, "num_batches batch_size num_examples"), (INF, "loss_difference")),
 )
 row(
     NoiseEstimate.from_observations,
     {"grad_sq_norm": [1.0, 2.0], "example_noise": [2.0, 3.0]},
     *((["1"], "grad_sq_norm"), ([[1], 2], "example_noise")),
-    *((1, "num_examples sampling"), (0, "batch_size")),
+    *((["1"], "batches"), (1, "num_examples sampling"), (0, "batch_size")),
 )
 row(ESTIMATE.at, {}, (0, "batch_size"))
 for method in ("interval", "grad_sq_norm_sign", "describe", "summary"):

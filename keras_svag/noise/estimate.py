@@ -63,6 +63,8 @@ class NoiseEstimate(SavedFields):
         largest_share: `(in G, in S)`, the share of the largest 1% of the
             observations, one at least, in the sum of all their sizes; of
             several runs the mean of theirs. None as above.
+        num_batches: How many different batches the observations are of, on
+            which the errors rest, or None if not known.
         num_examples: Size n of the data set, or None if not known.
         sampling: `"independent"` batches, `"shuffle"` for those of an epoch's
             permutation, or None if not known.
@@ -95,6 +97,7 @@ class NoiseEstimate(SavedFields):
     probe: tuple[float, float] | None = None
     effective_sample_size: float | None = None
     largest_share: tuple[float, float] | None = None
+    num_batches: int | None = None
     num_examples: int | None = None
     sampling: str | None = None
     assumptions: tuple[str, ...] = ()
@@ -116,7 +119,7 @@ class NoiseEstimate(SavedFields):
             object.__setattr__(self, name, value)
         for name in ("count", "num_skipped"):
             arguments.integer(name, getattr(self, name), least=0)
-        for name in ("batch_size", "num_examples"):
+        for name in ("num_batches", "batch_size", "num_examples"):
             arguments.integer(name, getattr(self, name), optional=True)
         for name, least in (
             ("degrees_of_freedom", 0),
@@ -155,7 +158,11 @@ class NoiseEstimate(SavedFields):
         arguments.integer("num_examples", n, least=2, optional=True)
         g = arguments.array("grad_sq_norm", grad_sq_norm)
         s = arguments.array("example_noise", example_noise)
-        z = np.stack([g.ravel(), s.ravel()], axis=1)
+        batch = np.full(g.shape, math.nan)
+        if batches is not None:
+            batch = arguments.array("batches", batches)
+        rows = np.stack([g.ravel(), s.ravel(), batch.ravel()], axis=1)
+        z, batch = rows[:, :2], rows[:, 2]
         means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
         dof, blocks = None, np.empty((0, 2))
         # Squares of the largest numbers overflow; there are no errors then.
@@ -164,11 +171,13 @@ class NoiseEstimate(SavedFields):
                 z = z @ [[1.0, 0.0], [1.0 / n, (n - 1.0) / n]]
             finite = np.isfinite(z).all(axis=1)
             z = z[finite]
-            count, share = len(z), largest_share(z)
+            count, num_batches, share = len(z), None, largest_share(z)
             if count:
                 means = z.mean(axis=0)
-            if batches is not None:
-                z = distinct(z, np.ravel(batches)[finite])
+            batch = batch[finite]
+            z = distinct(z, batch)
+            if np.isfinite(batch).any():
+                num_batches = len(z)
             if len(z) > 1:
                 covariance, dof = covariance_of_mean(z)
             if np.isfinite(covariance).all():
@@ -177,6 +186,7 @@ class NoiseEstimate(SavedFields):
         return cls(
             **_moment_fields(means, covariance),
             count=count,
+            num_batches=num_batches,
             num_skipped=int(np.sum(~finite)),
             degrees_of_freedom=dof,
             blocks=_tuples(blocks),

@@ -96,6 +96,8 @@ def summary(estimate, level):
         name = f"Noise N at batch size {estimate.batch_size:,}"
         rows.append((name, _with_error(estimate, "noise_trace")))
     rows.append(("Observations", count))
+    if estimate.num_batches is not None:
+        rows.append(("Different batches", f"{estimate.num_batches:,}"))
     if estimate.effective_sample_size is not None:
         size = whole(estimate.effective_sample_size)
         rows.append(("Effective sample size", size))

@@ -303,7 +303,9 @@ class NoiseSeries:
         if self.layers and per_layer and not preconditioned:
             layers = {
                 name: NoiseEstimate.from_observations(
-                    *self._repeated(self.layer(name)).T, batches, **common
+                    *self._repeated(self.layer(name)).T,
+                    batches=batches,
+                    **common,
                 )
                 for name in self.layers
             }
@@ -311,7 +313,7 @@ class NoiseSeries:
         return NoiseEstimate.from_observations(
             self.repeated(f"{prefix}grad_sq_norm"),
             self.repeated(f"{prefix}example_noise"),
-            batches,
+            batches=batches,
             per_layer=layers,
             assumptions=self._assumptions(),
             loss_difference=self.couplings[-1][1] if self.couplings else None,

@@ -180,6 +180,13 @@ def notes(verdict):
             f"{estimate.num_skipped:,} observations were not finite and left "
             "out: the loss, a gradient or a weight was NaN or infinite"
         )
+    batches = estimate.num_batches
+    if batches is not None and estimate.count >= 2 * batches:
+        yield (
+            f"The same batches came again: {estimate.count:,} observations are "
+            f"of {batches:,} different ones, and no more is known; shuffle "
+            "anew in every epoch"
+        )
     if estimate.noise_scale_warning:
         yield estimate.noise_scale_warning.rstrip(".")
     product = verdict.conditions.decay_per_step

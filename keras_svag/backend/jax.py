@@ -224,7 +224,8 @@ class PairTrainer(HostTrainer):
                     key: (logs[1][key] + others[1][key]) / 2 for key in logs[1]
                 }
                 logs = others[0], own
-            gradients = list(map(self._mix, g1, g2, weights))
+            with variables.having(before):
+                gradients = list(map(self._mix, g1, g2, weights))
         logs = {**logs[0], **logs[1]}
         if self._observations is not None:
             self._observations.name_layers(weights)

@@ -252,9 +252,10 @@ def _parts(leaf):
     """What an array consists of, if it is a ragged or a sparse one."""
     if hasattr(leaf, "flat_values"):
         return [leaf.flat_values]
-    if hasattr(leaf, "indices"):
-        values = leaf.values if hasattr(leaf, "dense_shape") else leaf.data
-        return [values, leaf.indices]
+    if hasattr(leaf, "dense_shape"):
+        return [leaf.values, leaf.indices]
+    if hasattr(leaf, "todense"):
+        return [leaf.data, leaf.indices]
     return [leaf]
 
 

@@ -59,7 +59,7 @@ def test_gradients_are_exchanged_as_in_plain_training(tmp_path):
     # All steps are done by one program of hers, measured or not.
     hers = programs["SGD"]["jit_train_step"]
     assert programs["SGD measured"]["jit_train_step"] == hers
-    # A measured step has two gradients more and sums of the arrays of each half,
+    # A measured step has two gradients more and sums of each half's arrays,
     # another look three losses.
     twice = sorted(2 * plain)
     of_pair = exchanged("SGD measured", "jit__moments")

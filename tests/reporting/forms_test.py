@@ -191,6 +191,7 @@ def test_every_result_is_what_it_was_before(results):
             assert restored == one, name
             assert (repr(restored), str(restored)) == (repr(one), str(one))
             assert restored.to_dict() == one.to_dict(), name
+        assert one != name, name
         for key, other in results.items():
             if type(other) is type(one) and key != name:
                 assert other != one, (name, key)

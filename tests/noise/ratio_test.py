@@ -185,6 +185,18 @@ def test_each_end_of_a_run_s_set_inverts_its_own_skewed_test(bursts_of, level):
     check_ends(above_low & below_high, *ends)
 
 
+def test_g_is_negative_beyond_the_quantile_of_its_own_skewness():
+    z = skewed_run(bursts_of=0)
+    blocks, (covariance, _) = block_means(z), covariance_of_mean(z)
+    skewness = skewness_of_mean(-blocks[:, 0])
+    edge = skewed_quantile(2.0, skewness) * math.sqrt(covariance[0, 0])
+    for g, sign in (
+        (-0.99 * edge, "not told apart from 0"),
+        (-1.01 * edge, "negative"),
+    ):
+        assert RunRatio((g, 5.0), covariance, blocks).sign_of_g(2.0) == sign
+
+
 def test_a_run_without_blocks_has_fieller_s_set():
     covariance = np.array([[0.04, 0.02], [0.02, 0.25]])
     ends = RunRatio((1.0, 5.0), covariance, ()).interval(2.0)

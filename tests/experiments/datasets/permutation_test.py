@@ -9,9 +9,7 @@ from scipy import stats
 from experiments.datasets import permutation
 from experiments.datasets.permutation import permuted
 
-DRAWS = 20_000
-# Odd and even, few and many elements.
-SIZES = (37, 64, 1601)
+DRAWS = 5000
 
 
 @pytest.fixture
@@ -42,16 +40,19 @@ def test_all_permutations_of_few_elements_are_equally_likely():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_images_and_their_differences_are_uniform(size, unranked):
+# Of 37 elements TensorFlow's own 4 rounds show.
+@pytest.mark.parametrize(
+    "size, draws", [(37, 60_000), (64, 5000), (1601, 5000)]
+)
+def test_images_and_their_differences_are_uniform(size, draws, unranked):
     # Neighbours and far apart.
     root = math.isqrt(size)
     positions = (0, 1, 2, root, 2 * root, root + 1, size // 2, size - 1)
     positions = tf.constant(positions, tf.int64)
-    images = tf.data.Dataset.range(DRAWS).map(
+    images = tf.data.Dataset.range(draws).map(
         lambda index: permuted(positions, size, tf.stack([0, index]))
     )
-    images = next(iter(images.batch(DRAWS))).numpy().T
+    images = next(iter(images.batch(draws))).numpy().T
     counts = [np.bincount(image, minlength=size) for image in images]
     for x, y in itertools.combinations(images, 2):
         never, *differences = np.bincount((x - y) % size, minlength=size)

@@ -70,29 +70,20 @@ def training_batches(
     images = tf.constant(images)
     labels = tf.constant(labels, tf.int32)
 
-    def draw(index, size, per_epoch=None):
-        return sub_batch_indices(
-            sampling, seed, index, num_examples, size, per_epoch
-        )
-
-    def rows_by_sub_batch(step):
-        if sampling == "shuffle":
-            # A step is one piece of the permutation, which is then made once.
-            steps_per_epoch = sub_batches_per_epoch // sub_batches_per_step
-            rows = draw(step, step_size, steps_per_epoch)
-            return tf.split(rows, sub_batches_per_step)
-        first = step * sub_batches_per_step
-        return [
-            draw(first + offset, sub_batch_size)
-            for offset in range(sub_batches_per_step)
-        ]
-
     def batch(step):
         xs, ys = [], []
-        for offset, rows in enumerate(rows_by_sub_batch(step)):
+        for offset in range(sub_batches_per_step):
+            index = step * sub_batches_per_step + offset
+            rows = sub_batch_indices(
+                sampling,
+                seed,
+                index,
+                num_examples,
+                sub_batch_size,
+                sub_batches_per_epoch,
+            )
             x = tf.gather(images, rows)
             if augmentation is not None:
-                index = step * sub_batches_per_step + offset
                 x = augmentation(x, stream_seed(seed, "augmentation", index))
             xs.append(x)
             ys.append(tf.gather(labels, rows))

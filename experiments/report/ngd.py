@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
+
 from experiments.report import sections, seeds
 from experiments.report.figures import save_curves
 from experiments.report.seeds import comparisons
-from keras_svag.noise.ratio import student_t_quantile
+from keras_svag.noise.ratio import satterthwaite, student_t_quantile
 from keras_svag.reporting.blocks import Table
 
 NGD, SGD = "NGD", "SGD"
@@ -68,16 +70,11 @@ def welch_difference(first, second, level=0.95):
         level: Level of the interval.
     """
     value = first.value - second.value
-    parts = [
-        (mean.standard_error**2, mean.count - 1) for mean in (first, second)
-    ]
-    variance = sum(square for square, _ in parts)
-    if math.isnan(variance):
-        return value, -math.inf, math.inf
-    if variance == 0:
-        return value, value, value
-    dof = variance**2 / sum(square**2 / dof for square, dof in parts)
-    reach = student_t_quantile(level, max(int(dof), 1)) * math.sqrt(variance)
+    reach = math.inf
+    if min(first.count, second.count) > 1:
+        errors = np.array([first.standard_error, second.standard_error])
+        dof = satterthwaite(errors**2, [first.count - 1, second.count - 1])
+        reach = student_t_quantile(level, int(dof)) * math.hypot(*errors)
     return value, value - reach, value + reach
 
 

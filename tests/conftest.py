@@ -36,9 +36,10 @@ _LONGEST_FILES = (
     "train/resume_test.py",
     "train/sweep_test.py",
     "models/svag_model_test.py",
-    "callbacks/life_of_fit_test.py",
     "callbacks/monitor_test.py",
-    "applications/networks_test.py",
+    "branching/branches_test.py",
+    "optimizers/svag_test.py",
+    "callbacks/life_of_fit_test.py",
 )
 
 

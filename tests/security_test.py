@@ -131,23 +131,6 @@ def layers_report(*names):
     return ScalingReport(verdict, 1, 1, 1.0)
 
 
-def layers_markdown(*names):
-    """The report's table of layers with these names."""
-    text = layers_report(*names)._repr_markdown_()
-    return text.split("largest noise first:")[1].split("\n\n")[1]
-
-
-def test_a_hostile_variable_stays_in_its_cell():
-    harmless = tags(layers_markdown("a", "kernel"))
-    for name in HOSTILE:
-        table = layers_markdown(name, "kernel")
-        assert len(table.splitlines()) == 4
-        assert tags(table) == harmless
-        # TensorBoard takes `|` for a new cell wherever it stands unescaped.
-        for line in table.splitlines():
-            assert len(re.findall(r"(?<!\\)\|", line)) == 6
-
-
 def reported(folder, name):
     """The report on two runs that have hostile names, keys and values."""
     for ell in (1, 2):

@@ -66,21 +66,6 @@ def test_what_an_optimizer_does_not_take_is_one_sentence(optimizer, taken):
         check_sentence(str(refused.value), f"`{key}`", repr(optimizer))
 
 
-def test_the_rule_starts_from_the_defaults_of_the_optimizer():
-    adam, kappa = keras.optimizers.Adam(), 4
-    scaled = square_root_scaled(ADAM | {"weight_decay": 0.1}, kappa)
-    assert scaled == pytest.approx(
-        {
-            "learning_rate": 0.02,
-            "beta_1": 1 - kappa * (1 - adam.beta_1),
-            "beta_2": 1 - kappa * (1 - adam.beta_2),
-            "epsilon": adam.epsilon / 2,
-            "weight_decay": 0.2,
-        },
-        rel=1e-12,
-    )
-
-
 @pytest.mark.parametrize(
     "name", ["adam", "adamw", "rmsprop", "svag_adam", "svag_rmsprop"]
 )

@@ -4,9 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.schedules import (
-    schedule_of,
-)
+from experiments.schedules import schedule_of
 
 
 def test_step_schedule_decays_with_the_first_step_of_a_milestone():
@@ -48,22 +46,15 @@ def test_triangle_rises_and_falls_twice(steps_per_epoch, epochs):
     assert min(rates) >= 0
 
 
-def test_first_epochs_can_be_warmed_up():
-    schedule = schedule_of(
-        "constant", 0.01, 10, 5, warmup_epochs=1, warmup_factor=0.2
-    )
-    rates = [float(schedule(step)) for step in (0, 9, 10, 49)]
-    assert rates == pytest.approx([0.002, 0.002, 0.01, 0.01], rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["step", "cosine", "triangle"])
+@pytest.mark.parametrize("name", ["constant", "step", "cosine", "triangle"])
 def test_warmup_multiplies_any_schedule(name):
     plain = schedule_of(name, 0.8, 10, 8, (4, 6))
     warmed = schedule_of(
         name, 0.8, 10, 8, (4, 6), warmup_epochs=1.5, warmup_factor=0.25
     )
     for step in (1, 14, 15, 39, 40, 79):
-        expected = float(plain(step)) * (0.25 if step < 15 else 1.0)
+        rate = float(plain(step)) if callable(plain) else plain
+        expected = rate * (0.25 if step < 15 else 1.0)
         assert float(warmed(step)) == pytest.approx(expected, rel=1e-5)
 
 

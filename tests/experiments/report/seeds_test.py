@@ -1,29 +1,14 @@
 import math
 
 import numpy as np
-import pytest
 
 from experiments.report.runs import Run
-from experiments.report.seeds import seed_curves, seed_mean
+from experiments.report.seeds import seed_curves
 
 
 def run(epochs, values):
     history = {"epoch": np.array(epochs), "loss": np.array(values)}
     return Run("run", {}, history, {"accuracy": 0.5})
-
-
-def test_mean_and_standard_error_are_those_of_the_sample():
-    mean = seed_mean([1.0, 2.0, 6.0])
-    variance = ((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 2
-    assert mean.value == 3
-    assert mean.standard_error == pytest.approx(math.sqrt(variance / 3))
-    assert mean.count == 3
-
-
-def test_one_seed_has_no_standard_error():
-    mean = seed_mean([2.0])
-    assert mean.value == 2
-    assert math.isnan(mean.standard_error)
 
 
 def test_a_curve_has_the_epochs_that_all_seeds_have():

@@ -30,13 +30,14 @@ def write_accuracies(folder, **accuracies):
 
 
 def test_the_difference_has_welchs_interval():
-    first, second = [1.0, 2.0, 4.0], [3.0, 4.0, 6.0]
+    first, second = [1.0, 2.0, 4.0, 5.0, 9.0], [3.0, 4.5, 6.0]
     value, low, high = welch_difference(seed_mean(first), seed_mean(second))
-    # Of equal variances and sizes, so that the degrees of freedom are whole.
     expected = stats.ttest_ind(first, second, equal_var=False)
-    ends = expected.confidence_interval(0.95)
-    assert value == pytest.approx(-2)
-    assert (low, high) == pytest.approx((ends.low, ends.high))
+    # Of the degrees of freedom the whole ones: 5 of 5.9.
+    reach = stats.t.ppf(0.975, math.floor(expected.df))
+    reach *= abs(value / expected.statistic)
+    assert value == pytest.approx(4.2 - 4.5)
+    assert (low, high) == pytest.approx((value - reach, value + reach))
 
 
 def test_ngd_less_sgd_is_told_apart_by_its_interval(tmp_path):

@@ -209,7 +209,8 @@ class PairTrainer(HostTrainer):
         ends = [0, *itertools.accumulate(map(len, state))]
         parts = list(map(slice, ends, ends[1:]))
         before = list(itertools.chain(*state))
-        first, second = halves(even_number_of_rows(data))
+        data = even_number_of_rows(data)
+        first, second = halves(data)
         g1, (logs, scale), after = variables.gradients(
             lambda: self._loss_of(first), weights, before
         )
@@ -231,7 +232,7 @@ class PairTrainer(HostTrainer):
             self._observations.name_layers(weights)
             with variables.having(before):
                 row, layers = self._observed(
-                    g1, g2, (first, second), num_rows(first), 1.0 / scale
+                    g1, g2, data, num_rows(first), 1.0 / scale
                 )
             row = jnp.stack([jnp.asarray(v, "float32") for v in row])
             if self._observations.per_layer:

@@ -141,12 +141,12 @@ class PairTrainer(keras.Model):
         *rows, indices = common_rows(first, second)
         return type(first)(mix(*rows), indices, first.dense_shape)
 
-    def _observed(self, g1, g2, halves, rows, unscale):
+    def _observed(self, g1, g2, batch, rows, unscale):
         """The observation of a pair: a list of scalar tensors, and layers.
 
         Args:
             g1, g2: Gradients of all weights, scaled as the loss is.
-            halves: The examples of each of the two.
+            batch: The examples of both.
             rows: How many those of one are.
             unscale: What takes the scale of the loss away.
         """
@@ -159,7 +159,7 @@ class PairTrainer(keras.Model):
         ]
         values = observation(self, *zip(*moved, strict=True), rows, rows)
         values["rows"] *= self._replicas
-        values["batch"] = fingerprint(halves)
+        values["batch"] = fingerprint(batch)
         layers = values.pop("layers") * unscale**2
         for name in ROW[5:]:
             if name in values:

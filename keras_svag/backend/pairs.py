@@ -137,11 +137,11 @@ class PairProgram(TrainingLoss):
         """What a function gives of a batch; all that it changes is put back."""
         raise NotImplementedError
 
-    def _observation(self, gradients, halves, num_rows):
+    def _observation(self, gradients, batch, halves, num_rows):
         self.layers = names_of(gradient_weights(self.model))
         rows = map(num_rows, halves)
         values = observation(self.model, *gradients, *rows)
-        values["batch"] = fingerprint(halves)
+        values["batch"] = fingerprint(batch)
         if not self._per_layer:
             del values["layers"]
         return values

@@ -51,7 +51,7 @@ class PairProgram(AnyProgram):
         parts = halves(batch)
         # Each half draws its own random numbers.
         pair = [self._gradients(half) for half in parts]
-        values = self._observation(pair, parts, num_rows)
+        values = self._observation(pair, batch, parts, num_rows)
         return values | place_in_training(self.model)
 
     def _losses(self, batch):

@@ -129,7 +129,8 @@ class PairTrainer(HostTrainer):
     def train_step(self, data: Any) -> dict[str, Any]:
         if not self._is_pair(data):
             return {**self.get_metrics_result(), **self._own_logs}
-        first, second = halves(even_number_of_rows(data))
+        data = even_number_of_rows(data)
+        first, second = halves(data)
         rows = num_rows(first)
         g1, self._own_logs = self._gradients(first)
         gradients = g1
@@ -144,7 +145,7 @@ class PairTrainer(HostTrainer):
                     for key, value in self._own_logs.items()
                 }
             if self._observations is not None:
-                self._keep_observation(g1, g2, (first, second), rows)
+                self._keep_observation(g1, g2, data, rows)
             gradients = list(map(self._mix, g1, g2, self.trainable_weights))
         if not gradients:
             warnings.warn("There are no trainable weights.", stacklevel=2)
@@ -180,10 +181,10 @@ class PairTrainer(HostTrainer):
         return gradients, own
 
     @torch.no_grad()
-    def _keep_observation(self, g1, g2, halves, rows):
+    def _keep_observation(self, g1, g2, batch, rows):
         self._observations.name_layers(self.trainable_weights)
         row, layers = self._observed(
-            g1, g2, halves, rows, 1.0 / loss_scale(self)
+            g1, g2, batch, rows, 1.0 / loss_scale(self)
         )
         row = torch.stack([torch.as_tensor(v).double() for v in row])
         if self._observations.per_layer:

@@ -69,4 +69,4 @@ def test_gradients_are_exchanged_as_in_plain_training(tmp_path):
     assert exchanged("SVAG") == plain
     # A pair has two gradients, whether they are observed or not.
     assert exchanged("SVAGModel") == twice
-    assert exchanged("SVAGModel measured") == sorted([*4 * [1], *twice])
+    assert exchanged("SVAGModel measured") == sorted([1, 1, *twice])

@@ -66,3 +66,25 @@ def test_number_is_of_the_examples_and_of_their_order():
         assert number != float(fingerprint(({"a": other, "b": batch[0]["b"]},)))
         assert float(fingerprint(X)) != float(fingerprint(other))
     assert float(fingerprint((X, Y))) != float(fingerprint((X, 1 - Y)))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="has others, or none"
+)
+def test_number_of_sparse_ragged_and_text_rows():
+    import tensorflow as tf
+
+    dense = (X > 0.5).astype("float32")
+    sparse = [tf.sparse.from_dense(x) for x in (dense, dense[:, ::-1])]
+    lengths = tf.cast(tf.range(ROWS) % 5, "int64")
+    ragged = [
+        tf.RaggedTensor.from_row_lengths(np.arange(93) + start, lengths)
+        for start in (0, 1)
+    ]
+    for one, other in (sparse, ragged):
+        assert fingerprint(one) == fingerprint(one) != fingerprint(other)
+    # Of text the labels alone tell.
+    text = tf.constant(["a", "b"])
+    assert fingerprint(text) == 0
+    one, other = ([text, np.array(labels)] for labels in ([0, 1], [1, 1]))
+    assert fingerprint(one) != fingerprint(other)

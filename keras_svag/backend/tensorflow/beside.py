@@ -77,7 +77,9 @@ class PairProgram(AnyProgram):
             with tf.control_dependencies([g for g in g1 if g is not None]):
                 second = map_arrays(tf.identity, second)
             g2 = gradients_of(second)
-        return self._observation((g1, g2), (first, second), dynamic_num_rows)
+        return self._observation(
+            (g1, g2), batch, (first, second), dynamic_num_rows
+        )
 
     def _gradients(self, half):
         weights = gradient_weights(self.model)

@@ -121,7 +121,8 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             What the model's own `compute_metrics` adds to the logs: the mean
             of the two halves' where both count.
         """
-        first, second = halves(even_number_of_rows(data))
+        data = even_number_of_rows(data)
+        first, second = halves(data)
         rows = dynamic_num_rows(first)
         gradients_of = traced_once(self._gradients, self)
         loss, g1, logs = gradients_of(first)
@@ -141,7 +142,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             count_loss(self.model, loss, rows)
             logs = {key: (logs[key] + others[key]) / 2 for key in logs}
         if self._observations is not None:
-            self._keep_observation(g1, g2, (first, second), rows)
+            self._keep_observation(g1, g2, data, rows)
         self._apply(list(map(self._mix, g1, g2, self.trainable_weights)))
         return logs
 
@@ -176,12 +177,12 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             zip(gradients, self.trainable_weights, strict=True)
         )
 
-    def _keep_observation(self, g1, g2, halves, rows):
+    def _keep_observation(self, g1, g2, batch, rows):
         """Keeps the moments of a pair, averaged over the replicas."""
         self._observations.name_layers(self.trainable_weights)
         # Keras divides a loss by the number of replicas.
         unscale = self._replicas / loss_scale(self)
-        row, layers = self._observed(g1, g2, halves, rows, unscale)
+        row, layers = self._observed(g1, g2, batch, rows, unscale)
         # A step is counted on the host to more digits than float32 has.
         row = tf.stack([tf.cast(value, "float64") for value in row])
         if self._observations.per_layer:

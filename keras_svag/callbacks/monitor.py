@@ -61,6 +61,11 @@ trainable ones if none is decayed) |
     | `preconditioned_noise_to_signal` | N/G in the norm of Adam, RMSprop and \
 their kin |
 
+    A batch that comes again in a later epoch is no new draw: error bars are
+    those of the different batches, which a sum over their rows tells apart.
+    After `keras.utils.set_random_seed` TensorFlow shuffles arrays into one
+    order for all epochs, which say no more than one of them.
+
     What is measured is the noise of a half batch's loss. Where the loss of a
     batch is no mean over its examples (a sum, BatchNormalization, in-batch
     negatives, masks), that is another loss: `estimate().assumptions` says so.

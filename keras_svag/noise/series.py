@@ -188,7 +188,9 @@ class NoiseSeries:
         values = np.hstack([self._rows[:half], layers])
         starts = np.isin(np.arange(half), self._stretch_starts())
         starts |= _changes(group)
-        starts |= np.any(_changes(np.isnan(values)), axis=1)
+        unknown, batch = np.isnan(values), self._column("batch")
+        unknown[:, batch] = False
+        starts |= np.any(_changes(unknown), axis=1)
         first = np.flatnonzero(starts)
         last = np.append(first[1:], half) - 1
         means = np.add.reduceat(values * counts[:, None], first)
@@ -197,7 +199,7 @@ class NoiseSeries:
             column = self._column(name)
             means[:, column] = values[last, column]
         # The mean of several batches is none of them.
-        means[first < last, self._column("batch")] = math.nan
+        means[first < last, batch] = math.nan
         for name, sum_up in (("rows", np.maximum), ("observations", np.add)):
             column = self._column(name)
             means[:, column] = sum_up.reduceat(values[:, column], first)

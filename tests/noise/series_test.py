@@ -241,6 +241,7 @@ def long_pair(length, rate=lambda step: 0.1, lost=(), layers=False):
             "iteration": step - 1,
             "learning_rate": rate(step),
             "rows": 32 - step % 2,
+            "batch": step,
             "weight_sq_norm": rng.normal(25, 1),
             "grad_sq_norm": math.nan if step in lost else g,
             "example_noise": s,
@@ -286,6 +287,9 @@ def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
         whole["weight_sq_norm"].mean(),
     )
     assert np.all(np.diff(series["step"]) > 0)
+    # The mean of several batches is none of them.
+    is_mean = series["observations"] > 1
+    np.testing.assert_array_equal(np.isnan(series["batch"]), is_mean)
 
 
 def test_rows_of_two_stretches_never_become_one():

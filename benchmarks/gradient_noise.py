@@ -24,7 +24,9 @@ def probe(arguments):
     path = os.path.join(arguments.run, "model.keras")
     model = keras.saving.load_model(path, compile=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    standardize = datasets.standardization(data.mean, data.std, data.max_value)
+    standardize = datasets.standardization(
+        data.mean, data.std, data.kind.max_value
+    )
     batch_size, steps = config["batch_size"], arguments.batches
 
     pairs = keras_svag.SVAGModel(model)

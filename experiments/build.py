@@ -135,7 +135,7 @@ def _make_network(config, dataset, plan):
         options["momentum"] = plan.running_average_momentum(options["momentum"])
     return network(
         input_shape=dataset.train_images.shape[1:],
-        num_classes=dataset.num_classes,
+        num_classes=dataset.kind.num_classes,
         seed=config.seed,
         **options,
     )
@@ -228,7 +228,7 @@ def training_data(config, dataset, plan, epoch=0, done=0):
         # had: streams of its own, beyond those of other seeds.
         seed=config.seed + (plan.batch_size // config.batch_size - 1) * 2**32,
         start_step=epoch * plan.steps_per_epoch + done,
-        augmentation=_augmentation(config),
+        augmentation=_augmentation(config, dataset),
         preprocess=standardize,
     )
 
@@ -245,16 +245,15 @@ def evaluation_data(dataset):
 
 def _standardization(dataset):
     return datasets.standardization(
-        dataset.mean, dataset.std, dataset.max_value
+        dataset.mean, dataset.std, dataset.kind.max_value
     )
 
 
-def _augmentation(config):
+def _augmentation(config, dataset):
     if not config.augmentation:
         return None
     return functools.partial(
-        datasets.augment,
-        flip=datasets.DATASETS[config.dataset].may_be_mirrored,
+        datasets.augment, flip=dataset.kind.may_be_mirrored
     )
 
 

@@ -48,26 +48,22 @@ class Dataset:
     """A labelled image set in memory.
 
     Attributes:
-        name: the name it was loaded by.
+        kind: what was known of it before.
         train_images: uint8 array of shape `(n, height, width, channels)`.
         train_labels: int32 array of shape `(n,)`.
         test_images: uint8 array, likewise.
         test_labels: int32 array, likewise.
-        num_classes: number of classes.
-        mean: mean of every channel, in units of `max_value`.
-        std: standard deviation of every channel, in units of `max_value`.
-        max_value: the largest value that a pixel can have.
+        mean: mean of every channel, in units of `kind.max_value`.
+        std: standard deviation of every channel, likewise.
     """
 
-    name: str
+    kind: KnownDataset
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    max_value: int
 
 
 def load(name, data_dir=None):
@@ -93,21 +89,15 @@ def load(name, data_dir=None):
         splits = digits.load_splits()
     else:
         splits = _load_prepared(name, data_dir)
-    known = DATASETS[name]
-    train_images, train_labels = splits["train"]
-    test_images, test_labels = splits["test"]
-    mean, std = known.moments or _channel_moments(train_images, known.max_value)
-    return Dataset(
-        name=name,
-        train_images=train_images,
-        train_labels=train_labels.astype(np.int32),
-        test_images=test_images,
-        test_labels=test_labels.astype(np.int32),
-        num_classes=known.num_classes,
-        mean=mean,
-        std=std,
-        max_value=known.max_value,
-    )
+    kind = DATASETS[name]
+    images, _ = splits["train"]
+    moments = kind.moments or _channel_moments(images, kind.max_value)
+    arrays = [
+        array
+        for split in ("train", "test")
+        for array in (splits[split][0], splits[split][1].astype(np.int32))
+    ]
+    return Dataset(kind, *arrays, *moments)
 
 
 def _load_prepared(name, data_dir):

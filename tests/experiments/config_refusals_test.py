@@ -19,15 +19,13 @@ from experiments.config import REQUIRED, scaled_down
 from tests.helpers.refusals import check_sentence
 
 SMALL = datasets.Dataset(
-    name="digits",
+    datasets.DATASETS["digits"],
     train_images=np.zeros((8, 4, 4, 1), np.uint8),
     train_labels=np.zeros(8, np.int32),
     test_images=np.zeros((2, 4, 4, 1), np.uint8),
     test_labels=np.zeros(2, np.int32),
-    num_classes=10,
     mean=(0.5,),
     std=(0.5,),
-    max_value=16,
 )
 
 

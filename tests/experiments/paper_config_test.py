@@ -6,7 +6,7 @@ import pytest
 from configs import paper
 from experiments.build import compile_model, make_plan
 from experiments.config import scaled_down
-from experiments.datasets import Dataset
+from experiments.datasets import DATASETS, Dataset
 from keras_svag.probe.invariance import is_scale_invariant
 
 # The paper's default recipe.
@@ -69,19 +69,12 @@ def test_a_recipe_differs_from_the_papers_in_what_it_studies(name):
     assert config.dataset == "cifar10"
 
 
-def images(num_classes=10):
+def images():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3))
     pixels = pixels.astype("uint8")
-    labels = np.arange(64, dtype="int32") % num_classes
+    labels = np.arange(64, dtype="int32") % 10
     moments = (0.5,) * 3
-    return Dataset(
-        "cifar10",
-        *(pixels, labels) * 2,
-        num_classes,
-        moments,
-        moments,
-        max_value=255,
-    )
+    return Dataset(DATASETS["cifar10"], *(pixels, labels) * 2, moments, moments)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_digits_hold_scikit_learns_images_and_their_moments():
     assert dataset.train_images.shape == (1437, 8, 8, 1)
     assert dataset.train_images.dtype == np.uint8
     assert dataset.train_labels.dtype == np.int32
-    assert dataset.max_value == 16
-    assert dataset.num_classes == 10
+    assert dataset.kind.max_value == 16
+    assert dataset.kind.num_classes == 10
     np.testing.assert_allclose(dataset.mean, [train.mean()], rtol=1e-12)
     np.testing.assert_allclose(dataset.std, [train.std()], rtol=1e-12)
 
@@ -91,8 +91,8 @@ def test_prepared_sets_are_read_in_order(tmp_path, name, shape, num_classes):
         np.testing.assert_array_equal(
             getattr(dataset, f"{split}_labels"), labels
         )
-    assert dataset.num_classes == num_classes
-    assert dataset.max_value == 255
+    assert dataset.kind.num_classes == num_classes
+    assert dataset.kind.max_value == 255
     if name == "cifar10":
         assert dataset.mean == (0.4914, 0.4822, 0.4465)
         assert dataset.std == (0.2023, 0.1994, 0.2010)

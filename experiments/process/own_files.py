@@ -48,10 +48,16 @@ def is_partial(name):
 
 
 def remove_partial(folder):
-    """Removes what killed processes left unfinished in a folder."""
-    for name in filter(is_partial, os.listdir(folder)):
+    """Removes what killed processes left unfinished in a folder.
+
+    Returns:
+        Whether there was something.
+    """
+    names = list(filter(is_partial, os.listdir(folder)))
+    for name in names:
         with contextlib.suppress(OSError):
             os.remove(os.path.join(folder, name))
+    return bool(names)
 
 
 def foreign(path, wanted=_OF_A_RUN, option="--workdir"):

@@ -13,7 +13,11 @@ import tempfile
 
 import tensorflow as tf
 
-from experiments.process.own_files import foreign, replaced
+from experiments.process.own_files import (
+    foreign,
+    remove_partial,
+    replaced,
+)
 from experiments.process.streams import visible
 from experiments.report.batch_sizes_section import (
     LINEAR_SCALING,
@@ -71,6 +75,7 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
     with _writing_to(output):
         # What can be known is known before the runs are read.
         _check_writable(output)
+        _clear(output)
         _written_before(output)
     found, unfinished, unusable = find_runs(workdir)
     runs, repeated = without_repeated(found)
@@ -135,6 +140,14 @@ def _write(folder, title, head, sections):
         file.write(_markdown(title, head, sections))
     text = _markdown(title, head, sections, with_figures=False)
     write_summaries(os.path.join(folder, "report"), text, pictures)
+
+
+def _clear(output):
+    """Removes what a report that was killed left unfinished."""
+    for folder in (os.path.join(output, name) for name in (*_FOLDERS, "")):
+        with contextlib.suppress(OSError):
+            if remove_partial(folder):
+                os.rmdir(folder)
 
 
 def _replace(output, new):

@@ -1,6 +1,7 @@
 import errno
 import itertools
 import os
+import pathlib
 import re
 
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
+from experiments.process.own_files import replaced
 from experiments.report import writing
 from experiments.report.__main__ import main
 from experiments.report.writing import write_report
@@ -203,6 +205,20 @@ def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path):
     assert all("ngd-" in p.name or "tfevents" in p.name for p in gone)
     for name in ("figures/hers.png", "report/hers.txt", "notes.md"):
         assert (tmp_path / name).read_text() == "hers"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_a_killed_report_left_is_removed(tmp_path, is_first):
+    write_ngd_and_sgd(tmp_path)
+    if not is_first:
+        write_report(str(tmp_path))
+    places = []
+    for name in ("report.md", "figures/a.png", "report/events"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        places.append(replaced(str(tmp_path / name)))
+        pathlib.Path(places[-1].__enter__()).write_text("half")
+    write_report(str(tmp_path))
+    assert not [*tmp_path.rglob("*.partial*")]
 
 
 def test_what_was_changed_since_is_kept(tmp_path):

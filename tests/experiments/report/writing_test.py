@@ -56,6 +56,7 @@ def test_each_study_has_its_section_and_its_figures(all_studies):
     text = (all_studies / "report.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (\w+)", text, re.MULTILINE)
     assert headings == ["SVAG", "Linear", "NGD"]
+    assert text.count("In common: ") == text.count("Runs: ") == 3
     names = re.findall(r"\]\((figures/[\w.-]+)\)", text)
     assert len(names) == 5
     for name in names:
@@ -68,6 +69,7 @@ def test_what_is_left_out_is_named_with_the_reason(all_studies):
     assert "Left out, because unfinished: begun." in text
     stopped = re.search(r"loss that was not finite: (.*?)\. They", text)[1]
     assert stopped.count("batch\\_size=512") == 2
+    assert "(2 diverged)" in text
     assert "nothing is comparable with them: other (" in text
     assert "the same configuration and seed: twin." in text
     [line] = re.findall(r"^- bad\\\*: (.*)$", text, re.MULTILINE)

@@ -155,6 +155,7 @@ FITS = [
     (models.coupled_examples, "arrays"),
     *((models.masked_lstm, way) for way in ("arrays", "eager")),
     (models.frozen_batch_normalization, "arrays"),
+    (models.augmented_images, "arrays"),
     (models.half_precision, "arrays"),
     (models.dice_loss, "arrays"),
     (models.named_targets, "arrays"),
@@ -169,6 +170,7 @@ FITS = [
     (models.variational_autoencoder, "arrays"),
     (models.int8, "arrays"),
     (models.float8, "arrays"),
+    (models.averaged_and_decayed, "arrays"),
 ]
 # What a backend's own `fit` cannot do: docs/backends.md.
 IMPOSSIBLE = {

@@ -10,6 +10,37 @@ except ImportError:
     tf = None  # Other backends go without it.
 
 
+class Codebook(layers.Layer):
+    """Vector quantization; moving averages of the inputs are the codes."""
+
+    def __init__(self, codes=4, **kwargs):
+        super().__init__(**kwargs)
+        self.codes = codes
+
+    def build(self, shape):
+        def weight(shape, initializer):
+            return self.add_weight(
+                shape=shape, initializer=initializer, trainable=False
+            )
+
+        self.table = weight((self.codes, shape[-1]), "random_normal")
+        self.sums = weight((self.codes, shape[-1]), "ones")
+        self.counts = weight((self.codes,), "ones")
+
+    def call(self, x, training=False):
+        distances = ops.sum((x[:, None] - self.table) ** 2, -1)
+        nearest = ops.one_hot(ops.argmin(distances, 1), self.codes)
+        quantized = ops.matmul(nearest, self.table)
+        if training:
+            sums = ops.matmul(ops.transpose(nearest), x)
+            self.sums.assign(0.9 * self.sums + 0.1 * sums)
+            counts = ops.sum(nearest, 0)
+            self.counts.assign(0.9 * self.counts + 0.1 * counts)
+            self.table.assign(self.sums / (self.counts[:, None] + 1e-3))
+        self.add_loss(0.25 * ops.mean((ops.stop_gradient(quantized) - x) ** 2))
+        return x + ops.stop_gradient(quantized - x)
+
+
 class MixtureOfExperts(layers.Layer):
     """Experts and a gate, with a loss that is least if all work alike."""
 
@@ -32,6 +63,14 @@ class SummedActivity(layers.Layer):
     def call(self, x):
         self.add_loss(1e-2 * ops.sum(x**2))
         return x
+
+
+class MinibatchDeviation(layers.Layer):
+    """The standard deviation over the batch as one more feature (StyleGAN)."""
+
+    def call(self, x):
+        deviation = ops.mean(ops.std(x, 0))
+        return ops.concatenate([x, 0 * x[:, :1] + deviation], -1)
 
 
 class AttentionAcrossExamples(layers.Layer):

@@ -118,6 +118,15 @@ def frozen_batch_normalization(**compilation):
     return _images(backbone, layers.ReLU(), **compilation)
 
 
+def augmented_images(**compilation):
+    return _images(
+        layers.RandomFlip("horizontal"),
+        layers.RandomTranslation(0.2, 0.2),
+        layers.Conv2D(3, 3),
+        **compilation,
+    )
+
+
 def half_precision(**compilation):
     """mixed_float16: Keras scales the loss by itself."""
     usual = keras.config.dtype_policy()
@@ -139,6 +148,7 @@ def layers_with_state(**compilation):
         of_backend += [public_layers.TensorFlowState()]
     return _regression(
         layers.SpectralNormalization(_hidden()),
+        public_layers.Codebook(),
         public_layers.Warmup(),
         *of_backend,
         **compilation,
@@ -162,6 +172,7 @@ def numpy_noise(**compilation):
 def coupled_examples(**compilation):
     return _regression(
         public_layers.MixtureOfExperts(),
+        public_layers.MinibatchDeviation(),
         public_layers.AttentionAcrossExamples(),
         _hidden(kernel_regularizer="l2", activity_regularizer="l1"),
         **compilation,
@@ -510,6 +521,14 @@ def float8(**compilation):
 
 
 # Optimizers
+
+
+def averaged_and_decayed(**compilation):
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 12)
+    optimizer = keras.optimizers.AdamW(
+        schedule, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4
+    )
+    return _regression(optimizer=optimizer, **compilation)
 
 
 def accumulated_and_clipped(**compilation):

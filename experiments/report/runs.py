@@ -8,6 +8,7 @@ import os
 import re
 
 import numpy as np
+import pandas
 
 from experiments import config as configuration
 from experiments.optimizers import optimizer_class
@@ -329,15 +330,28 @@ def _read_history(path):
         # Reading a pipe would wait for ever.
         raise ValueError("it is no file")
     with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = [*filter(None, csv.reader(file))] or [[]]
-    if any(len(row) != len(header) for row in rows):
-        raise ValueError("not all lines have the cells of the header")
-    columns = zip(header, zip(*rows, strict=True), strict=False)
-    return {name: _numbers(name, cells) for name, cells in columns}
+        separators = [line.count(",") for line in file if line.strip()]
+        if len({*separators}) > 1:
+            # pandas would fill a torn line up.
+            raise ValueError("not all lines have the cells of the header")
+        if len(separators) < 2:
+            return {}
+        file.seek(0)
+        header = next(filter(str.strip, file)).rstrip("\r\n").split(",")
+        frame = pandas.read_csv(
+            file,
+            names=range(len(header)),
+            dtype=np.float64,
+            na_values=["NA", "nan", ""],
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
+            float_precision="round_trip",
+        )
+    columns = zip(header, frame.to_numpy().T, strict=True)
+    return {name: _checked(name, numbers) for name, numbers in columns}
 
 
-def _numbers(name, cells):
-    numbers = np.array(["nan" if c in ("NA", "") else c for c in cells], float)
+def _checked(name, numbers):
     sizes = np.abs(numbers)
     wrong = (sizes > arguments.LARGEST_NUMBER) & (sizes < math.inf)
     if name in _MOST:

@@ -352,6 +352,22 @@ def test_training_that_ends_on_nan():
 # Ways of the train function
 
 
+@pytest.mark.parametrize(
+    ("steps", "jit_compile"),
+    [(4, False), pytest.param(1, True, marks=pytest.mark.slow)],
+)
+def test_short_last_batch_and_a_remainder_of_steps(steps, jit_compile):
+    def build_model():
+        return network(steps_per_execution=steps, jit_compile=jit_compile)
+
+    def life(model, monitors):
+        return fit(model, monitors, epochs=4)
+
+    _, [monitor] = assert_lives_alike(life, build_model)
+    rows = np.where(monitor.series["step"] % STEPS == 0, ROWS % BATCH_SIZE, 8)
+    np.testing.assert_array_equal(monitor.series["rows"], rows)
+
+
 class Traced(keras.Model):
     """Counts how often its functions run in Python: once a trace."""
 
@@ -422,3 +438,40 @@ def test_loop_that_is_watched_returns_the_same_logs():
         return logs, more
 
     assert_lives_alike(life, build_model)
+
+
+# What cannot be held, as the documents say
+
+
+class TensorFlowNoise(keras.layers.Layer):
+    """Draws from TensorFlow's own generator, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def call(self, x, training=False):
+        self.calls += 1
+        return x + tf.random.normal(tf.shape(x)) if training else x
+
+
+def noisy(**arguments):
+    keras.utils.set_random_seed(0)
+    inner = [TensorFlowNoise(), keras.layers.Dense(2)]
+    return compiled(keras.Sequential([keras.Input((4,)), *inner]), **arguments)
+
+
+def test_limits_are_those_of_the_documents():
+    models = []
+    for monitors in ([], [every_step()]):
+        model = noisy(run_eagerly=True)
+        calls = model.layers[0].calls
+        fit(model, monitors)
+        models.append((model, model.layers[0].calls - calls))
+    (theirs, plain), (ours, measured) = models
+    assert plain == 2 * STEPS
+    assert measured > plain
+    assert np.any(ours.get_weights()[0] != theirs.get_weights()[0])
+    documented = " ".join(GradientNoiseMonitor.__doc__.split())
+    assert "Attributes of Python objects" in documented
+    assert "`tf.random.normal`" in documented

@@ -185,6 +185,45 @@ def test_observations_are_of_the_halves_before_the_step(network, weights):
     np.testing.assert_array_equal(done, expected)
 
 
+def population(rows):
+    """Exact G and S of a data set of some rows."""
+    each = np.array([gradient(START, [row]) for row in rows])
+    mean = each.mean(axis=0)
+    return mean @ mean, np.sum((each - mean) ** 2) / len(each)
+
+
+def estimate_of(drawn, **arguments):
+    """The estimate of batches, lists of rows, at fixed weights."""
+    monitor = GradientNoiseMonitor(every=1, **arguments)
+    # The first batch is not measured.
+    linear_model(SGD(0.0)).fit(
+        ((X[list(b)], Y[list(b)]) for b in [drawn[0], *drawn]),
+        callbacks=[monitor],
+        verbose=0,
+    )
+    assert len(monitor.series) == len(drawn)
+    return monitor.series.estimate()
+
+
+ORDERS = itertools.permutations(range(4))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "num_examples"),
+    [
+        ([*itertools.product(range(4), repeat=2)], None),
+        ([*itertools.product(range(4), repeat=3)], None),
+        ([half for order in ORDERS for half in (order[:2], order[2:])], 4),
+    ],
+    ids=["all pairs", "all triples", "all permutations"],
+)
+def test_moments_are_exact_over_all_that_can_be_drawn(drawn, num_examples):
+    estimate = estimate_of(drawn, num_examples=num_examples)
+    assert estimate.sampling == ("shuffle" if num_examples else "independent")
+    actual = estimate.grad_sq_norm, estimate.example_noise
+    assert actual == pytest.approx(population(range(4)), rel=1e-5)
+
+
 # The norm of an adaptive optimizer
 
 EPSILON, BETA = 0.1, 0.8

@@ -200,7 +200,7 @@ def test_skipped_steps_of_loss_scaling_are_no_steps():
     # The second of the pair was skipped: the next one, at half of the scale,
     # takes its place.
     np.testing.assert_array_equal(variable.numpy(), [1.0])
-    assert int(optimizer.iterations) == 1
+    assert int(inner.iterations) == 1
     assert float(inner.continuous_time) == 0
     optimizer.apply([tf.constant([12.0])])
     w1, w2 = svag_weights(2)

@@ -131,6 +131,29 @@ def test_a_run_that_is_killed_among_them_leaves_them_and_ends(tmp_path):
     assert left == {p for p in hers if os.path.dirname(p).endswith("points")}
 
 
+@pytest.mark.parametrize("name", ["results.json", "model.keras", "train"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_stands_in_an_unfinished_runs_place_is_refused(
+    tmp_path, name, is_link
+):
+    run, hers = tmp_path / "run", tmp_path / "hers"
+    program = start(run)
+    wait_for((run / "history.csv").exists)
+    program.kill()
+    program.communicate()
+    if (run / name).exists():
+        (run / name).rename(tmp_path / "away")
+    hers.mkdir()
+    (hers / "0.jpg").write_text("hers")
+    if is_link:
+        (run / name).symlink_to(hers / "0.jpg" if "." in name else hers)
+    else:
+        (run / name).write_text('{"accuracy": 1.0}')
+    before = contents(tmp_path)
+    assert f"{run / name} " in refused(start(run))
+    check_kept(before, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["report.md", "figures", "report"])
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_a_report_takes_no_place_of_hers(tmp_path, name, kind):

@@ -300,14 +300,13 @@ class NoiseSeries:
             "batch_size": batch_size,
             "num_examples": self.num_examples,
             "sampling": self.sampling,
+            "batches": self.repeated("batch"),
         }
-        layers, batches = None, self.repeated("batch")
+        layers = None
         if self.layers and per_layer and not preconditioned:
             layers = {
                 name: NoiseEstimate.from_observations(
-                    *self._repeated(self.layer(name)).T,
-                    batches=batches,
-                    **common,
+                    *self._repeated(self.layer(name)).T, **common
                 )
                 for name in self.layers
             }
@@ -315,7 +314,6 @@ class NoiseSeries:
         return NoiseEstimate.from_observations(
             self.repeated(f"{prefix}grad_sq_norm"),
             self.repeated(f"{prefix}example_noise"),
-            batches=batches,
             per_layer=layers,
             assumptions=self._assumptions(),
             loss_difference=self.couplings[-1][1] if self.couplings else None,

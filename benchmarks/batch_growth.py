@@ -61,7 +61,7 @@ def data_of(problem, data_dir):
     )
 
     def standard(images):
-        images = images / found.max_value
+        images = images / found.kind.max_value
         return ((images - found.mean) / found.std).astype("float32")
 
     rows = slice(EXAMPLES[problem])

@@ -67,7 +67,9 @@ def main():
                 (
                     losses(scaled[rows], *others) - losses(base[rows], *others)
                 ).mean(axis=1)
-                for rows in np.array_split(np.arange(_MOST), _MOST // 20)
+                for rows in np.array_split(
+                    np.arange(min(_MOST, len(x))), _MOST // 20
+                )
             ]
         )
         truth = means.mean()

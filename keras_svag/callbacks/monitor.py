@@ -63,8 +63,8 @@ their kin |
 
     A batch that comes again in a later epoch is no new draw: error bars are
     those of the different batches, which a sum over their rows tells apart.
-    After `keras.utils.set_random_seed` TensorFlow shuffles arrays into one
-    order for all epochs, which say no more than one of them.
+    After `keras.utils.set_random_seed` Keras on TensorFlow shuffles arrays
+    into one order for all epochs; then the later ones tell little that is new.
 
     What is measured is the noise of a half batch's loss. Where the loss of a
     batch is no mean over its examples (a sum, BatchNormalization, in-batch

@@ -52,11 +52,26 @@ def of_network(**way):
     return model, *regression(43)
 
 
-def of_sgd_on_the_first_half(**way):
+class Halving(layers.Layer):
+    """Halves a scale at each call, where neither Keras nor we look for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = {"one": [tf.Variable(1.0, trainable=False)]}
+
+    def call(self, x, training=False):
+        (scale,) = self.scales["one"]
+        if training:
+            scale.assign(scale / 2)
+        return x * (1 + scale)
+
+
+def of_sgd_on_the_first_half(first=layers.Identity, **way):
     """Whose second half is computed to be observed, and leaves no trace."""
     inner = keras.Sequential(
         [
             keras.Input((4,)),
+            first(),
             layers.SpectralNormalization(layers.Dense(5)),
             TensorFlowState(),
             UnseededNoise(),
@@ -83,7 +98,7 @@ def of_script(make_script):
     ("make", "given", "atol"),
     [
         (of_network, {"steps_per_execution": 2}, 0),
-        (of_sgd_on_the_first_half, {}, 0),
+        (of_sgd_on_the_first_half, {"first": Halving}, 0),
         (of_sgd_on_the_first_half, {"run_eagerly": True}, 0),
         (of_script, {"make_script": public_models.embeddings}, 0),
         pytest.param(

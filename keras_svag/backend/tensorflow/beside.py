@@ -36,8 +36,11 @@ class PairProgram(AnyProgram):
         with python_state_kept(
             self.model, lambda: self._runs_python and self._keeps_generators
         ):
-            # Making the program may trace it, too.
-            return traced_again(lambda: self._program(function, batch)(batch))()
+            try:
+                # Making the program may trace it, too.
+                return self._program(function, batch)(batch)
+            except NewVariables:
+                return self._program(function, batch)(batch)
 
     def _program(self, function, batch):
         """The function of a batch, on every replica, as a graph if Keras is."""
@@ -150,18 +153,6 @@ def _with_open_rows(batch):
 
 class NewVariables(Exception):
     """While tracing, a variable was found that has to be put back too."""
-
-
-def traced_again(function):
-    """The function, which is traced once more where one was found."""
-
-    def run(*args):
-        try:
-            return function(*args)
-        except NewVariables:
-            return function(*args)
-
-    return run
 
 
 class State:

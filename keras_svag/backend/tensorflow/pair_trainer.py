@@ -18,8 +18,8 @@ from keras_svag.backend.tensorflow.batches import (
     num_rows,
 )
 from keras_svag.backend.tensorflow.beside import (
+    NewVariables,
     State,
-    traced_again,
     traced_once,
 )
 from keras_svag.backend.tensorflow.state import tensorflow_variables
@@ -31,6 +31,7 @@ from keras_svag.scaling.optimizers import without_loss_scale
 class PairTrainer(AnyTrainer, MultiWorkerModel):
     """The step of a graph, on any number of replicas."""
 
+    train_function: Any
     _largest = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,10 +43,23 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
         return self.distribute_strategy.num_replicas_in_sync
 
     def make_train_function(self, force: bool = False) -> None:
-        is_new = force or self.train_function is None
-        super().make_train_function(force)
-        if is_new:
-            self.train_function = traced_again(self.train_function)
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force=True)
+        made = self.train_function
+
+        def run(*args):
+            nonlocal made
+            try:
+                return made(*args)
+            except NewVariables:
+                # A function of Keras's whose first trace failed stays broken.
+                in_place = self.train_function
+                super(PairTrainer, self).make_train_function(force=True)
+                made, self.train_function = self.train_function, in_place
+                return made(*args)
+
+        self.train_function = run
 
     def _new_observations(self):
         # What a half that trains nothing may assign besides.

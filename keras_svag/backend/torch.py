@@ -39,15 +39,22 @@ class _Values:
 
     Args:
         variables: List of Keras's variables.
+        tensors: List of others.
     """
 
-    def __init__(self, variables):
-        self._values = [(v.value, v.value.detach().clone()) for v in variables]
+    def __init__(self, variables, tensors=()):
+        tensors = [*(v.value for v in variables), *tensors]
+        self._values = [(t, t.detach().clone()) for t in tensors]
 
     def put_back(self):
         with torch.no_grad():
             for tensor, value in self._values:
                 tensor.copy_(value)
+
+
+def _buffers_of(model):
+    """The buffers of PyTorch's own modules, as running averages."""
+    return [b for layer in layers_of(model) for b in layer.buffers()]
 
 
 @contextlib.contextmanager
@@ -62,7 +69,8 @@ def _generators_kept():
 def _all_but_seeds_kept(model):
     """Context after which a model has its values again but for its seeds."""
     seeds = {id(seed) for seed in seeds_of(model)}
-    values = _Values([v for v in state_of(model) if id(v) not in seeds])
+    variables = [v for v in state_of(model) if id(v) not in seeds]
+    values = _Values(variables, _buffers_of(model))
     try:
         yield
     finally:
@@ -232,7 +240,7 @@ def preserved_state(model, trains=False):
     """
     variables = state_of(model, trains)
     known = {id(variable) for variable in variables}
-    values = _Values(variables)
+    values = _Values(variables, _buffers_of(model))
     try:
         with notes_kept(model), _generators_kept():
             yield

@@ -18,6 +18,7 @@ from keras_svag.backend.tensorflow.batches import (
     halves,
     without_optionals,
 )
+from keras_svag.backend.tensorflow.state import tensorflow_variables
 from keras_svag.noise.moments import is_sparse
 
 
@@ -48,6 +49,10 @@ class PairProgram(AnyProgram):
         def program(batch):
             # A program that is traced already runs nothing of Python.
             self._runs_python = True
+            if tf.executing_eagerly():
+                # No graph tells which of them a layer assigns.
+                variables = tensorflow_variables(self.model)
+                self._handles = [v.handle for v in variables]
             return self._averaged(self._strategy.run(function, (batch,)))
 
         if self.model.run_eagerly:
@@ -159,7 +164,7 @@ class State:
     """The values that variables have, to be put back after a computation.
 
     In a graph those are put back that an operation of the computation may
-    assign, whether Keras knows them or not; eagerly all that Keras knows.
+    assign, whether Keras knows them or not; eagerly all that are known.
 
     Args:
         variables: Keras variables, those of one replica.

@@ -40,14 +40,28 @@ def preserved_state(model, trains=False):
 
 
 def tensorflow_variables(model):
-    """Variables of TensorFlow in the layers that Keras does not know."""
+    """Variables of TensorFlow in the layers that Keras does not know.
+
+    They are attributes of the layers, or stand in lists and dicts that are.
+    """
     for layer in layers_of(model):
-        for value in vars(layer).values():
+        for value in _leaves(vars(layer)):
             if isinstance(value, tf.random.Generator):
                 value = value.state
             if isinstance(value, tf.Variable):
                 strategy = tf.distribute.get_strategy()
                 yield from strategy.experimental_local_results(value)
+
+
+def _leaves(value):
+    # As `keras.tree.flatten`, which cannot order keys of several types.
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, (list, tuple)):
+        yield value
+        return
+    for part in value:
+        yield from _leaves(part)
 
 
 def _all_metrics(model):

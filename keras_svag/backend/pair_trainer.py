@@ -14,6 +14,13 @@ from keras_svag.backend.pairs import (
 from keras_svag.noise.moments import common_rows, is_sparse
 from keras_svag.scaling.optimizers import without_loss_scale
 
+# In squared units of the gradient.
+MOMENTS = (
+    "grad_sq_norm",
+    "example_noise",
+    "preconditioned_grad_sq_norm",
+    "preconditioned_example_noise",
+)
 # What a row of the observations begins with; moments by layer follow.
 ROW = (
     "iteration",
@@ -21,10 +28,7 @@ ROW = (
     "rows",
     "batch",
     "weight_sq_norm",
-    "grad_sq_norm",
-    "example_noise",
-    "preconditioned_grad_sq_norm",
-    "preconditioned_example_noise",
+    *MOMENTS,
 )
 
 
@@ -161,7 +165,7 @@ class PairTrainer(keras.Model):
         values["rows"] *= self._replicas
         values["batch"] = fingerprint(batch)
         layers = values.pop("layers") * unscale**2
-        for name in ROW[5:]:
+        for name in MOMENTS:
             if name in values:
                 values[name] *= unscale**2
         values |= place_in_training(self)

@@ -184,8 +184,8 @@ def notes(verdict):
     if batches is not None and estimate.count >= 2 * batches:
         yield (
             f"The same batches came again: {estimate.count:,} observations are "
-            f"of {batches:,} different ones, and no more is known; shuffle "
-            "anew in every epoch"
+            f"of {batches:,} different ones, and error bars count those "
+            "alone; shuffle anew in every epoch"
         )
     if estimate.noise_scale_warning:
         yield estimate.noise_scale_warning.rstrip(".")

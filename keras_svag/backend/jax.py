@@ -124,7 +124,7 @@ class PairProgram(slices.PairProgram):
                 return function(batch)
 
         program.__name__ = function.__name__  # As profiles show it.
-        with python_state_kept(self.model, lambda: self._keeps_generators):
+        with python_state_kept(self.model, self._keeps_generators):
             if not self.model.run_eagerly:
                 program = self._programs.setdefault(function, jax.jit(program))
             return program(self._variables.values(), batch)

@@ -307,15 +307,15 @@ def python_state_kept(model, keeps_generators):
 
     Args:
         model: The model that is called.
-        keeps_generators: Function of whether the global generators of Python
-            and NumPy are among it.
+        keeps_generators: Whether the global generators of Python and NumPy
+            are among it.
     """
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with notes_kept(model):
             yield
     finally:
-        if keeps_generators():
+        if keeps_generators:
             random.setstate(of_python)
             np.random.set_state(of_numpy)
 

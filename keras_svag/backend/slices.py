@@ -73,15 +73,17 @@ class FirstCall(TrainFunction):
 
     Args:
         model: The model.
+        feed: The `Feed` of the `fit`.
         note: Function of whether batches may differ in their rows.
     """
 
-    def __init__(self, model, note):
+    def __init__(self, model, feed, note):
         super().__init__(model)
+        self._feed = feed
 
     def _call(self, *arguments):
         *state, data = arguments
         batches = self._batches(data)
         for batch in batches:
             fewest_rows(batch)
-        return self.found(*state, self._data(batches))
+        return self.found(*state, self._feed(batches, data))

@@ -22,8 +22,7 @@ from keras_svag.backend.slices import even_number_of_rows, halves, num_rows
 from keras_svag.scaling.optimizers import without_loss_scale
 
 __all__ = [
-    "Beside",
-    "FirstCall",
+    "Feed",
     "Gradients",
     "PairProgram",
     "PairTrainer",
@@ -98,7 +97,7 @@ class PairProgram(slices.PairProgram):
     def _run(self, function, batch):
         seeds = _Values(seeds_of(self.model))
         with (
-            python_state_kept(self.model, lambda: self._keeps_generators),
+            python_state_kept(self.model, self._keeps_generators),
             _generators_kept(),
         ):
             try:
@@ -115,17 +114,10 @@ class PairProgram(slices.PairProgram):
             return super()._loss_in_inference(part)
 
 
-class Beside(train_function.Beside):
-    """Shows the batch of a call before hers trains on it."""
+class Feed(train_function.Feed):
+    """Gives a train function a list of batches."""
 
-    def _data(self, batches):
-        return batches
-
-
-class FirstCall(slices.FirstCall):
-    """Looks at the first batch, as far as it can be halved."""
-
-    def _data(self, batches):
+    def __call__(self, batches, data):
         return batches
 
 

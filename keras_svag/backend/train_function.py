@@ -4,6 +4,19 @@ import contextlib
 import itertools
 
 
+class Feed:
+    """Gives a train function batches that were drawn from its data."""
+
+    def __call__(self, batches, data):
+        """The batches as the function takes them.
+
+        Args:
+            batches: List of them, drawn in their order.
+            data: What they were drawn from.
+        """
+        return iter(batches)
+
+
 class TrainFunction:
     """Stands in for a model's train function during one call of it.
 
@@ -54,25 +67,22 @@ class TrainFunction:
         """The batches of a call, as a list."""
         return list(itertools.islice(data, self._model.steps_per_execution))
 
-    def _data(self, batches):
-        """What `_batches` takes them from."""
-        return iter(batches)
-
 
 class Beside(TrainFunction):
     """Shows a batch of the call to a function before hers trains on it.
 
     Args:
         model: The model.
+        feed: The `Feed` of the `fit`.
         choose: Function from the number of batches of the call, which are more
             than one with `steps_per_execution`, to the index of the one.
         observe: Function of that batch and its index.
         in_loop: Whether `train_on_batch` calls it.
     """
 
-    def __init__(self, model, choose, observe, in_loop=False):
+    def __init__(self, model, feed, choose, observe, in_loop=False):
         super().__init__(model, in_loop)
-        self._choose, self._observe = choose, observe
+        self._feed, self._choose, self._observe = feed, choose, observe
 
     def _call(self, *arguments):
         *state, data = arguments
@@ -82,11 +92,11 @@ class Beside(TrainFunction):
             return self.found(*arguments)
         place = self._choose(len(batches))
         if place:
-            result = self.found(*state, self._data(batches[:place]))
+            result = self.found(*state, self._feed(batches[:place], data))
             state = result[1:] if state else []
         with self._attached(*state):
             self._observe(batches[place], place)
-        return self.found(*state, self._data(batches[place:]))
+        return self.found(*state, self._feed(batches[place:], data))
 
     def _attached(self, *state):
         """Context in which the model has the state that a call is given."""

@@ -182,7 +182,7 @@ class _Branch:
         if schedule is not None:
             put_back.callback(setattr, optimizer, "learning_rate", schedule)
         with (
-            backend.python_state_kept(model, lambda: True),
+            backend.python_state_kept(model, keeps_generators=True),
             backend.preserved_state(model, trains=True),
             put_back,
         ):

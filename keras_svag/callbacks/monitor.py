@@ -164,6 +164,7 @@ their kin |
         # The number of the last step whose own observation was taken.
         self._last_own = -1.0
         self._is_watching = False
+        self._feed = backend.Feed()
         self._waiting: collections.deque = collections.deque()
         self._data = backend.FitData()
         # Examples of the epoch that ends, where they are counted.
@@ -508,11 +509,15 @@ their kin |
                 backend.Within(model, self._take_own, self._is_watching)
         elif is_new:
             # It gets its trace from `fit`, and not from a batch of ours.
-            backend.FirstCall(model, self._note_rows)
+            backend.FirstCall(model, self._feed, self._note_rows)
             self._due = max(self._due, step + steps)
         elif is_due:
             backend.Beside(
-                model, self._choose, self._observe, self._is_watching
+                model,
+                self._feed,
+                self._choose,
+                self._observe,
+                self._is_watching,
             )
 
     def _note_rows(self, vary):
@@ -553,6 +558,7 @@ their kin |
         if self._look_is_due:
             backend.Beside(
                 self._model_seen,
+                self._feed,
                 self._choose,
                 lambda batch, _: self._look_at_batch(batch),
                 self._is_watching,

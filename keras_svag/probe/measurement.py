@@ -147,7 +147,7 @@ def measure_gradient_noise(
     )
     drawn = 0
     with (
-        backend.python_state_kept(model, lambda: True),
+        backend.python_state_kept(model, keeps_generators=True),
         backend.preserved_state(model),
     ):
         gradients = SequentialGradients(model, loss, preconditioned)

@@ -22,6 +22,7 @@ from keras_svag.backend.tensorflow.state import (
     replicas,
 )
 from keras_svag.backend.tensorflow.train_function import (
+    Feed,
     FirstCall,
     fewest_rows,
 )

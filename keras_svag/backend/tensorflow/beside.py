@@ -18,7 +18,10 @@ from keras_svag.backend.tensorflow.batches import (
     halves,
     without_optionals,
 )
-from keras_svag.backend.tensorflow.state import tensorflow_variables
+from keras_svag.backend.tensorflow.state import (
+    eager_seeds_kept,
+    tensorflow_variables,
+)
 from keras_svag.noise.moments import is_sparse
 
 
@@ -33,9 +36,9 @@ class PairProgram(AnyProgram):
 
     def _run(self, function, batch):
         batch = without_optionals(batch)
-        self._runs_python = False
-        with python_state_kept(
-            self.model, lambda: self._runs_python and self._keeps_generators
+        with (
+            python_state_kept(self.model, self._keeps_generators),
+            eager_seeds_kept(),
         ):
             try:
                 # Making the program may trace it, too.
@@ -47,8 +50,6 @@ class PairProgram(AnyProgram):
         """The function of a batch, on every replica, as a graph if Keras is."""
 
         def program(batch):
-            # A program that is traced already runs nothing of Python.
-            self._runs_python = True
             if tf.executing_eagerly():
                 # No graph tells which of them a layer assigns.
                 variables = tensorflow_variables(self.model)

@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from keras_svag.backend.model import layers_of, notes_kept, state_of
 
@@ -29,7 +30,7 @@ def preserved_state(model, trains=False):
         for part in (*parts, *tensorflow_variables(model))
     ]
     try:
-        with notes_kept(model):
+        with notes_kept(model), eager_seeds_kept():
             yield
     finally:
         for part, value in values:
@@ -37,6 +38,26 @@ def preserved_state(model, trains=False):
         for metric in _all_metrics(model):
             if not all(id(v) in known for v in metric.variables):
                 metric.reset_state()
+
+
+@contextlib.contextmanager
+def eager_seeds_kept():
+    """Context after which `tf.random` draws eagerly as it would have before.
+
+    Once a seed was set it takes one for each call from a generator of Python's.
+    Within the context they are others: of a seed that comes again TensorFlow
+    would draw the next numbers.
+    """
+    generator = getattr(context.context(), "_rng", None)
+    if generator is None:
+        yield
+        return
+    state = generator.getstate()
+    generator.seed(generator.getrandbits(64))
+    try:
+        yield
+    finally:
+        generator.setstate(state)
 
 
 def tensorflow_variables(model):

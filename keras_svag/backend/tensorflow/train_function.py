@@ -1,8 +1,11 @@
 """What takes the place of TensorFlow's train functions for one call."""
 
+import collections
+
 import numpy as np
 import tensorflow as tf
 
+from keras_svag.backend import train_function
 from keras_svag.backend.batches import arrays_of, check_rows
 from keras_svag.backend.tensorflow.batches import (
     dynamic_num_rows,
@@ -11,15 +14,57 @@ from keras_svag.backend.tensorflow.batches import (
 from keras_svag.backend.train_function import TrainFunction
 
 
+class Feed(train_function.Feed):
+    """Gives a train function batches by an iterator as that of `fit`.
+
+    From any other iterator Keras would call its step by another program, in
+    which what draws by `tf.random` begins anew, and a train function of the
+    model's own may take no other. Making one takes as long as many steps, so
+    that it is kept until it was read to its end.
+    """
+
+    def __init__(self):
+        self._batches = collections.deque()
+        self._iterator = None
+
+    def __reduce__(self):
+        return type(self), ()
+
+    def __call__(self, batches, data):
+        if not isinstance(data, tf.data.Iterator):
+            return iter(batches)
+        kept = self._iterator
+        if kept is None or kept.element_spec != data.element_spec:
+            self._iterator = self._made(data.element_spec)
+        self._batches.extend(batches)
+        return self._iterator
+
+    def _made(self, element_spec):
+        dataset = tf.data.Dataset.from_generator(
+            self._drawn, output_signature=element_spec
+        )
+        # Nothing is drawn ahead.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.experimental_optimization.apply_default_optimizations = False
+        return iter(dataset.with_options(options))
+
+    def _drawn(self):
+        while self._batches:
+            yield self._batches.popleft()
+        self._iterator = None
+
+
 class FirstCall(TrainFunction):
     """Looks at what the iterator of `fit` declares, and draws nothing.
 
     Args:
         model: The model.
+        feed: The `Feed` of the `fit`.
         note: Function of whether batches may differ in their rows.
     """
 
-    def __init__(self, model, note):
+    def __init__(self, model, feed, note):
         super().__init__(model)
         self._note = note
 

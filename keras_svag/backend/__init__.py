@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_svag.backend.batches import arrays_of, map_arrays
+from keras_svag.backend.batches import CANNOT_HALVE, arrays_of, map_arrays
 from keras_svag.backend.data import ArrayRows, are_arrays, batches_of
 from keras_svag.backend.model import (
     FitData,

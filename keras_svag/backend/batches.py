@@ -20,6 +20,25 @@ def map_arrays(function, batch):
     )
 
 
+def has_rows(array):
+    """Whether an array has rows: a scalar is that of the whole batch."""
+    shape = array.shape
+    return (shape.rank if hasattr(shape, "rank") else len(shape)) != 0
+
+
+def map_rows(function, batch):
+    """The batch with `function` of each array that has rows in its place."""
+    return map_arrays(
+        lambda leaf: function(leaf) if has_rows(leaf) else leaf, batch
+    )
+
+
+def first_with_rows(batch):
+    """The first array of a batch that has rows, or the first one."""
+    arrays = arrays_of(batch)
+    return next(filter(has_rows, arrays), arrays[0])
+
+
 def check_rows(rows):
     """The number of rows that all leaves have, the known ones of `rows`.
 

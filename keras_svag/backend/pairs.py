@@ -53,7 +53,7 @@ class TrainingLoss:
     Args:
         model: A built `keras.Model`.
         loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
-            does not.
+            does not. It is one of x where a batch has no targets.
 
     Attributes:
         is_masked: Whether a batch was seen whose loss Keras divides by the
@@ -69,6 +69,8 @@ class TrainingLoss:
     def loss_of(self, batch, training=True):
         """The loss in training mode, or in that of inference."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        if y is None and self._objective is not self.model:
+            y = x
         y_pred = call(self.model, x, training)
         if training:
             self.is_masked |= is_masked(self._objective, y_pred)

@@ -3,7 +3,13 @@
 What the two do alike with such batches is here too.
 """
 
-from keras_svag.backend.batches import arrays_of, check_rows, map_arrays
+from keras_svag.backend.batches import (
+    arrays_of,
+    check_rows,
+    first_with_rows,
+    has_rows,
+    map_rows,
+)
 from keras_svag.backend.pairs import PairProgram as AnyProgram
 from keras_svag.backend.pairs import place_in_training
 from keras_svag.backend.train_function import TrainFunction
@@ -11,7 +17,7 @@ from keras_svag.backend.train_function import TrainFunction
 
 def num_rows(batch):
     """Number of examples of a batch."""
-    shape = arrays_of(batch)[0].shape
+    shape = first_with_rows(batch).shape
     return shape[0] if len(shape) else None
 
 
@@ -22,20 +28,18 @@ def fewest_rows(batch):
         ValueError: If the batch cannot be halved.
     """
     return check_rows(
-        [leaf.shape[0] for leaf in arrays_of(batch) if len(leaf.shape)]
+        [leaf.shape[0] for leaf in arrays_of(batch) if has_rows(leaf)]
     )
 
 
 def first_rows(batch, most):
     """At most so many rows of a batch."""
-    return map_arrays(lambda leaf: leaf[:most], batch)
+    return map_rows(lambda leaf: leaf[:most], batch)
 
 
 def halves(batch):
     """The batch of rows 0, 2, 4, … and that of rows 1, 3, 5, …."""
-    return tuple(
-        map_arrays(lambda leaf, i=i: leaf[i::2], batch) for i in (0, 1)
-    )
+    return tuple(map_rows(lambda leaf, i=i: leaf[i::2], batch) for i in (0, 1))
 
 
 def even_number_of_rows(batch):

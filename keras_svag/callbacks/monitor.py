@@ -4,6 +4,8 @@ import collections
 import contextlib
 import math
 import os
+import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -26,6 +28,8 @@ _ROUNDING = 1e-6
 # Where `every` is None: in blocks of 4 steps for 2,000 steps, then of a 500th
 # of the steps done, until a hundredth of the steps is measured.
 _FIRST_BLOCK, _BLOCKS_IN_RUN, _LONGEST_BLOCK = 4, 500, 100
+# What makes a terminal print Keras's errors in bold.
+_STYLE = re.compile(r"\x1b\[\d*m")
 
 
 class GradientNoiseMonitor(keras.callbacks.Callback):
@@ -73,9 +77,9 @@ their kin |
     Limits. Variables and the global generators of Keras, NumPy and Python are
     put back; the last two not where a generator or a `PyDataset` makes the
     batches, which draws from them at the same time. Attributes of Python
-    objects that `call` changes in eager mode are not put back, and layers that
-    draw from TensorFlow's own generator (`tf.random.normal`) do not draw the
-    same numbers.
+    objects that `call` changes in eager mode are not put back. Over several
+    replicas what draws from TensorFlow's own generator (`tf.random.normal`)
+    does not draw the same numbers.
 
     The place in the block, the steps done and the observations go on over
     several calls of `fit` with one model; another model starts anew. An epoch
@@ -93,6 +97,7 @@ their kin |
         per_layer: Whether to measure each trainable variable apart too.
         loss: Replaces the compiled loss, as in `keras.Model.compile`: for a
             `train_step` of the model's own that computes its loss by itself.
+            Of (x, y_pred) where the data have no targets y.
         log_dir: Directory for TensorBoard; events go to its subdirectory
             `gradient_noise`.
         update_freq: `"epoch"` writes them at the ends of epochs, an integer
@@ -372,10 +377,6 @@ their kin |
     def _check_model(self):
         """Refuses, before the first step, what cannot be measured."""
         model, is_own = self._model_seen, self._observations is not None
-        remedy = (
-            "keras_svag.measure_gradient_noise(model, data) measures it by "
-            "whole batches."
-        )
         if model.built and not model.trainable_variables:
             raise ValueError(
                 f"The model {model.name!r} has no trainable weights, so there "
@@ -388,7 +389,8 @@ their kin |
             raise ValueError(
                 f"{type(self).__name__} computes the loss from `model(x)`, and "
                 f"{type(model).__name__} has no `call`; give it one, and its "
-                "loss as `loss`."
+                "loss as `loss`, or leave the callback out where several "
+                "losses are trained in turn, as in a GAN."
             )
         if (
             self.loss is None
@@ -399,17 +401,19 @@ their kin |
             raise ValueError(
                 f"{type(self).__name__} does not know the loss of "
                 f"{type(model).__name__}, whose own `train_step` computes it; "
-                "give it as `loss`, a function of (y, y_pred)."
+                "give it as `loss`, a function of (y, y_pred), or of (x, "
+                "y_pred) where the data have no targets y."
             )
         if backend.has_fixed_batch_size(model):
             raise ValueError(
                 f"{type(self).__name__} halves every batch, and the model "
-                f"{model.name!r} takes batches of one size only: {remedy}"
+                f"{model.name!r} takes batches of one size only: "
+                f"{backend.CANNOT_HALVE}"
             )
         if self._data.batch_size == 1:
             raise ValueError(
                 f"{type(self).__name__} halves every batch, and those of this "
-                f"fit have one row: {remedy}"
+                f"fit have one row: {backend.CANNOT_HALVE}"
             )
 
     def _settle_num_examples(self):
@@ -536,12 +540,35 @@ their kin |
     def _observe(self, batch, place):
         """Measures a batch that is about to be trained on."""
         if backend.fewest_rows(batch) < 2:
+            if not len(self.series):
+                warnings.warn(
+                    f"{type(self).__name__} halves every batch, and does not "
+                    f"observe one of one row: {backend.CANNOT_HALVE}",
+                    stacklevel=2,
+                )
             return
         self._make_program()
         if self._look_is_due:
             self._look_at_batch(batch)
-        values = self._program.moments(batch)
+        try:
+            values = self._program.moments(batch)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            self._refuse_half(error)
+            return
         self._wait(self._steps + place + 1, values, self._program.layers)
+
+    def _refuse_half(self, error):
+        """Says that a half cannot be trained on, at the first one for good."""
+        why = " ".join(_STYLE.sub("", str(error)).split())
+        sentence = (
+            f"{type(self).__name__} cannot compute the loss of half a batch of "
+            f"the model {self._model_seen.name!r} ({why:.300}): "
+            f"{backend.CANNOT_HALVE}"
+        )
+        if not len(self.series):
+            raise ValueError(sentence) from error
+        # Other batches could be halved, and training shall not end.
+        warnings.warn(sentence, stacklevel=2)
 
     def _make_program(self):
         if self._program is None:

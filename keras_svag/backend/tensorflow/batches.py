@@ -3,7 +3,12 @@
 import tensorflow as tf
 from keras import tree
 
-from keras_svag.backend.batches import arrays_of, map_arrays
+from keras_svag.backend.batches import (
+    first_with_rows,
+    has_rows,
+    map_arrays,
+    map_rows,
+)
 
 _OPTIONAL = tf.experimental.Optional
 
@@ -25,27 +30,27 @@ def first_rows(batch, most):
             first = tf.zeros_like(leaf.dense_shape)
             size = tf.concat([[most], leaf.dense_shape[1:]], axis=0)
             return tf.sparse.slice(leaf, first, size)
-        return leaf[:most]
+        return leaf[:most] if has_rows(leaf) else leaf
 
     return map_arrays(rows, without_optionals(batch))
 
 
 def num_rows(batch):
     """Number of examples of a batch; None if its shape does not say it."""
-    shape = tf.TensorShape(arrays_of(batch)[0].shape)
+    shape = tf.TensorShape(first_with_rows(batch).shape)
     return None if not shape.rank else shape[0]
 
 
 def dynamic_num_rows(batch):
     """Number of examples: an integer if it is static, else a tensor."""
     rows = num_rows(batch)
-    return _rows(arrays_of(batch)[0]) if rows is None else rows
+    return _rows(first_with_rows(batch)) if rows is None else rows
 
 
 def halves(batch):
     """The batch of rows 0, 2, 4, … and that of rows 1, 3, 5, …."""
     return tuple(
-        map_arrays(lambda leaf, i=i: _every_other_row(leaf, i), batch)
+        map_rows(lambda leaf, i=i: _every_other_row(leaf, i), batch)
         for i in (0, 1)
     )
 
@@ -55,7 +60,7 @@ def even_number_of_rows(batch):
     rows = dynamic_num_rows(batch)
     if isinstance(rows, int) and rows % 2 == 0:
         return batch
-    return map_arrays(lambda leaf: leaf[: rows - rows % 2], batch)
+    return map_rows(lambda leaf: leaf[: rows - rows % 2], batch)
 
 
 def _rows(leaf):

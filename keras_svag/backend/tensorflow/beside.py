@@ -9,7 +9,7 @@ import contextlib
 import tensorflow as tf
 from tensorflow.python.framework import auto_control_deps_utils
 
-from keras_svag.backend.batches import map_arrays
+from keras_svag.backend.batches import has_rows, map_arrays
 from keras_svag.backend.model import gradient_weights, seeds_of, state_of
 from keras_svag.backend.pairs import PairProgram as AnyProgram
 from keras_svag.backend.pairs import place_in_training, python_state_kept
@@ -147,6 +147,8 @@ def _with_open_rows(batch):
     def opened(spec):
         if hasattr(spec, "_value_specs"):  # Of several replicas.
             return type(spec)(*map(opened, spec._value_specs))
+        if not has_rows(spec):
+            return spec
         shape = [None, *spec.shape[1:]]
         if isinstance(spec, tf.RaggedTensorSpec):
             return tf.RaggedTensorSpec(

@@ -1,0 +1,184 @@
+"""A measured batch is trained on by the program that trains on the others.
+
+Another program (of other shapes, or called by itself) has other last bits, and
+what draws by `tf.random` begins anew in it.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_svag import GradientNoiseMonitor
+from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.small_problems import regression
+
+# Batches of 12 rows: a division by 12 is no shift of the exponent.
+X, Y = regression(57, 8, 3)
+WEIGHTS = np.linspace(0.5, 1.5, len(X), dtype="float32")
+ROWS = tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS))
+
+
+class Noise(keras.layers.Layer):
+    def call(self, x, training=False):
+        return x + tf.random.normal(tf.shape(x)) if training else x
+
+
+class NumPyNoise(keras.layers.Layer):
+    def call(self, x):
+        noise = tf.numpy_function(np.random.normal, [0.0, 1.0], tf.float64)
+        return x + tf.cast(tf.ensure_shape(noise, ()), x.dtype)
+
+
+class Mixup(keras.Model):
+    def train_step(self, data):
+        x, y = data
+        part = tf.random.uniform([])
+        return super().train_step((part * x + (1 - part) * x[::-1], y))
+
+
+class OwnLoop(keras.Model):
+    def make_train_function(self, force=False):
+        self.train_function = tf.function(lambda it: self.train_step(next(it)))
+
+
+class Tempered(keras.Model):
+    """Has a scalar beside the rows of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs["rows"]) / inputs["temperature"]
+
+
+def fit(model, callbacks, *args, **kwargs):
+    model.fit(*args, **{"verbose": 0, "callbacks": callbacks} | kwargs)
+
+
+def fit_arrays(model, callbacks, **kwargs):
+    fit(model, callbacks, X, Y, batch_size=12, epochs=2, **kwargs)
+
+
+def fit_another_structure(model, callbacks):
+    fit_arrays(model, callbacks)
+    fit_arrays(model, callbacks, sample_weight=WEIGHTS)
+
+
+def fit_after_train_on_batch(model, callbacks):
+    model.train_on_batch(X[:12], Y[:12], WEIGHTS[:12])
+    fit(model, callbacks, ROWS.batch(12), epochs=3)
+
+
+def fit_short_batches_later(model, callbacks):
+    fit(model, callbacks, ROWS.batch(12, drop_remainder=True))
+    fit(model, callbacks, ROWS.batch(12), epochs=3)
+
+
+def fit_tempered(model, callbacks):
+    data = ROWS.batch(12).map(
+        lambda x, y, _: ({"rows": x, "temperature": tf.constant(2.0)}, y)
+    )
+    fit(model, callbacks, data, epochs=2)
+
+
+def perceptron(kind=keras.Model, layer=keras.layers.Identity):
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(13, activation="tanh")(layer()(inputs))
+    return kind(inputs, keras.layers.Dense(3)(hidden))
+
+
+CASES = {
+    "another structure": (perceptron, fit_another_structure),
+    "after train_on_batch": (perceptron, fit_after_train_on_batch),
+    "short batches later": (perceptron, fit_short_batches_later),
+    "tf.random in a layer": (lambda: perceptron(layer=Noise), fit_arrays),
+    "tf.random in train_step": (lambda: perceptron(Mixup), fit_arrays),
+    "NumPy in the graph": (lambda: perceptron(layer=NumPyNoise), fit_arrays),
+    "own train function": (lambda: perceptron(OwnLoop), fit_arrays),
+    "a scalar in the batch": (Tempered, fit_tempered),
+}
+SETTINGS = [(name, {}) for name in CASES]
+SETTINGS += [("tf.random in a layer", {"run_eagerly": True})]
+SETTINGS += [("tf.random in a layer", {"steps_per_execution": 3})]
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_training_has_the_bits_of_training_without(name, settings):
+    make, train = CASES[name]
+    ends = []
+    for monitors in ([], [GradientNoiseMonitor(every=2)]):
+        keras.utils.set_random_seed(0)
+        model = make()
+        model.compile("adam", "mse", **settings)
+        train(model, monitors)
+        ends.append(bits_of(model))
+    assert len(monitors[0].series) > 2
+    assert_same_bits(*ends)
+
+
+class EightRows(keras.layers.Layer):
+    """Knows the rows of a batch by itself."""
+
+    def call(self, x):
+        return x + tf.ones((8, 8))
+
+
+def test_a_half_that_cannot_be_computed_is_refused_in_a_sentence():
+    model = perceptron(layer=EightRows)
+    model.compile("sgd", "mse")
+    monitors = [GradientNoiseMonitor(every=1)]
+    with pytest.raises(ValueError, match="half a batch .*whole batches") as e:
+        fit(model, monitors, X[:48], Y[:48], batch_size=8)
+    assert "\x1b" not in str(e.value)
+
+
+class AtLeastThree(keras.layers.Layer):
+    def call(self, x):
+        if (x.shape[0] or 3) < 3:
+            raise ValueError("too few rows")
+        return x
+
+
+def test_a_later_half_that_cannot_be_computed_ends_no_training():
+    model, monitor = perceptron(layer=AtLeastThree), GradientNoiseMonitor(1)
+    model.compile("sgd", "mse", run_eagerly=True)
+    with pytest.warns(UserWarning, match="too few rows"):
+        fit(model, [monitor], X[:28], Y[:28], batch_size=12)
+    assert int(model.optimizer.iterations) == 3
+    assert monitor.series["rows"].tolist() == [12]
+
+
+def test_batches_of_one_row_are_named_where_fit_does_not_know_them():
+    model, monitor = perceptron(), GradientNoiseMonitor(every=2)
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="one row"):
+        fit(model, [monitor], ROWS.take(6).batch(1))
+    assert len(monitor.series) == 0
+
+
+class Autoencoder(keras.Model):
+    def train_step(self, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x) - x) ** 2)
+        weights = self.trainable_weights
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def test_without_targets_the_given_loss_is_one_of_the_inputs():
+    noise = []
+    for kind, loss, given in (
+        (keras.Model, "mse", None),
+        (Autoencoder, None, "mse"),
+    ):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8,))
+        model = kind(inputs, keras.layers.Dense(8)(inputs))
+        model.compile("sgd", loss)
+        monitor = GradientNoiseMonitor(every=1, loss=given)
+        data = [X] if given else [X, X]
+        fit(model, [monitor], *data, batch_size=12)
+        noise.append(monitor.series["example_noise"])
+    np.testing.assert_allclose(*noise, rtol=1e-4)

@@ -72,7 +72,8 @@ their kin |
 
     What is measured is the noise of a half batch's loss. Where the loss of a
     batch is no mean over its examples (a sum, BatchNormalization, in-batch
-    negatives, masks), that is another loss: `estimate().assumptions` says so.
+    negatives, masks), that is another loss: `estimate().assumptions` says so,
+    and where a `train_step` of the model's own may train by yet another.
 
     Limits. Variables and the global generators of Keras, NumPy and Python are
     put back; the last two not where a generator or a `PyDataset` makes the
@@ -667,11 +668,16 @@ their kin |
             self._append(step + place, epoch, own.unpacked(row), layers)
 
     def _append(self, step, epoch, values, layers):
+        model, codes = self._model_seen, self._series.codes
         if not len(self._series) and not self._pairs_are_batches:
-            if backend.has_batch_normalization(self._model_seen):
-                self._series.codes.add("batch_normalization")
+            if backend.has_batch_normalization(model):
+                codes.add("batch_normalization")
+        if self._observations is None and backend.overrides(
+            model, "train_step"
+        ):
+            codes.add("own_train_step")
         if self._program is not None and self._program.is_masked:
-            self._series.codes.add("masked_loss")
+            codes.add("masked_loss")
         moments = values.pop("layers", ())
         if not self.per_layer:
             moments = layers = ()

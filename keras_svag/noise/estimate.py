@@ -69,7 +69,8 @@ class NoiseEstimate(SavedFields):
         sampling: `"independent"` batches, `"shuffle"` for those of an epoch's
             permutation, or None if not known.
         assumptions: Codes of what is assumed and may not hold:
-            `"coupled_loss"`, `"masked_loss"`, `"batch_normalization"`; or
+            `"coupled_loss"`, `"masked_loss"`, `"batch_normalization"`,
+            `"own_train_step"`, where the model may train by another loss; or
             `"loss_not_finite"`, where a loss was NaN or infinite.
         loss_difference: Relative difference of a whole batch's loss to the
             mean of its halves', or None.

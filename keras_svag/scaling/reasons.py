@@ -67,6 +67,10 @@ _PHRASES = {
         "a mask divides the loss by the entries that a batch keeps"
     ),
     "batch_normalization": "batch normalization saw halves of a batch apart",
+    "own_train_step": (
+        "the model's own train_step may train by another loss than that whose "
+        "noise was measured"
+    ),
     # Why there is no verdict.
     "diverges": (
         "The weights diverge: learning rate times weight decay is {}, not "

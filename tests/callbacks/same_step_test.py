@@ -116,6 +116,9 @@ def test_training_has_the_bits_of_training_without(name, settings):
         ends.append(bits_of(model))
     assert len(monitors[0].series) > 2
     assert_same_bits(*ends)
+    is_own = isinstance(model, Mixup)
+    assumptions = monitors[0].estimate().assumptions
+    assert ("own_train_step" in assumptions) == is_own
 
 
 class EightRows(keras.layers.Layer):

@@ -39,7 +39,9 @@ class Mixup(keras.Model):
 
 class OwnLoop(keras.Model):
     def make_train_function(self, force=False):
-        self.train_function = tf.function(lambda it: self.train_step(next(it)))
+        self.train_function = tf.function(
+            lambda it: self.train_step(it.get_next())
+        )
 
 
 class Tempered(keras.Model):

@@ -1,4 +1,4 @@
-"""Coverage of the interval of `branch_test`'s loss difference, as a table.
+"""How often the interval of `branch_test`'s loss difference errs.
 
     PYTHONPATH=. python benchmarks/branch_coverage.py [--tests 1000]
 
@@ -10,83 +10,67 @@ high" "worse"; each is nominally 2.5%. "Width": the median one in standard
 deviations of the difference of a single pair of branches.
 """
 
-import argparse
 import itertools
 
 import numpy as np
+from table import ERRORS, command_line, errors, print_header, print_row
 
 from keras_svag.branching.branches import _PARTS, _difference
 
-_INPUTS, _BATCH, _RATE, _EXAMPLES = 10, 8, 0.5, 512
-_MOST = 1000
-_TRUTH = np.random.default_rng(1).normal(size=_INPUTS)
+INPUTS, BATCH, RATE, EXAMPLES = 10, 8, 0.5, 512
+PAIRS = 1000
+TRUTH = np.random.default_rng(1).normal(size=INPUTS)
 
 
 def drawn(rng, *shape):
-    x = rng.normal(size=(*shape, _INPUTS))
-    return x, rng.random(shape) < 1 / (1 + np.exp(-x @ _TRUTH))
+    x = rng.normal(size=(*shape, INPUTS))
+    return x, rng.random(shape) < 1 / (1 + np.exp(-x @ TRUTH))
 
 
-def trained(weights, x, y, kappa):
+def trained(x, y, kappa):
     """Weights of all branches after their examples, (branches, inputs)."""
-    rows = round(kappa * _BATCH)
+    weights, rows = np.zeros((len(x), INPUTS)), round(kappa * BATCH)
     for start in range(0, x.shape[1] - rows + 1, rows):
         part, labels = x[:, start : start + rows], y[:, start : start + rows]
         logits = np.einsum("brk,bk->br", part, weights)
         error = 1 / (1 + np.exp(-logits)) - labels
         gradient = np.einsum("br,brk->bk", error, part) / rows
-        weights = weights - kappa * _RATE * gradient
+        weights = weights - kappa * RATE * gradient
     return weights
 
 
-def losses(weights, x, y):
-    """Of each branch on each example, (branches, examples)."""
-    return np.logaddexp(0, weights @ x.T * np.where(y, -1, 1))
+def differences(weights, x, y):
+    """In loss, of pairs of branches on each example, (branches, examples)."""
+    sign = np.where(y, -1, 1)
+    scaled, base = (np.logaddexp(0, part @ x.T * sign) for part in weights)
+    return scaled - base
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--tests", type=int, default=1000)
-    options = parser.parse_args()
-    print("| κ | seeds | held | too low | too high | median width |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    tests = command_line(__doc__, tests=1000).tests
+    print_header("κ | seeds | held", ERRORS, "median width")
     for kappa, seeds, held in itertools.product(
         (0.5, 4, 16), (2, 3, 10), (160, 1600)
     ):
         rng = np.random.default_rng([int(2 * kappa), seeds, held])
-        x, y = drawn(rng, options.tests * seeds, _EXAMPLES)
-        start = np.zeros((len(x), _INPUTS))
-        scaled = trained(start, x, y, kappa)
-        base = trained(start, x, y, 1)
+        examples = drawn(rng, tests * seeds, EXAMPLES)
+        weights = np.stack([trained(*examples, k) for k in (kappa, 1)])
         others = drawn(rng, 20_000)
+        parts = np.array_split(weights[:, :PAIRS], PAIRS // 20, axis=1)
         means = np.concatenate(
-            [
-                (
-                    losses(scaled[rows], *others) - losses(base[rows], *others)
-                ).mean(axis=1)
-                for rows in np.array_split(
-                    np.arange(min(_MOST, len(x))), _MOST // 20
-                )
-            ]
+            [differences(part, *others).mean(axis=1) for part in parts]
         )
-        truth = means.mean()
         ends = []
-        for rows in np.split(np.arange(len(x)), options.tests):
-            examples = drawn(rng, held)
-            found = losses(scaled[rows], *examples) - losses(
-                base[rows], *examples
-            )
-            parts = found.reshape(seeds, _PARTS, -1).mean(axis=2)
-            ends.append(_difference(parts, 0.95)[1:])
+        for part in np.split(weights, tests, axis=1):
+            found = differences(part, *drawn(rng, held))
+            found = found.reshape(seeds, _PARTS, -1).mean(axis=2)
+            ends.append(_difference(found, 0.95)[1:])
         low, high = np.transpose(ends)
-        print(
-            f"| {kappa:g} | {seeds} | {held:,} | {np.mean(high < truth):.1%} "
-            f"| {np.mean(low > truth):.1%} "
-            f"| {np.median(high - low) / means.std():.2f} |",
-            flush=True,
+        width = np.median(high - low) / means.std()
+        print_row(
+            *(f"{kappa:g}", seeds, held),
+            errors(low, high, means.mean()),
+            f"{width:.2f}",
         )
 
 

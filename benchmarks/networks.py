@@ -1,10 +1,9 @@
-"""The networks whose training is measured, with batches of random examples."""
+"""The networks whose training is measured, on batches of random examples."""
 
 import dataclasses
-import os
+import itertools
 from collections.abc import Callable
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from functools import partial
 
 import keras
 import numpy as np
@@ -43,7 +42,7 @@ def vit():
     for _ in range(4):
         x = transformer_block(x, heads=4, width=64)
     x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
-    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+    return keras.Model(inputs, layers.Dense(10)(x))
 
 
 def transformer():
@@ -52,7 +51,7 @@ def transformer():
     x = transformer_block(x, heads=2, width=32)
     x = layers.GlobalAveragePooling1D()(x)
     x = layers.Dense(20, activation="relu")(x)
-    return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+    return keras.Model(inputs, layers.Dense(2)(x))
 
 
 def lstm():
@@ -61,12 +60,9 @@ def lstm():
 
 
 def recommender():
-    inputs = {
-        "user": keras.Input((), name="user", dtype="int32"),
-        "movie": keras.Input((), name="movie", dtype="int32"),
-    }
-    user = layers.Embedding(USERS, 32)(inputs["user"])
-    movie = layers.Embedding(MOVIES, 32)(inputs["movie"])
+    inputs = keras.Input((2,), dtype="int32")
+    user = layers.Embedding(USERS, 32)(inputs[:, 0])
+    movie = layers.Embedding(MOVIES, 32)(inputs[:, 1])
     outputs = ops.sigmoid(layers.Dot(axes=1)([user, movie]))
     return keras.Model(inputs, outputs)
 
@@ -80,134 +76,104 @@ def convolutions():
             layers.ReLU(),
             layers.MaxPooling2D(),
         ]
-    head = [layers.Flatten(), layers.Dense(10, activation="softmax")]
+    head = [layers.Flatten(), layers.Dense(10)]
     return keras.Sequential([keras.Input(CIFAR), *blocks, *head])
 
 
 def perceptron():
     hidden = [layers.Dense(256, activation="relu") for _ in range(3)]
-    head = layers.Dense(10, activation="softmax")
     return keras.Sequential(
-        [keras.Input(CIFAR), layers.Flatten(), *hidden, head]
+        [keras.Input(CIFAR), layers.Flatten(), *hidden, layers.Dense(10)]
     )
 
 
-def digits():
-    return applications.ScaleInvariantMLP((8, 8, 1), 10, seed=0)
+def numbers(*shape):
+    return lambda rng, rows: rng.normal(size=(rows, *shape)).astype("float32")
 
 
-def pre_resnet(normalization, widen_factor=1):
-    return lambda: applications.PreResNet(
-        32, CIFAR, 10, normalization, widen_factor, seed=0
-    )
-
-
-def images(rng, rows, shape=CIFAR):
-    x = rng.normal(size=(rows, *shape)).astype("float32")
-    return x, rng.integers(0, 10, rows)
-
-
-def small_images(rng, rows):
-    return images(rng, rows, (8, 8, 1))
-
-
-def sentences(rng, rows):
-    x = rng.integers(0, WORDS, (rows, LENGTH), "int32")
-    return x, rng.integers(0, 2, rows)
-
-
-def windows(rng, rows):
-    x = rng.normal(size=(rows, 120, 7)).astype("float32")
-    return x, rng.integers(0, 2, (rows, 1))
-
-
-def ratings(rng, rows):
-    x = {
-        "user": rng.integers(0, USERS, rows, "int32"),
-        "movie": rng.integers(0, MOVIES, rows, "int32"),
-    }
-    return x, rng.integers(0, 2, (rows, 1))
-
-
-def cross_entropy(from_logits=True):
-    return keras.losses.SparseCategoricalCrossentropy(from_logits)
+def integers(below, width):
+    return lambda rng, rows: rng.integers(0, below, (rows, width), "int32")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A training.
+    """A training on random examples of two classes.
 
     Args:
-        examples: `(rng, rows) -> (x, y)`.
-        loss, metric: as `compile` takes them.
-        steps: of one turn.
+        inputs: `(rng, rows) -> x`.
+        rows: of a batch.
+        steps: of a turn in which it is timed.
     """
 
     title: str
     make: Callable[[], keras.Model]
-    examples: Callable
-    batch_size: int
+    inputs: Callable
+    rows: int
     steps: int = 20
-    loss: object = "sparse_categorical_crossentropy"
-    metric: str = "accuracy"
+    loss: object = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    def batch(self, rows):
-        x, y = self.examples(np.random.default_rng(0), rows)
-        return x, y.astype("float32")
-
-    def batches(self, rows):
-        """The same batch of `rows` examples, for ever."""
+    def batches(self):
+        """The same batch for ever, as a data set where TensorFlow trains."""
+        rng = np.random.default_rng(0)
+        x = self.inputs(rng, self.rows)
+        batch = x, rng.integers(0, 2, self.rows).astype("float32")
+        if keras.backend.backend() != "tensorflow":
+            return (batch for _ in itertools.count())
         import tensorflow as tf
 
-        return tf.data.Dataset.from_tensors(self.batch(rows)).repeat()
+        return tf.data.Dataset.from_tensors(batch).repeat()
 
     def compiled(self, optimizer, wrap=lambda model: model):
         keras.utils.set_random_seed(0)
         model = wrap(self.make())
-        model.compile(optimizer, loss=self.loss, metrics=[self.metric])
+        model.compile(optimizer, loss=self.loss, metrics=["accuracy"])
         return model
 
 
-_LOGITS = cross_entropy()
-PAPERS = {
+images = numbers(*CIFAR)
+digits = partial(applications.ScaleInvariantMLP, (8, 8, 1), 10, seed=0)
+resnet = partial(applications.PreResNet, 32, CIFAR, 10, seed=0)
+NETWORKS = {
+    # Pairs of batches of size B, as in the paper.
     "bn": Network(
-        *("PreResNet-32, BN, B = 128", pre_resnet("batch"), images, 128, 10),
-        _LOGITS,
+        "PreResNet-32, BN, B = 128", partial(resnet, "batch"), images, 256, 10
     ),
     "gn": Network(
-        *("PreResNet-32, GN, B = 128", pre_resnet("group"), images, 128, 10),
-        _LOGITS,
+        "PreResNet-32, GN, B = 128", partial(resnet, "group"), images, 256, 10
     ),
     "wide": Network(
         "PreResNet-32, 4x wide, BN, B = 32",
-        *(pre_resnet("batch", 4), images, 32, 4),
-        _LOGITS,
+        partial(resnet, "batch", 4),
+        images,
+        64,
+        4,
     ),
-    "digits": Network(
-        *("digits MLP, B = 16", digits, small_images, 16, 500), _LOGITS
-    ),
-}
-CLIENTS = {
+    "digits": Network("digits MLP, B = 16", digits, numbers(8, 8, 1), 32, 500),
+    # As in Keras's guides.
     "vit": Network("small ViT, 32 x 32 images, B = 64", vit, images, 64),
     "transformer": Network(
-        "Transformer classifier, 200 words, B = 32", transformer, sentences, 32
+        "Transformer classifier, 200 words, B = 32",
+        transformer,
+        integers(WORDS, LENGTH),
+        32,
     ),
     "lstm": Network(
-        *("LSTM, 120 hours, B = 256", lstm, windows, 256),
-        loss="mse",
-        metric="mae",
+        "LSTM, 120 hours, B = 256", lstm, numbers(120, 7), 256, loss="mse"
     ),
     "recommender": Network(
         "recommender, 1,000,000 users x 32, B = 256",
-        *(recommender, ratings, 256),
+        recommender,
+        integers((USERS, MOVIES), 2),
+        256,
         loss="binary_crossentropy",
     ),
     "cnn": Network(
         "CNN with BatchNormalization, 32 x 32 images, B = 64",
-        *(convolutions, images, 64),
+        convolutions,
+        images,
+        64,
     ),
     "perceptron": Network(
         "perceptron, 3 x 256, B = 64", perceptron, images, 64
     ),
 }
-NETWORKS = PAPERS | CLIENTS

@@ -2,13 +2,11 @@
 
     PYTHONPATH=. python benchmarks/report.py [--runs 500] [--rows 1000000]
 
-The runs are synthetic, two seeds of SVAG's ell 1 and 2 at each learning rate,
-so that four of them make a comparison, or two with `--seeds 1`. Each report is
-made by the command, in a process of its own, imports included; the seconds of
-the processor tell more on a busy machine.
+The runs are synthetic, two of them a comparison. Each report is made by the
+command, in a process of its own, imports included; the seconds of the processor
+tell more on a busy machine.
 """
 
-import argparse
 import os
 import pathlib
 import resource
@@ -18,69 +16,49 @@ import tempfile
 import time
 
 import numpy as np
-from side_by_side import print_header, print_row
+from table import command_line, print_header, print_row
 
-from tests.helpers.synthetic_runs import estimate, write_run
+from tests.helpers.synthetic_runs import (
+    estimate,
+    write_run,
+    write_scaled_runs,
+)
 
 
-def write_sweep(folder, num_runs, num_seeds):
-    """Runs in comparisons of `2 * num_seeds`, with a curve of 40 epochs."""
+def write_sweep(folder, num_runs):
+    """Runs of ell 1 and 2 at each learning rate, with a curve of 40 epochs."""
     losses = np.exp(-np.arange(1, 41) / 15)
-    for index in range(num_runs):
-        setting, position = divmod(index, 2 * num_seeds)
-        ell, seed = 1 + position // num_seeds, position % num_seeds
-        factor = 1 + 0.1 / ell + 0.01 * seed
-        write_run(
-            folder / f"{index:06}",
-            noise=estimate(0.3 * factor, 1.5 * factor),
-            weight_sq_norm=20 * factor,
-            losses=list(factor * losses),
+    for setting in range(num_runs // 2):
+        write_scaled_runs(
+            folder / f"{setting:06}",
+            {1: [1.1], 2: [1.05]},
+            losses=list(losses),
             accuracies=list(0.9 - 0.5 * losses),
             epochs=40,
-            ell=ell,
-            seed=seed,
             learning_rate=0.01 * (1 + setting),
         )
 
 
 def write_long_runs(folder, num_rows):
     """Two runs of `num_rows` epochs together, with NA in two columns."""
-    names = ["loss", "accuracy", "grad_sq_norm", "noise_trace", "learning_rate"]
-    header = ",".join(["epoch", *names, "val_accuracy", "val_loss"])
-    values = np.random.default_rng(0).uniform(0.5, 1, (1000, len(names)))
-    cells = [",".join(map(str, row)) for row in values.tolist()]
+    epochs = num_rows // 2
+    values = np.random.default_rng(0).uniform(0.5, 1, epochs).tolist()
+    validated = [v if k % 10 == 9 else None for k, v in enumerate(values)]
     for ell in (1, 2):
-        run, rows = folder / str(ell), num_rows // 2
-        write_run(run, noise=estimate(0.3, 1.5), ell=ell, epochs=rows)
-        with open(run / "history.csv", "w") as file:
-            file.write(f"{header}\n")
-            for epoch in range(rows):
-                validation = "0.8125,0.5" if epoch % 10 == 9 else "NA,NA"
-                file.write(f"{epoch},{cells[epoch % 1000]},{validation}\n")
-
-
-def report_on(folder):
-    """Seconds, those of the processor, and MB of a report."""
-    output = folder.with_name(f"{folder.name}-report")
-    before = processor_seconds()
-    start = time.perf_counter()
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.report",
-            str(folder),
-            f"--output={output}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        check=True,
-    )
-    seconds = time.perf_counter() - start
-    files = (path for path in output.rglob("*") if path.is_file())
-    size = sum(path.stat().st_size for path in files) / 1e6
-    return seconds, processor_seconds() - before, size
+        write_run(
+            folder / str(ell),
+            noise=estimate(0.3, 1.5),
+            losses=values,
+            accuracies=validated,
+            columns={
+                "val_loss": validated,
+                "accuracy": values,
+                "grad_sq_norm": values,
+                "noise_trace": values,
+            },
+            epochs=epochs,
+            ell=ell,
+        )
 
 
 def processor_seconds():
@@ -88,30 +66,35 @@ def processor_seconds():
     return usage.ru_utime + usage.ru_stime
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def print_report(folder):
+    """Seconds, those of the processor, and MB of a report."""
+    output = folder.with_name(f"{folder.name}-report")
+    command = [sys.executable, "-m", "experiments.report", folder]
+    before, start = processor_seconds(), time.perf_counter()
+    subprocess.run(
+        [*command, f"--output={output}"],
+        capture_output=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        check=True,
     )
-    parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    arguments = parser.parse_args()
+    seconds = time.perf_counter() - start
+    files = (path for path in output.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files) / 1e6
+    numbers = seconds, processor_seconds() - before, size
+    print_row(folder.name, *(f"{number:.1f}" for number in numbers))
+
+
+def main():
+    options = command_line(__doc__, runs=500, rows=1_000_000)
     print_header("report on", "s", "s of processor", "MB")
     with tempfile.TemporaryDirectory() as name:
         scratch = pathlib.Path(name)
-        write_sweep(scratch / "few", 2, 1)
-        write_sweep(scratch / "sweep", arguments.runs, arguments.seeds)
-        write_long_runs(scratch / "long", arguments.rows)
-        for name, what in (
-            ("few", "2 runs"),
-            ("sweep", f"{arguments.runs} runs"),
-            ("long", f"2 runs of {arguments.rows:,} epochs"),
-        ):
-            seconds, of_processor, size = report_on(scratch / name)
-            print_row(
-                what, f"{seconds:.1f}", f"{of_processor:.1f}", f"{size:.1f}"
-            )
+        long = scratch / f"2 runs of {options.rows:,} epochs"
+        write_sweep(scratch / "2 runs", 2)
+        write_sweep(scratch / f"{options.runs} runs", options.runs)
+        write_long_runs(long, options.rows)
+        for folder in sorted(scratch.iterdir()):
+            print_report(folder)
 
 
 if __name__ == "__main__":

@@ -1,64 +1,52 @@
-"""What shuffling does to N / G along a run of SGD, as a markdown table.
+"""What shuffling does to N / G along a run of SGD.
 
     PYTHONPATH=. python benchmarks/shuffled.py [--runs 200] [--one_order]
 
-Least squares in 10 dimensions at batch size 8, with the data set's size varied:
-true and read N / G are ratios of averages over all runs, the coverage is that
-of one run's 95% interval over five epochs (at least 620 steps). At learning
-rate 0 the weights are fixed. The last line is about batches that are drawn with
-replacement. With `--one_order` the rows are shuffled once, for all epochs:
-how often the intervals are too high and too low if batches that come again
-count as one draw, and if they count as new.
+Least squares in 10 dimensions at batch size 8. True and read N / G are ratios
+of averages over all runs, the coverage is that of one run's 95% interval over
+five epochs (at least 620 steps). With `--one_order` the rows are shuffled once,
+for all epochs: how often the intervals err if batches that come again count as
+one draw, and if they count as new.
 """
 
-import argparse
+import itertools
 
 import numpy as np
+from table import ERRORS, command_line, errors, percent, print_header, print_row
 
 from keras_svag.noise.estimate import NoiseEstimate
 
-BATCH_SIZE = 8
+BATCH = 8
 
 
-def sgd_trajectories(
-    sampling, runs, num_examples, batch_size, steps, skip, rate=0.02, spread=1.0
-):
+def trajectories(options, examples, steps, skip, rate, spread=1.0):
     """Least squares by SGD in parallel runs, measured in halves of batches.
 
-    With the sampling "one order" all epochs of a run have the same order.
-    Returns the estimates of G and S of shape (runs, steps), and each run's true
-    N / G, the ratio of averages along its trajectory.
+    Returns:
+        The estimates of G and S of shape (runs, steps), and each run's true
+        N / G, the ratio of averages along its trajectory.
     """
-    rng = np.random.default_rng(3)
-    dimension = 10
-    x = rng.normal(0, 1, (num_examples, dimension))
-    y = x @ rng.normal(0, 1, dimension)
-    y += rng.normal(0, spread, num_examples)
+    rng, runs = np.random.default_rng(3), options.runs
+    x = rng.normal(0, 1, (examples, 10))
+    y = x @ rng.normal(0, 1, 10) + rng.normal(0, spread, examples)
     # G and N are quadratic in the weights: small matrices that no BLAS spreads
     # over threads, which is slow on a busy machine.
     row_sq_norms = np.sum(x**2, 1)
-    hessian, target = x.T @ x / num_examples, y @ x / num_examples
-    weighted = x.T * row_sq_norms / num_examples
+    hessian, target = x.T @ x / examples, y @ x / examples
+    weighted = x.T * row_sq_norms / examples
     quadratic, linear = weighted @ x, weighted @ y
     constant = np.mean(row_sq_norms * y**2)
-    weights = np.zeros((runs, dimension))
-    g_hat, s_hat = np.empty((2, runs, steps))
-    true_g, true_n = np.empty((2, runs, steps))
-    per_epoch = num_examples // batch_size
+    weights = np.zeros((runs, 10))
+    g_hat, s_hat, true_g, true_n = np.empty((4, runs, steps))
     for step in range(-skip, steps):
-        if sampling != "with_replacement":
-            position = (step + skip) % per_epoch
-            if position == 0 and (sampling == "shuffle" or step == -skip):
-                order = rng.permuted(
-                    np.tile(np.arange(num_examples), (runs, 1)), axis=1
-                )
-            start = position * batch_size
-            rows = order[:, start : start + batch_size]
-        else:
-            rows = rng.integers(num_examples, size=(runs, batch_size))
+        start = (step + skip) % (examples // BATCH) * BATCH
+        if start == 0 and (not options.one_order or step == -skip):
+            order = np.tile(np.arange(examples), (runs, 1))
+            order = rng.permuted(order, axis=1)
+        rows = order[:, start : start + BATCH]
         residuals = np.einsum("rbd,rd->rb", x[rows], weights) - y[rows]
-        picked = residuals[:, :, None] * x[rows]
-        first, second = picked[:, ::2].mean(1), picked[:, 1::2].mean(1)
+        parts = residuals[:, :, None] * x[rows]
+        first, second = parts[:, ::2].mean(1), parts[:, 1::2].mean(1)
         if step >= 0:
             true_g[:, step] = np.sum((weights @ hessian - target) ** 2, 1)
             second_moment = (
@@ -66,121 +54,83 @@ def sgd_trajectories(
                 - 2 * weights @ linear
                 + constant
             )
-            true_n[:, step] = (second_moment - true_g[:, step]) / batch_size
+            true_n[:, step] = (second_moment - true_g[:, step]) / BATCH
             g_hat[:, step] = np.sum(first * second, 1)
-            distance = np.sum((first - second) ** 2, 1)
-            s_hat[:, step] = distance * batch_size / 4
+            s_hat[:, step] = np.sum((first - second) ** 2, 1) * BATCH / 4
         weights -= rate * (first + second) / 2
     return g_hat, s_hat, true_n.sum(1) / true_g.sum(1)
 
 
 def estimates(g, s, **fields):
     return [
-        NoiseEstimate.from_observations(*run, **fields)
+        NoiseEstimate.from_observations(*run, batch_size=BATCH, **fields)
         for run in zip(g, s, strict=True)
     ]
 
 
-def ratio_of_means(runs):
-    noise = np.mean([run.noise_trace for run in runs])
-    return noise / np.mean([run.grad_sq_norm for run in runs])
+def ends(runs):
+    return np.transpose([run.interval() for run in runs])
 
 
-def coverage(runs, truth):
-    low, high = np.array([run.interval() for run in runs]).T
-    return np.mean((low <= truth) & (truth <= high))
+def covered(runs, truth):
+    low, high = ends(runs)
+    return percent(np.mean((low <= truth) & (truth <= high)))
 
 
-def row(rate, spread, num_examples, runs):
-    steps = max(620, 5 * (num_examples // BATCH_SIZE))
-    g, s, truth = sgd_trajectories(
-        "shuffle",
-        runs,
-        num_examples,
-        BATCH_SIZE,
-        steps=steps,
-        skip=max(62, num_examples // BATCH_SIZE),
-        rate=rate,
-        spread=spread,
+def print_shuffled(options):
+    print_header(
+        "learning rate | n | noise scale / n | true N/G",
+        "read | covers | corrected | covers",
     )
-    sizes = {"num_examples": num_examples, "batch_size": BATCH_SIZE}
-    raw = estimates(g, s, **sizes)
-    corrected = estimates(g, s, sampling="shuffle", **sizes)
-    true = truth.mean()
-    cells = [
-        f"{rate:g}",
-        f"{num_examples:,}",
-        f"{true * BATCH_SIZE / num_examples:.3f}",
-        f"{true:.3g}",
-    ]
-    for readings in (raw, corrected):
-        cells.append(f"{ratio_of_means(readings) / true - 1:+.1%}")
-        cells.append(f"{coverage(readings, truth):.1%}")
-    return "| " + " | ".join(cells) + " |"
+    # At fixed weights the residuals are spread more, for as large a scale.
+    for (rate, spread), examples in itertools.product(
+        ((0.0, 3.0), (0.25, 1.0), (0.1, 1.0), (0.02, 1.0)),
+        (250, 500, 1_000, 2_000, 5_000),
+    ):
+        per_epoch = examples // BATCH
+        steps, skip = max(620, 5 * per_epoch), max(62, per_epoch)
+        g, s, truth = trajectories(options, examples, steps, skip, rate, spread)
+        true = truth.mean()
+        cells = []
+        for sampling in ({}, {"sampling": "shuffle"}):
+            runs = estimates(g, s, num_examples=examples, **sampling)
+            noise = np.mean([run.noise_trace for run in runs])
+            read = noise / np.mean([run.grad_sq_norm for run in runs])
+            cells += [f"{read / true - 1:+.1%}", covered(runs, truth)]
+        scale = f"{true * BATCH / examples:.3f}"
+        print_row(f"{rate:g}", examples, scale, f"{true:.3g}", *cells)
 
 
-def errors(runs, truth):
-    low, high = np.array([run.interval() for run in runs]).T
-    return f"{np.mean(low > truth):.1%} | {np.mean(high < truth):.1%}"
-
-
-def one_order_rows(rate, num_examples, epochs, runs):
-    per_epoch = num_examples // BATCH_SIZE
-    total = epochs * per_epoch
-    g, s, truth = sgd_trajectories(
-        "one order", runs, num_examples, BATCH_SIZE, total, per_epoch, rate
+def print_one_order(options):
+    print_header(
+        "learning rate | n | epochs | every | different batches",
+        f"{ERRORS} | as new: {ERRORS}",
     )
-    for every in (1, 4, 20):
+    for rate, (examples, epochs), every in itertools.product(
+        (0.25, 0.02), ((500, 5), (500, 20), (1000, 20)), (1, 4, 20)
+    ):
+        per_epoch = examples // BATCH
+        total = epochs * per_epoch
+        if every == 1:
+            g, s, truth = trajectories(
+                options, examples, total, per_epoch, rate
+            )
         steps = np.random.default_rng(0).integers(0, every, total // every)
         steps += every * np.arange(len(steps))
         batches = steps % per_epoch
-        found = [
-            estimates(g[:, steps], s[:, steps], batches=b, batch_size=8)
-            for b in (batches, None)
-        ]
-        cells = [errors(runs, truth) for runs in found]
-        print(
-            f"| {rate:g} | {num_examples:,} | {epochs} | {every} "
-            f"| {len(np.unique(batches))} of {len(steps)} "
-            f"| {' | '.join(cells)} |",
-            flush=True,
+        print_row(
+            *(f"{rate:g}", examples, epochs, every),
+            f"{len(np.unique(batches))} of {len(steps)}",
+            *(
+                errors(*ends(estimates(g[:, steps], s[:, steps], **b)), truth)
+                for b in ({"batches": batches}, {})
+            ),
         )
 
 
-def one_order(runs):
-    print(
-        "| learning rate | n | epochs | every | different batches | too high "
-        "| too low | as new: too high | too low |"
-    )
-    print("|---:" * 9 + "|")
-    for rate in (0.25, 0.02):
-        for num_examples, epochs in ((500, 5), (500, 20), (1000, 20)):
-            one_order_rows(rate, num_examples, epochs, runs)
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--one_order", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.one_order:
-        one_order(arguments.runs)
-        return
-    print(
-        "| learning rate | n | noise scale / n | true N/G "
-        "| read | covers | corrected | covers |"
-    )
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
-    # At fixed weights the residuals are spread more, for as large a scale.
-    for rate, spread in ((0.0, 3.0), (0.25, 1.0), (0.1, 1.0), (0.02, 1.0)):
-        for num_examples in (250, 500, 1_000, 2_000, 5_000):
-            print(row(rate, spread, num_examples, arguments.runs), flush=True)
-    g, s, truth = sgd_trajectories("with_replacement", 600, 500, 8, 200, 100)
-    covered = coverage(estimates(g, s, batch_size=BATCH_SIZE), truth)
-    print(f"\nDrawn with replacement, 600 runs of 200 steps: {covered:.1%}")
+    options = command_line(__doc__, runs=200, one_order=False)
+    (print_one_order if options.one_order else print_shuffled)(options)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def measure_gradient_noise(
             error looks small, which costs little: in simulations the whole
             95% interval lay above N/G in at most 2% of cases, and below it in
             at most 8%, where a fixed number of batches has 3% and 6%
-            (benchmarks/probe_coverage.py).
+            (benchmarks/coverage.py).
         per_layer: Whether to measure each trainable variable apart too.
         seed: Integer, the seed of the draws from arrays; None: other draws
             every time. Global random states are neither used nor changed.

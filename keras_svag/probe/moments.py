@@ -16,7 +16,7 @@ def probe_degrees_of_freedom(count):
 
     The variance is extrapolated, not read off independent observations, and
     scatters as if there were about a third as many (found by simulation:
-    benchmarks/probe_coverage.py).
+    benchmarks/coverage.py).
     """
     return max(count // 3, 1)
 

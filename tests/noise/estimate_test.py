@@ -1,18 +1,14 @@
 import dataclasses
 import itertools
 import math
-import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from keras_svag.noise.diagnostics import effective_sample_size, largest_share
 from keras_svag.noise.estimate import Interval, NoiseEstimate
-from keras_svag.noise.ratio import (
-    block_means,
-    covariance_of_mean,
-    student_t_quantile,
-)
+from keras_svag.noise.ratio import block_means, covariance_of_mean
 
 
 def estimate(g=1.0, s=41.0, g_se=0.1, s_se=0.5, count=200, **fields):
@@ -21,86 +17,61 @@ def estimate(g=1.0, s=41.0, g_se=0.1, s_se=0.5, count=200, **fields):
     return NoiseEstimate(g, s, g_se, s_se, count=count, **fields)
 
 
-def observations(seed=0, count=50, mean=(1.0, 40.0)):
+def observations(seed=0, count=50):
     rng = np.random.default_rng(seed)
-    return (
-        rng.normal(size=(2, count)) * [[3.0], [5.0]] + (np.array(mean)[:, None])
-    )
+    return rng.normal([[1.0], [40.0]], [[3.0], [5.0]], (2, count))
+
+
+def observed(values, **fields):
+    return NoiseEstimate.from_observations(*values, batch_size=8, **fields)
 
 
 def moments_of(result):
-    return [
-        result.grad_sq_norm,
-        result.example_noise,
-        result.grad_sq_norm_se**2,
-        result.example_noise_se**2,
-        result.covariance,
-    ]
+    means = result.grad_sq_norm, result.example_noise
+    return [*means, *result.covariance_matrix.ravel()]
 
 
 def test_observations_give_means_and_their_long_run_covariance():
     z = observations()
-    result = NoiseEstimate.from_observations(*z)
+    gaps = [[math.nan, 1, 1], [1, math.inf, -math.inf]]
     covariance, cosines = covariance_of_mean(z.T)
-    np.testing.assert_allclose(
-        moments_of(result),
-        [*z.mean(1), covariance[0, 0], covariance[1, 1], covariance[0, 1]],
-    )
-    assert (result.count, result.degrees_of_freedom) == (50, cosines)
-    np.testing.assert_array_equal(result.blocks, block_means(z.T))
-    size = effective_sample_size(z.T)
-    assert result.effective_sample_size == pytest.approx(size)
-    assert result.largest_share == pytest.approx(largest_share(z.T))
-
-
-def test_what_is_not_finite_is_left_out_and_counted():
-    z = observations()
-    gaps = np.insert(
-        z, [2, 7, 30], [[math.nan, 1, 1], [1, math.inf, -math.inf]], 1
-    )
-    result = NoiseEstimate.from_observations(*gaps)
-    assert result.num_skipped == 3
-    assert result == dataclasses.replace(
-        NoiseEstimate.from_observations(*z), num_skipped=3
-    )
-
-
-def test_shuffled_data_are_corrected_in_means_errors_and_blocks():
-    z, n = observations(), 20
-    result = NoiseEstimate.from_observations(
-        *z, sampling="shuffle", num_examples=n
-    )
-    by_hand = NoiseEstimate.from_observations(
-        z[0] + z[1] / n, z[1] * (n - 1) / n
-    )
-    np.testing.assert_allclose(moments_of(result), moments_of(by_hand))
-    np.testing.assert_allclose(result.blocks, by_hand.blocks)
-    assert result.corrected_for_sampling
-
-
-def test_nothing_is_corrected_where_nothing_is_to_or_can_be():
-    z = observations()
-    plain = moments_of(NoiseEstimate.from_observations(*z))
-    for sampling, n in (("independent", 20), ("shuffle", None), (None, 20)):
-        result = NoiseEstimate.from_observations(
-            *z, sampling=sampling, num_examples=n
+    for values, num_skipped in ((z, 0), (np.insert(z, [2, 7, 30], gaps, 1), 3)):
+        result = observed(values)
+        np.testing.assert_allclose(
+            moments_of(result), [*z.mean(1), *covariance.ravel()]
         )
-        assert moments_of(result) == plain
-        assert result.corrected_for_sampling == (sampling == "independent")
+        assert (result.count, result.num_skipped) == (50, num_skipped)
+        assert result.degrees_of_freedom == cosines
+        np.testing.assert_array_equal(result.blocks, block_means(z.T))
+        size = effective_sample_size(z.T)
+        assert result.effective_sample_size == pytest.approx(size)
+        assert result.largest_share == pytest.approx(largest_share(z.T))
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_observations_give_no_interval(count):
-    result = NoiseEstimate.from_observations(
-        np.ones(count), np.full(count, 3.0), batch_size=4
-    )
-    assert result.count == count
-    assert math.isnan(result.grad_sq_norm_se)
-    assert result.interval() == Interval(0.0, math.inf)
-    assert result.grad_sq_norm_sign() == "unknown"
-    words = "no observations" if count == 0 else "too few observations"
-    assert words in result.describe()
-    assert NoiseEstimate.from_dict(result.to_dict()) == result
+def test_shuffled_data_of_known_number_are_corrected():
+    g, s = observations()
+    plain, corrected = observed((g, s)), observed((g + s / 20, s * 19 / 20))
+    for sampling, n, expected, is_unbiased in (
+        ("shuffle", 20, corrected, True),
+        ("independent", 20, plain, True),
+        ("shuffle", None, plain, False),
+        (None, 20, plain, False),
+    ):
+        result = observed((g, s), sampling=sampling, num_examples=n)
+        np.testing.assert_allclose(moments_of(result), moments_of(expected))
+        np.testing.assert_allclose(result.blocks, expected.blocks)
+        assert result.corrected_for_sampling == is_unbiased
+
+
+def test_too_few_observations_give_no_interval():
+    for count, words in enumerate(("no observations", "too few observations")):
+        result = observed(np.full((2, count), 3.0))
+        assert result.count == count
+        assert math.isnan(result.grad_sq_norm_se)
+        assert result.interval() == Interval(0.0, math.inf)
+        assert result.grad_sq_norm_sign() == "unknown"
+        assert words in result.describe()
+        assert NoiseEstimate.from_dict(result.to_dict()) == result
 
 
 def test_ratio_and_noise_scale():
@@ -115,51 +86,42 @@ def test_ratio_and_noise_scale():
     assert estimate(g=-2.0, s=6.0).noise_to_signal == -3.0
     assert estimate(g=0.0, s=6.0).noise_to_signal == math.inf
     assert math.isnan(estimate(g=0.0, s=0.0).noise_to_signal)
-    assert math.isnan(estimate(batch_size=None).noise_to_signal)
-    assert estimate(batch_size=None).interval() == Interval(0.0, math.inf)
+    unstated = estimate(batch_size=None)
+    assert math.isnan(unstated.noise_to_signal)
+    assert unstated.interval() == Interval(0.0, math.inf)
 
 
 def test_another_batch_size_restates_n_and_nothing_else():
     z = observations()
-    layers = {"a": NoiseEstimate.from_observations(*z, batch_size=8)}
-    for one in (
-        NoiseEstimate.from_observations(*z, batch_size=8, per_layer=layers),
-        estimate(count=50, batch_size=8, probe=(0.01, 2.0), covariance=-0.01),
-    ):
+    probe = estimate(count=50, batch_size=8, probe=(0.05, 2.0), covariance=-0.1)
+    for one in (observed(z, per_layer={"a": observed(z)}), probe):
         other = one.at(32)
         assert moments_of(other) == moments_of(one)
         assert other.noise_to_signal == pytest.approx(one.noise_to_signal / 4)
-        assert other.interval() == pytest.approx(
-            [end / 4 for end in one.interval()]
-        )
+        quarter = [end / 4 for end in one.interval()]
+        assert other.interval() == pytest.approx(quarter)
         assert other.at(8).interval() == one.interval()
         assert all(e.batch_size == 32 for e in (other.per_layer or {}).values())
-
-
-def test_low_end_of_a_probe_is_below_that_of_its_own_variance():
-    own = estimate(count=50, batch_size=8)
-    probe = dataclasses.replace(own, probe=(0.05, 2.0))
-    assert probe.interval().low < 0.99 * own.interval().low
-    assert probe.interval().high == own.interval().high
-    assert dataclasses.replace(probe, probe_batch_size=2).interval() != (
-        probe.interval()
-    )
+    # What a probe shows of its batches counts at the low end, of its own size.
+    of_a_run = dataclasses.replace(probe, probe=None)
+    assert probe.interval().low < 0.99 * of_a_run.interval().low
+    assert probe.interval().high == of_a_run.interval().high
+    other = dataclasses.replace(probe, probe_batch_size=2)
+    assert other.interval() != probe.interval()
 
 
 def test_interval_has_the_degrees_of_freedom_of_the_errors():
     # G is exact: the set is N's, over G.
     for count, dof in ((10, None), (10, 3)):
         result = estimate(g_se=0.0, count=count, degrees_of_freedom=dof)
-        reach = student_t_quantile(0.9, dof or count - 1) * 0.5
+        reach = stats.t.ppf(0.95, dof or count - 1) * 0.5
         assert result.interval(0.9) == pytest.approx((41 - reach, 41 + reach))
 
 
 def test_sign_of_g_says_where_the_interval_ends():
     noise = np.random.default_rng(0).exponential(size=(2, 60)) - 1
     for g, sign in itertools.product((3.0, 0.3, 0.0, -0.3, -3.0), (1, -1)):
-        result = NoiseEstimate.from_observations(
-            g + sign * noise[0], 40 + noise[1], batch_size=1
-        )
+        result = observed((g + sign * noise[0], 40 + noise[1]))
         for level in (0.5, 0.95, 0.999):
             is_positive = result.grad_sq_norm_sign(level) == "positive"
             assert is_positive == math.isfinite(result.interval(level).high)
@@ -169,144 +131,122 @@ def test_sign_of_g_says_where_the_interval_ends():
 
 
 def test_words_for_every_case():
-    assert estimate().describe().startswith("N/G = 41 [")
-    assert estimate(batch_size=None).describe().startswith("S/G = 41 [")
-    assert "not told apart from 0" in estimate(g_se=1.0).describe()
-    assert "no upper bound" in estimate(g_se=1.0).describe()
-    negative = estimate(g=-1.0)
-    assert negative.grad_sq_norm_sign() == "negative"
-    assert "significantly below 0" in negative.describe()
-    assert negative.interval() == (0.0, math.inf)
-    assert estimate(g=-0.1).grad_sq_norm_sign() == "not told apart from 0"
-    zero = estimate(g=0.0, s=0.0, g_se=0.0, s_se=0.0)
-    assert "undefined: every gradient was exactly zero" in zero.describe()
-    large = NoiseEstimate.from_observations([1e308] * 9, [1e308] * 9)
-    assert "too large" in large.describe()
+    zero = dict.fromkeys(("g", "s", "g_se", "s_se"), 0.0)
+    for one, words in (
+        (estimate(), "N/G = 41 ["),
+        (estimate(batch_size=None), "S/G = 41 ["),
+        (estimate(g_se=1.0), "no upper bound: G is not told apart from 0"),
+        (estimate(g=-0.1), "not told apart from 0"),
+        (estimate(g=-1.0), "significantly below 0"),
+        (estimate(**zero), "undefined: every gradient was exactly zero"),
+        (observed(np.full((2, 9), 1e308)), "too large"),
+    ):
+        assert words in one.describe()
+    assert estimate(g=-1.0).interval() == (0.0, math.inf)
 
 
-def test_warning_begins_at_a_twentieth_of_the_data_set():
-    shuffled = {"sampling": "shuffle", "s": 100.0}
-    below = estimate(num_examples=2000, **shuffled)
-    above = estimate(num_examples=1999, **shuffled)
-    assert below.noise_scale_warning is None
-    assert "is corrected" in above.noise_scale_warning
-    unknown = estimate(s=100.0, num_examples=1999)
-    assert "not corrected" in unknown.noise_scale_warning
-    unmeasured = estimate(g=-0.1, num_examples=2000, **shuffled)
-    assert "cannot be told" in unmeasured.noise_scale_warning
-    for fields in ({"sampling": "independent", "num_examples": 10}, {}):
-        assert estimate(s=1e4, **fields).noise_scale_warning is None
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"num_examples": 2000, "sampling": "shuffle"}, None),
+        ({"num_examples": 1999, "sampling": "shuffle"}, "is corrected"),
+        ({"num_examples": 1999}, "not corrected"),
+        (
+            {"num_examples": 2000, "sampling": "shuffle", "g": -0.1},
+            "cannot be told",
+        ),
+        ({"num_examples": 10, "sampling": "independent"}, None),
+        ({}, None),
+    ],
+)
+def test_warning_begins_at_a_twentieth_of_the_data_set(fields, words):
+    warning = estimate(s=100.0, **fields).noise_scale_warning
+    assert warning is None if words is None else words in warning
 
 
-def layered():
-    z = observations()
-    layers = {
-        "dense/kernel": NoiseEstimate.from_observations(*z, batch_size=8),
-        "dense/bias": NoiseEstimate.from_observations([], [], batch_size=8),
+def test_json_has_what_follows_from_the_fields():
+    saved = estimate(g_se=1.0, batch_size=2).to_dict()
+    expected = {
+        "noise_to_signal": 20.5,
+        "noise_trace": 20.5,
+        "noise_scale": 41.0,
+        "noise_to_signal_high": None,
+        "grad_sq_norm_sign": "not told apart from 0",
     }
-    return NoiseEstimate.from_observations(
-        *z,
-        batch_size=8,
+    assert expected.items() <= saved.items()
+
+
+def test_summary_and_frame_have_what_is_known():
+    z = observations()
+    layers = {"kernel": observed(z), "bias": observed(z[:, :0])}
+    result = observed(
+        z,
         sampling="shuffle",
         num_examples=50,
         assumptions=("coupled_loss", "batch_normalization"),
         loss_difference=0.02,
         per_layer=layers,
     )
-
-
-def test_json_says_what_follows_from_the_fields():
-    saved = estimate(g_se=1.0, batch_size=2).to_dict()
-    assert saved["noise_to_signal"] == 20.5
-    assert saved["noise_trace"] == 20.5
-    assert saved["noise_scale"] == 41.0
-    assert saved["noise_to_signal_high"] is None
-    assert saved["grad_sq_norm_sign"] == "not told apart from 0"
-
-
-def test_summary_names_what_is_known():
-    rows = dict(layered().summary())
-    assert rows["Noise-to-signal ratio"].startswith("N/G = ")
-    assert "±" in rows["Squared gradient norm G"]
-    assert "Noise N at batch size 8" in rows
-    assert rows["Observations"] == "50"
-    assert int(rows["Effective sample size"]) > 0
-    assert re.fullmatch(
-        r"\d+% of G, \d+% of S", rows["In the largest 1% of them"]
-    )
-    assert rows["Assumptions"] == "coupled_loss, batch_normalization"
-    assert rows["Loss of a batch against its halves'"] == "2.00%"
-    assert "is corrected" in rows["Warning"]
+    rows = dict(result.summary())
+    for name, words in {
+        "Noise-to-signal ratio": "N/G = ",
+        "Squared gradient norm G": "±",
+        "Noise N at batch size 8": "±",
+        "Observations": "50",
+        "Effective sample size": f"{result.effective_sample_size:.0f}",
+        "In the largest 1% of them": "of G, ",
+        "Assumptions": "coupled_loss, batch_normalization",
+        "Loss of a batch against its halves'": "2.00%",
+        "Warning": "is corrected",
+    }.items():
+        assert words in rows[name]
     few = dict(estimate(num_skipped=2, batch_size=None).summary())
     assert few["Observations"] == "200, 2 not finite and left out"
-    assert "Effective sample size" not in few
-    assert "Warning" not in few and "Noise N at batch size 1" not in few
+    assert not few.keys() & {"Effective sample size", "Warning", "Assumptions"}
 
-
-def test_frame_has_a_row_for_the_sum_and_for_each_layer():
-    result = layered()
     frame = result.to_frame(level=0.8)
-    assert list(frame.index) == ["all", "dense/kernel", "dense/bias"]
-    for name, one in {"all": result, **result.per_layer}.items():
-        row = frame.loc[name]
-        assert row["count"] == one.count
-        if one.count:
-            assert row["effective_sample_size"] == one.effective_sample_size
-            share = row["example_noise_largest_share"]
-            assert share == one.largest_share[1]
-        np.testing.assert_equal(row["noise_scale"], one.noise_scale)
-        ends = row["noise_to_signal_low"], row["noise_to_signal_high"]
-        assert ends == one.interval(0.8)
+    assert list(frame.index) == ["all", "kernel", "bias"]
+    for name, one in {"all": result, **layers}.items():
+        row, (low, high) = frame.loc[name], one.interval(0.8)
+        ours = one.diagnostics | {
+            "noise_scale": one.noise_scale,
+            "noise_to_signal_low": low,
+            "noise_to_signal_high": high,
+        }
+        if not one.count:
+            ours["effective_sample_size"] = math.nan
+        np.testing.assert_equal(row[list(ours)].to_dict(), ours)
 
 
 def test_mean_of_estimates_has_the_errors_between_them():
     z = observations(count=12)
-    probes = [
-        estimate(
-            g,
-            s,
-            batch_size=8,
-            sampling="shuffle",
-            num_examples=50,
-            num_skipped=1,
-            per_layer={"a": estimate(2 * g, s)},
-        )
+    common = {"sampling": "shuffle", "num_examples": 50, "num_skipped": 1}
+    result = NoiseEstimate.mean_of(
+        estimate(g, s, per_layer={"a": estimate(2 * g, s)}, **common)
         for g, s in z.T
-    ]
-    result = NoiseEstimate.mean_of(probes)
+    )
     # They were corrected for sampling, each of them.
-    expected = NoiseEstimate.from_observations(*z, batch_size=8)
+    expected = NoiseEstimate.from_observations(*z, batch_size=1)
     assert moments_of(result) == moments_of(expected)
     assert result.blocks == expected.blocks
     assert result.interval() == expected.interval()
     assert (result.count, result.num_skipped) == (12, 12)
     assert (result.sampling, result.num_examples) == ("shuffle", 50)
-    layer = NoiseEstimate.from_observations(2 * z[0], z[1])
+    layer = observed((2 * z[0], z[1]))
     assert moments_of(result.per_layer["a"]) == moments_of(layer)
 
 
-def runs_of(counts):
-    return [
-        NoiseEstimate.from_observations(
-            *observations(seed, count), batch_size=8
-        )
-        for seed, count in enumerate(counts)
-    ]
-
-
 def test_independent_runs_weigh_as_much_as_they_have_observations():
-    runs = runs_of([300, 100])
+    values = [observations(0, 300), observations(1, 100)]
+    runs = [observed(z) for z in values]
     result = NoiseEstimate.over_runs(runs)
     assert result.count == 400
-    whole = np.hstack([observations(0, 300), observations(1, 100)])
-    np.testing.assert_allclose(moments_of(result)[:2], whole.mean(1))
     variances = [run.covariance_matrix for run in runs]
     covariance = 0.75**2 * variances[0] + 0.25**2 * variances[1]
-    np.testing.assert_allclose(result.covariance_matrix, covariance)
-    blocks = [
-        block_means(run.blocks, count)
-        for run, count in zip(runs, (24, 8), strict=True)
-    ]
+    np.testing.assert_allclose(
+        moments_of(result), [*np.hstack(values).mean(1), *covariance.ravel()]
+    )
+    blocks = [block_means(runs[0].blocks, 24), block_means(runs[1].blocks, 8)]
     np.testing.assert_array_equal(result.blocks, np.concatenate(blocks))
     # Welch's and Satterthwaite's, of S - q G.
     direction = np.array([-result.noise_scale, 1])
@@ -321,32 +261,23 @@ def test_independent_runs_weigh_as_much_as_they_have_observations():
 
 def test_runs_keep_what_they_have_in_common():
     runs = [
-        dataclasses.replace(
-            run,
+        observed(
+            observations(seed, count),
             assumptions=(code,),
             loss_difference=difference,
-            num_skipped=2,
             sampling="independent",
-            per_layer={"w": run},
+            per_layer={"w": observed(observations(seed, count))},
         )
-        for run, code, difference in zip(
-            runs_of([50, 50, 0]),
-            ("b", "a", "b"),
-            (0.01, -0.02, None),
-            strict=True,
+        for seed, (count, code, difference) in enumerate(
+            ((50, "b", 0.01), (50, "a", -0.02), (0, "b", None))
         )
     ]
     result = NoiseEstimate.over_runs(runs)
     assert result.count == 100
-    assert result.num_skipped == 6
     assert result.assumptions == ("b", "a")
     assert result.loss_difference == -0.02
     assert result.sampling == "independent"
     assert moments_of(result.per_layer["w"]) == moments_of(result)
-
-
-def test_pooling_refuses_other_batch_sizes():
-    runs = [estimate(batch_size=8), estimate(batch_size=4)]
     for pool in (NoiseEstimate.mean_of, NoiseEstimate.over_runs):
         with pytest.raises(ValueError, match=r"one batch size, got \[4, 8\]"):
-            pool(runs)
+            pool([estimate(batch_size=8), estimate(batch_size=4)])

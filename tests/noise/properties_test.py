@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from keras_svag import NoiseEstimate
 from keras_svag.noise.estimate import SAMPLING
-from tests.helpers.generated import (
-    anything,
-    estimates,
-    levels,
-    observations,
-)
+from tests.helpers.generated import anything, estimates, levels, observations
 
 
 def estimate_of(values, **fields):
@@ -35,13 +30,9 @@ def test_gradients_times_c_give_g_and_s_times_c_squared(values, power):
     # A power of two scales without rounding.
     square = 4.0**power
     ours, theirs = estimate_of(values), estimate_of(values * square)
-    for name in (
-        "grad_sq_norm",
-        "example_noise",
-        "grad_sq_norm_se",
-        "example_noise_se",
-    ):
-        assert getattr(theirs, name) == getattr(ours, name) * square
+    for name in ("grad_sq_norm", "example_noise"):
+        for field in (name, f"{name}_se"):
+            assert getattr(theirs, field) == getattr(ours, field) * square
     assert theirs.interval() == pytest.approx(ours.interval(), nan_ok=False)
     assert theirs.grad_sq_norm_sign() == ours.grad_sq_norm_sign()
 

@@ -37,8 +37,8 @@ def test_where_the_sde_may_be_close_any_smaller_batch_may_be():
 
 
 def test_without_decay_the_bounds_have_closed_forms():
-    assert scaling.min_noise_to_signal(C) == pytest.approx(1)
-    assert scaling.min_noise_to_signal(2) == pytest.approx(1 / 3)
+    for closeness, least in ((C, 1), (2, 1 / 3)):
+        assert scaling.min_noise_to_signal(closeness) == pytest.approx(least)
     q = np.array([0.0, 3.0, math.inf, math.nan])
     least = scaling.min_closeness(q, 4.0)
     np.testing.assert_allclose(least, [2, (7 / 4) ** 0.5, 1, math.nan])
@@ -60,42 +60,34 @@ def test_balance_is_1_where_a_step_keeps_the_norm(process, ell):
     assert balance == pytest.approx(3, rel=1e-6)
 
 
-def test_linear_scaling_rule():
-    assert scaling.linear_scaling_rule(
-        0.8, 4, weight_decay=5e-4, batch_size=128, steps=1000
-    ) == {
-        "learning_rate": 3.2,
-        "weight_decay": 5e-4,
-        "batch_size": 512,
-        "steps": 250,
-    }
+SIZES = {"batch_size": 128, "steps": 1000}
+SCALED_SIZES = {"batch_size": 512, "steps": 250}
+ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+SCALED_ADAM = {"beta_1": 0.6, "beta_2": 0.996, "epsilon": 5e-8}
 
 
-def test_square_root_scaling_rule():
-    scaled = scaling.square_root_scaling_rule(
-        1e-3,
-        4,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        weight_decay=0.01,
-        batch_size=128,
-        steps=1000,
-    )
-    assert scaled == pytest.approx(
-        {
-            "learning_rate": 2e-3,
-            "beta_1": 0.6,
-            "beta_2": 0.996,
-            "epsilon": 5e-8,
-            "weight_decay": 0.02,
-            "batch_size": 512,
-            "steps": 250,
-        }
-    )
-    coupled = scaling.square_root_scaling_rule(
-        1e-3, 4, rho=0.9, weight_decay=0.01, decoupled=False
-    )
-    assert coupled == pytest.approx(
-        {"learning_rate": 2e-3, "rho": 0.6, "weight_decay": 0.01}
-    )
+@pytest.mark.parametrize(
+    ("rule", "given", "scaled", "decay"),
+    [
+        (scaling.linear_scaling_rule, SIZES, SCALED_SIZES, 0.01),
+        (
+            scaling.square_root_scaling_rule,
+            ADAM | SIZES,
+            SCALED_ADAM | SCALED_SIZES,
+            0.02,
+        ),
+        # In the root, and added to the gradient.
+        (
+            scaling.square_root_scaling_rule,
+            {"rho": 0.9, "epsilon": 4e-7, "epsilon_in_root": True},
+            {"rho": 0.6, "epsilon": 1e-7},
+            0.02,
+        ),
+        (scaling.square_root_scaling_rule, {"decoupled": False}, {}, 0.01),
+    ],
+)
+def test_rules_scale_what_they_are_given(rule, given, scaled, decay):
+    rate = 3.2 if rule is scaling.linear_scaling_rule else 1.6
+    expected = {"learning_rate": rate, "weight_decay": decay} | scaled
+    found = rule(0.8, 4, weight_decay=0.01, **given)
+    assert found == pytest.approx(expected)

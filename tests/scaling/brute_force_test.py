@@ -46,10 +46,10 @@ def is_close(kappa, closeness, ell, q, u, balance):
 
 def bounds(closeness, ell, q, u, balance):
     """The smallest and the largest κ that the condition does not rule out."""
-    of = (min_batch_multiplier, scaling.max_batch_multiplier)
+    given = {"ell": ell, "balance": balance}
     return [
-        bound(q, closeness, RATE, u / RATE, ell=ell, balance=balance)
-        for bound in of
+        bound(q, closeness, RATE, u / RATE, **given)
+        for bound in (min_batch_multiplier, scaling.max_batch_multiplier)
     ]
 
 
@@ -84,28 +84,25 @@ def test_the_least_closeness_is_the_first_that_some_run_has(kappa):
             assert not is_close(kappa, below, ell, q, u, balance)
 
 
-def test_what_svag_needs_to_be_close_to_its_sde():
+def sde_is_close(q, closeness, ell):
+    """Whether some SDE is C-close to a run of SVAG, which is at rest."""
     rates = 1.0, 0.3
-    for ell, closeness in itertools.product((1, 2, 8), (1.1, 2**0.5, 3.0)):
-        least = scaling.min_noise_to_signal(closeness, *rates, ell=ell)
+    r = 1 / scaling.equilibrium_balance("svag", 1.0, 1.0, q, *rates, ell)
+    corners = [
+        scaling.equilibrium_balance("sde", fr * r, 1.0, fn * q, *rates)
+        for fr, fn in itertools.product((1 / closeness, closeness), repeat=2)
+    ]
+    return min(corners) <= 1 <= max(corners)
 
-        def sde_is_close(q, ell=ell, closeness=closeness):
-            r = 1 / scaling.equilibrium_balance(
-                "svag", 1.0, 1.0, q, *rates, ell
-            )
-            corners = [
-                scaling.equilibrium_balance("sde", fr * r, 1.0, fn * q, *rates)
-                for fr, fn in itertools.product(
-                    (1 / closeness, closeness), repeat=2
-                )
-            ]
-            return min(corners) <= 1 <= max(corners)
 
+def test_what_svag_needs_to_be_close_to_its_sde():
+    for closeness, ell in itertools.product((1.1, 2**0.5, 3.0), (1, 2, 8)):
+        least = scaling.min_noise_to_signal(closeness, 1.0, 0.3, ell=ell)
         if math.isinf(least):
-            assert not sde_is_close(1e9)
+            assert not sde_is_close(1e9, closeness, ell)
         else:
-            assert sde_is_close(least * (1 + 1e-9))
-            assert not sde_is_close(least * (1 - 1e-9))
+            assert sde_is_close(least * (1 + 1e-9), closeness, ell)
+            assert not sde_is_close(least * (1 - 1e-9), closeness, ell)
 
 
 def test_the_loose_form_is_implied_by_the_sharp_one():

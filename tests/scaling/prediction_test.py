@@ -11,6 +11,11 @@ C = 2**0.5
 KAPPAS = np.array([0.25, 1.0, 2.0, 5.0, 16.0])
 
 
+OF_RUNS = pytest.mark.parametrize(
+    ("ells", "reference"), [((1, 2), 1.0), ((2, 8), 0.0), ((1, 2, 4), 0.125)]
+)
+
+
 def linear(step, rises=(0.1, 0.05, 0.4)):
     """R that grows linearly with the step, G and N whose inverses do."""
     r, g, n = (1 + rise * step for rise in rises)
@@ -23,24 +28,17 @@ def exponential(step, slopes=(0.1, -0.03, -0.4)):
     return EquilibriumStatistics(9 * r, 2 * g, 5 * n)
 
 
-def predicted(family, ells, **arguments):
-    runs = {ell: family(1 / ell) for ell in ells}
-    return predict_closeness(runs, **arguments)
+def predicted(family, ells):
+    return predict_closeness({ell: family(1 / ell) for ell in ells})
 
 
 def actual(family, kappas, reference):
     # SGD at κB, κη has the step κ; N is stated at one batch size.
-    return np.array(
-        [
-            scaling.c_closeness(family(reference), family(kappa)).value
-            for kappa in kappas
-        ]
-    )
+    runs = map(family, kappas)
+    return [scaling.c_closeness(family(reference), run).value for run in runs]
 
 
-@pytest.mark.parametrize(
-    ("ells", "reference"), [((1, 2), 1.0), ((2, 8), 0.0), ((1, 2, 4), 0.125)]
-)
+@OF_RUNS
 def test_points_are_exact_where_s_or_its_inverse_is_linear(ells, reference):
     prediction = predicted(linear, ells)
     value, low, high = prediction.closeness(KAPPAS, reference)
@@ -48,9 +46,7 @@ def test_points_are_exact_where_s_or_its_inverse_is_linear(ells, reference):
     assert np.all(low <= value) and np.all(value <= high)
 
 
-@pytest.mark.parametrize(
-    ("ells", "reference"), [((1, 2), 1.0), ((2, 8), 0.0), ((1, 2, 4), 0.125)]
-)
+@OF_RUNS
 def test_intervals_end_where_s_is_exponential(ells, reference):
     # Without errors of the slopes the shape is all that is not known.
     prediction = predicted(exponential, ells)
@@ -76,19 +72,14 @@ def test_c_is_left_where_the_closeness_says(family, reference):
 
 
 def test_several_ell_give_the_line_of_least_squares():
-    rng = np.random.default_rng(0)
     ells = np.array([1, 2, 3, 8])
-    values = np.exp(rng.normal(size=(4, 3)))
-    prediction = predict_closeness(
-        {
-            ell: EquilibriumStatistics(*row)
-            for ell, row in zip(ells, values, strict=True)
-        }
-    )
+    values = np.exp(np.random.default_rng(0).normal(size=(4, 3)))
+    runs = [EquilibriumStatistics(*row) for row in values]
+    prediction = predict_closeness(dict(zip(ells.tolist(), runs, strict=True)))
     lines = np.polyfit(1 / ells, np.log(values), 1)[0]
     assert list(prediction.slopes.values()) == pytest.approx(list(lines))
-    sizes = [end for ends in prediction.sizes.values() for end in ends]
-    assert sizes == pytest.approx(list(np.repeat(np.abs(lines), 2)))
+    sizes = [[size, size] for size in np.abs(lines)]
+    np.testing.assert_allclose(list(prediction.sizes.values()), sizes)
 
 
 def test_a_slope_that_is_not_told_apart_from_0_has_no_say():

@@ -36,39 +36,26 @@ from tests.helpers.generated import (
 def test_verdicts_follow_kappa_max(
     estimate, rate, decay, closeness, factors, level, balance
 ):
-    def judged(*kappas):
-        return scaling_verdict(
-            estimate,
-            RunConditions(
-                learning_rate=rate, weight_decay=decay, balance=balance
-            ),
-            closeness=closeness,
-            kappas=kappas,
-            level=level,
-        )
-
-    bare = judged(1)
+    conditions = RunConditions(
+        learning_rate=rate, weight_decay=decay, balance=balance
+    )
+    asked = {"closeness": closeness, "level": level}
+    bare = scaling_verdict(estimate, conditions, kappas=(1,), **asked)
     low, high = bare.max_multiplier_low, bare.max_multiplier_high
     assert 1 <= low <= high * (1 + 1e-12)
-    between = (low + high) / 2
-    ends = [end for end in (low, between, high) if end <= 1e100]
-    verdict = judged(1, *ends, *factors)
+    ends = [end for end in (low, (low + high) / 2, high) if end <= 1e100]
+    kappas = tuple(sorted({1, *ends, *factors}))
+    verdict = scaling_verdict(estimate, conditions, kappas=kappas, **asked)
     for kappa, answer in verdict.multiplier_verdicts.items():
-        if verdict.refusal:
+        if verdict.refusal or low < kappa <= high:
             assert answer == Verdict.UNDETERMINED
-        elif kappa > high:
-            assert answer == Verdict.RULED_OUT
-        elif kappa <= low:
-            assert answer == Verdict.NOT_RULED_OUT
         else:
-            assert answer == Verdict.UNDETERMINED
+            is_beyond = kappa > high
+            assert answer == (
+                Verdict.RULED_OUT if is_beyond else Verdict.NOT_RULED_OUT
+            )
     # The run itself is as close to itself as can be asked for.
     assert verdict.multiplier_verdicts[1] != Verdict.RULED_OUT
-    order = [
-        {"not ruled out": 0, "undetermined": 1, "ruled out": 2}[answer]
-        for _, answer in sorted(verdict.multiplier_verdicts.items())
-    ]
-    assert order == sorted(order)
     if verdict.sde_verdict == Verdict.RULED_OUT:
         assert estimate.interval(level)[1] < verdict.min_noise_to_signal
     saved = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))

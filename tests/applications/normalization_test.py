@@ -48,9 +48,8 @@ def assert_same_layer(layer, reference, x, tolerance, **kwargs):
             np.testing.assert_allclose(
                 a, e, rtol=tolerance, atol=tolerance * np.abs(e).max()
             )
-        for a, e in zip(
-            layer.get_weights(), reference.get_weights(), strict=True
-        ):
+        moved = zip(layer.get_weights(), reference.get_weights(), strict=True)
+        for a, e in moved:
             np.testing.assert_allclose(a, e, rtol=min(tolerance, 1e-5))
 
 
@@ -114,33 +113,23 @@ def test_batch_normalization_takes_the_kernel_of_its_own_type(dtype):
     layer = BatchNormalization(dtype=policy)
     function = tf.function(lambda x: layer(x, training=True))
     graph = function.get_concrete_function(tf.zeros((4, 3, 5, 2), dtype)).graph
-    (kernel,) = (
-        operation
-        for operation in graph.get_operations()
-        if operation.type == "FusedBatchNormV3"
-    )
+    fused = "FusedBatchNormV3"
+    (kernel,) = (op for op in graph.get_operations() if op.type == fused)
     assert kernel.inputs[0].dtype == dtype
-
-
-def compiled_kernels(graph):
-    """How many of the graph's operations XLA compiles."""
-    return sum(
-        "_XlaMustCompile" in operation.node_def.attr
-        for operation in graph.get_operations()
-    )
 
 
 @pytest.mark.parametrize("size", [5, None])
 def test_group_normalization_is_compiled_where_sizes_are_known(size):
-    layer = GroupNormalization(4, epsilon=1e-4)
     spec = tf.TensorSpec((None, size, 6, 12), "float32")
-    function = tf.function(layer).get_concrete_function(spec)
-    assert compiled_kernels(function.graph) == (size is not None)
+    function = tf.function(GroupNormalization(4, epsilon=1e-4))
+    concrete = function.get_concrete_function(spec)
+    operations = concrete.graph.get_operations()
+    compiled = ["_XlaMustCompile" in op.node_def.attr for op in operations]
+    assert sum(compiled) == (size is not None)
     x = normal((3, 5, 6, 12)).astype("float32")
-    reference = keras.layers.GroupNormalization(4, epsilon=1e-4)
-    np.testing.assert_allclose(
-        function(tf.constant(x)), reference(x), rtol=2e-5, atol=2e-5
-    )
+    expected = keras.layers.GroupNormalization(4, epsilon=1e-4)(x)
+    actual = concrete(tf.constant(x))
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
 
 
 def test_group_normalization_with_an_offset_large_against_the_spread():
@@ -175,39 +164,25 @@ def test_group_normalization_takes_epsilon_zero(policy):
 
 def network():
     inputs = keras.Input((6, 6, 3))
-    x = keras.layers.Conv2D(
-        8, 3, kernel_initializer=keras.initializers.HeNormal(seed=0)
-    )(inputs)
+    kernel = keras.initializers.HeNormal(seed=0)
+    x = keras.layers.Conv2D(8, 3, kernel_initializer=kernel)(inputs)
     x = BatchNormalization(momentum=0.5)(x)
     x = GroupNormalization(4, epsilon=0.0)(x)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
 
 
-def trained_network():
+def trained_weights(by_xla=False):
     model = network()
-    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=by_xla)
     x, y = normal((8, 6, 6, 3)), normal((8, 8), seed=1)
     model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
-    return model
+    return model.get_weights()
 
 
-def test_layers_train_under_mirrored_strategy():
-    expected = trained_network()
+def test_layers_train_under_xla_and_mirrored_strategy():
+    expected = trained_weights()
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        actual = trained_network()
-    for a, e in zip(actual.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
-
-
-def test_layers_work_under_xla():
-    model = network()
-    x = tf.constant(normal((4, 6, 6, 3)), "float32")
-
-    def output_and_gradient(x):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(model(x, training=True) ** 3)
-        return tape.gradient(loss, model.trainable_variables)
-
-    compiled = tf.function(output_and_gradient, jit_compile=True)(x)
-    for a, e in zip(compiled, output_and_gradient(x), strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-3, atol=1e-4)
+        mirrored = trained_weights()
+    for actual in (mirrored, trained_weights(by_xla=True)):
+        for a, e in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)

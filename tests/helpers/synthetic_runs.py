@@ -4,10 +4,13 @@ import csv
 import json
 import math
 
+import keras
+
 from experiments.report.runs import find_runs
 from experiments.run_folder import CHECKSUM, configuration_checksum
 from keras_svag.noise.estimate import NoiseEstimate
-from keras_svag.scaling.conditions import RunConditions
+from keras_svag.reporting.blocks import Table
+from keras_svag.scaling.conditions import RunConditions, conditions_of
 
 CONFIG = {
     "dataset": "digits",
@@ -86,6 +89,7 @@ def write_run(
     accuracies=None,
     finished=True,
     columns=None,
+    results=None,
     **config,
 ):
     """Writes a run; what is not given is that of `CONFIG`.
@@ -97,37 +101,60 @@ def write_run(
         weight_sq_norm: R of the last window.
         reasons: codes of `Reason`s, why the theorem may not apply.
         earlier: what `window` returns, for stretches before the last.
-        losses, accuracies: of the epochs; halving losses and constant
-            accuracies if None.
+        losses, accuracies: of the epochs; halving and constant ones if None.
         finished: whether there is a results.json.
         columns: `{column: values}` that the history has besides.
+        results: `{key with dots: value}`, what results.json has instead.
         **config: what the configuration has instead.
     """
     folder.mkdir(parents=True)
     config = {**CONFIG, **config}
     (folder / "config.json").write_text(json.dumps(config))
-    epochs = config["epochs"]
-    losses = losses or [2.0**-epoch for epoch in range(epochs)]
+    losses = losses or [2.0**-epoch for epoch in range(config["epochs"])]
     accuracies = accuracies or [accuracy] * len(losses)
+    columns = {"loss": losses, "val_accuracy": accuracies} | (columns or {})
+    columns["learning_rate"] = [config["learning_rate"]] * len(losses)
     with open(folder / "history.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        columns = {"loss": losses, "val_accuracy": accuracies} | (columns or {})
-        writer.writerow(["epoch", *columns, "learning_rate"])
+        writer.writerow(["epoch", *columns])
         rows = zip(*columns.values(), strict=True)
         for epoch, row in enumerate(rows):
             shown = ["NA" if value is None else value for value in row]
-            writer.writerow([epoch, *shown, config["learning_rate"]])
+            writer.writerow([epoch, *shown])
     if not finished:
         return
     # As it is read: a tuple is a list then.
     checksum = configuration_checksum(json.loads(json.dumps(config)))
-    results = {CHECKSUM: checksum, "accuracy": accuracy, "loss": 0.3}
+    content = {CHECKSUM: checksum, "accuracy": accuracy, "loss": 0.3}
     if noise is not None:
-        results["gradient_noise"] = noise.to_dict()
-        results["linear_scaling"] = window(
+        content["gradient_noise"] = noise.to_dict()
+        content["linear_scaling"] = window(
             noise, weight_sq_norm, config["learning_rate"], reasons, earlier
         )
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(content))
+    edit(folder / "results.json", results or {})
+
+
+def edit(file, values):
+    """Changes `{key with dots: value}` in a file of JSON."""
+    content = json.loads(file.read_text())
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        part = content
+        for section in sections:
+            part = part[section]
+        part[last] = value
+    file.write_text(json.dumps(content))
+
+
+def in_norm_of_adam(noise):
+    """The `results` of a run that measured its noise in Adam's norm too."""
+    return {
+        "linear_scaling.gradient_noise": noise.to_dict(),
+        "linear_scaling.conditions": conditions_of(
+            keras.optimizers.Adam()
+        ).to_dict(),
+    }
 
 
 def write_scaled_runs(folder, factors, noise_trace=1.5, key="ell", **config):
@@ -151,54 +178,46 @@ def write_scaled_runs(folder, factors, noise_trace=1.5, key="ell", **config):
             )
 
 
-def write_svag_sweep(folder, ells=(1, 2, 4, 8), seeds=(0, 1, 2), excess=0.2):
+def write_svag_sweep(folder, ells=(1, 2, 4, 8), num_seeds=3, excess=0.2):
     """SVAG runs whose R is 20 (1 + excess / ell) and the like for G, N."""
-    for ell in ells:
-        for seed in seeds:
-            factor = (1 + excess / ell) * (1 + 0.01 * (seed - 1))
-            curve = [
-                0.9 - 0.8 * math.exp(-(epoch + 1) / 10) + 0.004 * (seed - 1)
-                for epoch in range(40)
-            ]
-            write_run(
-                folder / f"ell={ell},seed={seed}",
-                accuracy=curve[-1],
-                noise=estimate(0.3 * factor, 1.5 * factor),
-                weight_sq_norm=20 * factor,
-                losses=[
-                    factor * math.exp(-(epoch + 1) / 15) for epoch in range(40)
-                ],
-                accuracies=curve,
-                epochs=40,
-                ell=ell,
-                seed=seed,
-            )
+    factors = {
+        ell: [
+            (1 + excess / ell) * (1 + 0.01 * (seed - 1))
+            for seed in range(num_seeds)
+        ]
+        for ell in ells
+    }
+    write_scaled_runs(folder, factors)
 
 
-def write_scaling_sweep(folder, errors, ratio_at_first=6.0, seeds=(0, 1)):
-    """Runs of several batch sizes, N/G inversely proportional to B.
+def write_scaling_sweep(folder, errors, factors=None, **config):
+    """Two seeds of several batch sizes; N/G is 6 at the first, inverse to B.
 
     Args:
         folder: a Path.
-        errors: `{batch size: test error}`, from the smallest on; None for a
-            run that diverges.
-        ratio_at_first: N/G of the smallest.
-        seeds: of each batch size.
+        errors: `{batch size: test error}`, from the smallest on; None for
+            runs that diverge.
+        factors: `{batch size: of R, one a seed}`, where they are not 1.
+        **config: as for `write_run`.
     """
     first = min(errors)
     for batch_size, error in errors.items():
-        ratio = ratio_at_first * first / batch_size
-        for seed in seeds:
-            diverges = error is None
+        kappa, diverges = batch_size / first, error is None
+        of_seeds = (factors or {}).get(batch_size, (1.0, 1.0))
+        for seed, factor in enumerate(of_seeds):
             write_run(
                 folder / f"batch_size={batch_size},seed={seed}",
                 accuracy=None if diverges else 1 - error,
-                noise=estimate(0.3, 0.3 * ratio, batch_size),
+                noise=estimate(0.3, 0.3 * 6 / kappa, batch_size),
+                weight_sq_norm=25.0 * factor,
                 losses=[1.0, math.nan] if diverges else None,
                 finished=not diverges,
-                batch_size=batch_size,
-                learning_rate=0.2 * batch_size / first,
-                seed=seed,
+                **{
+                    "batch_size": batch_size,
+                    "learning_rate": 0.2 * kappa,
+                    "seed": seed,
+                    **config,
+                },
             )
 
 
@@ -207,6 +226,12 @@ def comparison_of(folder, comparisons):
     runs, *_ = find_runs(str(folder))
     [comparison] = comparisons(runs)
     return comparison
+
+
+def cells_of(section, row=-1):
+    """`{column: cell}` of a row of the first table of a section."""
+    table = next(b for b in section.blocks if isinstance(b, Table))
+    return dict(zip(table.header, table.rows[row], strict=True))
 
 
 def text_of(section):

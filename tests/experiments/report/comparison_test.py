@@ -1,9 +1,15 @@
-import pytest
+import math
+
+import numpy as np
 
 from experiments.report.batch_sizes import linear_comparisons
 from experiments.report.ngd import ngd_comparisons
 from experiments.report.runs import Run
-from experiments.report.seeds import differing_keys, without_repeated
+from experiments.report.seeds import (
+    differing_keys,
+    seed_curves,
+    without_repeated,
+)
 from experiments.report.svag import svag_comparisons
 
 CONFIG = {
@@ -45,22 +51,18 @@ def test_each_batch_size_is_a_comparison_of_ell():
     assert [c.common["ell"] for c in by_batch_size] == [1, 2]
 
 
-def test_what_is_only_measured_otherwise_does_not_part_runs():
-    runs = [run(ell=1, **{"lsr.kappas": (2,)}), run(ell=2, scale=1.0)]
-    assert len(svag_comparisons(runs)) == 1
-    assert differing_keys(runs) == ["ell"]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{"lsr.closeness": 2.0}, {"sampling": "shuffle"}, {"model.depth": 8}],
-)
-def test_runs_that_differ_besides_are_not_compared(other):
-    assert svag_comparisons([run(ell=1), run(ell=2, **other)]) == []
-
-
-def test_another_learning_rate_than_in_proportion_is_not_compared():
-    runs = [run(batch_size=8), run(batch_size=16)]
+def test_runs_that_differ_besides_are_not_compared():
+    for other, number in (
+        ({"lsr.closeness": 2.0}, 0),
+        ({"sampling": "shuffle"}, 0),
+        ({"model.depth": 8}, 0),
+        # What is only measured otherwise does not part them.
+        ({"lsr.kappas": (2,)}, 1),
+        ({"scale": 1.0}, 1),
+    ):
+        assert len(svag_comparisons([run(), run(ell=2, **other)])) == number
+    # Another learning rate than in proportion.
+    runs = [run(batch_size=8, scale=1.0), run(batch_size=16)]
     assert linear_comparisons(runs) == []
     assert differing_keys(runs) == ["batch_size"]
 
@@ -76,6 +78,16 @@ def test_ngd_is_compared_with_sgd_and_with_svag_of_ell_1_alone():
 
 def test_a_repeated_run_is_no_second_sample():
     first, again, other = run("a"), run("b"), run("c", seed=1)
-    kept, repeated = without_repeated([first, again, other])
-    assert kept == [first, other]
-    assert repeated == [again]
+    runs = [first, again, other]
+    assert without_repeated(runs) == ([first, other], [again])
+
+
+def test_a_curve_has_the_epochs_that_all_seeds_have():
+    histories = [
+        {"epoch": np.arange(3), "loss": np.array(losses)}
+        for losses in ([1.0, 5.0, 3.0], [2.0, math.nan, 7.0])
+    ]
+    runs = [Run("run", {}, history, {}) for history in histories]
+    epochs, values = seed_curves(runs, "loss")
+    np.testing.assert_array_equal(epochs, [1, 3])
+    np.testing.assert_array_equal(values, [[1.0, 3.0], [2.0, 7.0]])

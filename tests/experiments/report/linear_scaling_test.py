@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -7,9 +6,11 @@ from experiments.report.batch_sizes import ScalingStudy, linear_comparisons
 from experiments.report.batch_sizes_section import scaling_section
 from experiments.report.runs import find_runs
 from tests.helpers.synthetic_runs import (
+    cells_of,
     comparison_of,
     estimate,
     text_of,
+    window,
     write_run,
     write_scaling_sweep,
 )
@@ -21,15 +22,12 @@ def study_of(folder):
     return ScalingStudy(comparison_of(folder, linear_comparisons), "linear")
 
 
-def write_two(folder, noise=(0.1, 1.0), relative_error=0.01, **run):
+def write_two(folder, **run):
+    """One seed of batch sizes 8 and 16, with little noise."""
     for size in (8, 16):
-        write_run(
-            folder / str(size),
-            noise=estimate(*noise, size, relative_error, count=50),
-            batch_size=size,
-            learning_rate=0.01 * size,
-            **run,
-        )
+        rates = {"batch_size": size, "learning_rate": 0.025 * size}
+        noise = estimate(0.1, 1.0, size, count=50)
+        write_run(folder / str(size), **{"noise": noise, **rates, **run})
 
 
 def kappa_max(q, u):
@@ -45,27 +43,54 @@ def kappa_max(q, u):
     return low
 
 
+@pytest.mark.parametrize("ell", [1, 4])
 def test_each_batch_size_has_its_bound_and_the_first_its_least_closeness(
-    tmp_path,
+    tmp_path, ell
 ):
-    write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1}, ratio_at_first=6.0)
-    first, *_ = batches = study_of(tmp_path).batches
-    for batch in batches:
-        kappa, u = batch.batch_size / 8, 0.001
-        q = 6.0 / kappa
-        assert batch.ratio[1] == pytest.approx(q)
+    write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1}, ell=ell)
+    first, *others = study_of(tmp_path).batches
+    # SVAG's runs, with ell in all, have the identity of SGD at η/ell, G/ell.
+    first_q, first_u = 6.0 * ell, 0.001 / ell
+    for batch in (first, *others):
+        kappa = batch.batch_size / 8
+        q, u = first_q / kappa, kappa * first_u
+        assert batch.ratio[1] == pytest.approx(q / ell)
+        assert batch.scaled == {"learning_rate": 0.2 * kappa}
         low, point, high = batch.bound
-        expected = batch.batch_size * kappa_max(q, kappa * u)
-        assert point == pytest.approx(expected)
+        assert point == pytest.approx(batch.batch_size * kappa_max(q, u))
         assert low < point < high
         if batch is first:
             continue
-        rho = (2 - kappa * u) / (2 - u)
+        rho = (2 - u) / (2 - first_u)
+        least = math.sqrt((kappa + first_q) / ((1 + first_q) * rho))
         low, value, high = batch.min_closeness
-        assert value == pytest.approx(math.sqrt((kappa + 6) / (7 * rho)))
+        assert value == pytest.approx(least)
         assert low <= value <= high
         # G is equal and N/G inversely proportional to B, hence κN' = N.
         assert batch.closeness.value == pytest.approx(1)
+
+
+def test_what_is_judged_is_measured_before_the_decay(tmp_path):
+    for size in (8, 16):
+        rate = 0.025 * size
+        before = window(estimate(0.3, 14.4 / size, size), 25.0, rate)
+        write_run(
+            tmp_path / str(size),
+            noise=estimate(9.0, 9.0, size),
+            weight_sq_norm=1.0 * size,
+            earlier=[before],
+            batch_size=size,
+            learning_rate=rate,
+            results={"linear_scaling.conditions.learning_rate": 0.001},
+        )
+    batches = study_of(tmp_path).batches
+    assert [b.ratio[1] for b in batches] == pytest.approx([6, 3])
+    assert [b.scaled["learning_rate"] for b in batches] == [0.2, 0.4]
+    assert batches[0].bound[1] == pytest.approx(8 * kappa_max(6.0, 0.001))
+    # One seed has no error: C counts as exact, and no interval is shown.
+    c = batches[1].closeness
+    assert c.low == c.value == c.high == pytest.approx(1)
+    assert cells_of(scaling_section(study_of(tmp_path)))["C"] == "1"
 
 
 def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
@@ -73,25 +98,13 @@ def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
     write_scaling_sweep(tmp_path, errors)
     study = study_of(tmp_path)
     # 8 is below the best batch size: large batches are what breaks.
-    assert study.best.batch_size == 16
-    assert study.error_grows_at == 128
+    assert (study.best.batch_size, study.error_grows_at) == (16, 128)
     ratio = 128 / (8 * kappa_max(6.0, 0.001))
     text = text_of(scaling_section(study))
     assert "of which the theorem says nothing" in text
     grown = "B = 128 is the first to exceed it by more than 20% of its value"
     assert f"{grown}, at {ratio:.3g} times B*." in text
     assert "safe" not in text
-
-
-def write_apart(folder, factors, **sweep):
-    """Runs from B = 8 on whose R, G and κN are those of 8 times factors."""
-    write_scaling_sweep(folder, dict.fromkeys(factors, 0.1), **sweep)
-    for size, of_seeds in factors.items():
-        for seed, factor in enumerate(of_seeds):
-            file = folder / f"batch_size={size},seed={seed}" / "results.json"
-            results = json.loads(file.read_text())
-            results["linear_scaling"]["weight_sq_norm"] *= factor
-            file.write_text(json.dumps(results))
 
 
 @pytest.mark.parametrize(
@@ -108,13 +121,14 @@ def write_apart(folder, factors, **sweep):
     ],
 )
 def test_the_condition_is_tested_by_r_g_and_n(tmp_path, factors, outcome):
-    write_apart(tmp_path, {8: (1, 1)} | factors)
-    study = study_of(tmp_path)
     # The error, which is the same at all batch sizes, has no say.
+    write_scaling_sweep(tmp_path, dict.fromkeys([8, *factors], 0.1), factors)
+    study = study_of(tmp_path)
     assert study.batches[0].outcome == outcome
-    assert f"C-close in R, G and N: {outcome}" in text_of(
-        scaling_section(study)
-    )
+    for batch in study.batches[1:]:
+        assert (batch.verdict == "ruled out") == (batch.batch_size > 64)
+    text = text_of(scaling_section(study))
+    assert f"C-close in R, G and N: {outcome}" in text
 
 
 def test_a_run_that_diverged_is_not_close(tmp_path):
@@ -128,62 +142,74 @@ def test_a_run_that_diverged_is_not_close(tmp_path):
     assert "(2 diverged)" in text_of(scaling_section(study))
 
 
-def test_runs_of_several_ell_predict_where_c_is_left(tmp_path):
-    write_scaling_sweep(tmp_path, GOOD)
+@pytest.mark.parametrize("ell", [1, 2])
+def test_runs_of_several_ell_predict_where_c_is_left(tmp_path, ell):
+    write_scaling_sweep(tmp_path, GOOD, ell=ell)
     # ln N falls by 0.2 from ell 2 to SGD, so by 0.4 a κ at B = 16.
-    for ell, factor in ((1, 1.0), (2, math.exp(0.2))):
+    for other, factor in ((1, 1.0), (2, math.exp(0.2))):
         for seed, spread in enumerate((0.99, 1.01)):
             write_run(
-                tmp_path / f"svag-{ell}-{seed}",
+                tmp_path / f"svag-{other}-{seed}",
                 noise=estimate(0.3, 0.9 * factor * spread, 16),
                 batch_size=16,
                 learning_rate=0.4,
-                ell=ell,
+                ell=other,
                 pairing="halves",
                 seed=seed,
             )
-    study = study_of(tmp_path)
-    at_32 = study.batches[2]
-    # From κ = 8/16 to 32/16, with 1 / N linear: exp(-0.2) at 8/16, 1 at 1.
-    at_half = math.exp(-0.2)
-    rise = 2 * (1 - at_half)
-    assert at_32.predicted[0] == pytest.approx((1 + rise) / at_half)
-    assert at_32.predicted[1] < at_32.predicted[0] < at_32.predicted[2]
-    leaves = 16 * (0.5 + (2**0.5 - 1) * at_half / rise)
+    runs, *_ = find_runs(str(tmp_path))
+    comparisons = linear_comparisons(runs)
+    study = ScalingStudy(comparisons[0], "linear")
+    # SVAG with ell at B is SGD at B/ell.
+    unit = 16 * ell
+    rise = 2 * (1 - math.exp(-0.2))
+
+    def inverse_noise(kappa):
+        return math.exp(-0.2) + rise * (kappa - 0.5)
+
+    first, at_32 = inverse_noise(8 / unit), study.batches[2]
+    value, low, high = at_32.predicted
+    assert value == pytest.approx(inverse_noise(32 / unit) / first)
+    assert low < value < high
+    leaves = 8 + unit * (2**0.5 - 1) * first / rise
     assert study.leaves_at[0] == pytest.approx(leaves)
-    assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(
-        scaling_section(study)
-    )
-    assert {"batch-sizes", "closeness"} == set(scaling_section(study).figures)
+    section = scaling_section(study)
+    assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(section)
+    assert {"batch-sizes", "closeness"} == set(section.figures)
 
 
 def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
     write_two(tmp_path)
     for ell in (1, 2):
-        write_run(
-            tmp_path / f"svag-{ell}",
-            noise=estimate(0.3, 1.5),
-            learning_rate=0.5,
-            ell=ell,
-        )
-    runs = find_runs(str(tmp_path))[0]
+        noise = estimate(0.3, 1.5)
+        write_run(tmp_path / f"{ell}", noise=noise, learning_rate=0.5, ell=ell)
+    runs, *_ = find_runs(str(tmp_path))
     study = ScalingStudy(linear_comparisons(runs)[0], "linear")
     assert study.leaves_at is None
     assert "--sweep ell=1,2" in text_of(scaling_section(study))
 
 
-def test_an_adaptive_optimizer_has_no_condition(tmp_path):
-    write_two(tmp_path, optimizer="adam")
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"optimizer": "adam"}, "square-root scaling rule"),
+        ({"weight_decay": 20.0}, "no condition"),
+        ({"noise": None}, "no condition"),
+    ],
+)
+def test_without_a_condition_there_is_no_bound(tmp_path, run, words):
+    # Of Adam, of weights that diverge, of what was not measured.
+    write_two(tmp_path, **run)
     study = study_of(tmp_path)
-    assert all(batch.bound is None for batch in study.batches)
+    for batch in study.batches:
+        assert batch.bound is batch.verdict is batch.min_closeness is None
+        assert batch.outcome is None
     section = scaling_section(study)
-    assert "square-root scaling rule" in text_of(section)
-    # Of which there is no noise to draw.
+    assert words in text_of(section)
     section.figures["batch-sizes"][1](tmp_path / "figure.png")
 
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
     write_two(tmp_path, reasons=["a <reason>"])
-    assert "only a heuristic: a <reason>." in text_of(
-        scaling_section(study_of(tmp_path))
-    )
+    text = text_of(scaling_section(study_of(tmp_path)))
+    assert "only a heuristic: a <reason>." in text

@@ -8,25 +8,16 @@ import textwrap
 from docs.architecture import imported_modules
 from tests.helpers.paths import ROOT
 
-# What no target builds: it is run by pip.
-UNBUILT = "setup.py"
-FOLDERS = (
-    "benchmarks",
-    "configs",
-    "docs",
-    "experiments",
-    "keras_svag",
-    "tests",
-)
+FOLDERS = "benchmarks configs docs experiments keras_svag tests".split()
 PACKAGES = ("", "experiments", "keras_svag", "tests")
 
 
 def paths(pattern):
     """Paths of the project's files, from its root."""
-    found = [*ROOT.glob(pattern)]
+    found = {*ROOT.glob(pattern)}
     for folder in FOLDERS:
-        found += (ROOT / folder).rglob(pattern)
-    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+        found |= {*(ROOT / folder).rglob(pattern)}
+    return {path.relative_to(ROOT).as_posix() for path in found}
 
 
 def absolute(label, package):
@@ -34,6 +25,10 @@ def absolute(label, package):
     if not label.startswith("//"):
         return f"//{package}:{label.removeprefix(':')}"
     return label if ":" in label else f"{label}:{label.removeprefix('//')}"
+
+
+def path_of(label):
+    return label.removeprefix("//").replace(":", "/").lstrip("/")
 
 
 @functools.cache
@@ -61,15 +56,12 @@ def targets():
             files = {f for p in patterns for f in folder.glob(p) if f.is_file()}
             return sorted(f.relative_to(folder).as_posix() for f in files)
 
-        def ignored(*_, **__):
-            pass
-
         rules = ("filegroup", "py_library", "py_binary", "py_test")
-        loaded = ("exports_files", "licenses", "load", "package")
+        ignored = ("exports_files", "licenses", "load", "package")
         return {
             "glob": glob,
-            **dict.fromkeys(loaded, ignored),
             **{kind: rule(kind) for kind in rules},
+            **dict.fromkeys(ignored, lambda *_, **__: None),
         }
 
     for package in PACKAGES:
@@ -77,30 +69,8 @@ def targets():
     return found
 
 
-def built():
-    rules = ("py_library", "py_binary")
+def of_rules(*rules):
     return {k: v for k, v in targets().items() if v["rule"] in rules}
-
-
-@functools.cache
-def owners():
-    """Maps each source's path to the labels of the targets that list it."""
-    found = {}
-    for label, target in built().items():
-        for source in target["srcs"]:
-            found.setdefault(path_of(source), []).append(label)
-    return found
-
-
-def path_of(label):
-    return label.removeprefix("//").replace(":", "/").lstrip("/")
-
-
-def file_of(module):
-    """The project's file that `import module` runs, or None."""
-    path = module.replace(".", "/")
-    candidates = (f"{path}.py", f"{path}/__init__.py")
-    return next((c for c in candidates if (ROOT / c).is_file()), None)
 
 
 def code_of(path):
@@ -118,34 +88,41 @@ def code_of(path):
                     open_trees.append(ast.parse(code))
 
 
-def test_source_has_exactly_one_target():
-    for source in {*paths("*.py")} - {UNBUILT}:
-        assert len(owners().get(source, ())) == 1, source
-    assert {*owners()} <= {*paths("*.py")}
-
-
-def test_target_has_the_deps_that_its_sources_import():
-    for label, target in built().items():
+def test_targets_have_the_sources_once_and_what_they_import():
+    built, owners = of_rules("py_library", "py_binary"), {}
+    for label, target in built.items():
+        for source in map(path_of, target["srcs"]):
+            assert owners.setdefault(source, label) == label, source
+    # What no target builds is run by pip.
+    assert {*owners} == paths("*.py") - {"setup.py"}
+    for label, target in built.items():
         imported = {
-            file_of(module)
+            module.replace(".", "/")
             for source in target["srcs"]
             for tree in code_of(path_of(source))
             for module in imported_modules(tree)
-        } - {None}
-        expected = {owners()[file][0] for file in imported} - {label}
-        assert sorted(expected) == sorted(target["deps"]), label
+        }
+        imported = {
+            owners.get(f"{path}{end}")
+            for path in imported
+            for end in (".py", "/__init__.py")
+        }
+        assert imported - {None, label} == {*target["deps"]}, label
 
 
 def test_every_test_file_is_run_by_its_target():
-    run = []
-    for label, target in targets().items():
-        if target["rule"] == "py_test":
-            (path,) = target["args"]
-            assert label == f"//tests:{path[len('tests/') : -len('.py')]}"
-            assert target["deps"] == ["//tests:tests"]
-            assert target["srcs"] == [f"//tests:{target['main']}"]
-            run.append(path)
-    assert sorted(run) == paths("*_test.py")
+    run = {}
+    for label, target in of_rules("py_test").items():
+        (path,) = target["args"]
+        run[path] = label, target["deps"], target["srcs"]
+    assert run == {
+        path: (
+            f"//tests:{path[len('tests/') : -len('.py')]}",
+            ["//tests:tests"],
+            ["//tests:helpers/run_pytest.py"],
+        )
+        for path in paths("*_test.py")
+    }
 
 
 def test_these_tests_are_given_what_they_read():
@@ -155,6 +132,5 @@ def test_these_tests_are_given_what_they_read():
         target = targets().get(label, {})
         for part in ("srcs", "deps", "data"):
             given |= {*target.get(part, ())} - found
-    assert set(built()) <= found
-    read = {path_of(label) for label in found}
-    assert {*paths("BUILD")} <= read
+    assert {*of_rules("py_library", "py_binary")} <= found
+    assert paths("BUILD") <= {path_of(label) for label in found}

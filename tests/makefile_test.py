@@ -55,33 +55,29 @@ def test_second_make_waits_for_the_first_ones_installation(clone):
     assert sorted(log(clone)[2:]) == ["mypy", "quick", "ruff", "ruff"]
 
 
-def test_interrupted_installation_is_made_anew(clone):
+@pytest.mark.parametrize(
+    ("is_unfinished", "done"),
+    [(True, ["venv", "install", "quick"]), (False, ["install", "quick"])],
+)
+def test_environment_is_completed_or_made_anew(clone, is_unfinished, done):
     (clone / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(clone / "python", clone / ".venv" / "bin")
-    (clone / ".venv" / ".unfinished").touch()
-    assert make(clone, "test").wait(60) == 0
-    assert log(clone) == ["venv", "install", "quick"]
-
-
-def test_working_environment_is_kept_and_completed(clone):
-    (clone / ".venv" / "bin").mkdir(parents=True)
-    shutil.copy(clone / "python", clone / ".venv" / "bin")
-    assert make(clone, "test", python="absent").wait(60) == 0
-    assert log(clone) == ["install", "quick"]
+    if is_unfinished:
+        (clone / ".venv" / ".unfinished").touch()
+    python = "./python" if is_unfinished else "absent"
+    assert make(clone, "test", python).wait(60) == 0
+    assert log(clone) == done
 
 
 def test_ci_runs_the_lint_the_other_backends_and_what_is_quick(clone):
     shutil.copytree(ROOT / ".ci", clone / ".ci")
     environment = {**os.environ, "PYTHON": "./python"}
     subprocess.run([clone / ".ci" / "run"], env=environment, check=True)
-    assert log(clone)[2:] == [
-        *("ruff", "ruff", "mypy"),
-        *("install", "tox", "quick"),
-    ]
+    assert log(clone)[2:] == "ruff ruff mypy install tox quick".split()
 
 
 def test_python_that_is_missing_is_said_in_a_sentence(clone):
-    process = make(clone, "test", python="absent")
+    process = make(clone, "test", "absent")
     assert process.wait(60) != 0
     assert "keras_svag needs Python 3.10 or newer" in process.stderr.read()
     assert not (clone / ".venv").exists()

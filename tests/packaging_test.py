@@ -14,24 +14,18 @@ from packaging.requirements import Requirement
 from keras_svag.version import __version__
 from tests.helpers.paths import ROOT
 
-PACKAGING_FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    source = tmp_path_factory.mktemp("source")
-    for name in PACKAGING_FILES:
+    source, target = map(tmp_path_factory.mktemp, ("source", "wheel"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "keras_svag",
-        source / "keras_svag",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    target = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps"]
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "keras_svag", source / "keras_svag", ignore=without)
     # Without build isolation pip needs no network.
-    command += ["--no-build-isolation", "--quiet", "--wheel-dir", str(target)]
-    subprocess.run([*command, str(source)], check=True)
+    command = "-m pip wheel --no-deps --no-build-isolation --quiet --wheel-dir"
+    command = [sys.executable, *command.split(), target, source]
+    subprocess.run(command, check=True)
     (path,) = target.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         yield archive
@@ -65,21 +59,18 @@ def test_every_address_is_in_the_one_repository_of_setup_py(metadata):
         assert repository not in (ROOT / name).read_text(), name
 
 
-def required_names(requirements, extra=""):
-    """The names of what is required, with an extra or without."""
-    for requirement in map(Requirement, requirements or ()):
-        marker = requirement.marker
-        if not marker or marker.evaluate({"extra": extra}):
-            yield requirement.name
-
-
 def test_wheel_requires_keras_and_one_backend_is_an_extra(metadata):
-    requirements = metadata.get_all("Requires-Dist")
     required = {"keras", "numpy", "scipy"}
-    assert set(required_names(requirements)) == required
-    for extra in ("tensorflow", "jax", "torch"):
-        names = set(required_names(requirements, extra))
-        assert names - required == {extra, "tensorboard"}
+    requirements = [*map(Requirement, metadata.get_all("Requires-Dist"))]
+    for extra in ("", "tensorflow", "jax", "torch"):
+        names = {
+            requirement.name
+            for requirement in requirements
+            if not requirement.marker
+            or requirement.marker.evaluate({"extra": extra})
+        }
+        added = {extra, "tensorboard"} if extra else set()
+        assert names - required == added and required <= names
 
 
 def test_wheel_contains_every_module_of_the_package_and_nothing_else(wheel):

@@ -12,13 +12,12 @@ from markdown_it import MarkdownIt
 
 from docs import architecture
 from experiments.report.writing import write_report
-from keras_svag import SVAG, NoiseEstimate, ScalingReport, SVAGModel
+from keras_svag import SVAG, ScalingReport, SVAGModel
 from keras_svag.reporting.markdown import escaped
 from keras_svag.scaling import scaling_verdict
 from tests.helpers.paths import ROOT
 from tests.helpers.small_problems import regression
-from tests.helpers.synthetic_runs import estimate as run_estimate
-from tests.helpers.synthetic_runs import write_run
+from tests.helpers.synthetic_runs import estimate, write_run
 
 # Modules whose reading runs code, and calls that do; `re.compile` and a model's
 # `compile` are others than Python's own.
@@ -70,18 +69,13 @@ def test_nothing_that_is_read_is_run():
         assert RUNS_CODE.search(code)
 
 
-def poisoned(marker):
-    """A model whose Lambda layer writes a file when it is called."""
-    inputs = keras.Input((4,))
-    x = keras.layers.Lambda(lambda x: (open(marker, "w").write("ran"), x)[1])(
-        inputs
-    )
-    return keras.Model(inputs, keras.layers.Dense(2)(x))
-
-
 def test_code_in_a_wrapped_model_is_refused(tmp_path):
     marker = tmp_path / "marker"
-    model = SVAGModel(poisoned(str(marker)))
+    inputs = keras.Input((4,))
+    name = str(marker)
+    write = keras.layers.Lambda(lambda x: (open(name, "w").write("ran"), x)[1])
+    outputs = keras.layers.Dense(2)(write(inputs))
+    model = SVAGModel(keras.Model(inputs, outputs))
     model.compile(SVAG(0.1), "mse")
     model.fit(*regression(8), batch_size=8, verbose=0)
     path = tmp_path / "model.keras"
@@ -93,7 +87,7 @@ def test_code_in_a_wrapped_model_is_refused(tmp_path):
         lambda: keras.saving.deserialize_keras_object(config),
         lambda: SVAGModel.from_config(model.get_config()),
     ):
-        with pytest.raises(ValueError, match="[Ll]ambda.*unsafe|unsafe"):
+        with pytest.raises(ValueError, match="unsafe"):
             load()
     assert not marker.exists()
     # Who trusts a file says so, as Keras has it.
@@ -107,26 +101,21 @@ def rendered(text):
     return reader.enable("table").render(text)
 
 
-def tags(text):
-    return set(re.findall(r"</?[a-z!][^\s>/]*", rendered(text)))
-
-
 def test_hostile_text_is_one_paragraph_of_text():
     for name in HOSTILE:
-        assert tags(escaped(name)) == {"<p", "</p"}
-        shown = html.unescape(re.sub(r"<[^>]*>", "", rendered(escaped(name))))
+        shown = rendered(escaped(name))
+        assert {*re.findall(r"</?[a-z!][^\s>/]*", shown)} == {"<p", "</p"}
+        shown = html.unescape(re.sub(r"<[^>]*>", "", shown))
         assert shown.split() == name.split()
     # What needs no escape has none.
     assert [escaped("ell=1,seed=0"), escaped(0.05)] == ["ell=1,seed=0", "0.05"]
 
 
-def estimate(noise_trace):
-    return NoiseEstimate(1.0, 8 * noise_trace, 0.1, 0.1, 0.0, 100, 8)
-
-
-def layers_report(*names):
-    layers = {name: estimate(i) for i, name in enumerate(names, 1)}
-    whole = dataclasses.replace(estimate(3.0), per_layer=layers)
+def layers_report(name):
+    """A report of two layers, one of them with a name of the test's choice."""
+    noise = estimate(1.0, 3.0)
+    layers = {name: noise, "kernel": estimate(1.0, 2.0)}
+    whole = dataclasses.replace(noise, per_layer=layers)
     verdict = scaling_verdict(whole, keras.optimizers.SGD(0.1), kappas=())
     return ScalingReport(verdict, 1, 1, 1.0)
 
@@ -136,12 +125,10 @@ def reported(folder, name):
     for ell in (1, 2):
         write_run(
             folder / f"{ell}{name.replace('/', '_')}",
-            noise=run_estimate(0.3, 1.5),
+            noise=estimate(0.3, 1.5),
             reasons=(name,),
-            pairing=name,
-            schedule=name,
             ell=ell,
-            **{name: name},
+            **dict.fromkeys(("pairing", "schedule", name), name),
         )
     with open(write_report(str(folder)), encoding="utf-8") as file:
         return file.read()
@@ -149,17 +136,16 @@ def reported(folder, name):
 
 def test_names_are_shown_as_text_and_do_not_act_on_who_reads_them(tmp_path):
     name = "".join([*(HOSTILE[part] for part in (0, 2, 6)), *STEERING])
-
-    def outline(text):
-        # Folders have names of their own lengths, figures their own files.
-        return re.findall(r"<(?:/?[a-z]+\d?)", text)
-
     page = reported(tmp_path / "hostile", name)
-    harmless = rendered(reported(tmp_path / "harmless", "x"))
-    assert outline(rendered(page)) == outline(harmless)
-    links = re.findall(r'(?:src|href)="([^"]*)"', rendered(page))
+    hostile, harmless = map(
+        rendered, (page, reported(tmp_path / "harmless", "x"))
+    )
+    # Folders have names of their own lengths, figures their own files.
+    outline = re.compile(r"<(?:/?[a-z]+\d?)")
+    assert outline.findall(hostile) == outline.findall(harmless)
+    links = re.findall(r'(?:src|href)="([^"]*)"', hostile)
     assert all(link.startswith("figures/svag-1-") for link in links)
-    one = layers_report("".join(STEERING), "kernel")
+    one = layers_report("".join(STEERING))
     for text in (page, str(one), one._repr_html_(), one._repr_markdown_()):
         assert all(map(str.isprintable, text.split("\n")))
         for part in STEERING:

@@ -73,21 +73,16 @@ def add_epoch(
     rates = np.linspace(rate, last_rate or rate, count)
     if weight_sq_norm is None:
         weight_sq_norm = equilibrium_sq_norm(g, n)
-    before = series["step"][-1] if len(series) else 0
-    for i, (rate, (g_factor, n_factor)) in enumerate(
-        zip(rates, factors, strict=True), 1
-    ):
-        values = {
-            "grad_sq_norm": g * g_factor,
-            "example_noise": n * n_factor * BATCH_SIZE,
-        }
-        if preconditioned is not None:
-            norm_g, norm_n = preconditioned
-            values["preconditioned_grad_sq_norm"] = norm_g * g_factor
-            values["preconditioned_example_noise"] = (
-                norm_n * n_factor * BATCH_SIZE
-            )
-        step = before + i * every
+    norms = {"": (g, n)}
+    if preconditioned is not None:
+        norms["preconditioned_"] = preconditioned
+    step = series["step"][-1] if len(series) else 0
+    for rate, (g_factor, n_factor) in zip(rates, factors, strict=True):
+        step += every
+        moments = {}
+        for prefix, (g, n) in norms.items():
+            moments[f"{prefix}grad_sq_norm"] = g * g_factor
+            moments[f"{prefix}example_noise"] = n * n_factor * BATCH_SIZE
         series.append(
             step=step,
             epoch=epoch,
@@ -95,7 +90,7 @@ def add_epoch(
             learning_rate=rate,
             rows=rows,
             weight_sq_norm=weight_sq_norm,
-            **values,
+            **moments,
         )
 
 
@@ -109,10 +104,11 @@ def branch(kappa, difference=0.01, signal=math.nan):
         signal: The ratio of G, of whose interval nothing is known if it is
             NaN.
     """
-    is_known = math.isfinite(signal)
-    ends = (math.inf, math.inf)
+    ends, of_signal = (math.inf, math.inf), (math.nan, 0.0, math.inf)
     if math.isfinite(difference):
         ends = (difference - 0.02, difference + 0.02)
+    if math.isfinite(signal):
+        of_signal = (signal,) * 3
     return BranchTest(
         kappa=kappa,
         batch_size=BATCH_SIZE,
@@ -123,12 +119,7 @@ def branch(kappa, difference=0.01, signal=math.nan):
         loss_before=0.5,
         loss=0.4,
         difference=(difference, *ends),
-        ratios={
-            "weight_sq_norm": (1.1, 1.0, 1.2),
-            "grad_sq_norm": (signal, signal, signal)
-            if is_known
-            else (math.nan, 0.0, math.inf),
-        },
+        ratios={"weight_sq_norm": (1.1, 1.0, 1.2), "grad_sq_norm": of_signal},
         tolerance=0.01,
         level=0.95,
     )

@@ -20,15 +20,13 @@ def texts(html):
     return [text for text in map(str.strip, root.itertext()) if text]
 
 
-@pytest.mark.parametrize(
-    ("block", "count"), zip(BLOCKS, (1, 1, 3, 3), strict=True)
-)
-def test_text_is_shown_as_it_is(block, count):
+def test_text_is_shown_as_it_is():
     reader = markdown_it.MarkdownIt().enable("table")
-    in_markdown = texts(reader.render(block.to_markdown()))
-    assert in_markdown == texts(block.to_html())
-    assert {text.removesuffix(":") for text in in_markdown} <= {WICKED, "x"}
-    assert in_markdown.count(WICKED) == count
+    for block, count in zip(BLOCKS, (1, 1, 3, 3), strict=True):
+        in_markdown = texts(reader.render(block.to_markdown()))
+        assert in_markdown == texts(block.to_html())
+        assert {text.removesuffix(":") for text in in_markdown} <= {WICKED, "x"}
+        assert in_markdown.count(WICKED) == count
 
 
 def test_terminal_shows_a_table_in_columns():

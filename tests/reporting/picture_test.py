@@ -16,10 +16,15 @@ from tests.helpers.noise_runs import DECAY, RATE, branch, report, run
 matplotlib.use("agg")
 
 
-def test_the_line_is_the_least_c_and_the_points_are_the_runs():
-    one = report(run({"count": 400, "n": 3.0}), kappas=(0.5, 2, 64))
+def drawn(one):
     ax = Figure().subplots()
     assert one.plot(ax) is ax
+    return ax
+
+
+def test_the_line_is_the_least_c_and_the_points_are_the_runs():
+    one = report(run({"count": 400, "n": 3.0}), kappas=(0.5, 2, 64))
+    ax = drawn(one)
     line, asked, *points = ax.lines
     kappas, values = line.get_xdata(), line.get_ydata()
     # √((κ + q) / (ρ (1 + q))) or its inverse, ρ = (2 - κu) / (2 - u).
@@ -35,12 +40,6 @@ def test_the_line_is_the_least_c_and_the_points_are_the_runs():
     assert "examples" in ax.get_xlabel() and "batch 128" in ax.get_ylabel()
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels[:3] == ["95% interval", "C at least", "asked for: 1.41"]
-
-
-def test_the_band_is_the_interval():
-    one = report(run({"count": 400, "n": 3.0}), kappas=(2, 8))
-    ax = Figure().subplots()
-    one.plot(ax)
     (band,) = ax.collections
     xs, ys = band.get_paths()[0].vertices.T
     last = one.verdict.scaled_by(xs.max()).min_closeness
@@ -50,8 +49,7 @@ def test_the_band_is_the_interval():
 
 def test_weights_that_diverge_do_not_set_the_scale():
     decayed = RunConditions(weight_decay=0.5, scale_invariant=True)
-    ax = Figure().subplots()
-    report(run({"n": 3.0}), decayed, kappas=(2, 16)).plot(ax)
+    ax = drawn(report(run({"n": 3.0}), decayed, kappas=(2, 16)))
     low, high = ax.get_ylim()
     assert low == 1 and np.isfinite(high)
 
@@ -72,12 +70,9 @@ def test_what_is_predicted_and_seen_is_beside_the_bound():
         branches=(branch(2, signal=1.0), branch(4, signal=1.0)),
         prediction=predict_closeness({1: first, 2: second}),
     )
-    ax = Figure().subplots()
-    one.plot(ax)
-    lines = {line.get_label(): line for line in ax.lines}
-    predicted = lines["C predicted"]
-    kappas = predicted.get_xdata()
-    expected, _, _ = one.prediction.closeness(kappas)
+    ax = drawn(one)
+    predicted = {line.get_label(): line for line in ax.lines}["C predicted"]
+    expected, _, _ = one.prediction.closeness(predicted.get_xdata())
     assert predicted.get_ydata() == pytest.approx(expected, nan_ok=True)
     (seen,) = ax.containers
     assert [*seen.lines[0].get_xdata()] == [2, 4]

@@ -9,19 +9,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # The same examples every time, so that no run fails for luck; 10,000 others
 # by `pytest --hypothesis-profile=thorough tests/*/properties_test.py`.
-hypothesis.settings.register_profile(
-    "quick",
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    database=None,
-)
-hypothesis.settings.register_profile(
-    "thorough", max_examples=10_000, deadline=None, database=None
-)
-hypothesis.settings.register_profile(
-    "many", max_examples=1000, deadline=None, database=None
-)
+COMMON = {"deadline": None, "database": None}
+for name, count in (("quick", 100), ("many", 1000), ("thorough", 10_000)):
+    hypothesis.settings.register_profile(
+        name, max_examples=count, derandomize=name == "quick", **COMMON
+    )
 hypothesis.settings.load_profile("quick")
 
 # What takes longest begins first: begun last, it would leave a worker idle.

@@ -49,24 +49,11 @@ def estimates(draw, values=magnitudes):
 
 
 @st.composite
-def pairs_of_equilibria(draw):
-    """Two `EquilibriumStatistics`, each with exact errors or without."""
-    counts = st.none() | st.integers(1, 100)
-    return draw(equilibria(counts)), draw(equilibria(counts))
-
-
-@st.composite
-def equilibria(draw, counts):
-    numbers = st.floats(1e-12, 1e12)
-    errors = st.floats(0, 1e12)
+def equilibria(draw):
+    """`EquilibriumStatistics`, with exact errors or without."""
+    numbers, errors = st.floats(1e-12, 1e12), st.floats(0, 1e12)
     # G may be 0, below it, or so small that a ratio of two overflows.
     gradients = numbers | st.floats(-1e12, 0) | st.floats(0, 1e-300)
-    return scaling.EquilibriumStatistics(
-        draw(numbers),
-        draw(gradients),
-        draw(numbers),
-        draw(errors),
-        draw(errors),
-        draw(errors),
-        draw(counts),
-    )
+    values = draw(st.tuples(numbers, gradients, numbers, *[errors] * 3))
+    count = draw(st.none() | st.integers(1, 100))
+    return scaling.EquilibriumStatistics(*values, count)

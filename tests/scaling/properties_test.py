@@ -17,10 +17,10 @@ from keras_svag.scaling.verdict import (
 from tests.helpers.generated import (
     anything,
     closenesses,
+    equilibria,
     estimates,
     kappas,
     levels,
-    pairs_of_equilibria,
 )
 
 
@@ -64,9 +64,8 @@ def test_verdicts_follow_kappa_max(
     assert "nan" not in verdict.text
 
 
-@given(pairs_of_equilibria(), st.floats(1e-6, 1e6), levels)
-def test_closeness_is_at_least_1_within_its_interval(runs, kappa, level):
-    a, b = runs
+@given(equilibria(), equilibria(), st.floats(1e-6, 1e6), levels)
+def test_closeness_is_at_least_1_within_its_interval(a, b, kappa, level):
     result = scaling.c_closeness(a, b, kappa, level)
     assert 1 <= result.low <= result.high
     if math.isfinite(result.value):

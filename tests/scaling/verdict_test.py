@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import keras
 import pytest
@@ -17,6 +18,7 @@ from keras_svag.scaling.verdict import scaling_verdict
 
 C = 2**0.5
 B = 128
+CONDITIONS = RunConditions.__dataclass_fields__
 SETTINGS = ("kappas", "batch_size", "closeness")
 
 
@@ -60,60 +62,57 @@ def test_verdict_reads_like_a_sentence():
     ]
 
 
+def without_factors(sentence):
+    return re.sub(r" \(×[\d.]+\)", "", sentence)
+
+
 @pytest.mark.parametrize(
     ("q", "fields", "answer"),
     [
         # κ <= 2 + q, and below nothing is ruled out from q = 1 on.
-        (
-            3.01,
-            {},
-            "not ruled out up to batch 641 (×5.01); beyond 641 (×5.01) it is "
-            "ruled out",
-        ),
+        (3.01, {}, "not ruled out up to batch 641; beyond 641 it is ruled out"),
         # κ >= (1 - q)/2.
         (
             0.2,
             {},
-            "not ruled out from batch 52 (×0.406) to 281 (×2.2); below 52 "
-            "(×0.406) and beyond 281 (×2.2) it is ruled out",
+            "not ruled out from batch 52 to 281; below 52 and beyond 281 it is "
+            "ruled out",
         ),
         # κ <= 2/ell + q: SGD at B itself is not close to this run of SVAG.
         (
             0.3,
             {"ell": 4},
-            "not ruled out up to batch 102 (×0.797); beyond 102 (×0.797) it "
-            "is ruled out",
+            "not ruled out up to batch 102; beyond 102 it is ruled out",
         ),
         # Of κ in [0.239, 0.261] no κB is a whole number.
         (
             0.3,
             {"ell": 4, "closeness": 1.01, "batch_size": 10},
-            "undetermined or ruled out at every batch; below 3 (×0.3) and "
-            "beyond 2 (×0.2) it is ruled out",
+            "undetermined or ruled out at every batch; below 3 and beyond 2 it "
+            "is ruled out",
         ),
     ],
 )
 def test_first_sentence_is_the_answer(q, fields, answer):
     measured = exactly(q, batch_size=fields.get("batch_size", B))
     result = judge(measured, weight_decay=0.0, **fields)
-    assert result.headline == f"Only a heuristic: the linear rule is {answer}"
+    headline = f"Only a heuristic: the linear rule is {answer}"
+    assert without_factors(result.headline) == headline
     assert result.text.startswith(f"{result.headline}\n")
     assert repr(result) == f"<ScalingVerdict: {result.headline}>"
 
 
-@pytest.mark.parametrize(
-    ("measured", "answer"),
-    [
-        (exactly(1.01), "is not ruled out up to batch 385 (×3.01); beyond 385"),
+def test_a_rule_that_ends_says_where():
+    for measured, answer in (
+        (exactly(1.01), "up to batch 385; beyond 385"),
         (exactly(41.0), "is not ruled out below batch 1280, where it ends"),
         # Its interval has no upper end.
-        (estimate(n=2.0, g_se=0.6), "); the rule ends below batch 1280"),
-    ],
-)
-def test_a_rule_that_ends_says_where(measured, answer):
-    headline = scaling_verdict(measured, keras.optimizers.Adam()).headline
-    assert "square-root rule" in headline and answer in headline
-    assert "no larger batch" not in headline
+        (estimate(n=2.0, g_se=0.6), "; the rule ends below batch 1280"),
+    ):
+        verdict = scaling_verdict(measured, keras.optimizers.Adam())
+        headline = without_factors(verdict.headline)
+        assert "square-root rule" in headline and answer in headline
+        assert "no larger batch" not in headline
 
 
 def test_verdicts_on_fewer_examples_follow_the_interval():
@@ -158,59 +157,48 @@ def test_unbounded_interval_rules_out_only_what_no_noise_allows():
 
 
 SHUFFLED = {"sampling": "shuffle", "num_examples": 1000}
+COUPLED = {"assumptions": ("coupled_loss",), "loss_difference": -0.12}
+LOSSES = ("batch_normalization", "masked_loss")
 MOVED = {"G": (1.5, 1.75), "N": (0.9, math.inf)}
 SEEN = "balance 1; over the window's halves G × [1.5, 1.75], N × [0.9, ∞)"
 AT_REST = {True: "yes", False: "no", None: "not known"}
-LOSSES = ("batch_normalization", "masked_loss")
+NOT_SGD = {"optimizer": kind_of(keras.optimizers.Optimizer)}
 
 
 @pytest.mark.parametrize(
-    ("fields", "of_estimate", "reasons"),
+    ("fields", "reasons"),
     [
-        ({"scale_invariant": False}, {}, [("not_scale_invariant",)]),
-        ({"scale_invariant": None}, {}, [("scale_invariance_unknown",)]),
-        ({"momentum": 0.9}, {}, [("momentum", 0.9, pytest.approx(8.0))]),
-        (
-            {"rest": False, "drift": MOVED},
-            {},
-            [("not_at_equilibrium", SEEN)],
-        ),
-        ({"balance": None, "rest": None}, {}, [("equilibrium_unknown",)]),
-        ({"rest": None}, {}, []),
-        ({"weight_decay": 0.0}, {}, [("no_weight_decay",)]),
-        (
-            {"optimizer": kind_of(keras.optimizers.Optimizer)},
-            {},
-            [("not_sgd", "Optimizer")],
-        ),
-        ({"constant_rate": False}, {}, [("rate_changes",)]),
-        ({"all_weights_decayed": False}, {}, [("not_all_decayed",)]),
-        ({"other_reasons": ("regularizer",)}, {}, [("regularizer",)]),
-        ({"other_reasons": ("It is {odd}",)}, {}, [("It is {odd}",)]),
-        ({}, {"g": -1.0}, [("negative_signal",)]),
-        ({}, {"sampling": None}, [("sampling_unknown",)]),
-        ({}, {"sampling": "shuffle"}, [("num_examples_unknown",)]),
-        ({}, SHUFFLED, [("large_noise_scale",)]),
-        ({}, SHUFFLED | {"num_examples": 10**6}, []),
-        (
-            {},
-            {"assumptions": ("coupled_loss",), "loss_difference": -0.12},
-            [("coupled_loss", 12.0)],
-        ),
+        ({"scale_invariant": False}, ["not_scale_invariant"]),
+        ({"scale_invariant": None}, ["scale_invariance_unknown"]),
+        ({"momentum": 0.9}, [("momentum", 0.9, pytest.approx(8.0))]),
+        ({"rest": False, "drift": MOVED}, [("not_at_equilibrium", SEEN)]),
+        ({"balance": None, "rest": None}, ["equilibrium_unknown"]),
+        ({"rest": None}, []),
+        ({"weight_decay": 0.0}, ["no_weight_decay"]),
+        (NOT_SGD, [("not_sgd", "Optimizer")]),
+        ({"constant_rate": False}, ["rate_changes"]),
+        ({"all_weights_decayed": False}, ["not_all_decayed"]),
+        ({"other_reasons": ("regularizer",)}, ["regularizer"]),
+        ({"other_reasons": ("It is {odd}",)}, ["It is {odd}"]),
+        # Of the estimate.
+        ({"g": -1.0}, ["negative_signal"]),
+        ({"sampling": None}, ["sampling_unknown"]),
+        ({"sampling": "shuffle"}, ["num_examples_unknown"]),
+        (SHUFFLED, ["large_noise_scale"]),
+        (SHUFFLED | {"num_examples": 10**6}, []),
+        (COUPLED, [("coupled_loss", 12.0)]),
         # What is small is no reason, and stays in the estimate.
-        ({}, {"loss_difference": 0.005}, []),
-        (
-            {},
-            {"assumptions": LOSSES, "loss_difference": 0.02},
-            [(code,) for code in LOSSES],
-        ),
+        ({"loss_difference": 0.005}, []),
+        ({"assumptions": LOSSES, "loss_difference": 0.02}, [*LOSSES]),
     ],
 )
-def test_failing_assumptions_are_named(fields, of_estimate, reasons):
-    result = judge(estimate(**of_estimate), **fields)
-    assert result.reasons == tuple(
-        Reason(code, tuple(values)) for code, *values in reasons
-    )
+def test_failing_assumptions_are_named(fields, reasons):
+    of_run = {name: fields[name] for name in fields if name in CONDITIONS}
+    rest = {name: fields[name] for name in fields if name not in of_run}
+    result = judge(estimate(**rest), **of_run)
+    codes = [[one] if isinstance(one, str) else one for one in reasons]
+    expected = tuple(Reason(code, tuple(values)) for code, *values in codes)
+    assert result.reasons == expected
     assert result.heuristic == bool(reasons)
     assert result.headline.startswith("Only a heuristic") == bool(reasons)
     because = f"heuristic, because {'; '.join(map(str, result.reasons))}"

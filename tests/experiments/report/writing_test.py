@@ -189,10 +189,6 @@ def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path):
         path.write_text("hers")
     (tmp_path / "ngd").rename(tmp_path.parent / "away")
     old = snapshot(tmp_path)
-    # What a report that was killed left.
-    for name in ("report.md", "figures/a.png", "report/events"):
-        half = replaced(str(tmp_path / name)).__enter__()
-        pathlib.Path(half).write_text("half")
     write_report(str(tmp_path))
     new = snapshot(tmp_path)
     gone = {path.name for path in old.keys() - new.keys()}
@@ -202,8 +198,11 @@ def test_a_report_replaces_the_one_before_and_nothing_else(tmp_path):
     assert [path.read_text() for path in hers] == ["hers"] * 3
 
 
-def test_what_a_killed_first_report_left_is_removed(tmp_path):
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_a_killed_report_left_is_removed(tmp_path, is_first):
     write_ngd_and_sgd(tmp_path)
+    if not is_first:
+        write_report(str(tmp_path))
     for name in ("report.md", "figures/a.png", "report/events"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         half = replaced(str(tmp_path / name)).__enter__()

@@ -51,9 +51,13 @@ def test_mean_over_all_pairs_is_exact(sampling, rows):
 
 
 def test_moments_of_a_pair_are_the_sums_over_its_variables():
-    first = [tf.constant([1.0, 2.0]), tf.constant([[3.0]], tf.float16), None]
-    second = [tf.constant([3.0, -1.0]), tf.constant([[-2.0]], tf.float16), None]
-    expected = [[3 - 2, (4 + 9) * 1.5], [-6, 25 * 1.5], [0, 0]]
+    first = [tf.constant([1.0, 2.0]), tf.constant([[300.0]], tf.float16), None]
+    second = [
+        tf.constant([3.0, -1.0]),
+        tf.constant([[-200.0]], tf.float16),
+        None,
+    ]
+    expected = [[3 - 2, (4 + 9) * 1.5], [-6e4, 25e4 * 1.5], [0, 0]]
     for number in (int, float, np.float32, np.int64, tf.constant):
         rows = number(2), number(6)
         shares = layer_moments(first, second, *rows)

@@ -174,9 +174,12 @@ def test_estimate_says_what_it_assumes(codes, difference, expected):
     if difference is not None:
         # The last one counts: some couplings show in a trained model only.
         series.couplings += [(0, 0.5 - difference), (90, difference)]
-    estimate = series.estimate()
+    # Losses that were not finite count in the epochs of the rows.
+    series.lost_epochs.add(3)
+    estimate = series.window(epochs=5).estimate()
     assert estimate.assumptions == expected
     assert estimate.loss_difference == difference
+    assert "loss_not_finite" in series.estimate().assumptions
 
 
 # Long series
@@ -239,6 +242,7 @@ def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
     # The mean of several batches is none of them.
     is_mean = series["observations"] > 1
     np.testing.assert_array_equal(np.isnan(series["batch"]), is_mean)
+    assert set(series["rows"][is_mean]) == {32}
 
 
 def test_rows_of_two_stretches_never_become_one():

@@ -9,7 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from keras_svag.reporting.picture import as_svg
-from keras_svag.scaling import EquilibriumStatistics, predict_closeness
+from keras_svag.scaling import (
+    EquilibriumStatistics,
+    min_closeness,
+    predict_closeness,
+)
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from tests.helpers.noise_runs import DECAY, RATE, branch, report, run
 
@@ -26,12 +30,10 @@ def test_the_line_is_the_least_c_and_the_points_are_the_runs():
     one = report(run({"count": 400, "n": 3.0}), kappas=(0.5, 2, 64))
     ax = drawn(one)
     line, asked, *points = ax.lines
-    kappas, values = line.get_xdata(), line.get_ydata()
-    # √((κ + q) / (ρ (1 + q))) or its inverse, ρ = (2 - κu) / (2 - u).
-    u = RATE * DECAY
-    rho = (2 - kappas * u) / (2 - u)
-    ratio = np.sqrt((kappas + 3) / (rho * 4))
-    assert values == pytest.approx(np.maximum(ratio, 1 / ratio))
+    least = [
+        min_closeness(3.0, kappa, RATE, DECAY) for kappa in line.get_xdata()
+    ]
+    assert line.get_ydata() == pytest.approx(least)
     assert set(asked.get_ydata()) == {2**0.5}
     shown = {line.get_label(): [*line.get_xdata()] for line in points}
     assert shown == {"not ruled out": [0.5, 2], "ruled out": [64]}

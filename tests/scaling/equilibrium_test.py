@@ -45,6 +45,14 @@ def test_both_g_and_n_have_to_be_shown_to_rest(g, n, answer):
         assert drift[name] == halves(x, C)[1]
 
 
+def test_no_of_one_of_the_two_asks_for_more():
+    moved = (
+        window(0, 1.0, factor=factor) for factor in np.arange(1.4, 2, 0.01)
+    )
+    answers = [(halves(g, C)[0], at_rest(1.0, g, N, C)[0]) for g in moved]
+    assert ("no", None) in answers and (None, False) not in answers
+
+
 def test_the_balance_has_to_be_within_c_too():
     for balance, closeness, answer in (
         (0.70, C, False),

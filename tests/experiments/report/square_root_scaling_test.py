@@ -1,7 +1,4 @@
-import math
-
 import pytest
-from scipy import stats
 
 from experiments.report.batch_sizes import (
     ScalingStudy,
@@ -10,8 +7,6 @@ from experiments.report.batch_sizes import (
 )
 from experiments.report.batch_sizes_section import scaling_section
 from experiments.report.runs import find_runs
-from experiments.report.seeds import ratio_of
-from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.scaling import square_root_scaling_rule
 from tests.helpers.synthetic_runs import (
     cells_of,
@@ -112,31 +107,6 @@ def test_rmsprop_has_its_epsilon_within_the_root(tmp_path):
     assert sizes_of(tmp_path) == [{16: 1, 64: 1}]
 
 
-def test_noise_is_that_of_all_seeds_together(tmp_path):
-    values = [(1.0, 4.0), (2.0, 7.0), (1.5, 8.0)]
-    error, count = 0.2, 10
-    for seed, (signal, noise) in enumerate(values):
-        measured = estimate(signal, noise, 16, error, count)
-        write_measured(tmp_path / str(seed), measured, seed=seed, **ADAM)
-    runs, *_ = find_runs(str(tmp_path))
-    low, point, high = ratio_of(
-        NoiseEstimate.over_runs([run.preconditioned_noise for run in runs])
-    )
-    # The mean is of each, not of ratios.
-    assert point == pytest.approx(19 / 4.5)
-
-    def variances(q):
-        return [error**2 * (n**2 + q**2 * g**2) for g, n in values]
-
-    parts = variances(point)
-    dof = sum(parts) ** 2 / sum(part**2 / (count - 1) for part in parts)
-    # Fieller: where the sum of N - q G is t standard errors from 0.
-    for q in (low, high):
-        distance = (19 - 4.5 * q) / math.sqrt(sum(variances(q)))
-        assert abs(distance) == pytest.approx(stats.t.ppf(0.975, dof))
-    assert 0 < low < point < high
-
-
 @pytest.mark.parametrize("ell", [1, 4])
 def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path, ell):
     # m²/4 + s of this batch size, m²/4 + s/κ of the other: q is 4 times.
@@ -145,8 +115,10 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path, ell):
     write_sweep(tmp_path, sizes, signals, config=config, beta_1=0.99)
     study = study_of(tmp_path)
     for batch in study.batches:
-        # C² = 2.
-        expected = batch.batch_size * (2 + ell * 3 / (batch.batch_size / 8))
+        # Of all seeds together; C² = 2.
+        q = 3 / (batch.batch_size / 8)
+        assert batch.ratio[1] == pytest.approx(q)
+        expected = batch.batch_size * (2 + ell * q)
         low, point, high = batch.bound
         assert point == pytest.approx(expected)
         assert low < point < high < 1.01 * expected

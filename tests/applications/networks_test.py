@@ -155,7 +155,10 @@ def test_scale_of_the_weights_changes_the_logits_of_ordinary_networks_only(
 
 @pytest.mark.parametrize("network", [preresnet, mlp], ids=lambda n: n.__name__)
 def test_head_is_frozen_normal_with_zero_bias(network):
-    head = network().layers[-1]
+    model = network()
+    head = model.layers[-1]
+    # Nothing but kernels is trained: no bias, no scale.
+    assert all("kernel" in v.path for v in model.trainable_variables)
     assert not head.trainable
     kernel, bias = head.get_weights()
     np.testing.assert_array_equal(bias, 0.0)
@@ -264,16 +267,21 @@ def test_preresnet_is_the_papers(normalization, depth, dtype_policy):
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments"),
+    ("network", "normalization", "kind", "arguments"),
     [
-        (BatchNormalization, {"momentum": 0.5}),
-        (GroupNormalization, {"groups": 4, "normalization": "group"}),
+        (preresnet, "batch", BatchNormalization, {"momentum": 0.5}),
+        (preresnet, "group", GroupNormalization, {"groups": 4}),
+        (mlp, "group", GroupNormalization, {"groups": 4}),
+        (mlp, "layer", GroupNormalization, {"groups": 1}),
     ],
 )
-def test_arguments_reach_the_fast_normalizations(kind, arguments):
-    layers = preresnet(**arguments).layers
-    norms = [layer for layer in layers if isinstance(layer, kind)]
+def test_arguments_reach_the_fast_normalizations(
+    network, normalization, kind, arguments
+):
+    given = {} if normalization == "layer" else arguments
+    model = network(normalization=normalization, **given)
+    norms = [layer for layer in model.layers if isinstance(layer, kind)]
     # Two a block and the final one; shortcuts share their block's first.
-    assert len(norms) == 2 * 3 + 1
-    name = next(iter(arguments))
-    assert {getattr(norm, name) for norm in norms} == {arguments[name]}
+    assert len(norms) == (2 if network is mlp else 2 * 3 + 1)
+    for name, value in arguments.items():
+        assert {getattr(norm, name) for norm in norms} == {value}

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import keras
 import pytest
@@ -150,11 +151,11 @@ def test_observations_that_are_not_finite_leave_the_averages_alone():
 @pytest.mark.parametrize(
     ("epoch", "every", "line"),
     [
-        ({"g_spread": 5.0}, 40, "about {times} times as many: every={every}"),
-        ({"g_spread": 5.0}, 2, "about {times} times as many: every=1 and more"),
-        ({"g_spread": 5.0}, 1, "about {times} times as many: more steps"),
-        ({"g_spread": 300.0}, 4, "many more: every=1 and more steps"),
-        ({"g": -0.1, "g_spread": 50.0}, 4, "many more: every=1 and more steps"),
+        ({"g_spread": 5.0}, 40, "{times} times: every={every}"),
+        ({"g_spread": 5.0}, 2, "{times} times: every=1 and more steps"),
+        ({"g_spread": 5.0}, 1, "{times} times: more steps"),
+        ({"g_spread": 300.0}, 4, "many: every=1 and more steps"),
+        ({"g": -0.1, "g_spread": 50.0}, 4, "many: every=1 and more steps"),
     ],
 )
 def test_without_an_upper_end_the_report_names_what_would_give_one(
@@ -162,13 +163,13 @@ def test_without_an_upper_end_the_report_names_what_would_give_one(
 ):
     actual = report(run(epoch, every=every))
     assert math.isinf(actual.verdict.interval.high)
-    assert actual.upper_end_line in " ".join(str(actual).split())
+    found = actual.upper_end_line
+    assert found in " ".join(str(actual).split())
     estimate = actual.estimate
     relative = estimate.grad_sq_norm_se / estimate.grad_sq_norm
     # Student's t with 13 degrees of freedom, for 40 observations.
     times = ((2.160 + 0.84) * relative) ** 2
     line = line.format(times=math.ceil(times), every=math.floor(every / times))
-    words = actual.upper_end_line.replace(" observations", "")
-    start = "An upper end of N/G would likely take "
-    assert words.startswith(start + line)
+    words = re.sub("about | as many observations| more observations", "", found)
+    assert words == f"An upper end of N/G would likely take {line}"
     assert report(run({})).upper_end_line is None

@@ -37,6 +37,8 @@ def test_runs_of_several_ell_are_grouped_in_the_order_of_ell():
     assert comparison.differing == ("ell", "seed")
     assert comparison.common["batch_size"] == 16
     assert "lsr.kappas" not in comparison.common
+    [comparison] = svag_comparisons([*runs, run(ell=4)])
+    assert comparison.num_seeds == 1
 
 
 def test_each_batch_size_is_a_comparison_of_ell():
@@ -58,7 +60,7 @@ def test_runs_that_differ_besides_are_not_compared():
         ({"model.depth": 8}, 0),
         # What is only measured otherwise does not part them.
         ({"lsr.kappas": (2,)}, 1),
-        ({"scale": 1.0}, 1),
+        ({"scale": 1.0, "scale_lr": 1.0}, 1),
     ):
         assert len(svag_comparisons([run(), run(ell=2, **other)])) == number
     # Another learning rate than in proportion.

@@ -134,10 +134,20 @@ def test_the_condition_is_tested_by_r_g_and_n(tmp_path, factors, outcome):
 
 def test_a_run_that_diverged_is_not_close(tmp_path):
     write_scaling_sweep(tmp_path, {**GOOD, 128: None})
+    # One of three seeds of 64: its accuracy is 0.
+    write_run(
+        tmp_path / "third",
+        losses=[1.0, math.nan],
+        finished=False,
+        batch_size=64,
+        learning_rate=1.6,
+        seed=2,
+    )
     study = study_of(tmp_path)
     assert study.batches[0].outcome == "held"
-    assert study.error_grows_at == 128
-    last = study.batches[-1]
+    *_, partly, last = study.batches
+    assert partly.test_error == pytest.approx(1 - 2 / 3 * 0.89)
+    assert study.error_grows_at == 64
     assert last.test_error == 1 and last.num_diverged == 2
     assert last.bound is None and last.closeness is None
     assert "(2 diverged)" in text_of(scaling_section(study))

@@ -95,6 +95,8 @@ def test_the_verdict_and_its_reason(
     known = "5 of 6 runs are known to have reached equilibrium"
     known += ", 1 not to have: " if rest is False else ": "
     assert (known in text) == (rest is not True)
+    # The balance of a run on its way says nothing.
+    assert (study.condition.balance is None) == (rest is False)
     if "noise_trace" in runs:
         condition = study.condition
         assert condition.sde_verdict == "ruled out"

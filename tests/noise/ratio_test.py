@@ -64,6 +64,8 @@ def test_fieller_interval_of_exact_means_is_their_ratio():
     # Noise without any signal.
     infinite = (math.inf, math.inf)
     assert fieller_interval((0.0, 6.0), exact, 2.0) == infinite
+    # A G that is below 0 says nothing, though the ratio is positive.
+    assert fieller_interval((-2.0, -6.0), exact, 2.0) == (0.0, math.inf)
 
 
 @pytest.mark.parametrize("length, cosines", [(400, 16), (47, 15), (2, 1)])

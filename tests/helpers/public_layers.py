@@ -84,20 +84,6 @@ class AttentionAcrossExamples(layers.Layer):
         return x + self.attention(x[None], x[None])[0]
 
 
-class Warmup(layers.Layer):
-    """Counts its calls in training, and lets more through each time."""
-
-    def build(self, shape):
-        self.count = self.add_weight(
-            shape=(), dtype="int64", initializer="zeros", trainable=False
-        )
-
-    def call(self, x, training=False):
-        if training:
-            self.count.assign_add(1)
-        return x * (1 - 0.9 ** (1 + ops.cast(self.count, x.dtype)))
-
-
 class EverySecondMean(layers.Layer):
     """Follows the mean of its inputs in every second call in training."""
 

@@ -58,11 +58,18 @@ def tokens(length=3, words=12):
     return np.random.default_rng(2).integers(0, words, (ROWS, length))
 
 
-def _regression(*inner, optimizer="sgd", loss="mse", **compilation):
+def _script(inputs, *inner, x, y, optimizer="sgd", loss="mse", **compilation):
+    model = keras.Sequential([inputs, *inner])
+    model.compile(optimizer, loss, **compilation)
+    return Script(model, x, y)
+
+
+def _regression(*inner, **compilation):
     """Layers between 6 inputs and a dense output."""
-    model = keras.Sequential([keras.Input((6,)), *inner, layers.Dense(2)])
-    model.compile(optimizer, loss, metrics=["mae"], **compilation)
-    return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
+    x, y = numbers(ROWS, 6), numbers(ROWS, 2, seed=1)
+    inner = *inner, layers.Dense(2)
+    compilation = {"metrics": ["mae"], **compilation}
+    return _script(keras.Input((6,)), *inner, x=x, y=y, **compilation)
 
 
 def _hidden(**arguments):
@@ -76,23 +83,19 @@ def perceptron(**compilation):
 # Images
 
 
-def _images(*inner, optimizer="adam", **compilation):
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 2)),
-            *inner,
-            layers.Flatten(),
-            layers.Dropout(0.3),
-            layers.Dense(3),
-        ]
-    )
-    model.compile(
-        optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+def _images(*inner, **compilation):
+    head = layers.Flatten(), layers.Dropout(0.3), layers.Dense(3)
+    return _script(
+        keras.Input((6, 6, 2)),
+        *inner,
+        *head,
+        x=numbers(ROWS, 6, 6, 2),
+        y=labels(),
+        optimizer="adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         **compilation,
     )
-    return Script(model, numbers(ROWS, 6, 6, 2), labels())
 
 
 def convolutions(**compilation):
@@ -149,7 +152,6 @@ def layers_with_state(**compilation):
     return _regression(
         layers.SpectralNormalization(_hidden()),
         public_layers.Codebook(),
-        public_layers.Warmup(),
         *of_backend,
         **compilation,
     )
@@ -195,28 +197,40 @@ def dice_loss(**compilation):
     return script._replace(y=(script.y > 0).astype("float32"))
 
 
+def in_batch_negatives(**compilation):
+    """Each output has to find its own target among those of the batch."""
+
+    def found(y_true, y_pred):
+        logits = ops.matmul(y_pred, ops.transpose(y_true))
+        return keras.losses.sparse_categorical_crossentropy(
+            ops.arange(ops.shape(logits)[0]), logits, from_logits=True
+        )
+
+    return _regression(_hidden(), loss=found, **compilation)
+
+
 # Inputs, targets and weights
 
 
-def named_targets(**compilation):
-    """A list of outputs, of which one has a target by name, one no loss."""
+def _two_outputs(y, compilation):
+    """Of a list of outputs the second has no loss."""
     x = keras.Input((6,))
     hidden = _hidden()(x)
     outputs = [
-        layers.Dense(1, name="score")(hidden),
-        layers.Dense(3, name="embedding")(hidden),
+        layers.Dense(units, name=name)(hidden)
+        for name, units in (("score", 1), ("embedding", 3))
     ]
     model = keras.Model(x, outputs)
     model.compile("sgd", ["mse", None], **compilation)
-    return Script(model, numbers(ROWS, 6), {"score": numbers(ROWS, 1, seed=1)})
+    return Script(model, numbers(ROWS, 6), y)
+
+
+def named_targets(**compilation):
+    return _two_outputs({"score": numbers(ROWS, 1, seed=1)}, compilation)
 
 
 def target_that_is_none(**compilation):
-    x = keras.Input((6,))
-    outputs = [layers.Dense(1)(x), layers.Dense(3)(x)]
-    model = keras.Model(x, outputs)
-    model.compile("sgd", ["mse", None], **compilation)
-    return Script(model, numbers(ROWS, 6), [numbers(ROWS, 1, seed=1), None])
+    return _two_outputs([numbers(ROWS, 1, seed=1), None], compilation)
 
 
 def loss_of_a_layer(**compilation):
@@ -234,37 +248,32 @@ def loss_of_a_layer(**compilation):
 def strings(**compilation):
     """Words in, looked up within the model."""
     words = ["a", "few", "words", "other"]
-    model = keras.Sequential(
-        [
-            keras.Input((3,), dtype="string"),
-            layers.StringLookup(vocabulary=words[:3]),
-            layers.Embedding(4, 2),
-            layers.Flatten(),
-            layers.Dense(2),
-        ]
+    return _script(
+        keras.Input((3,), dtype="string"),
+        layers.StringLookup(vocabulary=words[:3]),
+        layers.Embedding(4, 2),
+        layers.Flatten(),
+        layers.Dense(2),
+        x=tf.gather(words, tokens(3, 4)),
+        y=numbers(ROWS, 2),
+        **compilation,
     )
-    model.compile("sgd", "mse", **compilation)
-    return Script(model, tf.gather(words, tokens(3, 4)), numbers(ROWS, 2))
 
 
 def masked_lstm(**compilation):
     """Sentences of several lengths, a tag for each word."""
-    model = keras.Sequential(
-        [
-            keras.Input((3,)),
-            layers.Embedding(12, 2, mask_zero=True),
-            layers.LSTM(2, return_sequences=True),
-            layers.Dense(3, "softmax"),
-        ]
-    )
-    model.compile(
-        keras.optimizers.SGD(0.5),
-        "sparse_categorical_crossentropy",
+    return _script(
+        keras.Input((3,)),
+        layers.Embedding(12, 2, mask_zero=True),
+        layers.LSTM(2, return_sequences=True),
+        layers.Dense(3, "softmax"),
+        x=np.where(np.arange(3) < 1 + labels()[:, None], tokens(), 0),
+        y=tokens() % 3,
+        optimizer=keras.optimizers.SGD(0.5),
+        loss="sparse_categorical_crossentropy",
         weighted_metrics=["accuracy"],
         **compilation,
     )
-    x = np.where(np.arange(3) < 1 + labels()[:, None], tokens(), 0)
-    return Script(model, x, tokens() % 3)
 
 
 def class_weights(**compilation):
@@ -295,47 +304,56 @@ def embeddings(**compilation):
 
 def sparse_input(**compilation):
     """A bag of words, as TensorFlow and JAX have sparse matrices."""
-    model = keras.Sequential([keras.Input((20,), sparse=True), layers.Dense(2)])
-    model.compile("sgd", "mse", **compilation)
     words = np.maximum(numbers(ROWS, 20) - 0.5, 0)
     sparse = tf.sparse.from_dense if tf else BCOO.fromdense
-    return Script(model, sparse(words), numbers(ROWS, 2))
+    return _script(
+        keras.Input((20,), sparse=True),
+        layers.Dense(2),
+        x=sparse(words),
+        y=numbers(ROWS, 2),
+        **compilation,
+    )
 
 
 def ragged_input(**compilation):
     """Sentences as a `tf.RaggedTensor`."""
-    model = keras.Sequential(
-        [
-            keras.Input((None,), dtype="int64", ragged=True),
-            layers.Embedding(12, 3),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(2),
-        ]
+    return _script(
+        keras.Input((None,), dtype="int64", ragged=True),
+        layers.Embedding(12, 3),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(2),
+        x=tf.RaggedTensor.from_tensor(tokens(), lengths=1 + labels()),
+        y=numbers(ROWS, 2),
+        **compilation,
     )
-    model.compile("sgd", "mse", **compilation)
-    x = tf.RaggedTensor.from_tensor(tokens(), lengths=1 + labels())
-    return Script(model, x, numbers(ROWS, 2))
 
 
 # Models with methods of their own
 
 
-class Network(keras.Model):
-    """A subclass as in the guides; it builds itself at its first call."""
+class OwnComputations(keras.Model):
+    """A subclass that builds itself at its first call."""
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.hidden = layers.Dense(5, "tanh")
-        self.dropout = layers.Dropout(0.2)
-        self.out = layers.Dense(2)
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = _hidden(), layers.Dense(2)
+        self.error = keras.metrics.MeanAbsoluteError(name="error")
 
-    def call(self, inputs, training=None):
-        return self.out(self.dropout(self.hidden(inputs), training=training))
+    def call(self, inputs):
+        return self.out(self.hidden(inputs))
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        self.error.update_state(y, y_pred)
+        return ops.mean(ops.square(y - y_pred)) + 1e-3 * ops.mean(x**2)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {**logs, "bias": ops.mean(y_pred - y)}
 
 
-def _network(network, *loss, **compilation):
-    model = network()
-    model.compile("adam", *loss, **compilation)
+def own_computations(**compilation):
+    model = OwnComputations()
+    model.compile("adam", **compilation)
     return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
 
 
@@ -401,41 +419,6 @@ class OwnTrainStep(keras.Model):
             return logs, (weights, others, of_optimizer, of_metrics)
 
 
-class HalfTheLoss(OwnTrainStep):
-    def __init__(self):
-        super().__init__("half")
-        self.network = Network()
-
-    def call(self, inputs, training=None):
-        return self.network(inputs, training=training)
-
-    def errors(self, x, y):
-        y_pred = self(x, training=True)
-        return {"half": 0.5 * self.compute_loss(y=y, y_pred=y_pred)}
-
-
-def own_train_step(**compilation):
-    return _network(HalfTheLoss, "mse", **compilation)
-
-
-class OwnComputations(Network):
-    def __init__(self):
-        super().__init__()
-        self.error = keras.metrics.MeanAbsoluteError(name="error")
-
-    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
-        self.error.update_state(y, y_pred)
-        return ops.mean(ops.square(y - y_pred)) + 1e-3 * ops.mean(x**2)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        return {**logs, "bias": ops.mean(y_pred - y)}
-
-
-def own_computations(**compilation):
-    return _network(OwnComputations, **compilation)
-
-
 class Autoencoder(OwnTrainStep):
     """A VAE as in Keras's examples, which computes its losses by itself."""
 
@@ -462,11 +445,16 @@ class Autoencoder(OwnTrainStep):
         }
 
 
-def autoencoder_without_a_loss(**compilation):
+def autoencoder_without_a_loss(*loss, **compilation):
     model = Autoencoder()
-    model.compile("adam", **compilation)
+    model.compile("adam", *loss, **compilation)
     x = numbers(ROWS, 6)
     return Script(model, x, x)
+
+
+def own_train_step(**compilation):
+    """Its loss is compiled, too: what the monitor measures."""
+    return autoencoder_without_a_loss("mse", **compilation)
 
 
 def variational_autoencoder(**compilation):
@@ -486,28 +474,27 @@ def adversaries(**compilation):
 
 
 def stateful_lstm(**compilation):
-    model = keras.Sequential(
-        [
-            keras.Input((5, 2), batch_size=BATCH_SIZE),
-            layers.LSTM(3, stateful=True),
-            layers.Dense(1),
-        ]
-    )
-    model.compile("sgd", "mse", **compilation)
     rows = 3 * BATCH_SIZE
-    return Script(model, numbers(rows, 5, 2), numbers(rows, 1))
+    return _script(
+        keras.Input((5, 2), batch_size=BATCH_SIZE),
+        layers.LSTM(3, stateful=True),
+        layers.Dense(1),
+        x=numbers(rows, 5, 2),
+        y=numbers(rows, 1),
+        **compilation,
+    )
 
 
 # Fine-tuning and quantization
 
 
 def _quantized(mode, compilation):
-    model = perceptron().model
-    model.quantize(mode)
+    script = perceptron()
+    script.model.quantize(mode)
     if mode == "int8":
-        model.layers[0].enable_lora(2)
-    model.compile("adam", "mse", **compilation)
-    return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
+        script.model.layers[0].enable_lora(2)
+    script.model.compile("adam", "mse", **compilation)
+    return script
 
 
 def int8(**compilation):

@@ -1,20 +1,20 @@
 import dataclasses
 import math
 
-import keras
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
-from keras_svag import GradientNoiseMonitor
+from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
 from keras_svag.callbacks.tensorboard import NoiseSummaries
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.reporting.report import ScalingReport
 from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.verdict import scaling_verdict
 from tests.helpers.refusals import check_sentence
+from tests.helpers.small_problems import dense_network, regression
 
 CONDITIONS = RunConditions(
     learning_rate=0.5, weight_decay=1e-3, scale_invariant=True, balance=1.05
@@ -37,16 +37,21 @@ def report(epoch, estimate, conditions=CONDITIONS):
     return ScalingReport(verdict, epoch, epoch, weight_sq_norm=5000.0)
 
 
+def compiled():
+    model = dense_network()
+    model.compile("sgd", "mse", run_eagerly=True)
+    return model
+
+
 def test_directory_that_cannot_be_written_is_refused_before_the_first_step(
     tmp_path,
 ):
     file = tmp_path / "runs"
     file.write_text("")
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    model = compiled()
     monitor = GradientNoiseMonitor(log_dir=str(file / "one"))
     with pytest.raises(ValueError) as caught:
-        model.fit(np.ones((8, 2)), np.ones(8), verbose=0, callbacks=[monitor])
+        model.fit(*regression(8), verbose=0, callbacks=[monitor])
     check_sentence(str(caught.value), "log_dir", str(file))
     assert model.optimizer.iterations == 0
 
@@ -90,6 +95,31 @@ def charts(accumulator):
     return drawn
 
 
+@pytest.mark.parametrize(
+    ("make", "settings", "places"),
+    [
+        (ScalingRuleCheck, {"verbose": 0}, [4, 8]),
+        (GradientNoiseMonitor, {"update_freq": 3}, [3, 4, 7, 8]),
+    ],
+)
+def test_a_fit_writes_at_epochs_or_after_so_many_steps(
+    make, settings, places, tmp_path
+):
+    is_judged, steps = make is ScalingRuleCheck, 4
+    one = make(every=1, log_dir=tmp_path, **settings)
+    x, y = regression(8 * steps)
+    compiled().fit(x, y, 8, epochs=2, verbose=0, callbacks=[one])
+    expected = {}
+    for place in places:
+        seen = one.series[: np.sum(one.series["step"] <= place)]
+        window = seen.window(epochs=1) if is_judged else seen
+        step = place // steps if is_judged else place
+        expected[step] = window.estimate().grad_sq_norm
+    accumulator = events(tmp_path)
+    assert scalars(accumulator)[G] == pytest.approx(expected)
+    assert ("linear rule" in accumulator.Tags()["tensors"]) == is_judged
+
+
 @pytest.fixture
 def written(tmp_path):
     def write(*reports):
@@ -131,25 +161,24 @@ def test_every_epoch_has_its_values_and_bands(written):
     assert list(drawn) == [BALANCE, MAX_BATCH_SIZE, RATIO, N, G]
 
 
-def test_a_band_without_an_upper_end_is_left_out(written):
-    reports = [report(1, noise(1.0, 20.0)), report(2, noise(0.1, 30.0))]
-    actual = scalars(written(*reports))
-    for end in ("", " (low end)", " (high end)"):
-        assert set(actual[f"{RATIO}{end}"]) == {1}
-        assert set(actual[f"{MAX_BATCH_SIZE}{end}"]) == {1}
-    assert set(actual[G]) == {1, 2}
-
-
-@pytest.mark.parametrize("balance", [None, math.nan])
-def test_layout_has_nothing_that_is_not_written(balance, tmp_path):
-    without_balance = dataclasses.replace(CONDITIONS, balance=balance)
+def test_what_is_not_known_is_left_out(tmp_path):
+    conditions = dataclasses.replace(CONDITIONS, balance=math.nan)
     summaries = NoiseSummaries(tmp_path)
-    summaries.write_scalars(report(1, noise(0.1, 30.0), without_balance), 1)
-    assert list(charts(events(tmp_path))) == [N, G]
-    # The ratio comes later.
-    summaries.write_scalars(report(2, noise(1.0, 30.0), without_balance), 2)
+    # No upper end of the ratio; then it has one.
+    for epoch, g, lines in (
+        (1, 0.1, [N, G]),
+        (2, 1.0, [MAX_BATCH_SIZE, RATIO, N, G]),
+    ):
+        summaries.write_scalars(
+            report(epoch, noise(g, 30.0), conditions), epoch
+        )
+        assert list(charts(events(tmp_path))) == lines
     summaries.close()
-    assert list(charts(events(tmp_path))) == [MAX_BATCH_SIZE, RATIO, N, G]
+    actual = scalars(events(tmp_path))
+    for end in ("", " (low end)", " (high end)"):
+        assert set(actual[f"{RATIO}{end}"]) == {2}
+        assert set(actual[f"{MAX_BATCH_SIZE}{end}"]) == {2}
+    assert set(actual[G]) == {1, 2}
 
 
 def test_an_estimate_is_written_where_there_is_one(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import SVAG, SVAGAdam, SVAGRMSprop
+from tests.helpers.pairs import assert_same
 from tests.helpers.small_problems import dense_network, regression
 
 BATCH = 6
@@ -21,19 +22,10 @@ def fit(model, x, y, batch_size=BATCH):
     return model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
 
 
-def same_state(model, other):
-    for ours, theirs in zip(
-        model.variables + model.optimizer.variables,
-        other.variables + other.optimizer.variables,
-        strict=True,
-    ):
-        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
-
-
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
-        (SVAG, {"learning_rate": schedule()}),
+        (SVAG, {}),
         (SVAGRMSprop, {"rho": 0.8, "epsilon": 1e-3}),
         (SVAGAdam, {"beta_1": 0.7, "beta_2": 0.95, "epsilon": 1e-3}),
     ],
@@ -48,10 +40,8 @@ def test_config_round_trip(kind, arguments):
     assert copy.get_config() == optimizer.get_config()
     assert (copy.ell, copy.weight_decay, copy.name) == (3, 0.1, "mine")
     assert copy.gradient_weights == optimizer.gradient_weights
-    for name, value in arguments.items():
-        if name != "learning_rate":
-            # Those of the simulated optimizer, as they were given.
-            assert getattr(copy, name) == value
+    # Those of the simulated optimizer, as they were given.
+    assert copy.get_config().items() >= arguments.items()
     named = keras.optimizers.get(f"keras_svag>{kind.__name__}")
     assert type(named) is kind and named.ell == 1
 
@@ -77,10 +67,10 @@ def test_plain_model_trains_on_exactly_after_a_load(tmp_path, done, pairing):
     fit(model, x[: done * BATCH], y[: done * BATCH])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    same_state(model, loaded)
     for trained in (model, loaded):
         fit(trained, x[done * BATCH :], y[done * BATCH :])
-    same_state(model, loaded)
+    assert_same(loaded.variables, model.variables)
+    assert_same(loaded.optimizer.variables, model.optimizer.variables)
     assert loaded.optimizer.effective_iterations == 5 / 2
     # SGD steps 0, 0, 1, 1, 2 at the schedule's rates.
     times = (0.4 + 0.4 + 0.2 + 0.2 + 0.2) / 2

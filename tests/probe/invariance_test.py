@@ -3,73 +3,58 @@ import numpy as np
 import pytest
 
 from keras_svag.probe.invariance import is_scale_invariant
+from tests.helpers.bits import assert_same_bits
+
+X = np.random.default_rng(1).normal(size=(16, 6)).astype("float32")
 
 
-def normalized(*layers, **kwargs):
+def normalized(*layers, dtype=None, **kwargs):
     """Scale-invariant, but for what `layers` add behind."""
     return keras.Sequential(
         [
             keras.Input((6,)),
-            keras.layers.Dense(8, use_bias=False, **kwargs),
-            keras.layers.LayerNormalization(
-                center=False, scale=False, epsilon=1e-15
-            ),
+            keras.layers.Dense(8, use_bias=False, dtype=dtype, **kwargs),
+            keras.layers.UnitNormalization(dtype=dtype),
             *layers,
         ]
     )
 
 
-X = np.random.default_rng(1).normal(size=(16, 6)).astype("float32")
+def batch_normalization(epsilon=1e-12, **arguments):
+    arguments = {"center": False, "scale": False} | arguments
+    return keras.layers.BatchNormalization(epsilon=epsilon, **arguments)
 
 
-def test_biases_that_are_zero_still_count():
-    head = keras.layers.Dense(3, trainable=False)
-    assert is_scale_invariant(normalized(head), X)
-    bias = keras.layers.BatchNormalization(scale=False, epsilon=1e-15)
-    assert not is_scale_invariant(normalized(bias), X)
+@pytest.mark.parametrize(
+    ("layers", "arguments", "expected"),
+    [
+        ([], {}, True),
+        ([keras.layers.Dropout(0.5)], {}, True),
+        ([keras.layers.Dense(3, trainable=False)], {}, True),
+        # A bias that is zero still counts; so does an epsilon.
+        ([batch_normalization(center=True)], {}, False),
+        ([], {"kernel_regularizer": "l2"}, False),
+        *(([], {"dtype": d}, True) for d in ("mixed_float16", "bfloat16")),
+        *(
+            ([keras.layers.Dense(3, dtype=d)], {"dtype": d}, False)
+            for d in ("mixed_float16", "bfloat16", "float64")
+        ),
+    ],
+)
+def test_only_what_normalizes_all_that_is_trained_is_invariant(
+    layers, arguments, expected
+):
+    assert is_scale_invariant(normalized(*layers, **arguments), X) == expected
 
 
-def test_dropout_draws_the_same_every_time():
-    assert is_scale_invariant(normalized(keras.layers.Dropout(0.5)), X)
-
-
-def test_regularizer_is_not_scale_invariant():
-    assert not is_scale_invariant(normalized(kernel_regularizer="l2"), X)
-
-
-@pytest.mark.parametrize("dtype", ["mixed_float16", "bfloat16", "float64"])
-def test_tolerance_fits_the_dtype(dtype):
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            keras.layers.Dense(8, use_bias=False, dtype=dtype),
-            keras.layers.UnitNormalization(dtype=dtype),
-        ]
-    )
-    assert is_scale_invariant(model, X)
-    tail = keras.layers.Dense(3, dtype=dtype)
-    assert not is_scale_invariant(keras.Sequential([*model.layers, tail]), X)
-
-
-def test_epsilon_counts():
-    def model(epsilon):
-        return keras.Sequential(
-            [
-                keras.Input((6,)),
-                keras.layers.Dense(8, use_bias=False),
-                keras.layers.BatchNormalization(
-                    center=False, scale=False, epsilon=epsilon
-                ),
-            ]
-        )
-
-    assert not is_scale_invariant(model(1e-3), X)
-    assert is_scale_invariant(model(1e-3), X, rtol=0.3)
-    assert is_scale_invariant(model(1e-12), X)
-
-
-def state(model):
-    return [keras.ops.convert_to_numpy(v) for v in model.variables]
+@pytest.mark.parametrize(
+    ("epsilon", "rtol", "expected"),
+    [(1e-3, None, False), (1e-3, 0.3, True), (1e-12, None, True)],
+)
+def test_epsilon_counts(epsilon, rtol, expected):
+    dense = keras.layers.Dense(8, use_bias=False)
+    inner = [keras.Input((6,)), dense, batch_normalization(epsilon)]
+    assert is_scale_invariant(keras.Sequential(inner), X, rtol) == expected
 
 
 class Failing(keras.layers.Layer):
@@ -84,16 +69,14 @@ class Failing(keras.layers.Layer):
 
 def test_model_is_left_as_it_was_to_the_bit():
     failing = Failing()
-    model = normalized(
-        keras.layers.BatchNormalization(), keras.layers.Dropout(0.5), failing
-    )
-    before = state(model)
+    states = keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
+    model = normalized(*states, failing)
+    before = [v.numpy() for v in model.variables]
     is_scale_invariant(model, X)
     failing.countdown = 2
     with pytest.raises(KeyboardInterrupt):
         is_scale_invariant(model, X)
-    for one, other in zip(before, state(model), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_bits([v.numpy() for v in model.variables], before)
 
 
 def test_what_cannot_be_compared_is_refused():

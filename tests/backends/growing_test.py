@@ -6,66 +6,73 @@ import pytest
 
 import keras_svag
 from tests.helpers.bits import assert_same_bits, bits_of
-from tests.helpers.small_problems import regression
+from tests.helpers.small_problems import (
+    compiled,
+    network_with_state,
+    regression,
+)
 
 
-def trained(optimizer):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(6, activation="tanh"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.2),
-            keras.layers.Dense(2),
-        ]
-    )
-    model.compile(optimizer, "mse")
+def trained():
+    model = compiled(network_with_state(), keras.optimizers.Adam(0.01))
     model.fit(*regression(64), batch_size=8, verbose=0, shuffle=False)
     return model
 
 
 def test_a_branch_test_leaves_no_trace():
     settings = {"batch_size": 8, "verbose": 0, "shuffle": False}
+    options = {"examples": 64, "seeds": 2, "num_batches": 4}
     left = []
-    for kappas in ((), (2,)):
-        model = trained(keras.optimizers.Adam(0.01))
-        for kappa in kappas:
+    for is_tested in (False, True):
+        model = trained()
+        if is_tested:
+            data = regression(64)
             test = keras_svag.branch_test(
-                model,
-                regression(64),
-                kappa,
-                examples=64,
-                batch_size=8,
-                seeds=2,
-                num_batches=4,
-                verbose=0,
+                model, data, 2, batch_size=8, verbose=0, **options
             )
             assert np.isfinite(test.difference).all()
         history = model.fit(*regression(64), **settings).history
-        left.append((bits_of(model), history))
-    assert_same_bits(*(kept["model"] for kept, _ in left))
-    assert_same_bits(*(kept["optimizer"] for kept, _ in left))
-    assert_same_bits(*(history for _, history in left))
+        bits = bits_of(model)
+        left.append((bits["model"], bits["optimizer"], history))
+    assert_same_bits(*left)
 
 
-def test_batches_grow_within_a_fit():
-    model = trained(keras.optimizers.Adam(0.01))
+class Seen(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def on_train_begin(self, logs=None):
+        self.calls.append("train")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.calls.append((epoch, self.params["steps"]))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.calls.append(logs["batch_size"])
+
+
+def test_batches_grow_within_one_fit():
+    model, data, seen = trained(), regression(64), Seen()
     check = keras_svag.ScalingRuleCheck(every=1, verbose=0)
     history = keras_svag.fit_growing(
         model,
-        *regression(64),
+        *data,
         batch_size=4,
         max_batch_size=32,
-        epochs=5,
+        epochs=4,
         mode={1: 8, 3: 32},
-        check=None,
-        callbacks=[check],
+        callbacks=[check, seen],
+        validation_data=data,
         verbose=0,
-    ).history
-    assert history["batch_size"] == [4, 8, 8, 32, 32]
+    )
+    calls = ["train", (0, 16), 4, (1, 8), 8, (2, 8), 8, (3, 2), 32]
+    assert seen.calls == calls
+    assert history is model.history
+    assert history.history["batch_size"] == [4, 8, 8, 32]
+    assert {"loss", "val_loss", "noise_to_signal"} <= {*history.history}
     assert check.report.verdict.batch_size == 32
     found = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
     assert found == pytest.approx(0.01 * 8**0.5)
     done = keras.ops.convert_to_numpy(model.optimizer.iterations)
-    assert done == 8 + 16 + 8 + 8 + 2 + 2
+    assert done == 8 + 16 + 8 + 8 + 2

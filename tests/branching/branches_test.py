@@ -20,49 +20,34 @@ from keras_svag.branching.branches import _difference
 from tests.helpers import public_layers
 from tests.helpers.bits import assert_same_bits, bits_of
 from tests.helpers.small_problems import (
-    NUM_CLASSES,
-    classification,
+    compiled,
     dense_network,
     linear_model,
+    network_with_state,
     regression,
 )
 
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.01, 20, 0.7)
 
 
-def with_state(*first):
-    """A network that draws, and keeps averages."""
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            *first,
-            keras.layers.Dense(6),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.3),
-            keras.layers.Dense(NUM_CLASSES, activation="softmax"),
-        ]
-    )
-
-
 MODELS = {
     "a schedule, averages, gradients that accumulate": (
-        with_state,
+        network_with_state,
         keras.optimizers.AdamW(
             DECAY, use_ema=True, gradient_accumulation_steps=3
         ),
     ),
     "a loss scale": (
-        with_state,
+        network_with_state,
         keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
     ),
     # Eager, so that it draws at every step.
     "NumPy's numbers": (
-        lambda: with_state(public_layers.NumPyNoise()),
+        lambda: network_with_state(public_layers.NumPyNoise()),
         keras.optimizers.SGD(0.1, momentum=0.9),
     ),
-    "SVAG": (lambda: SVAGModel(with_state()), SVAG(0.1, ell=2)),
-    "batches that pair": (with_state, SVAG(0.1, ell=2)),
+    "SVAG": (lambda: SVAGModel(network_with_state()), SVAG(0.1, ell=2)),
+    "batches that pair": (network_with_state, SVAG(0.1, ell=2)),
 }
 
 
@@ -72,9 +57,8 @@ def life(make, optimizer, is_eager, is_tested):
     model = make()
     # One of its own, for an optimizer belongs to one model.
     optimizer = type(optimizer).from_config(optimizer.get_config())
-    loss = "sparse_categorical_crossentropy"
-    model.compile(optimizer, loss, metrics=["accuracy"], run_eagerly=is_eager)
-    x, y = classification(64)
+    model.compile(optimizer, "mse", metrics=["mae"], run_eagerly=is_eager)
+    x, y = regression(64)
     settings = {"batch_size": 8, "verbose": 0}
     model.fit(x, y, epochs=2, **settings)
     kept = model.history, model.train_function, optimizer.get_config()
@@ -92,13 +76,6 @@ def life(make, optimizer, is_eager, is_tested):
 def test_everything_is_put_back(name):
     lives = [life(*MODELS[name], "NumPy" in name, t) for t in (False, True)]
     assert_same_bits(*lives)
-
-
-def compiled(model=None, optimizer=None):
-    model = model or dense_network()
-    optimizer = optimizer or keras.optimizers.SGD(0.05)
-    model.compile(optimizer, "mse", run_eagerly=True)
-    return model
 
 
 def test_an_interrupted_one_puts_everything_back(monkeypatch):

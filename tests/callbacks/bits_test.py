@@ -19,44 +19,35 @@ if BACKEND == "tensorflow":
 elif BACKEND == "torch":
     import torch
 
-# Ways of `fit`
+# Ways of `fit`: its arguments for a script, and settings of the model
 
 
-def arrays(script, **arguments):
-    return script.model.fit(
-        script.x,
-        script.y,
-        batch_size=BATCH_SIZE,
-        sample_weight=script.sample_weight,
-        verbose=0,
-        **{"epochs": 2, **script.fit, **arguments},
-    ).history
+def arrays(script):
+    names = "x", "y", "sample_weight"
+    data = {name: getattr(script, name) for name in names}
+    return {**data, "batch_size": BATCH_SIZE, **script.fit}
 
 
-def epoch_by_epoch(script, **arguments):
-    histories = [arrays(script, epochs=1, **arguments) for _ in range(3)]
-    return {k: [h[k] for h in histories] for k in histories[0]}
+def _rows(script, rows):
+    return keras.tree.map_structure(lambda a: a[rows], (script.x, script.y))
 
 
-def one_row_last(script, **arguments):
-    rows = 2 * BATCH_SIZE + 1
-    x, y = _rows(script, slice(rows))
-    return arrays(script._replace(x=x, y=y), epochs=3, **arguments)
+def one_row_last(script):
+    x, y = _rows(script, slice(2 * BATCH_SIZE + 1))
+    return arrays(script._replace(x=x, y=y))
 
 
-def data_set(script, **arguments):
+def data_set(script):
     """Only the end of an epoch shows how many steps it had."""
     data = tf.data.Dataset.from_tensor_slices((script.x, script.y))
     data = data.filter(lambda x, y: True).shuffle(50, seed=1)
-    data = data.batch(BATCH_SIZE).prefetch(2)
-    return script.model.fit(data, epochs=3, verbose=0, **arguments).history
+    return {"x": data.batch(BATCH_SIZE).prefetch(2)}
 
 
-def data_loader(script, **arguments):
+def data_loader(script):
     x, y = map(torch.as_tensor, (script.x, script.y))
     data = torch.utils.data.TensorDataset(x, y)
-    data = torch.utils.data.DataLoader(data, BATCH_SIZE, shuffle=True)
-    return script.model.fit(data, epochs=2, verbose=0, **arguments).history
+    return {"x": torch.utils.data.DataLoader(data, BATCH_SIZE, shuffle=True)}
 
 
 class Batches(keras.utils.PyDataset):
@@ -72,10 +63,8 @@ class Batches(keras.utils.PyDataset):
         return _rows(self.script, slice(start, start + BATCH_SIZE))
 
 
-def py_data_set(script, **arguments):
-    return script.model.fit(
-        Batches(script), epochs=2, verbose=0, **arguments
-    ).history
+def py_data_set(script):
+    return {"x": Batches(script)}
 
 
 def drawn(script):
@@ -87,13 +76,11 @@ def drawn(script):
         yield _rows(script, np.random.choice(models.ROWS, size))
 
 
-def generator(script, **arguments):
-    return script.model.fit(
-        drawn(script), steps_per_epoch=6, epochs=2, verbose=0, **arguments
-    ).history
+def generator(script):
+    return {"x": drawn(script), "steps_per_epoch": 6}
 
 
-def generator_of_tensorflow(script, **arguments):
+def generator_of_tensorflow(script):
     parts = (script.x, script.y)
     data = tf.data.Dataset.from_generator(
         lambda: drawn(script),
@@ -103,18 +90,12 @@ def generator_of_tensorflow(script, **arguments):
     )
     # One call of it within the graph of another data set.
     data = tf.data.Dataset.range(1).interleave(lambda _: data).prefetch(2)
-    return script.model.fit(
-        data, steps_per_epoch=6, epochs=2, verbose=0, **arguments
-    ).history
-
-
-def _rows(script, rows):
-    return keras.tree.map_structure(lambda a: a[rows], (script.x, script.y))
+    return {"x": data, "steps_per_epoch": 6}
 
 
 WAYS = {
     "arrays": (arrays, {}),
-    "epoch by epoch": (epoch_by_epoch, {}),
+    "several fits": (arrays, {}),
     "one row last": (one_row_last, {}),
     "PyDataset": (py_data_set, {}),
     "generator": (generator, {}),
@@ -211,24 +192,30 @@ class StepLogs(keras.callbacks.Callback):
 
 def trained(make_script, way, monitored):
     """All that training leaves behind, and the monitor of a measured one."""
-    fit, compilation = WAYS[way]
+    arguments_of, settings = WAYS[way]
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
-    script = make_script(**compilation)
+    script = make_script()
+    for name, value in settings.items():
+        setattr(script.model, name, value)
     monitors = [
         GradientNoiseMonitor(every=2, **script.monitor),
         ScalingRuleCheck(every=3, verbose=0, **script.monitor),
     ]
     # Called once a trace, or once a step where `fit` is eager.
     script.model.train_step = mock.Mock(wraps=script.model.train_step)
-    steps = StepLogs()
+    steps, logs = StepLogs(), []
     callbacks = [steps, *(monitors if monitored else [])]
-    history = fit(script, callbacks=callbacks)
+    for _ in range(3 if way == "several fits" else 1):
+        history = script.model.fit(
+            **arguments_of(script), epochs=2, verbose=0, callbacks=callbacks
+        )
+        logs.append(without_noise(history.history))
     predictions = keras.tree.map_structure(
         keras.ops.convert_to_numpy, script.model(script.x)
     )
     left = {
-        "logs": without_noise(history),
+        "logs": logs,
         "logs of steps": steps.logs,
         "calls of train_step": script.model.train_step.call_count,
         "predictions": predictions,
@@ -276,7 +263,8 @@ def test_checkpoints_are_those_of_a_fit_without_the_monitor(tmp_path):
                     tmp_path / name, save_weights_only="weights" in name
                 )
             )
-        arrays(models.convolutions(), callbacks=callbacks)
+        script = models.convolutions()
+        script.model.fit(**arrays(script), verbose=0, callbacks=callbacks)
         written.append([contents(tmp_path / name) for name in FILES])
     theirs, ours = written
     assert ours == theirs

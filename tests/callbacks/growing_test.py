@@ -12,21 +12,15 @@ from keras_svag.scaling import max_batch_multiplier
 from keras_svag.scaling.conditions import RunConditions
 from tests.helpers.bits import assert_same_bits, bits_of
 from tests.helpers.noise_runs import BATCH_SIZE, DECAY, RATE, run
-from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.small_problems import compiled, regression
 
 ROWS = 64
 HALVED = keras.optimizers.schedules.ExponentialDecay
 
 
-def compiled(optimizer=None):
-    model = dense_network()
-    model.compile(optimizer or keras.optimizers.SGD(0.05), "mse")
-    return model
-
-
 def grown(optimizer=None, epochs=4, model=None, **settings):
     """A model and the history of its fit, in batches of 4 first."""
-    model = model or compiled(optimizer)
+    model = model or compiled(optimizer=optimizer)
     settings = {"batch_size": 4, "max_batch_size": 64, "verbose": 0} | settings
     return model, fit_growing(
         model, *regression(ROWS), epochs=epochs, **settings
@@ -51,32 +45,6 @@ class Judged(ScalingRuleCheck):
         self.report = scaling_report(
             self.series, conditions, batch_size=BATCH_SIZE
         )
-
-
-def test_it_is_one_fit_for_callbacks_history_and_data():
-    calls = []
-
-    class Seen(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            calls.append("train")
-
-        def on_epoch_begin(self, epoch, logs=None):
-            calls.append((epoch, self.params["steps"]))
-
-        def on_epoch_end(self, epoch, logs=None):
-            calls.append(logs["batch_size"])
-
-    data = regression(ROWS)
-    model, history = grown(
-        mode={1: 8, 3: 32}, callbacks=[Seen()], validation_data=data
-    )
-    assert calls == ["train", (0, 16), 4, (1, 8), 8, (2, 8), 8, (3, 2), 32]
-    assert history is model.history
-    assert history.history["batch_size"] == [4, 8, 8, 32]
-    assert {*history.history} == {"loss", "val_loss", "batch_size"}
-    assert model.optimizer.iterations == 16 + 8 + 8 + 2
-    # Times 8, by the linear rule.
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.4)
 
 
 def test_progress_bar_has_the_steps_of_each_epoch(capsys):
@@ -178,7 +146,7 @@ def test_seesaw_grows_where_the_rate_is_halved(make, factor):
 def test_seesaw_goes_by_the_highest_rate(rates, sizes):
     growth = growing.BatchGrowth(4, 64, None, "seesaw", "stay")
     # An epoch a step; the rule multiplies what is given by the batch.
-    model = compiled(keras.optimizers.SGD(0.0))
+    model = compiled(optimizer=keras.optimizers.SGD(0.0))
     size, seen = 4, []
     for epoch, rate in enumerate(rates):
         model.optimizer.learning_rate = rate * size / 4
@@ -210,7 +178,7 @@ def test_it_goes_on_from_a_saved_model(tmp_path):
         keras.utils.set_random_seed(0)
         return ScalingRuleCheck(every=1, verbose=0)
 
-    model = compiled(keras.optimizers.Adam(0.003))
+    model = compiled(optimizer=keras.optimizers.Adam(0.003))
     check = begun()
     _, whole = grown(model=model, check=check, callbacks=[Keep()], **settings)
     first, *sizes = whole.history["batch_size"]

@@ -12,29 +12,20 @@ import tensorflow as tf
 
 from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
 from tests.helpers.bits import assert_same_bits, bits_of, without_noise
-from tests.helpers.small_problems import regression
+from tests.helpers.public_layers import Breaking
+from tests.helpers.small_problems import (
+    compiled,
+    dense_network,
+    network_with_state,
+    regression,
+)
 
 ROWS, BATCH_SIZE, STEPS = 43, 8, 6
 X, Y = regression(ROWS)
 
 
-def layers_of_network():
-    return [
-        keras.layers.BatchNormalization(),
-        keras.layers.Dropout(0.3),
-        keras.layers.Dense(2),
-    ]
-
-
-def compiled(model, **arguments):
-    model.compile(**{"optimizer": "sgd", "loss": "mse", **arguments})
-    return model
-
-
-def network(**arguments):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((4,)), *layers_of_network()])
-    return compiled(model, **arguments)
+def network(**compilation):
+    return compiled(network_with_state(), **compilation)
 
 
 def fit(model, callbacks=(), x=X, y=Y, **arguments):
@@ -86,10 +77,6 @@ def assert_lives_alike(life, build_model=network, monitors=None):
 # Interruptions
 
 
-class Interruption(BaseException):
-    """As Ctrl-C; but one that is not caught would end pytest."""
-
-
 def stop(error):
     def action():
         raise error
@@ -104,7 +91,7 @@ def train_on_batch(model):
 @pytest.mark.parametrize(
     ("hook", "error", "later"),
     [
-        ("on_train_batch_begin", Interruption, train_on_batch),
+        ("on_train_batch_begin", KeyboardInterrupt, train_on_batch),
         ("on_train_batch_end", ZeroDivisionError, fit),
     ],
 )
@@ -124,38 +111,26 @@ def test_after_an_interruption_nothing_is_measured(hook, error, later):
     assert_lives_alike(life, monitors=[every_step(), every_step()])
 
 
-class Brittle(keras.layers.Layer):
-    """Breaks once, where it is given so many rows."""
-
-    rows = 0
-
-    def call(self, x):
-        if x.shape[0] == self.rows:
-            self.rows = 0
-            raise Interruption
-        return x
-
-
 def test_interruption_while_measuring_leaves_the_model_as_before_the_step():
+    # What stands before has changed its state when this breaks.
     def build_model():
-        keras.utils.set_random_seed(0)
-        # What stands before has changed its state when this breaks.
-        inner = [*layers_of_network(), Brittle()]
-        model = keras.Sequential([keras.Input((4,)), *inner])
+        model = keras.Sequential([network_with_state(), Breaking()])
         return compiled(model, run_eagerly=True)
 
     def life(model, monitors):
-        def break_half():
+        breaking = model.layers[-1]
+
+        def break_second_half():
             # Without a monitor, where this step would be measured.
             if not monitors:
-                raise Interruption
-            model.layers[-1].rows = BATCH_SIZE // 2
+                raise KeyboardInterrupt
+            breaking.countdown = 2
 
-        with pytest.raises(Interruption):
-            fit(model, [*monitors, at("on_train_batch_begin", 4, break_half)])
-        assert model.layers[-1].rows == 0
-        state = bits_of(model)
-        return state, fit(model)
+        callback = at("on_train_batch_begin", 4, break_second_half)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, [*monitors, callback])
+        assert breaking.countdown == 0
+        return bits_of(model), fit(model)
 
     assert_lives_alike(life, build_model)
 
@@ -174,10 +149,10 @@ def break_in_the_data(model, monitor):
 
 
 def break_in_a_loop(model, monitor):
-    with pytest.raises(Interruption), monitor.watch(model):
+    with pytest.raises(KeyboardInterrupt), monitor.watch(model):
         for rows in BATCHES[:4]:
             model.train_on_batch(X[rows], Y[rows])
-        raise Interruption
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("begin", [break_in_the_data, break_in_a_loop])
@@ -215,7 +190,7 @@ def test_two_monitors_and_weights_that_are_frozen_between_fits():
 
 
 def compile_anew(model):
-    compiled(model, optimizer="adam")
+    model.compile("adam", "mse")
 
 
 def force_a_new_function(model):
@@ -261,12 +236,13 @@ def test_model_is_saved_exported_and_copied_in_fit(tmp_path):
             model.save(tmp_path / "model.keras")
             model.save_weights(tmp_path / "model.weights.h5")
             model.export(tmp_path / "exported", verbose=False)
+            exported = tf.saved_model.load(tmp_path / "exported")
             expected = model.predict_on_batch(X)
             for kept in (
                 keras.models.load_model(tmp_path / "model.keras"),
                 copy.deepcopy(model),
                 pickle.loads(pickle.dumps(model)),
-                tf.saved_model.load(tmp_path / "exported").serve,
+                exported.serve,
             ):
                 np.testing.assert_allclose(kept(X), expected, atol=1e-6)
 
@@ -338,45 +314,37 @@ def test_short_last_batch_and_a_remainder_of_steps(steps, jit_compile):
     np.testing.assert_array_equal(monitor.series["rows"], rows)
 
 
-class Traced(keras.Model):
-    """Counts how often its functions run in Python: once a trace."""
+class Traced(keras.Sequential):
+    """Notes of each call in Python, one a trace, whether it is in training."""
 
-    def __init__(self):
-        super().__init__()
-        self.inner = [keras.layers.Dense(5, "tanh"), keras.layers.Dense(2)]
-        self.counts = {"train_step": 0, "training": 0, "inference": 0}
+    def __init__(self, layers):
+        super().__init__(layers)
+        self.calls = []
 
-    def train_step(self, data):
-        self.counts["train_step"] += 1
-        return super().train_step(data)
-
-    def call(self, x, training=False):
-        self.counts["training" if training else "inference"] += 1
-        return self.inner[1](self.inner[0](x))
+    def call(self, x, training=None, mask=None):
+        self.calls.append(bool(training))
+        return super().call(x, training, mask)
 
 
 @pytest.mark.parametrize("rows", [5 * BATCH_SIZE, ROWS])
 def test_second_fit_traces_nothing_and_the_first_pays_two_traces(rows):
-    def build_model():
-        keras.utils.set_random_seed(0)
-        return compiled(Traced())
-
     counts = []
 
     def life(model, monitors):
         fit(model, monitors, X[:rows], Y[:rows], epochs=1)
-        first = dict(model.counts)
-        counts.append(first)
+        counts.append([model.calls.count(mode) for mode in (True, False)])
         fit(model, monitors, X[:rows], Y[:rows], epochs=2)
-        assert model.counts == first
+        assert len(model.calls) == sum(counts[-1])
 
-    _, [monitor] = assert_lives_alike(life, build_model)
-    theirs, ours = counts
-    assert ours["train_step"] == theirs["train_step"]
-    assert ours["training"] == theirs["training"] + 1
+    def build_model():
+        inputs = keras.Input((4,))
+        return compiled(Traced([inputs, *dense_network().layers]))
+
+    assert_lives_alike(life, build_model)
+    (training, inference), ours = counts
     # Of whole batches and of halves; of any number of rows where they vary.
     sizes = 2 if rows % BATCH_SIZE == 0 else 1
-    assert ours["inference"] == theirs["inference"] + sizes
+    assert ours == [training + 1, inference + sizes]
 
 
 # Loops of one's own

@@ -14,7 +14,7 @@ from keras_svag.reporting.report import ScalingReport
 from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.verdict import scaling_verdict
 from tests.helpers.refusals import check_sentence
-from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.small_problems import compiled, regression
 
 CONDITIONS = RunConditions(
     learning_rate=0.5, weight_decay=1e-3, scale_invariant=True, balance=1.05
@@ -35,12 +35,6 @@ def noise(g, n, **fields):
 def report(epoch, estimate, conditions=CONDITIONS):
     verdict = scaling_verdict(estimate, conditions, kappas=(2, 64))
     return ScalingReport(verdict, epoch, epoch, weight_sq_norm=5000.0)
-
-
-def compiled():
-    model = dense_network()
-    model.compile("sgd", "mse", run_eagerly=True)
-    return model
 
 
 def test_directory_that_cannot_be_written_is_refused_before_the_first_step(
@@ -108,7 +102,9 @@ def test_a_fit_writes_at_epochs_or_after_so_many_steps(
     is_judged, steps = make is ScalingRuleCheck, 4
     one = make(every=1, log_dir=tmp_path, **settings)
     x, y = regression(8 * steps)
-    compiled().fit(x, y, 8, epochs=2, verbose=0, callbacks=[one])
+    compiled(run_eagerly=True).fit(
+        x, y, 8, epochs=2, verbose=0, callbacks=[one]
+    )
     expected = {}
     for place in places:
         seen = one.series[: np.sum(one.series["step"] <= place)]
@@ -179,21 +175,6 @@ def test_what_is_not_known_is_left_out(tmp_path):
         assert set(actual[f"{RATIO}{end}"]) == {2}
         assert set(actual[f"{MAX_BATCH_SIZE}{end}"]) == {2}
     assert set(actual[G]) == {1, 2}
-
-
-def test_an_estimate_is_written_where_there_is_one(tmp_path):
-    summaries = NoiseSummaries(tmp_path)
-    for count in (0, 1):
-        few = NoiseEstimate.from_observations([1.0] * count, [2.0] * count)
-        summaries.write_estimate(few, count)
-    assert events(tmp_path).Tags()["tensors"] == []
-    summaries.write_estimate(noise(2.0, 20.0), 10, level=0.9)
-    summaries.close()
-    actual = scalars(events(tmp_path))
-    assert len(actual) == 3 * 3
-    # Student's quantile for 16 degrees of freedom is 1.746.
-    end = actual[f"{G} (high end)"][10]
-    assert end == pytest.approx(2 + 1.746 * 0.1, rel=1e-3)
 
 
 def test_layers_are_in_the_card(written):

@@ -26,6 +26,13 @@ def weights_of_step(ell, pairing, step):
     return weights[::-1] if ell > 1 and sum(cubes) % 2 else weights
 
 
+def observation(pair, rows, scale=1.0):
+    """G and S of the gradients of the halves of so many rows."""
+    first, second = (gradient * scale for gradient in pair)
+    size = 1 / (rows - rows // 2) + 1 / (rows // 2)
+    return np.sum(first * second), np.sum((first - second) ** 2) / size
+
+
 def taken(data, rows):
     """The rows of each array in a nest."""
 

@@ -1,8 +1,7 @@
 """Small models in the ways of public scripts, each compiled and with data.
 
-Each is a function that returns a `Script`; its arguments go to
-`model.compile`. 43 rows in batches of 8 are 6 steps an epoch, the last of 3
-rows.
+Each is a function that returns a `Script`. 43 rows in batches of 8 are 6 steps
+an epoch, the last of 3 rows.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from keras import layers, ops
 
 from tests.helpers import public_layers
 from tests.helpers.public_layers import Sampling
+from tests.helpers.small_problems import dtype_policy
 
 BACKEND = keras.backend.backend()
 tf = None
@@ -76,14 +76,14 @@ def _hidden(**arguments):
     return layers.Dense(5, "tanh", **arguments)
 
 
-def perceptron(**compilation):
-    return _regression(_hidden(), **compilation)
+def perceptron():
+    return _regression(_hidden())
 
 
 # Images
 
 
-def _images(*inner, **compilation):
+def _images(*inner):
     head = layers.Flatten(), layers.Dropout(0.3), layers.Dense(3)
     return _script(
         keras.Input((6, 6, 2)),
@@ -94,21 +94,19 @@ def _images(*inner, **compilation):
         optimizer="adam",
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        **compilation,
     )
 
 
-def convolutions(**compilation):
+def convolutions():
     """BatchNormalization and dropout, trained by Adam."""
     return _images(
         layers.Conv2D(3, 3, use_bias=False),
         layers.BatchNormalization(),
         layers.ReLU(),
-        **compilation,
     )
 
 
-def frozen_batch_normalization(**compilation):
+def frozen_batch_normalization():
     """Transfer learning: the backbone with its statistics is frozen."""
     backbone = keras.Sequential(
         [
@@ -118,32 +116,27 @@ def frozen_batch_normalization(**compilation):
         ]
     )
     backbone.trainable = False
-    return _images(backbone, layers.ReLU(), **compilation)
+    return _images(backbone, layers.ReLU())
 
 
-def augmented_images(**compilation):
+def augmented_images():
     return _images(
         layers.RandomFlip("horizontal"),
         layers.RandomTranslation(0.2, 0.2),
         layers.Conv2D(3, 3),
-        **compilation,
     )
 
 
-def half_precision(**compilation):
+def half_precision():
     """mixed_float16: Keras scales the loss by itself."""
-    usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        return _images(layers.Conv2D(3, 3), **compilation)
-    finally:
-        keras.config.set_dtype_policy(usual)
+    with dtype_policy("mixed_float16"):
+        return _images(layers.Conv2D(3, 3))
 
 
 # Layers with state or randomness of their own
 
 
-def layers_with_state(**compilation):
+def layers_with_state():
     of_backend = []
     if keras.backend.backend() != "jax":  # No branch of it may assign.
         of_backend += [public_layers.EverySecondMean()]
@@ -153,39 +146,35 @@ def layers_with_state(**compilation):
         layers.SpectralNormalization(_hidden()),
         public_layers.Codebook(),
         *of_backend,
-        **compilation,
     )
 
 
-def noise_without_a_seed(**compilation):
-    return _regression(public_layers.UnseededNoise(), **compilation)
+def noise_without_a_seed():
+    return _regression(public_layers.UnseededNoise())
 
 
-def numpy_noise(**compilation):
+def numpy_noise():
     """Eager, so that each step draws anew."""
-    return _regression(
-        public_layers.NumPyNoise(), **{**compilation, "run_eagerly": True}
-    )
+    return _regression(public_layers.NumPyNoise(), run_eagerly=True)
 
 
 # Losses that are no mean over examples
 
 
-def coupled_examples(**compilation):
+def coupled_examples():
     return _regression(
         public_layers.MixtureOfExperts(),
         public_layers.MinibatchDeviation(),
         public_layers.AttentionAcrossExamples(),
         _hidden(kernel_regularizer="l2", activity_regularizer="l1"),
-        **compilation,
     )
 
 
-def summed_add_loss(**compilation):
-    return _regression(_hidden(), public_layers.SummedActivity(), **compilation)
+def summed_add_loss():
+    return _regression(_hidden(), public_layers.SummedActivity())
 
 
-def dice_loss(**compilation):
+def dice_loss():
     """One overlap of a whole batch of masks."""
 
     def dice(y_true, y_pred):
@@ -193,11 +182,11 @@ def dice_loss(**compilation):
         union = ops.sum(y_true) + ops.sum(y_pred)
         return 1 - (2 * ops.sum(y_true * y_pred) + 1) / (union + 1)
 
-    script = _regression(_hidden(), loss=dice, **compilation)
+    script = _regression(_hidden(), loss=dice)
     return script._replace(y=(script.y > 0).astype("float32"))
 
 
-def in_batch_negatives(**compilation):
+def in_batch_negatives():
     """Each output has to find its own target among those of the batch."""
 
     def found(y_true, y_pred):
@@ -206,13 +195,13 @@ def in_batch_negatives(**compilation):
             ops.arange(ops.shape(logits)[0]), logits, from_logits=True
         )
 
-    return _regression(_hidden(), loss=found, **compilation)
+    return _regression(_hidden(), loss=found)
 
 
 # Inputs, targets and weights
 
 
-def _two_outputs(y, compilation):
+def _two_outputs(y):
     """Of a list of outputs the second has no loss."""
     x = keras.Input((6,))
     hidden = _hidden()(x)
@@ -221,31 +210,31 @@ def _two_outputs(y, compilation):
         for name, units in (("score", 1), ("embedding", 3))
     ]
     model = keras.Model(x, outputs)
-    model.compile("sgd", ["mse", None], **compilation)
+    model.compile("sgd", ["mse", None])
     return Script(model, numbers(ROWS, 6), y)
 
 
-def named_targets(**compilation):
-    return _two_outputs({"score": numbers(ROWS, 1, seed=1)}, compilation)
+def named_targets():
+    return _two_outputs({"score": numbers(ROWS, 1, seed=1)})
 
 
-def target_that_is_none(**compilation):
-    return _two_outputs([numbers(ROWS, 1, seed=1), None], compilation)
+def target_that_is_none():
+    return _two_outputs([numbers(ROWS, 1, seed=1), None])
 
 
-def loss_of_a_layer(**compilation):
+def loss_of_a_layer():
     """No loss is compiled, and `fit` is given no targets."""
     inputs = {name: keras.Input((2,), name=name) for name in ("x", "targets")}
     outputs = public_layers.LogisticEndpoint()(
         layers.Dense(2)(inputs["x"]), inputs["targets"]
     )
     model = keras.Model(inputs, outputs)
-    model.compile("sgd", **compilation)
+    model.compile("sgd")
     targets = (numbers(ROWS, 2) > 0).astype("float32")
     return Script(model, {"x": numbers(ROWS, 2), "targets": targets})
 
 
-def strings(**compilation):
+def strings():
     """Words in, looked up within the model."""
     words = ["a", "few", "words", "other"]
     return _script(
@@ -256,11 +245,10 @@ def strings(**compilation):
         layers.Dense(2),
         x=tf.gather(words, tokens(3, 4)),
         y=numbers(ROWS, 2),
-        **compilation,
     )
 
 
-def masked_lstm(**compilation):
+def masked_lstm():
     """Sentences of several lengths, a tag for each word."""
     return _script(
         keras.Input((3,)),
@@ -272,22 +260,21 @@ def masked_lstm(**compilation):
         optimizer=keras.optimizers.SGD(0.5),
         loss="sparse_categorical_crossentropy",
         weighted_metrics=["accuracy"],
-        **compilation,
     )
 
 
-def class_weights(**compilation):
-    script = _images(layers.ReLU(), **compilation)
+def class_weights():
+    script = _images(layers.ReLU())
     return script._replace(fit={"class_weight": {0: 0.5, 1: 1.0, 2: 4.0}})
 
 
-def sample_weights(**compilation):
+def sample_weights():
     weights = np.maximum(numbers(ROWS) + 1, 0)
-    script = perceptron(weighted_metrics=["mse"], **compilation)
+    script = _regression(_hidden(), weighted_metrics=["mse"])
     return script._replace(sample_weight=weights)
 
 
-def embeddings(**compilation):
+def embeddings():
     """A recommender: dict inputs, gradients of few rows."""
     inputs = {
         name: keras.Input((), name=name, dtype="int32")
@@ -295,14 +282,12 @@ def embeddings(**compilation):
     }
     vectors = [layers.Embedding(20, 3)(x) for x in inputs.values()]
     model = keras.Model(inputs, layers.Dot(axes=1)(vectors))
-    model.compile(
-        keras.optimizers.Adagrad(0.1), "mse", metrics=["mae"], **compilation
-    )
+    model.compile(keras.optimizers.Adagrad(0.1), "mse", metrics=["mae"])
     user, movie = tokens(2, 20).T
     return Script(model, {"user": user, "movie": movie}, numbers(ROWS, 1))
 
 
-def sparse_input(**compilation):
+def sparse_input():
     """A bag of words, as TensorFlow and JAX have sparse matrices."""
     words = np.maximum(numbers(ROWS, 20) - 0.5, 0)
     sparse = tf.sparse.from_dense if tf else BCOO.fromdense
@@ -311,11 +296,10 @@ def sparse_input(**compilation):
         layers.Dense(2),
         x=sparse(words),
         y=numbers(ROWS, 2),
-        **compilation,
     )
 
 
-def ragged_input(**compilation):
+def ragged_input():
     """Sentences as a `tf.RaggedTensor`."""
     return _script(
         keras.Input((None,), dtype="int64", ragged=True),
@@ -324,7 +308,6 @@ def ragged_input(**compilation):
         layers.Dense(2),
         x=tf.RaggedTensor.from_tensor(tokens(), lengths=1 + labels()),
         y=numbers(ROWS, 2),
-        **compilation,
     )
 
 
@@ -351,9 +334,9 @@ class OwnComputations(keras.Model):
         return {**logs, "bias": ops.mean(y_pred - y)}
 
 
-def own_computations(**compilation):
+def own_computations():
     model = OwnComputations()
-    model.compile("adam", **compilation)
+    model.compile("adam")
     return Script(model, numbers(ROWS, 6), numbers(ROWS, 2, seed=1))
 
 
@@ -445,21 +428,21 @@ class Autoencoder(OwnTrainStep):
         }
 
 
-def autoencoder_without_a_loss(*loss, **compilation):
+def autoencoder_without_a_loss(*loss):
     model = Autoencoder()
-    model.compile("adam", *loss, **compilation)
+    model.compile("adam", *loss)
     x = numbers(ROWS, 6)
     return Script(model, x, x)
 
 
-def own_train_step(**compilation):
+def own_train_step():
     """Its loss is compiled, too: what the monitor measures."""
-    return autoencoder_without_a_loss("mse", **compilation)
+    return autoencoder_without_a_loss("mse")
 
 
-def variational_autoencoder(**compilation):
+def variational_autoencoder():
     """Compiled without a loss: the monitor is given one."""
-    script = autoencoder_without_a_loss(**compilation)
+    script = autoencoder_without_a_loss()
     return script._replace(monitor={"loss": "mse"})
 
 
@@ -467,13 +450,13 @@ class Adversaries(keras.Model):
     """A GAN as in Keras's examples has no `call`."""
 
 
-def adversaries(**compilation):
+def adversaries():
     model = Adversaries()
-    model.compile("adam", **compilation)
+    model.compile("adam")
     return Script(model, numbers(ROWS, 6))
 
 
-def stateful_lstm(**compilation):
+def stateful_lstm():
     rows = 3 * BATCH_SIZE
     return _script(
         keras.Input((5, 2), batch_size=BATCH_SIZE),
@@ -481,45 +464,44 @@ def stateful_lstm(**compilation):
         layers.Dense(1),
         x=numbers(rows, 5, 2),
         y=numbers(rows, 1),
-        **compilation,
     )
 
 
 # Fine-tuning and quantization
 
 
-def _quantized(mode, compilation):
+def _quantized(mode):
     script = perceptron()
     script.model.quantize(mode)
     if mode == "int8":
         script.model.layers[0].enable_lora(2)
-    script.model.compile("adam", "mse", **compilation)
+    script.model.compile("adam", "mse")
     return script
 
 
-def int8(**compilation):
+def int8():
     """Integers are frozen; low-rank matrices beside them train."""
-    return _quantized("int8", compilation)
+    return _quantized("int8")
 
 
-def float8(**compilation):
+def float8():
     """Scales are trainable variables that their gradients overwrite."""
-    return _quantized("float8", compilation)
+    return _quantized("float8")
 
 
 # Optimizers
 
 
-def averaged_and_decayed(**compilation):
+def averaged_and_decayed():
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 12)
     optimizer = keras.optimizers.AdamW(
         schedule, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4
     )
-    return _regression(optimizer=optimizer, **compilation)
+    return _regression(optimizer=optimizer)
 
 
-def accumulated_and_clipped(**compilation):
+def accumulated_and_clipped():
     optimizer = keras.optimizers.RMSprop(
         gradient_accumulation_steps=4, global_clipnorm=0.1
     )
-    return _regression(optimizer=optimizer, **compilation)
+    return _regression(optimizer=optimizer)

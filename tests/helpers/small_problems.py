@@ -1,5 +1,7 @@
 """Small data sets and networks that the tests of training share."""
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -52,6 +54,53 @@ def linear_model(num_inputs, seed=0):
     )
 
 
+def bag_of_words(num_words=6):
+    """Three words, whose vectors are weighed."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            keras.layers.Embedding(num_words, 2),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def network_with_state(*first, **dense):
+    """A network that draws, and keeps averages."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            *first,
+            keras.layers.Dense(5, **dense),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def compiled(model=None, optimizer=None, loss="mse", **compilation):
+    """The model, or else a dense network, to be trained by SGD or another."""
+    model = model or dense_network()
+    optimizer = optimizer or keras.optimizers.SGD(0.05)
+    model.compile(optimizer, loss, **compilation)
+    return model
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    """Context whose layers have a policy, such as "mixed_float16"."""
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(usual)
+
+
 def largest_difference(model, other):
     """Largest difference between two models' trainable variables."""
     return max(
@@ -60,3 +109,11 @@ def largest_difference(model, other):
             model.trainable_variables, other.trainable_variables, strict=True
         )
     )
+
+
+def over_all_pairs(gradients, size=1):
+    """G and the noise of one example, from those of batches of `size`."""
+    k = len(gradients)
+    gram = gradients @ gradients.T
+    g = (gram.sum() - np.trace(gram)) / (k * (k - 1))
+    return g, size * (np.trace(gram) / k - g)

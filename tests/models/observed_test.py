@@ -12,11 +12,19 @@ from tests.helpers.pairs import (
     assert_same,
     fit,
     moments,
+    observation,
     svag_model,
     weights_of_step,
 )
 from tests.helpers.public_layers import TensorFlowState, UnseededNoise
-from tests.helpers.small_problems import dense_network, linear_model, regression
+from tests.helpers.small_problems import (
+    bag_of_words,
+    dense_network,
+    dtype_policy,
+    linear_model,
+    network_with_state,
+    regression,
+)
 
 X, Y = regression(40, num_outputs=1)
 RATES, ELL, DECAY = [0.2, 0.1, 0.05], 2, 0.1
@@ -34,21 +42,10 @@ def observed(model, *data, every=None, per_layer=False, **arguments):
     return monitor, logs
 
 
-def small_network():
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.Dense(5, kernel_regularizer="l2"),
-            layers.BatchNormalization(),
-            layers.Dropout(0.3),
-            layers.Dense(2),
-        ]
-    )
-
-
 def of_network(**way):
+    model = network_with_state(kernel_regularizer="l2")
     optimizer = SVAG(schedule(), ell=ELL, weight_decay=DECAY)
-    model = svag_model(small_network(), optimizer, metrics=["mae"], **way)
+    model = svag_model(model, optimizer, metrics=["mae"], **way)
     return model, *regression(43)
 
 
@@ -68,17 +65,11 @@ class Halving(layers.Layer):
 
 def of_sgd_on_the_first_half(first=layers.Identity, **way):
     """Whose second half is computed to be observed, and leaves no trace."""
-    inner = keras.Sequential(
-        [
-            keras.Input((4,)),
-            first(),
-            layers.SpectralNormalization(layers.Dense(5)),
-            TensorFlowState(),
-            UnseededNoise(),
-            layers.BatchNormalization(),
-            layers.Dropout(0.3),
-            layers.Dense(2),
-        ]
+    inner = network_with_state(
+        first(),
+        layers.SpectralNormalization(layers.Dense(5)),
+        TensorFlowState(),
+        UnseededNoise(),
     )
     model = svag_model(inner, SVAG(0.1), metrics=["mae"], **way)
     return model, *regression(43)
@@ -140,13 +131,7 @@ def numpy_observations(model, ell, pairing):
             x, y = X[batch][half::2], Y[batch][half::2]
             errors = 2 * (x @ kernel + bias - y) / len(x)
             pair.append((x.T @ errors, errors.sum(0)))
-        of_layers.append(
-            # 1/4 + 1/4, of halves of 4 rows.
-            [
-                (np.sum(a * b), np.sum((a - b) ** 2) / 0.5)
-                for a, b in zip(*pair, strict=True)
-            ]
-        )
+        of_layers.append([observation(p, 8) for p in zip(*pair, strict=True)])
         g, s = np.sum(of_layers[-1], 0)
         rate = RATES[min(step // ell, 2)]
         norm = np.sum(kernel**2) + np.sum(bias**2)
@@ -206,25 +191,8 @@ def halves_gradients(model, x, y):
 
 def sums(pair, scales):
     """(G, S) of a pair whose gradients are multiplied by scales."""
-    return np.sum(
-        [
-            (np.sum(a * b * c**2), np.sum(((a - b) * c) ** 2) * 2)
-            for a, b, c in zip(*pair, scales, strict=True)
-        ],
-        axis=0,
-    )
-
-
-def bag_of_words():
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((3,), dtype="int32"),
-            layers.Embedding(6, 2),
-            layers.Flatten(),
-            layers.Dense(1),
-        ]
-    )
+    layers = zip(zip(*pair, strict=True), scales, strict=True)
+    return np.sum([observation(p, 8, scale) for p, scale in layers], axis=0)
 
 
 @pytest.mark.parametrize("make_model", [dense_network, bag_of_words])
@@ -256,12 +224,8 @@ def test_noise_in_the_norm_of_adam_is_as_by_numpy(make_model):
 
 
 def half_precision(initial_scale):
-    usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+    with dtype_policy("mixed_float16"):
         inner = linear_model(4)
-    finally:
-        keras.config.set_dtype_policy(usual)
     optimizer = SVAG(0.01, ell=2)
     return svag_model(
         inner,

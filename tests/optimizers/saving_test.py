@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import SVAG, SVAGAdam, SVAGRMSprop
-from tests.helpers.pairs import assert_same
+from tests.helpers.pairs import assert_same, fit
 from tests.helpers.small_problems import dense_network, regression
 
 BATCH = 6
@@ -16,10 +16,6 @@ def schedule():
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [0, 2], [0.4, 0.2, 0.1]
     )
-
-
-def fit(model, x, y, batch_size=BATCH):
-    return model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +60,11 @@ def test_plain_model_trains_on_exactly_after_a_load(tmp_path, done, pairing):
     optimizer = SVAG(schedule(), ell=2, pairing=pairing, weight_decay=0.1)
     optimizer.exclude_from_weight_decay(var_list=[model.layers[0].bias])
     model.compile(optimizer, "mse")
-    fit(model, x[: done * BATCH], y[: done * BATCH])
+    fit(model, x[: done * BATCH], y[: done * BATCH], batch_size=BATCH)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     for trained in (model, loaded):
-        fit(trained, x[done * BATCH :], y[done * BATCH :])
+        fit(trained, x[done * BATCH :], y[done * BATCH :], batch_size=BATCH)
     assert_same(loaded.variables, model.variables)
     assert_same(loaded.optimizer.variables, model.optimizer.variables)
     assert loaded.optimizer.effective_iterations == 5 / 2
@@ -99,7 +95,7 @@ def test_exclusion_from_weight_decay_survives_a_load(tmp_path):
         var_list=[model.layers[0].kernel], var_names=["bias"]
     )
     model.compile(optimizer, "mse")
-    fit(model, x[: 4 * BATCH], y[: 4 * BATCH])
+    fit(model, x[: 4 * BATCH], y[: 4 * BATCH], batch_size=BATCH)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     before = loaded.get_weights()

@@ -7,6 +7,7 @@ import tensorflow as tf
 from scipy import sparse
 
 from keras_svag.probe.measurement import measure_gradient_noise
+from tests.helpers.small_problems import over_all_pairs
 
 ROWS, FEATURES, SIZE = 45, 6, 7
 
@@ -72,11 +73,9 @@ def test_batches_are_taken_as_they_come(kind):
     slopes = 2 * (x @ np.full((FEATURES, 1), 0.1) - y) * x
     # Without the batch of three rows at the end.
     gradients = slopes[:42].reshape(6, SIZE, FEATURES).mean(1)
-    gram = gradients @ gradients.T
-    g = (gram.sum() - np.trace(gram)) / (6 * 5)
-    s = SIZE * (np.trace(gram) / 6 - g)
-    assert estimate.grad_sq_norm == pytest.approx(g, rel=1e-4)
-    assert estimate.example_noise == pytest.approx(s, rel=1e-4)
+    moments = estimate.grad_sq_norm, estimate.example_noise
+    expected = over_all_pairs(gradients, SIZE)
+    assert moments == pytest.approx(expected, rel=1e-4)
     assert (estimate.count, estimate.batch_size) == (6, SIZE)
     assert (estimate.num_examples, estimate.num_skipped) == (None, 0)
     assert estimate.sampling is None

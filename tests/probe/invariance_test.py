@@ -4,6 +4,7 @@ import pytest
 
 from keras_svag.probe.invariance import is_scale_invariant
 from tests.helpers.bits import assert_same_bits
+from tests.helpers.public_layers import Breaking
 
 X = np.random.default_rng(1).normal(size=(16, 6)).astype("float32")
 
@@ -57,23 +58,13 @@ def test_epsilon_counts(epsilon, rtol, expected):
     assert is_scale_invariant(keras.Sequential(inner), X, rtol) == expected
 
 
-class Failing(keras.layers.Layer):
-    countdown = -1
-
-    def call(self, inputs):
-        self.countdown -= 1
-        if self.countdown == 0:
-            raise KeyboardInterrupt
-        return inputs
-
-
 def test_model_is_left_as_it_was_to_the_bit():
-    failing = Failing()
+    breaking = Breaking()
     states = keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
-    model = normalized(*states, failing)
+    model = normalized(*states, breaking)
     before = [v.numpy() for v in model.variables]
     is_scale_invariant(model, X)
-    failing.countdown = 2
+    breaking.countdown = 2
     with pytest.raises(KeyboardInterrupt):
         is_scale_invariant(model, X)
     assert_same_bits([v.numpy() for v in model.variables], before)

@@ -10,6 +10,12 @@ from keras_svag.probe.measurement import measure_gradient_noise
 from tests.helpers import public_layers, public_models
 from tests.helpers.bits import assert_same_bits, bits_of
 from tests.helpers.refusals import check_sentence
+from tests.helpers.small_problems import (
+    compiled,
+    dense_network,
+    dtype_policy,
+    over_all_pairs,
+)
 
 WEIGHT = 0.1
 
@@ -38,14 +44,6 @@ def example_gradients(x, y):
     """Those of the linear model's squared error."""
     x, y = x.astype("float64"), y.astype("float64")
     return 2 * (x @ np.full((5, 1), WEIGHT) - y) * x
-
-
-def over_all_pairs(gradients, size):
-    """G and the noise of one example from batches of `size` examples."""
-    k = len(gradients)
-    gram = gradients @ gradients.T
-    g = (gram.sum() - np.trace(gram)) / (k * (k - 1))
-    return g, size * (np.trace(gram) / k - g)
 
 
 def moments(estimate):
@@ -159,19 +157,6 @@ def test_training_goes_on_as_if_nothing_had_been_measured(make):
     assert_same_bits(*left)
 
 
-class Interrupting(keras.layers.Layer):
-    """Raises when it is called on a batch for the fourth time."""
-
-    countdown = -1
-
-    def call(self, inputs):
-        if inputs.shape[0] is not None:
-            self.countdown -= 1
-            if self.countdown == 0:
-                raise KeyboardInterrupt
-        return inputs
-
-
 def behind(*layers):
     """The linear model behind other layers."""
     model = keras.Sequential([keras.Input((5,)), *layers, linear_model()])
@@ -181,15 +166,15 @@ def behind(*layers):
 
 def test_state_is_restored_when_interrupted():
     x, y = regression()
-    interrupting = Interrupting()
+    breaking = public_layers.Breaking()
     states = keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
-    model = behind(*states, interrupting)
+    model = behind(*states, breaking)
     model.train_on_batch(x[:8], y[:8])
     before = [v.numpy() for v in model.variables]
-    interrupting.countdown = 4
+    breaking.countdown = 4
     with pytest.raises(KeyboardInterrupt):
         measure(model, (x, y), 8)
-    assert interrupting.countdown == 0
+    assert breaking.countdown == 0
     assert_same_bits([v.numpy() for v in model.variables], before)
 
 
@@ -259,15 +244,9 @@ def test_mixed_float16_is_unscaled():
     data = (*regression(), np.full(60, 1e-8))
     estimates = []
     for policy in ("mixed_float16", "float32"):
-        keras.config.set_dtype_policy(policy)
-        try:
-            keras.utils.set_random_seed(7)
-            inner = keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)
-            model = keras.Sequential([keras.Input((5,)), *inner])
-            model.compile("sgd", "mse")
-            estimates.append(measure(model, data, 8))
-        finally:
-            keras.config.set_dtype_policy("float32")
+        with dtype_policy(policy):
+            model = dense_network(5, 1)
+        estimates.append(measure(compiled(model), data, 8))
     mixed, single = map(moments, estimates)
     assert single[0] > 0
     np.testing.assert_allclose(mixed, single, rtol=0.02)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from experiments.ngd_model import NGDModel
 from keras_svag import SVAG, GradientNoiseMonitor, SVAGAdam, SVAGModel, backend
+from tests.helpers.pairs import observation
 from tests.helpers.small_problems import (
     dense_network,
     interleaved,
@@ -87,13 +88,6 @@ def halves_gradients(x, y, kernel):
         2 * x[i::2].T @ (x[i::2] @ kernel - y[i::2]) / len(x[i::2])
         for i in (0, 1)
     ]
-
-
-def observation(pair, rows, scale=1.0):
-    """G and S of the halves of one replica's rows."""
-    first, second = (gradient * scale for gradient in pair)
-    size = 1 / (rows - rows // 2) + 1 / (rows // 2)
-    return np.sum(first * second), np.sum((first - second) ** 2) / size
 
 
 def observed_on_one_device(make_optimizer, replicas):

@@ -11,11 +11,11 @@ from tests.helpers.distribution.checks import (
     batch_normalized,
     fit,
     halves_gradients,
-    observation,
     pairs,
     svag,
     under,
 )
+from tests.helpers.pairs import observation
 from tests.helpers.public_models import convolutions
 from tests.helpers.small_problems import (
     classification,

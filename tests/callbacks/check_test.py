@@ -239,8 +239,9 @@ def test_state_goes_on_in_another_process():
     state = json.loads(json.dumps(one.state_dict(), allow_nan=False))
     other.load_state_dict(state)
     assert other.report is None
-    network.fit(X, Y, BATCH_SIZE, callbacks=[other], verbose=0)
-    assert other.series["epoch"].tolist() == [1] * 3 + [2] * 4 + [3] * 3
+    # Too few steps for another look at the invariance.
+    network.fit(X[:16], Y[:16], BATCH_SIZE, callbacks=[other], verbose=0)
+    assert other.series["epoch"].tolist() == [1] * 3 + [2] * 4 + [3]
     assert other.report.verdict.conditions.scale_invariant
 
 

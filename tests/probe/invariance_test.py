@@ -35,6 +35,8 @@ def batch_normalization(epsilon=1e-12, **arguments):
         # A bias that is zero still counts; so does an epsilon.
         ([batch_normalization(center=True)], {}, False),
         ([], {"kernel_regularizer": "l2"}, False),
+        # However small the outputs are.
+        ([keras.layers.Dense(3), keras.layers.Rescaling(1e-6)], {}, False),
         *(([], {"dtype": d}, True) for d in ("mixed_float16", "bfloat16")),
         *(
             ([keras.layers.Dense(3, dtype=d)], {"dtype": d}, False)

@@ -224,6 +224,16 @@ def test_sample_weights_count():
     np.testing.assert_allclose(double.example_noise, 4 * single.example_noise)
 
 
+def test_noise_and_its_errors_are_those_of_one_example():
+    batches = batches_of(*regression())
+    twice = [tuple(np.repeat(a, 2, axis=0) for a in batch) for batch in batches]
+    one, other = (measure(linear_model(), data) for data in (batches, twice))
+    assert other.grad_sq_norm == pytest.approx(one.grad_sq_norm)
+    for name in ("example_noise", "example_noise_se", "covariance"):
+        expected = 2 * getattr(one, name)
+        assert getattr(other, name) == pytest.approx(expected, rel=1e-4)
+
+
 class SquaredOutputs(keras.Sequential):
     def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
         return keras.ops.mean(keras.ops.square(y_pred))

@@ -54,10 +54,11 @@ class Halving(layers.Layer):
 
     def __init__(self):
         super().__init__()
-        self.scales = {"one": [tf.Variable(1.0, trainable=False)]}
+        scale = tf.Variable(1.0, trainable=False)
+        self.scale = lambda: scale
 
     def call(self, x, training=False):
-        (scale,) = self.scales["one"]
+        scale = self.scale()
         if training:
             scale.assign(scale / 2)
         return x * (1 + scale)

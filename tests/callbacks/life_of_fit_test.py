@@ -397,7 +397,8 @@ def test_limits_are_those_of_the_documents():
         weights.append(model.get_weights()[0])
         calls.append(noise.calls - before)
     assert 2 * STEPS == calls[0] < calls[1]
-    assert np.any(weights[0] != weights[1])
+    # Only on several replicas does it draw other numbers.
+    np.testing.assert_array_equal(*weights)
     documented = " ".join(GradientNoiseMonitor.__doc__.split())
     assert "Attributes of Python objects" in documented
     assert "`tf.random.normal`" in documented

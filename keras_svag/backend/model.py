@@ -57,12 +57,16 @@ def has_regularizer(model):
 
 def has_fixed_batch_size(model):
     """Whether a model takes batches of one size only."""
-    return any(
+    if any(
         isinstance(layer, keras.layers.RNN) and layer.stateful
         for layer in layers_of(model)
-    ) or any(
-        x.shape and x.shape[0] is not None
-        for x in tree.flatten(getattr(model, "inputs", None) or [])
+    ):
+        return True
+    # Keras gives a Sequential the size of its first batch, and takes others.
+    is_sequential = isinstance(model, keras.Sequential)
+    inputs = None if is_sequential else getattr(model, "inputs", None)
+    return any(
+        x.shape and x.shape[0] is not None for x in tree.flatten(inputs or [])
     )
 
 

@@ -261,6 +261,7 @@ their kin |
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._fetch()
+        self._feed.close()
         self._write_end()
         if self._summaries is not None:
             self._summaries.close()

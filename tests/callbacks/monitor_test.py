@@ -735,6 +735,13 @@ def of_three_sizes():
     return models.Script(model, data)
 
 
+def of_eight_rows():
+    inputs = keras.Input(batch_shape=(8, 3))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    return models.Script(model, X[:40], Y[:40], fit={"batch_size": 8})
+
+
 INSTEAD = "keras_svag.measure_gradient_noise(model, data)"
 
 
@@ -748,6 +755,7 @@ INSTEAD = "keras_svag.measure_gradient_noise(model, data)"
             "does not know the loss of Autoencoder",
         ),
         (models.stateful_lstm, f"one size only: {INSTEAD}"),
+        (of_eight_rows, f"one size only: {INSTEAD}"),
         (of_one_row, f"have one row: {INSTEAD}"),
         (of_three_sizes, f"1, 8, 12: {INSTEAD}"),
     ],
@@ -760,3 +768,15 @@ def test_what_cannot_be_measured_is_refused_before_the_first_step(make, says):
         script.model.fit(script.x, script.y, **arguments, **script.fit)
     check_sentence(str(caught.value), says)
     assert script.model.optimizer.iterations == 0
+
+
+def test_a_sequential_model_built_by_its_first_batch_is_measured_again():
+    model, monitor = (
+        keras.Sequential([keras.layers.Dense(1)]),
+        GradientNoiseMonitor(every=1),
+    )
+    model.compile("sgd", "mse")
+    for _ in range(2):
+        model.fit(X[:40], Y[:40], 8, verbose=0, callbacks=[monitor])
+    assert model.inputs[0].shape[0] == 8
+    assert len(monitor.series) == 9

@@ -39,6 +39,10 @@ class Feed(train_function.Feed):
         self._batches.extend(batches)
         return self._iterator
 
+    def close(self):
+        # TensorFlow complains of one that lives when Python ends.
+        self._iterator = None
+
     def _made(self, element_spec):
         dataset = tf.data.Dataset.from_generator(
             self._drawn, output_signature=element_spec
@@ -52,7 +56,7 @@ class Feed(train_function.Feed):
     def _drawn(self):
         while self._batches:
             yield self._batches.popleft()
-        self._iterator = None
+        self.close()
 
 
 class FirstCall(TrainFunction):

@@ -1,5 +1,5 @@
-import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -22,11 +22,7 @@ from experiments.fit import (
     TrainingInterrupted,
     resumable_fit,
 )
-from experiments.process.logs import (
-    HistoryFile,
-    StopAtNonFiniteLoss,
-    TrainingClock,
-)
+from experiments.process.logs import HistoryFile, TrainingClock
 from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel
 from tests.helpers import kill_harness
 from tests.helpers.processes import Program
@@ -43,10 +39,14 @@ class Killed(Exception):
     pass
 
 
-class Recorder(keras.callbacks.Callback):
-    """Notes what it is told, and runs `action` after a step, or after each."""
+def kill(*_):
+    raise Killed
 
-    def __init__(self, action=None, after=None):
+
+class Recorder(keras.callbacks.Callback):
+    """Notes what it is told; calls `action(step, model)` after some steps."""
+
+    def __init__(self, action=None, after=()):
         super().__init__()
         self.calls = []
         self._action, self._after = action, after
@@ -66,10 +66,8 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._epoch * STEPS + batch + 1
-        if self._after == "each":
-            self._action(step)
-        elif self._after == step:
-            self._action()
+        if step in self._after:
+            self._action(step, self.model)
 
 
 def batches(epoch, done=0):
@@ -108,12 +106,12 @@ def make_model(kind="plain"):
     return model
 
 
-def fit(folder, kind="plain", every="2", recorder=None, **kwargs):
+def fit(folder, kind="plain", every="2", recorder=None, **options):
+    """Trains in a folder; returns all that it ends with."""
     model = make_model(kind)
     monitor = GradientNoiseMonitor(1, num_examples=None, per_layer=True)
     os.makedirs(folder, exist_ok=True)
-    checkpoints = CheckpointFolder(os.path.join(folder, "checkpoints"))
-    kwargs = {"verbose": 0, **kwargs}
+    checkpoints = CheckpointFolder(f"{folder}/checkpoints")
     resumable_fit(
         model,
         batches,
@@ -123,66 +121,55 @@ def fit(folder, kind="plain", every="2", recorder=None, **kwargs):
         checkpoints.newest(),
         [
             TrainingClock(),
-            StopAtNonFiniteLoss(),
             *([] if kind == "plain" else [monitor]),
-            HistoryFile(os.path.join(folder, "history.csv")),
+            HistoryFile(f"{folder}/history.csv"),
             recorder or Recorder(),
         ],
-        **kwargs,
+        **{"verbose": 0, **options},
     )
-    with open(os.path.join(folder, "noise.json"), "w") as file:
-        json.dump(monitor.estimate().to_dict(), file)
-    return model
+    with open(f"{folder}/history.csv") as file:
+        history = file.read()
+    noise = json.dumps(monitor.estimate().to_dict())
+    return {"arrays": training_arrays(model), "files": [history, noise]}
 
 
-def end_state(model, folder):
-    texts = []
-    for name in ("history.csv", "noise.json"):
-        with open(os.path.join(folder, name)) as file:
-            texts.append(file.read())
-    return training_arrays(model), texts
-
-
-def assert_same(ours, theirs):
-    for one, other in zip(ours[0], theirs[0], strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert ours[1] == theirs[1]
+def newest_step(folder):
+    found = CheckpointFolder(f"{folder}/checkpoints").newest()
+    return found.step if found else 0
 
 
 @pytest.fixture(scope="module")
-def peace(tmp_path_factory):
-    return tmp_path_factory.mktemp("peace")
-
-
-@pytest.fixture(scope="module")
-def in_peace(peace):
-    states = {}
+def in_peace(tmp_path_factory):
+    """`{kind: (end, calls)}`, and where copies are of the folder."""
+    root, ends = tmp_path_factory.mktemp("peace"), {}
     for kind in KINDS:
-        folder = str(peace / kind)
-        keep = functools.partial(keep_as_killed, folder)
-        recorder = Recorder(keep, "each")
-        model = fit(folder, kind, recorder=recorder)
-        states[kind] = end_state(model, folder), recorder.calls
-    return states
+        folder = f"{root}/{kind}"
 
+        def copy(step, _, folder=folder):
+            shutil.copytree(folder, f"{folder}-{step}")
 
-def keep_as_killed(folder, step):
-    shutil.copytree(folder, f"{folder}-{step}")
+        recorder = Recorder(copy, range(1, STEPS * EPOCHS + 1))
+        ends[kind] = fit(folder, kind, recorder=recorder), recorder.calls
+    return ends, root
 
 
 @pytest.fixture
-def killed(in_peace, peace, tmp_path):
+def killed(in_peace, tmp_path):
     """The folder of a training that was killed after so many steps."""
 
     def killed(step, kind="plain"):
-        shutil.copytree(peace / f"{kind}-{step}", tmp_path / "killed")
-        return str(tmp_path / "killed")
+        folder = tmp_path / "killed"
+        return str(shutil.copytree(in_peace[1] / f"{kind}-{step}", folder))
 
     return killed
 
 
-def kill():
-    raise Killed
+@pytest.fixture
+def check_end(in_peace):
+    def check(end, kind="plain"):
+        np.testing.assert_equal(end, in_peace[0][kind][0])
+
+    return check
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -191,93 +178,83 @@ def kill():
     [(1, 0), (4, 2), (7, 6), (11, 10), (14, 12)],
 )
 def test_a_killed_training_goes_on_to_the_bit(
-    killed, in_peace, kind, killed_after, repeated_from
+    killed, in_peace, check_end, kind, killed_after, repeated_from
 ):
     folder = killed(killed_after, kind)
     # The checkpoint is written when the callbacks have seen the step.
-    found = CheckpointFolder(f"{folder}/checkpoints").newest()
-    assert (found.step if found else 0) == repeated_from
+    assert newest_step(folder) == repeated_from
     after = Recorder()
-    model = fit(folder, kind, recorder=after)
-    expected, calls = in_peace[kind]
-    assert_same(end_state(model, folder), expected)
+    check_end(fit(folder, kind, recorder=after), kind)
+    _, calls = in_peace[0][kind]
     epoch, batch = divmod(repeated_from, STEPS)
-    first = calls.index((epoch, batch))
-    if batch:
-        assert after.calls == ["begin", ("epoch", epoch), *calls[first:]]
-    else:
-        assert after.calls == ["begin", *calls[first - 1 :]]
+    rest = calls[calls.index((epoch, batch)) :]
+    assert after.calls == ["begin", ("epoch", epoch), *rest]
 
 
-def test_twice_killed_in_one_epoch(killed, in_peace):
+def test_twice_killed_in_one_epoch(killed, check_end):
     folder = killed(3)
     with pytest.raises(Killed):
-        fit(folder, recorder=Recorder(kill, 5))
-    assert_same(end_state(fit(folder), folder), in_peace["plain"][0])
+        fit(folder, recorder=Recorder(kill, [5]))
+    check_end(fit(folder))
 
 
-def test_a_checkpoint_every_so_many_seconds(tmp_path, in_peace):
-    folder = str(tmp_path)
-    with pytest.raises(Killed):
-        fit(folder, every="0.000001s", recorder=Recorder(kill, 8))
-    # In the middle of a pair.
-    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 7
-    with pytest.raises(Killed):
-        fit(folder, every="1000s", recorder=Recorder(kill, 10))
-    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 7
-    assert_same(end_state(fit(folder), folder), in_peace["plain"][0])
+def test_a_checkpoint_every_so_many_seconds(tmp_path, check_end):
+    for every, step in (("0.000001s", 8), ("1000s", 10)):
+        with pytest.raises(Killed):
+            fit(tmp_path, every=every, recorder=Recorder(kill, [step]))
+        # In the middle of a pair.
+        assert newest_step(tmp_path) == 7
+    check_end(fit(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 143)]
 )
 def test_a_signal_saves_the_step_that_it_came_in(
-    tmp_path, in_peace, number, code
+    tmp_path, check_end, capsys, number, code
 ):
-    folder = str(tmp_path)
-    recorder = Recorder(lambda: os.kill(os.getpid(), number), 3)
+    recorder = Recorder(lambda *_: signal.raise_signal(number), [3])
     handler = signal.getsignal(number)
     with pytest.raises(TrainingInterrupted) as error:
-        fit(folder, every="1000", recorder=recorder)
+        fit(tmp_path, every="1000", recorder=recorder, verbose=1)
     assert error.value.exit_code == code
     assert signal.getsignal(number) is handler
-    assert CheckpointFolder(f"{folder}/checkpoints").newest().step == 3
-    assert_same(end_state(fit(folder), folder), in_peace["plain"][0])
+    assert newest_step(tmp_path) == 3
+    # What is said of it comes below the bar.
+    assert re.search(r" left *\n$", capsys.readouterr().out)
+    check_end(fit(tmp_path))
 
 
-def test_a_signal_in_the_last_step_lets_training_end(tmp_path, in_peace):
-    recorder = Recorder(lambda: signal.raise_signal(15), STEPS * EPOCHS)
-    model = fit(str(tmp_path), recorder=recorder)
-    assert_same(end_state(model, str(tmp_path)), in_peace["plain"][0])
+def test_a_signal_in_the_last_step_lets_training_end(tmp_path, check_end):
+    recorder = Recorder(lambda *_: signal.raise_signal(15), [STEPS * EPOCHS])
+    check_end(fit(tmp_path, recorder=recorder))
 
 
-def test_a_damaged_checkpoint_repeats_more(killed, tmp_path, in_peace):
+def test_a_damaged_checkpoint_repeats_more(killed, tmp_path, check_end):
     folder = killed(9)
     (tmp_path / "killed/checkpoints/step-8.run.npz").write_bytes(b"PK")
     with pytest.warns(UserWarning, match="step-8.run.npz' is damaged"):
-        model = fit(folder)
-    assert_same(end_state(model, folder), in_peace["plain"][0])
+        check_end(fit(folder))
 
 
-def test_a_checkpoint_beyond_the_end_is_refused(tmp_path):
-    model = make_model()
+def test_a_checkpoint_beyond_the_end_is_refused():
     plan = FitPlan(EPOCHS, PLANS, CheckpointInterval(2))
-    beyond = Checkpoint(EPOCHS * STEPS + 1, [], {}, {}, "step-16.npz")
-    with pytest.raises(ValueError, match="step-16.npz lies .* has 15 training"):
-        resumable_fit(model, batches, None, plan, None, beyond, [])
+    beyond = Checkpoint(EPOCHS * STEPS, [], {}, {}, "step-15.npz")
+    with pytest.raises(ValueError, match="step-15.npz lies .* has 15 training"):
+        resumable_fit(make_model(), batches, None, plan, None, beyond, [])
 
 
 def test_a_training_that_stopped_itself_is_not_continued(killed):
-    folder = killed(8)
-    recorder = Recorder()
-    recorder._after = 9
-    recorder._action = lambda: setattr(recorder.model, "stop_training", True)
-    fit(folder, recorder=recorder)
+    def stop(_, model):
+        model.stop_training = True
+
+    recorder = Recorder(stop, [9])
+    fit(killed(8), recorder=recorder)
     assert recorder.calls[-2:] == [(1, 3), "end"]
 
 
 def test_only_one_worker_writes(tmp_path, capsys):
-    fit(str(tmp_path), writes=False)
+    fit(tmp_path, writes=False)
     assert not (tmp_path / "checkpoints").exists()
     assert capsys.readouterr().out == ""
 
@@ -285,11 +262,9 @@ def test_only_one_worker_writes(tmp_path, capsys):
 def test_a_log_has_a_line_an_epoch(killed, capsys):
     fit(killed(8), verbose=2)
     number = r"\d\.?\d*(e-\d+)? +"
-    for epoch, line in enumerate(capsys.readouterr().out.splitlines(), 2):
-        assert re.fullmatch(
-            rf"epoch {epoch}/3  loss {number}\d\d:\d\d left", line
-        ), line
-    assert epoch == 3
+    second, third = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"epoch 2/3  loss {number}\d\d:\d\d left", second)
+    assert re.fullmatch(rf"epoch 3/3  loss {number}\d\d:\d\d left", third)
 
 
 def test_a_terminal_has_one_bar_over_all_epochs(killed, capsys):
@@ -301,32 +276,21 @@ def test_a_terminal_has_one_bar_over_all_epochs(killed, capsys):
     assert re.fullmatch(r"epoch 3/3  loss .*  in \d\d:\d\d *\n", last)
 
 
-def test_what_is_said_of_an_interruption_comes_below_the_bar(killed, capsys):
-    recorder = Recorder(lambda: signal.raise_signal(signal.SIGINT), 9)
-    with pytest.raises(TrainingInterrupted):
-        fit(killed(8), recorder=recorder, verbose=1)
-    assert re.search(r" left *\n$", capsys.readouterr().out)
-
-
 @pytest.mark.parametrize(
-    ("text", "interval"),
-    [
-        ("500", CheckpointInterval(steps=500)),
-        ("60s", CheckpointInterval(seconds=60)),
-        (" 0.5s ", CheckpointInterval(seconds=0.5)),
-    ],
+    ("text", "steps", "seconds"),
+    [("500", 1000, math.inf), ("60s", math.inf, 60), (" 0.5s ", math.inf, 0.5)],
 )
-def test_intervals_are_read(text, interval):
-    assert CheckpointInterval.parse(text) == interval
+def test_intervals_are_read(text, steps, seconds):
+    # Two training steps take as long as one of SGD.
+    assert CheckpointInterval.parse(text, 2) == (steps, seconds)
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "0s", "-5", "1.5", "60 s", "1m", "nan", "infs", "s"]
 )
 def test_no_interval_is_refused(text):
-    with pytest.raises(ValueError, match="`checkpoint_every` must be") as error:
+    with pytest.raises(ValueError, match=f"`checkpoint_every` .*{text!r}"):
         CheckpointInterval.parse(text)
-    assert repr(text) in str(error.value)
 
 
 @pytest.mark.parametrize("kind", kill_harness.KINDS)

@@ -1,29 +1,32 @@
-import contextlib
 import glob
-import json
 import os
-import resource
 import shutil
-import signal
 
 import pytest
 
 from experiments.run_folder import FolderCheck, WorkDir, results_table
+from keras_svag.noise.estimate import NoiseEstimate
+from tests.helpers.full_disk import full_disk
 
 CONFIG = {"ell": 4, "model": {"hidden_units": (8, 8)}}
+OTHER = {**CONFIG, "ell": 8}
+
+
+def begun(path, config=CONFIG):
+    workdir = WorkDir(str(path), config)
+    return workdir, workdir.begin()
 
 
 def test_a_finished_run_is_known_by_its_results(tmp_path):
-    workdir = WorkDir(str(tmp_path), CONFIG)
-    workdir.begin()
+    workdir, _ = begun(tmp_path)
     assert WorkDir(str(tmp_path), CONFIG).results is None
     workdir.results = {"accuracy": 0.5}
     assert WorkDir(str(tmp_path), CONFIG).results == {"accuracy": 0.5}
 
 
-NAMES = ["config.json", "history.csv", "results.json", "model.keras"]
-NAMES += ["train", "validation", "gradient_noise", "checkpoints"]
-OTHER_NAMES = ["notes.txt", "x.partial"]
+FILES = ["config.json", "history.csv", "results.json", "model.keras"]
+FOLDERS = ["train", "validation", "gradient_noise", "checkpoints"]
+KINDS = ["file", "folder", "link"]
 
 
 def put(path, kind):
@@ -47,8 +50,8 @@ def contents(folder):
     }
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "link"])
-@pytest.mark.parametrize("name", NAMES + OTHER_NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS, "notes.txt", "x.partial"])
 def test_a_folder_of_somebody_elses_is_refused_and_kept(tmp_path, name, kind):
     folder = tmp_path / "run"
     workdir = WorkDir(str(folder), CONFIG)
@@ -61,16 +64,15 @@ def test_a_folder_of_somebody_elses_is_refused_and_kept(tmp_path, name, kind):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "link"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FILES + FOLDERS)
 def test_what_is_put_in_a_runs_place_is_refused_or_left(tmp_path, name, kind):
     folder = tmp_path / "run"
     begun(folder)
-    if (folder / name).exists():
-        (folder / name).rename(tmp_path / name)
+    (folder / name).unlink(missing_ok=True)
     put(folder / name, kind)
     before = contents(folder)
-    is_its_own = name in NAMES[4:] and kind == "folder"
+    is_its_own = name in FOLDERS and kind == "folder"
     if is_its_own or (name == "history.csv" and kind == "file"):
         begun(folder)
     else:
@@ -79,16 +81,15 @@ def test_what_is_put_in_a_runs_place_is_refused_or_left(tmp_path, name, kind):
     assert {**contents(folder), "config.json": before["config.json"]} == before
 
 
-def test_a_model_or_results_put_there_meanwhile_are_refused(tmp_path):
+@pytest.mark.parametrize("name", ["model.keras", "results.json"])
+def test_what_is_put_there_while_it_runs_is_refused(tmp_path, name):
     workdir, _ = begun(tmp_path)
-    for name, write in (
-        ("model.keras", lambda: workdir.save_model(None)),
-        ("results.json", lambda: setattr(workdir, "results", {})),
-    ):
-        put(tmp_path / name, "file")
-        with pytest.raises(ValueError, match=f"{name} is not what this run"):
-            write()
-        (tmp_path / name).unlink()
+    put(tmp_path / name, "file")
+    with pytest.raises(ValueError, match=f"{name} is not what this run"):
+        if name == "model.keras":
+            workdir.save_model(None)
+        else:
+            workdir.results = {}
 
 
 def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
@@ -99,34 +100,11 @@ def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
 
 
 def test_a_directory_in_use_is_refused_until_it_is_free(tmp_path):
-    first = WorkDir(str(tmp_path), CONFIG)
-    first.begin()
-    (tmp_path / "train").mkdir()
+    first, _ = begun(tmp_path)
     with pytest.raises(ValueError, match="Another process is writing to"):
-        WorkDir(str(tmp_path), CONFIG).begin()
-    assert (tmp_path / "train").exists()
+        begun(tmp_path)
     del first
-    WorkDir(str(tmp_path), CONFIG).begin()
-
-
-def test_another_configuration_is_refused_and_kept(tmp_path):
-    WorkDir(str(tmp_path), CONFIG).begin()
-    with pytest.raises(ValueError, match=r"\(it differs in ell\)"):
-        WorkDir(str(tmp_path), {**CONFIG, "ell": 8})
-    assert json.loads((tmp_path / "config.json").read_text())["ell"] == 4
-
-
-def begun(path, config=CONFIG):
-    workdir = WorkDir(str(path), config)
-    return workdir, workdir.begin()
-
-
-def test_a_run_goes_on_from_its_checkpoint(tmp_path):
-    first, found = begun(tmp_path)
-    assert found is None
-    first.checkpoints.save(3, [], {})
-    del first
-    assert begun(tmp_path)[1].step == 3
+    begun(tmp_path)
 
 
 def test_a_folder_begun_anew_under_a_running_process_stays_the_new_ones(
@@ -143,13 +121,11 @@ def test_a_folder_begun_anew_under_a_running_process_stays_the_new_ones(
         with pytest.raises(ValueError, match="no longer this run's"):
             write()
         assert not path.exists()
-    new, _ = begun(path, {**CONFIG, "ell": 8})
-    new.checkpoints.save(1, [], {"of": "the new one"})
+    begun(path, OTHER)
+    before = contents(path)
     with pytest.raises(ValueError, match="no longer this run's"):
         old.checkpoints.save(5, [], {})
-    del new
-    found = begun(path, {**CONFIG, "ell": 8})[1]
-    assert found.state == {"of": "the new one"}
+    assert contents(path) == before
 
 
 def checkpoint(workdir, step):
@@ -158,47 +134,33 @@ def checkpoint(workdir, step):
 
 
 def test_the_checkpoint_of_another_run_is_left_out_and_left(tmp_path):
-    old, _ = begun(tmp_path / "old", {**CONFIG, "ell": 8})
+    old, _ = begun(tmp_path / "old", OTHER)
     new, _ = begun(tmp_path / "new")
     old.checkpoints.save(500, [], {})
     new.checkpoints.save(1, [], {})
-    shutil.copy(checkpoint(old, 500), new.checkpoints.path)
+    its_own = checkpoint(new, 1)
+    others = shutil.copy(checkpoint(old, 500), new.checkpoints.path)
     # One that was given this run's name is noticed.
-    shutil.copy(
-        checkpoint(old, 500), checkpoint(new, 1).replace("step-1.", "step-600.")
-    )
+    shutil.copy(others, its_own.replace("step-1.", "step-600."))
     del new
     with pytest.warns(UserWarning, match="step-600.*it is of another run"):
         again, found = begun(tmp_path / "new")
     assert found.step == 1
     again.checkpoints.save(2, [], {})
     again.checkpoints.remove()
-    name = os.path.basename(checkpoint(old, 500))
-    assert os.listdir(again.checkpoints.path) == [name]
+    assert os.listdir(again.checkpoints.path) == [os.path.basename(others)]
 
 
 def test_without_config_json_the_checkpoints_say_which_run_it_is(tmp_path):
-    first, _ = begun(tmp_path)
+    first, found = begun(tmp_path)
+    assert found is None
     first.checkpoints.save(3, [], {})
     del first
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match="it holds 'checkpoints'; give anoth"):
-        begun(tmp_path, {**CONFIG, "ell": 8})
+        begun(tmp_path, OTHER)
     assert not (tmp_path / "config.json").exists()
     assert begun(tmp_path)[1].step == 3
-
-
-@contextlib.contextmanager
-def full_disk(size):
-    """Files can grow to `size` bytes; what is more fails as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("size", [0, 10])
@@ -213,9 +175,6 @@ def test_results_that_cannot_be_written_leave_no_partial_file(tmp_path):
     with full_disk(20), pytest.raises(ValueError, match="File too large"):
         workdir.results = {"text": "x" * 100}
     assert os.listdir(tmp_path) == ["config.json"]
-    # As it would go on when there is room again.
-    workdir.results = {"accuracy": 0.5}
-    assert WorkDir(str(tmp_path), CONFIG).results == {"accuracy": 0.5}
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "[" * 10**5])
@@ -234,3 +193,12 @@ def test_damaged_json_is_refused_and_kept(tmp_path, name, content):
 def test_damaged_results_are_not_printed(results):
     with pytest.raises(ValueError, match="results.json"):
         results_table(results)
+
+
+def test_the_table_says_what_was_not_measured():
+    one = NoiseEstimate.from_observations([0.1], [24.0], batch_size=8)
+    none = NoiseEstimate.from_observations([], [], batch_size=8)
+    lines = results_table({"accuracy": 0.5, "gradient_noise": one.to_dict()})
+    assert "N = Tr Σ at batch size 8  3\n" in lines and "–" not in lines
+    lines = results_table({"accuracy": 0.5, "gradient_noise": none.to_dict()})
+    assert lines.count("  –\n") == 3

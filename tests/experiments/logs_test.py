@@ -1,56 +1,35 @@
-import csv
-
-import pytest
-
 from experiments.process.logs import HistoryFile
 
 
-def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "history.csv")
-
-
-def test_a_row_an_epoch(path):
-    history = HistoryFile(path)
+def test_a_row_an_epoch_and_a_column_that_appears_later(tmp_path):
+    path = tmp_path / "history.csv"
+    history = HistoryFile(str(path))
     history.on_train_begin()
-    for epoch, loss in enumerate((1 / 3, float("nan"))):
-        history.on_epoch_end(epoch, {"loss": loss, "accuracy": 0.5})
-    assert rows(path) == [
-        {"epoch": "0", "accuracy": "0.5", "loss": repr(1 / 3)},
-        {"epoch": "1", "accuracy": "0.5", "loss": "nan"},
+    assert path.read_text() == "epoch\n"
+    history.on_epoch_end(0, {"loss": 1 / 3})
+    history.on_epoch_end(1, {"loss": float("nan"), "accuracy": 0.5})
+    history.on_epoch_end(2, {"loss": 2.0})
+    assert path.read_text().splitlines() == [
+        "epoch,accuracy,loss",
+        f"0,NA,{1 / 3!r}",
+        "1,0.5,nan",
+        "2,NA,2.0",
     ]
 
 
-def test_a_column_that_appears_later_is_filled(path):
-    history = HistoryFile(path)
-    history.on_train_begin()
-    history.on_epoch_end(0, {"loss": 2.0})
-    history.on_epoch_end(1, {"loss": 1.0, "val_loss": 3.0})
-    history.on_epoch_end(2, {"loss": 0.5})
-    assert [row["val_loss"] for row in rows(path)] == ["NA", "3.0", "NA"]
-
-
-def test_it_is_rewritten_from_its_state(path):
-    history = HistoryFile(path)
-    history.on_train_begin()
+def test_it_is_rewritten_from_its_state(tmp_path):
+    path = tmp_path / "history.csv"
+    history = HistoryFile(str(path))
     history.on_epoch_end(0, {"loss": 0.1})
-    state = history.state_dict()
-    with open(path) as file:
-        expected = file.read()
+    state, expected = history.state_dict(), path.read_text()
     state = {"rows": list(state["rows"])}
     history.on_epoch_end(1, {"loss": 0.2})
-    with open(path, "a") as file:
-        file.write("2,0.0")  # Killed while it was writing.
-    other = HistoryFile(path)
+    # Killed while it was writing.
+    path.write_text(f"{path.read_text()}2,0.0")
+    other = HistoryFile(str(path))
     other.on_train_begin()
-    assert rows(path) == []
+    assert path.read_text() == "epoch\n"
     other.load_state_dict(state)
-    with open(path) as file:
-        assert file.read() == expected
+    assert path.read_text() == expected
     other.on_epoch_end(1, {"loss": 0.2})
-    assert [row["epoch"] for row in rows(path)] == ["0", "1"]
+    assert path.read_text() == "epoch,loss\n0,0.1\n1,0.2\n"

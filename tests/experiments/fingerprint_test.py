@@ -16,11 +16,13 @@ def test_the_surroundings_name_versions_and_replicas():
     model = dense_network()
     model.steps_per_execution = 7
     found = fingerprint.surroundings(model)
-    assert found["the version of TensorFlow"] == tf.__version__
-    assert found["replicas"] == 1
-    assert found["training steps in a call"] == 7
-    assert found["--deterministic"] is False
-    assert found.items() >= fingerprint.code().items()
+    expected = fingerprint.code() | {
+        "the version of TensorFlow": tf.__version__,
+        "replicas": 1,
+        "training steps in a call": 7,
+        "--deterministic": False,
+    }
+    assert found.items() >= expected.items()
     assert found["devices"] and found["cores"] >= 1
     assert "XLA_FLAGS" in found
 
@@ -38,14 +40,11 @@ def test_changes_are_named():
 def test_data_with_another_label_have_another_checksum():
     dataset = datasets.load("digits")
     before = fingerprint.data(dataset)
-    assert before["the number of training examples"] == 1437
     labels = dataset.train_labels.copy()
-    labels[[0, 1]] = labels[[1, 0]]
-    assert labels[0] != labels[1]
+    labels[0] += 1
     after = fingerprint.data(dataclasses.replace(dataset, train_labels=labels))
-    assert {name for name in before if before[name] != after[name]} == {
-        "the checksum of train_labels"
-    }
+    changed = {name for name, _ in before.items() - after.items()}
+    assert changed == {"the checksum of train_labels"}
 
 
 def test_a_run_that_goes_on_otherwise_says_so_in_one_sentence(
@@ -58,19 +57,15 @@ def test_a_run_that_goes_on_otherwise_says_so_in_one_sentence(
         checkpoints.save(44, [np.zeros(1)], {})
         raise Ended
 
-    def said_with(threads):
-        recwarn.clear()
+    monkeypatch.setattr(train, "resumable_fit", fit)
+    for threads in ("1", "2"):
         monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", threads)
         config = small_config()
         workdir = WorkDir(str(tmp_path / "run"), config.to_dict())
         with pytest.raises(Ended):
             train.train(config, workdir, None, tf.distribute.get_strategy())
-        texts = [str(warning.message) for warning in recwarn]
-        return [text for text in texts if "goes on" in text]
-
-    monkeypatch.setattr(train, "resumable_fit", fit)
-    assert said_with("1") == []
-    assert said_with("2") == [
+    texts = [str(warning.message) for warning in recwarn]
+    assert [text for text in texts if "goes on" in text] == [
         "Training goes on, but not to the bit: TF_NUM_INTRAOP_THREADS (was 1, "
         "is 2)."
     ]

@@ -27,22 +27,23 @@ def environment(monkeypatch):
     return monkeypatch
 
 
-def slurm(environment, rank, node, nodes="node[1-2]", tasks="2,1"):
+def slurm(environment, rank, node, nodes="node[1-2]"):
     environment.setenv("SLURM_JOB_ID", "70001")
     environment.setenv("SLURM_PROCID", str(rank))
     environment.setenv("SLURM_STEP_NUM_TASKS", "3")
     environment.setenv("SLURM_STEP_NODELIST", nodes)
-    environment.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    environment.setenv("SLURM_STEP_TASKS_PER_NODE", "2,1")
     environment.setenv("SLURMD_NODENAME", node)
 
 
-def test_tf_config_is_read(environment):
-    for index in (1, "1"):
-        config = {"cluster": CLUSTER, "task": {**TASK, "index": index}}
-        environment.setenv("TF_CONFIG", json.dumps(config))
-        resolver = cluster_resolver()
-        assert resolver.cluster_spec().as_dict() == CLUSTER
-        assert (resolver.task_type, resolver.task_id) == ("worker", 1)
+@pytest.mark.parametrize("index", [1, "1"])
+def test_tf_config_is_read_and_goes_before_slurm(environment, index):
+    slurm(environment, 0, "node1")
+    config = {"cluster": CLUSTER, "task": {**TASK, "index": index}}
+    environment.setenv("TF_CONFIG", json.dumps(config))
+    resolver = cluster_resolver()
+    assert resolver.cluster_spec().as_dict() == CLUSTER
+    assert (resolver.task_type, resolver.task_id) == ("worker", 1)
 
 
 def test_no_cluster_is_one_sentence():
@@ -55,7 +56,7 @@ def test_no_cluster_is_one_sentence():
     [
         "",
         "{'cluster': 1}",
-        "[]",
+        [],
         {"cluster": CLUSTER},
         {"cluster": ["host0:2222"], "task": TASK},
         {"cluster": CLUSTER, "task": {**TASK, "index": 2}},
@@ -71,11 +72,6 @@ def test_malformed_tf_config_is_one_sentence(environment, config):
     environment.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="TF_CONFIG must describe the clus"):
         make_strategy("multi_worker")
-
-
-def test_virtual_devices_are_refused():
-    with pytest.raises(ValueError, match="--strategy=multi_worker"):
-        make_strategy("multi_worker", 2)
 
 
 @pytest.mark.parametrize(
@@ -99,25 +95,15 @@ def test_slurm_nodes_in_another_order_are_refused(environment):
         cluster_resolver()
 
 
-def test_tf_config_goes_before_slurm(environment):
-    slurm(environment, 0, "node1")
-    environment.setenv(
-        "TF_CONFIG", json.dumps({"cluster": CLUSTER, "task": TASK})
-    )
-    assert cluster_resolver().cluster_spec().as_dict() == CLUSTER
-
-
-def test_errors_of_a_lost_worker_are_told_from_others():
-    for error in (
-        tf.errors.UnavailableError(None, None, "unreachable"),
-        tf.errors.DeadlineExceededError(None, None, "no heartbeat"),
-        tf.errors.AbortedError(None, None, "restarted"),
-    ):
-        assert lost_worker(error)
-    for error in (
-        tf.errors.InvalidArgumentError(None, None, "shapes differ"),
-        tf.errors.ResourceExhaustedError(None, None, "memory"),
-        ValueError("unavailable"),
-        KeyboardInterrupt(),
-    ):
-        assert not lost_worker(error)
+@pytest.mark.parametrize(
+    ("kind", "is_lost"),
+    [
+        (tf.errors.UnavailableError, True),
+        (tf.errors.DeadlineExceededError, True),
+        (tf.errors.AbortedError, True),
+        (tf.errors.InvalidArgumentError, False),
+        (tf.errors.ResourceExhaustedError, False),
+    ],
+)
+def test_errors_of_a_lost_worker_are_told_from_others(kind, is_lost):
+    assert lost_worker(kind(None, None, "unavailable")) == is_lost

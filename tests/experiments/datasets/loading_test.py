@@ -1,6 +1,3 @@
-import pathlib
-import time
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -9,34 +6,28 @@ from sklearn.datasets import load_digits
 from experiments.datasets.loading import load
 
 
-def _write(data_dir, name, shape, num_classes, sizes, version="3.0.2"):
+def _write(data_dir, name="mnist", shape=(28, 28, 1), train=3, version="3.0.2"):
     """Prepares a small set of random images in TFDS's own format."""
     rng = np.random.default_rng(7)
-    arrays = {}
-    for split, size in sizes.items():
-        images = rng.integers(0, 256, (size, *shape), dtype=np.uint8)
-        labels = rng.integers(0, num_classes, size)
-        arrays[split] = images, labels
+    arrays = {
+        split: (
+            rng.integers(0, 256, (size, *shape), dtype=np.uint8),
+            rng.integers(0, 10, size),
+        )
+        for split, size in (("train", train), ("test", 2))
+    }
+    image = tfds.features.Image(shape=shape, encoding_format="png")
+    label = tfds.features.ClassLabel(num_classes=10)
     tfds.dataset_builders.store_as_tfds_dataset(
         name=name,
         version=version,
-        features=tfds.features.FeaturesDict(
-            {
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(
-                    shape=shape, encoding_format="png"
-                ),
-                "label": tfds.features.ClassLabel(num_classes=num_classes),
-            }
-        ),
+        features=tfds.features.FeaturesDict({"image": image, "label": label}),
         split_datasets={
             split: [
-                (i, {"id": str(i), "image": image, "label": label})
-                for i, (image, label) in enumerate(
-                    zip(images, labels, strict=True)
-                )
+                (i, {"image": image, "label": label})
+                for i, (image, label) in enumerate(zip(*pair, strict=True))
             ]
-            for split, (images, labels) in arrays.items()
+            for split, pair in arrays.items()
         },
         data_dir=str(data_dir),
         # More than one file a split, as large sets have.
@@ -50,20 +41,13 @@ def test_digits_hold_scikit_learns_images_and_their_moments():
     dataset = load("digits")
     source = load_digits()
     train = source.images[:1437] / 16
-
-    np.testing.assert_array_equal(
-        np.concatenate([dataset.train_images, dataset.test_images])[..., 0],
-        source.images,
-    )
-    np.testing.assert_array_equal(
-        np.concatenate([dataset.train_labels, dataset.test_labels]),
-        source.target,
-    )
+    images = [dataset.train_images, dataset.test_images]
+    labels = [dataset.train_labels, dataset.test_labels]
+    np.testing.assert_array_equal(np.concatenate(images)[..., 0], source.images)
+    np.testing.assert_array_equal(np.concatenate(labels), source.target)
     assert dataset.train_images.shape == (1437, 8, 8, 1)
-    assert dataset.train_images.dtype == np.uint8
-    assert dataset.train_labels.dtype == np.int32
-    assert dataset.kind.max_value == 16
-    assert dataset.kind.num_classes == 10
+    assert (images[0].dtype, labels[0].dtype) == (np.uint8, np.int32)
+    assert (dataset.kind.max_value, dataset.kind.num_classes) == (16, 10)
     np.testing.assert_allclose(dataset.mean, [train.mean()], rtol=1e-12)
     np.testing.assert_allclose(dataset.std, [train.std()], rtol=1e-12)
 
@@ -78,65 +62,51 @@ def test_digits_hold_scikit_learns_images_and_their_moments():
     ],
 )
 def test_prepared_sets_are_read_in_order(tmp_path, name, shape, num_classes):
-    arrays = _write(
-        tmp_path, name, shape, num_classes, {"train": 40, "test": 10}
-    )
+    arrays = _write(tmp_path, name, shape, train=40)
     dataset = load(name, data_dir=tmp_path)
-
-    for split in ("train", "test"):
-        images, labels = arrays[split]
-        np.testing.assert_array_equal(
-            getattr(dataset, f"{split}_images"), images
-        )
-        np.testing.assert_array_equal(
-            getattr(dataset, f"{split}_labels"), labels
-        )
+    found = {
+        "train": (dataset.train_images, dataset.train_labels),
+        "test": (dataset.test_images, dataset.test_labels),
+    }
+    np.testing.assert_equal(found, arrays)
     assert dataset.kind.num_classes == num_classes
     assert dataset.kind.max_value == 255
+    pixels = arrays["train"][0].reshape(-1, shape[-1]) / 255
+    moments = pixels.mean(0), pixels.std(0)
     if name == "cifar10":
-        assert dataset.mean == (0.4914, 0.4822, 0.4465)
-        assert dataset.std == (0.2023, 0.1994, 0.2010)
-    else:
-        pixels = arrays["train"][0].reshape(-1, shape[-1]) / 255
-        np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-12)
-        np.testing.assert_allclose(dataset.std, pixels.std(0), rtol=1e-12)
+        # Those of the whole set, as most code has them.
+        moments = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    np.testing.assert_allclose(dataset.mean, moments[0], rtol=1e-12)
+    np.testing.assert_allclose(dataset.std, moments[1], rtol=1e-12)
 
 
-def test_the_newest_prepared_version_is_read(tmp_path):
-    for version, size in (("3.0.9", 3), ("3.0.10", 5)):
-        sizes = {"train": size, "test": 2}
-        _write(tmp_path, "mnist", (28, 28, 1), 10, sizes, version)
-    assert len(load("mnist", data_dir=tmp_path).train_images) == 5
-
-
-def test_the_default_directory_is_that_of_tensorflow_datasets(
+def test_the_newest_version_in_the_default_directory_is_read(
     tmp_path, monkeypatch
 ):
-    _write(tmp_path, "mnist", (28, 28, 1), 10, {"train": 3, "test": 2})
+    for version, size in (("3.0.9", 3), ("3.0.10", 5)):
+        _write(tmp_path, train=size, version=version)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert len(load("mnist").train_images) == 3
+    assert len(load("mnist").train_images) == 5
 
 
-def test_a_set_that_is_not_prepared_is_refused_at_once(tmp_path):
-    started = time.monotonic()
+def test_a_set_that_is_not_prepared_is_refused_with_the_command(tmp_path):
     with pytest.raises(ValueError) as error:
         load("cifar10", data_dir=tmp_path)
-    assert time.monotonic() - started < 5
     message = str(error.value)
     assert str(tmp_path / "cifar10") in message
     assert f"tfds build cifar10 --data_dir={tmp_path}" in message
 
 
 def test_a_set_with_a_missing_file_is_refused(tmp_path):
-    _write(tmp_path, "mnist", (28, 28, 1), 10, {"train": 3, "test": 2})
-    for file in pathlib.Path(tmp_path).glob("mnist/*/mnist-test.*"):
+    _write(tmp_path)
+    for file in tmp_path.glob("mnist/*/mnist-test.*"):
         file.unlink()
     with pytest.raises(ValueError, match="'test' .* prepare it again"):
         load("mnist", data_dir=tmp_path)
 
 
 def test_a_damaged_set_is_refused_and_kept(tmp_path):
-    _write(tmp_path, "mnist", (28, 28, 1), 10, {"train": 3, "test": 2})
+    _write(tmp_path)
     [file] = tmp_path.glob("mnist/*/dataset_info.json")
     file.write_text("{")
     with pytest.raises(ValueError, match=f"{tmp_path}.* cannot be read"):

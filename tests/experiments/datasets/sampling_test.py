@@ -22,20 +22,13 @@ def _sub_batches(sampling, seed, count, num_examples, size, per_epoch=None):
     return next(iter(indices.batch(count))).numpy()
 
 
-def _p_value_of_uniformity(counts):
-    return stats.chisquare(np.ravel(counts)).pvalue
-
-
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
 def test_a_sub_batch_is_a_function_of_seed_and_index(sampling):
     graph = _sub_batches(sampling, 3, 7, 37, 4)
-    compiled = tf.function(lambda j: sub_batch_indices(sampling, 3, j, 37, 4))
-    assert compiled(tf.constant(0)).shape == (4,)
     for j in (6, 0, 3):
         eager = sub_batch_indices(sampling, 3, j, 37, 4)
         assert eager.dtype == tf.int64
         np.testing.assert_array_equal(eager, graph[j])
-        np.testing.assert_array_equal(compiled(tf.constant(j)), graph[j])
 
 
 def test_streams_of_different_seed_mode_and_index_do_not_meet():
@@ -46,10 +39,6 @@ def test_streams_of_different_seed_mode_and_index_do_not_meet():
         )
     }
     assert len(seeds) == 8 * 4 * 6
-    # With key `seed + index` these two would be the same sub-batch.
-    one_zero = sub_batch_indices("with_replacement", 1, 0, 1000, 20)
-    zero_one = sub_batch_indices("with_replacement", 0, 1, 1000, 20)
-    assert not np.array_equal(one_zero, zero_one)
 
 
 @pytest.mark.parametrize("sampling", SAMPLING_MODES)
@@ -58,31 +47,26 @@ def test_examples_and_their_pairs_are_uniform(sampling, num_examples):
     # One sub-batch an epoch: a permutation's pieces are tested where they
     # are independent.
     draws = _sub_batches(sampling, 5, 8000, num_examples, 4, 1)
-    distinct = sampling != "with_replacement"
-    p_values = []
-    for column in draws.T:
-        counts = np.bincount(column, minlength=num_examples)
-        p_values.append(_p_value_of_uniformity(counts))
+    counts = [np.bincount(column, minlength=num_examples) for column in draws.T]
+    same = np.eye(num_examples, dtype=bool)
     for first, second in itertools.combinations(draws.T, 2):
         pairs = np.zeros((num_examples, num_examples))
         np.add.at(pairs, (first, second), 1)
-        off_diagonal = ~np.eye(num_examples, dtype=bool)
-        if distinct:
-            assert not pairs[~off_diagonal].any()
-            pairs = pairs[off_diagonal]
-        p_values.append(_p_value_of_uniformity(pairs))
+        if sampling != "with_replacement":
+            assert not pairs[same].any()
+            pairs = pairs[~same]
+        counts.append(pairs.ravel())
     # Bonferroni over the 10 tests, at the level of 3.3 standard errors.
+    p_values = [stats.chisquare(count).pvalue for count in counts]
     assert min(p_values) > 1e-3 / len(p_values)
 
 
 def test_an_epoch_of_shuffle_holds_no_example_twice():
-    draws = _sub_batches("shuffle", 4, 3 * 9, 37, 4)
-    epochs = draws.reshape(3, 36)
-    for epoch in epochs:
-        assert len(set(epoch)) == 36
+    epochs = _sub_batches("shuffle", 4, 3 * 9, 37, 4).reshape(3, 36)
+    assert all(len(set(epoch)) == 36 for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
     # The one example that is dropped changes from epoch to epoch.
-    assert len({37 * 18 - epoch.sum() for epoch in epochs}) > 1
+    assert len({epoch.sum() for epoch in epochs}) > 1
 
 
 def test_an_epoch_can_be_cut_to_whole_steps_of_two_sub_batches():
@@ -93,7 +77,5 @@ def test_an_epoch_can_be_cut_to_whole_steps_of_two_sub_batches():
 
 
 def test_without_replacement_holds_no_example_twice():
-    draws = np.sort(_sub_batches("without_replacement", 4, 500, 37, 30))
-    assert np.all(np.diff(draws) > 0)
-    everything = sub_batch_indices("without_replacement", 0, 0, 37, 37)
-    assert sorted(everything.numpy()) == list(range(37))
+    draws = np.sort(_sub_batches("without_replacement", 4, 100, 37, 37))
+    np.testing.assert_array_equal(draws, [range(37)] * 100)

@@ -19,7 +19,7 @@ from tests.helpers.paths import ROOT
 
 
 class FakeProcess:
-    """Ends when it was polled `polls` times."""
+    """Ends when it was polled `polls` times; does not when it is asked to."""
 
     def __init__(self, polls):
         self.polls, self.calls = polls, []
@@ -33,34 +33,25 @@ class FakeProcess:
 
     def wait(self, timeout=None):
         self.calls.append("wait")
-        return -signal.SIGTERM
+        if timeout:
+            raise subprocess.TimeoutExpired("x", 1)
 
     def kill(self):
         self.calls.append("kill")
 
 
-class Starter:
-    """Starts fakes, and remembers which ran at the same time."""
-
-    def __init__(self, polls=2):
-        self.polls = polls
-        self.started, self.processes = [], []
-        self.most_at_once = 0
-
-    def __call__(self, job):
-        self.started.append(job.name)
-        self.processes.append(FakeProcess(self.polls))
-        running = [p for p in self.processes if p.polls > 0]
-        self.most_at_once = max(self.most_at_once, len(running))
-        return self.processes[-1]
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def job(name, **kwargs):
     return Job(name, f"{name}.log", ["true"], **kwargs)
 
 
-def run(jobs, start, parallel=1):
-    output = io.StringIO()
+def run(jobs, start=lambda job: FakeProcess(2), parallel=1):
+    """Runs jobs as fake processes; returns the runner, and what it printed."""
+    output = Terminal()
     runner = SweepRunner(jobs, parallel, start, output, poll_seconds=0)
     runner.run()
     return runner, output.getvalue()
@@ -68,21 +59,21 @@ def run(jobs, start, parallel=1):
 
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_as_many_run_at_a_time_as_are_allowed(parallel):
-    start = Starter(polls=5)
+    processes, at_once = {}, []
+
+    def start(job):
+        processes[job.name] = FakeProcess(5)
+        at_once.append(sum(p.polls > 0 for p in processes.values()))
+        return processes[job.name]
+
     runner, _ = run([job(name) for name in "abcde"], start, parallel)
-    assert start.most_at_once == parallel
-    assert start.started == [*"abcde"]
+    assert max(at_once) == parallel
+    assert [*processes] == [*"abcde"]
     assert runner.ended == dict.fromkeys("abcde", "finished")
 
 
 def test_a_process_that_does_not_end_is_killed():
-    class Stubborn(FakeProcess):
-        def wait(self, timeout=None):
-            super().wait()
-            if timeout:
-                raise subprocess.TimeoutExpired("x", 1)
-
-    process = Stubborn(polls=99)
+    process = FakeProcess(99)
 
     def start(job):
         signal.raise_signal(signal.SIGTERM)
@@ -92,39 +83,11 @@ def test_a_process_that_does_not_end_is_killed():
     assert process.calls == ["terminate", "wait", "kill", "wait"]
 
 
-def test_interrupted_processes_are_gone(tmp_path):
-    log = tmp_path / "output.log"
-    code = "import os; print(os.getpid(), flush=True)\n"
-    code += "import time; time.sleep(60)"
-    sleeper = Job("sleeper", str(log), [sys.executable, "-c", code])
-
-    def interrupt():
-        while not (log.exists() and log.read_text().endswith("\n")):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    runner = SweepRunner([sleeper], output=io.StringIO(), poll_seconds=0.02)
-    previous = signal.getsignal(signal.SIGTERM)
-    runner.run()
-    assert runner.signal == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is previous
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(log.read_text()), 0)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_a_terminal_has_one_line_of_progress():
-    output = Terminal()
-    jobs = [job("a", fraction_done=lambda started: 0.25), job("b")]
-    SweepRunner(jobs, 1, Starter(), output, poll_seconds=0).run()
-    assert "\r\x1b[K[0/2]  a 25%  " in output.getvalue()
-    assert "\n[" not in output.getvalue()
-    assert output.getvalue().endswith("\r\x1b[K")
+    _, output = run([job("a", fraction_done=lambda started: 0.25), job("b")])
+    assert "\r\x1b[K[0/2]  a 25%  " in output
+    assert "\n[" not in output
+    assert output.endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(("begins_at", "left"), [(0.5, "20 s"), (0.1, "3 s")])
@@ -139,10 +102,8 @@ def test_time_left_is_in_proportion_to_what_is_new(
         return seen[-1]
 
     monkeypatch.setattr(runner.time, "time", lambda: 5.0 * (0.6 in seen))
-    output = Terminal()
-    resumed = job("a", fraction_done=fraction_done)
-    SweepRunner([resumed], 1, Starter(), output, 0).run()
-    assert f"a 60%  {left} left" in output.getvalue()
+    _, output = run([job("a", fraction_done=fraction_done)])
+    assert f"a 60%  {left} left" in output
 
 
 @pytest.mark.parametrize(
@@ -160,19 +121,15 @@ def test_durations(seconds, words):
     assert duration(seconds) == words
 
 
-PARENT = """
-import sys, time
-from experiments.sweep.runner import Job, start_process
-
-child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-start_process(Job("x", {log!r}, [sys.executable, "-c", child]))
-time.sleep(60)
-"""
+# What the job's process does: it says what it is, and sleeps.
+SLEEPER = "import os, sys, time; print(os.getpid(), sys.argv[1:], flush=True)\n"
+SLEEPER += "time.sleep(60)"
 
 
-def start(log, code, *arguments):
-    command = [sys.executable, "-c", code, *arguments]
-    return start_process(Job("x", str(log), command))
+@pytest.fixture
+def sleeper(tmp_path):
+    command = [sys.executable, "-c", SLEEPER, "-a", "b c"]
+    return Job("sleeper", str(tmp_path / "log"), command)
 
 
 def wait_for(condition, seconds=20):
@@ -182,34 +139,56 @@ def wait_for(condition, seconds=20):
         time.sleep(0.02)
 
 
+def pid_of(job):
+    """What the job's process says, once it does."""
+    with open(job.log_file, "a+") as log:
+        wait_for(lambda: log.seek(0) or log.read().endswith("\n"))
+        log.seek(0)
+        pid, arguments = log.read().split(maxsplit=1)
+    assert arguments == "['-a', 'b c']\n"
+    return int(pid)
+
+
+def test_the_process_is_the_program_and_ends_as_it_is_told_to(sleeper):
+    process = start_process(sleeper)
+    assert pid_of(sleeper) == process.pid
+    process.terminate()
+    assert process.wait() == -signal.SIGTERM
+
+
+def test_interrupted_processes_are_gone(sleeper):
+    def interrupt():
+        pid_of(sleeper)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    runner = SweepRunner([sleeper], output=io.StringIO(), poll_seconds=0.02)
+    previous = signal.getsignal(signal.SIGTERM)
+    runner.run()
+    assert runner.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is previous
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid_of(sleeper), 0)
+
+
 def is_running(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # Nobody need have waited for it yet.
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
         return False
-    # Nobody need have waited for it yet.
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has it.")
-def test_a_killed_parent_takes_its_child_along(tmp_path):
-    log = tmp_path / "log"
-    program = PARENT.format(log=str(log))
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
-    wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
-    child = int(log.read_text())
+def test_a_killed_parent_takes_its_child_along(sleeper):
+    program = "import time; from experiments.sweep.runner import *; "
+    program += f"start_process(Job('x', *{sleeper.log_file, sleeper.command}))"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{program}; time.sleep(60)"], cwd=ROOT
+    )
+    child = pid_of(sleeper)
     assert is_running(child)
-    parent.send_signal(signal.SIGKILL)
+    parent.kill()
     parent.wait()
     wait_for(lambda: not is_running(child))
-
-
-def test_the_process_is_the_program_and_ends_as_it_is_told_to(tmp_path):
-    log = tmp_path / "log"
-    code = "import os, sys, time; print(os.getpid(), sys.argv[1:], flush=True)"
-    process = start(log, f"{code}; time.sleep(60)", "-a", "b c")
-    wait_for(lambda: log.read_text().endswith("\n"))
-    assert log.read_text() == f"{process.pid} ['-a', 'b c']\n"
-    process.terminate()
-    assert process.wait() == -signal.SIGTERM

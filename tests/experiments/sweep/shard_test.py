@@ -3,13 +3,6 @@ import pytest
 from experiments.sweep.shard import Shard
 
 
-def array(task, first, count):
-    names = ("ID", "MIN", "COUNT")
-    values = (task, first, count)
-    pairs = zip(names, values, strict=True)
-    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in pairs}
-
-
 @pytest.mark.parametrize("count", [1, 2, 4, 7, 20])
 def test_every_item_is_in_one_part_and_parts_cost_about_the_same(count):
     costs = [1, 2, 4, 8] * 3
@@ -24,37 +17,39 @@ def test_every_item_is_in_one_part_and_parts_cost_about_the_same(count):
     assert max(shares) - min(shares) <= max(costs)
 
 
-def test_a_part_is_named_by_its_flag():
-    assert Shard.parse("3/4", array(0, 0, 9)) == Shard(3, 4)
+def array(task, first, count):
+    return {
+        "SLURM_ARRAY_TASK_ID": str(task),
+        "SLURM_ARRAY_TASK_MIN": str(first),
+        "SLURM_ARRAY_TASK_COUNT": str(count),
+    }
 
 
 @pytest.mark.parametrize(
-    ("environment", "shard"),
+    ("text", "environment", "shard"),
     [
-        ({}, Shard(1, 1)),
-        (array(0, 0, 4), Shard(1, 4)),
-        (array(4, 1, 4), Shard(4, 4)),
+        ("3/4", array(0, 0, 9), Shard(3, 4)),
+        (None, {}, Shard(1, 1)),
+        (None, array(0, 0, 4), Shard(1, 4)),
+        (None, array(4, 1, 4), Shard(4, 4)),
         # A task that is submitted again alone looks after all the runs.
-        (array(3, 3, 1), Shard(1, 1)),
-        ({"SLURM_ARRAY_TASK_ID": "1"}, Shard(1, 1)),
+        (None, array(3, 3, 1), Shard(1, 1)),
+        (None, {"SLURM_ARRAY_TASK_ID": "1"}, Shard(1, 1)),
     ],
 )
-def test_a_task_of_a_slurm_array_has_its_part(environment, shard):
-    assert Shard.parse(None, environment) == shard
+def test_a_flag_or_a_slurm_array_names_the_part(text, environment, shard):
+    assert Shard.parse(text, environment) == shard
 
 
 @pytest.mark.parametrize(
     "text", ["0/4", "5/4", "1/0", "-1/4", "1", "", "a/b", "1/4/2", "1.0/2"]
 )
 def test_no_part_is_refused(text):
-    with pytest.raises(ValueError, match="--shard must be i/n") as error:
+    with pytest.raises(ValueError, match=f"--shard must be i/n.*{text!r}"):
         Shard.parse(text, {})
-    assert repr(text) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("task", ["12", "x"])
 def test_an_array_with_gaps_is_refused(task):
-    with pytest.raises(ValueError, match="no gaps.*--array=0-3") as error:
+    with pytest.raises(ValueError, match=f"no gaps.*TASK_ID={task}"):
         Shard.parse(None, array(task, 0, 4))
-    assert f"SLURM_ARRAY_TASK_ID={task}" in str(error.value)

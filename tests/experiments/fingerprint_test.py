@@ -7,9 +7,8 @@ import tensorflow as tf
 import train
 from experiments import datasets
 from experiments.process import fingerprint
-from experiments.run_folder import WorkDir
 from tests.helpers.small_problems import dense_network
-from tests.train.train_test import small_config
+from tests.helpers.small_runs import run, small_config
 
 
 def test_the_surroundings_name_versions_and_replicas():
@@ -60,10 +59,8 @@ def test_a_run_that_goes_on_otherwise_says_so_in_one_sentence(
     monkeypatch.setattr(train, "resumable_fit", fit)
     for threads in ("1", "2"):
         monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", threads)
-        config = small_config()
-        workdir = WorkDir(str(tmp_path / "run"), config.to_dict())
         with pytest.raises(Ended):
-            train.train(config, workdir, None, tf.distribute.get_strategy())
+            run(tmp_path / "run", small_config())
     texts = [str(warning.message) for warning in recwarn]
     assert [text for text in texts if "goes on" in text] == [
         "Training goes on, but not to the bit: TF_NUM_INTRAOP_THREADS (was 1, "

@@ -20,7 +20,6 @@ import signal
 import sys
 import tempfile
 import time
-import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -30,6 +29,7 @@ import train
 from configs import digits
 from experiments.run_folder import WorkDir
 from experiments.strategies import make_strategy
+from tests.helpers.small_runs import contents
 
 # Of a batch of SGD or Adam the halves are drawn apart.
 _HALVED = {"ell": 1, "batch_size": 10}
@@ -118,17 +118,6 @@ def ended(child, seconds=0.0, at=lambda: False):
         if time.monotonic() >= until or at():
             return None
         time.sleep(0.0005)
-
-
-def contents(path):
-    """What must not depend on kills: of each file its bytes."""
-    found = {}
-    for name in ("history.csv", "results.json"):
-        with open(os.path.join(path, name), "rb") as file:
-            found[name] = file.read()
-    with zipfile.ZipFile(os.path.join(path, "model.keras")) as archive:
-        found["model.keras"] = archive.read("model.weights.h5")
-    return found
 
 
 def steps_saved(path):

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import subprocess
@@ -7,72 +6,28 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
-import train
-from configs import digits
-from experiments.run_folder import WorkDir
+from experiments.run_folder import results_table
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Program, own_lines
+from tests.helpers.small_runs import (
+    history,
+    numbers,
+    run,
+    small_config,
+    weights,
+)
 
 pytestmark = pytest.mark.slow
 
 
-def small_config(**overrides):
-    config = digits.get_config()
-    config.epochs = 1
-    config.batch_size = 128
-    config.learning_rate = 0.5
-    config.model.hidden_units = (8,)
-    config.lsr.enabled = False
-    config.update(overrides)
-    return config
-
-
-def run(tmp_path, name="run", **overrides):
-    config = small_config(**overrides)
-    workdir = WorkDir(str(tmp_path / name), config.to_dict())
-    results = train.train(config, workdir, None, tf.distribute.get_strategy())
-    return workdir, results
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run that several tests look at."""
-    workdirs = {}
-
-    def trained(**overrides):
-        key = tuple(sorted(overrides.items()))
-        if key not in workdirs:
-            path = tmp_path_factory.mktemp("trained")
-            workdirs[key], _ = run(path, **overrides)
-        return workdirs[key]
-
-    return trained
-
-
-def weights(workdir):
-    model = keras.saving.load_model(workdir.file("model.keras"))
-    return np.concatenate([v.numpy().ravel() for v in model.weights])
-
-
-def history(workdir):
-    with open(workdir.file("history.csv"), newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def command(*arguments):
-    program = Program("train.py", *arguments)
-    output, errors = program.communicate()
-    return program.returncode, output, errors
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    workdir = str(tmp_path_factory.mktemp("runs") / "digits")
+    """A run as a user starts it: its folder, arguments and process."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
     arguments = [
-        f"--workdir={workdir}",
+        f"--workdir={folder}",
         "--config.epochs=2",
         "--config.batch_size=128",
         "--config.learning_rate=0.5",
@@ -88,60 +43,58 @@ def finished(tmp_path_factory):
         text=True,
         timeout=300,
     )
-    return workdir, arguments, process
+    assert process.returncode == 0, process.stderr
+    return folder, arguments, process
 
 
 def test_a_run_leaves_its_configuration_history_and_model(finished):
-    workdir, _, process = finished
-    assert process.returncode == 0, process.stderr
-    with open(os.path.join(workdir, "config.json")) as file:
-        assert json.load(file)["model"]["hidden_units"] == [8]
-    with open(os.path.join(workdir, "history.csv"), newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2
-    assert {
+    folder, _, process = finished
+    assert own_lines(process.stderr) == ""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model"]["hidden_units"] == [8]
+    assert history(folder).keys() >= {
         "grad_sq_norm",
         "noise_trace",
         "noise_to_signal",
         "noise_scale",
         "weight_sq_norm",
         "learning_rate",
-        "effective_step",
-        "continuous_time",
-    } <= set(rows[0])
-    assert not any(key.startswith("val_noise") for key in rows[0])
+    }
+    assert not any(key.startswith("val_noise") for key in history(folder))
     # 1,437 // 128 = 11 steps of SGD, at learning rate 0.5.
-    assert [float(row["effective_step"]) for row in rows] == [11, 22]
-    assert float(rows[1]["continuous_time"]) == pytest.approx(22 * 0.5)
-    model = keras.saving.load_model(os.path.join(workdir, "model.keras"))
+    assert numbers(folder, "effective_step") == [11, 22]
+    assert numbers(folder, "continuous_time") == pytest.approx([5.5, 11])
+    model = keras.saving.load_model(folder / "model.keras")
     assert model.output_shape == (None, 10)
-
-
-def test_a_run_writes_nothing_to_stderr(finished):
-    assert own_lines(finished[2].stderr) == ""
+    events = event_accumulator.EventAccumulator(str(folder / "train"))
+    events.Reload()
+    assert {
+        "epoch_noise_to_signal",
+        "epoch_learning_rate",
+        "epoch_effective_step",
+        "epoch_continuous_time",
+    } <= set(events.Tags()["tensors"])
 
 
 def test_a_log_has_a_line_an_epoch(finished):
-    workdir, _, process = finished
-    with open(os.path.join(workdir, "history.csv"), newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = process.stdout.splitlines()
-    for epoch, (row, line) in enumerate(zip(rows, lines, strict=False), 1):
-        assert line.startswith(f"epoch {epoch}/2  loss ") and len(line) <= 80
+    folder, _, process = finished
+    first, second, empty, *_ = process.stdout.splitlines()
+    assert empty == ""
+    for epoch, line in enumerate((first, second)):
+        assert line.startswith(f"epoch {epoch + 1}/2  loss ")
+        assert len(line) <= 80
         for name, key, form in (
             ("loss", "loss", ".3g"),
             ("accuracy", "accuracy", ".1%"),
             ("test", "val_accuracy", ".1%"),
             ("N/G", "noise_to_signal", ".3g"),
         ):
-            assert f"  {name} {float(row[key]):{form}} " in line
-    assert lines[2] == ""
+            assert f"  {name} {numbers(folder, key)[epoch]:{form}} " in line
 
 
-def test_a_run_ends_with_its_table(finished):
-    workdir, _, process = finished
-    with open(os.path.join(workdir, "results.json")) as file:
-        results = json.load(file)
+def test_a_run_ends_with_its_table_also_if_it_is_finished(finished):
+    folder, arguments, process = finished
+    results = json.loads((folder / "results.json").read_text())
     noise = results["gradient_noise"]
     assert f"{results['accuracy']:.2%}" in process.stdout
     [ratio] = [
@@ -155,63 +108,67 @@ def test_a_run_ends_with_its_table(finished):
     )
     assert noise == results["linear_scaling"]["gradient_noise"]
     assert "Tr Σ at batch size 128" in process.stdout
-    assert f"tensorboard --logdir={workdir}" in process.stdout
-
-
-def test_tensorboard_gets_the_logs_of_training(finished):
-    workdir, _, _ = finished
-    events = event_accumulator.EventAccumulator(os.path.join(workdir, "train"))
-    events.Reload()
-    assert {
-        "epoch_noise_to_signal",
-        "epoch_learning_rate",
-        "epoch_effective_step",
-        "epoch_continuous_time",
-    } <= set(events.Tags()["tensors"])
-
-
-def test_a_finished_run_says_so(finished):
-    _, arguments, _ = finished
-    code, output, _ = command(*arguments)
-    assert code == 0
-    assert "is finished already" in output
-    assert "N/G" in output
+    assert f"tensorboard --logdir={folder}" in process.stdout
+    output, _ = Program("train.py", *arguments).communicate()
+    head, _, table = output.partition("\n")
+    assert head == f"The run in {folder} is finished already."
+    assert process.stdout.endswith(table)
 
 
 def test_mirrored_run_is_that_of_one_device(finished, tmp_path):
-    workdir, arguments, _ = finished
-    code, _, errors = command(
+    folder, arguments, _ = finished
+    program = Program(
+        "train.py",
         *arguments,
         f"--workdir={tmp_path}",
         "--strategy=mirrored",
         "--virtual_devices=2",
     )
-    assert code == 0, errors
-    one, two = (
-        keras.saving.load_model(os.path.join(directory, "model.keras"))
-        for directory in (workdir, str(tmp_path))
-    )
-    for a, b in zip(one.weights, two.weights, strict=True):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
+    assert program.wait() == 0, program.printed(2)
+    np.testing.assert_allclose(weights(tmp_path), weights(folder), atol=1e-5)
 
 
 @pytest.mark.parametrize("sampling", ["with_replacement", "shuffle"])
 @pytest.mark.parametrize("pairing", ["independent", "halves"])
-def test_plain_model_trains_as_the_measured_one(
-    trained, tmp_path, sampling, pairing
-):
-    common = {"sampling": sampling, "pairing": pairing, "ell": 2}
-    measured = trained(**common)
-    plain, _ = run(tmp_path, "plain", measure_noise=False, **common)
+def test_plain_model_trains_as_the_measured_one(tmp_path, sampling, pairing):
+    config = small_config(sampling=sampling, pairing=pairing, ell=2)
+    measured, plain = tmp_path / "measured", tmp_path / "plain"
+    run(measured, config)
+    config.measure_noise = False
+    assert "gradient_noise" not in run(plain, config)
     np.testing.assert_allclose(weights(plain), weights(measured), atol=1e-6)
     for key in ("effective_step", "continuous_time"):
-        assert history(plain)[0][key] == history(measured)[0][key]
-    assert "noise_trace" not in history(plain)[0]
+        assert history(plain)[key] == history(measured)[key]
+    assert "noise_trace" not in history(plain)
 
 
 def test_non_finite_loss_stops_and_keeps_what_was_written(tmp_path):
+    config = small_config(learning_rate=1e30, weight_decay=1.0)
     with pytest.raises(FloatingPointError, match="by training step [1-9]"):
-        run(tmp_path, learning_rate=1e30, weight_decay=1.0)
+        run(tmp_path / "run", config)
     written = set(os.listdir(tmp_path / "run"))
     assert {"config.json", "history.csv"} < written
     assert "results.json" not in written
+
+
+def test_the_check_of_the_scaling_rule_is_in_the_results(tmp_path):
+    judged = {"enabled": True, "per_layer": True, "kappas": (3,)}
+    results = run(tmp_path / "run", small_config(epochs=2, lsr=judged))
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    report = saved["linear_scaling"]
+    assert report == json.loads(json.dumps(results["linear_scaling"]))
+    assert report["batch_size"] == 128
+    assert [run["kappa"] for run in report["runs"]] == [3]
+    assert (report["first_epoch"], report["last_epoch"]) == (2, 2)
+    # One batch of training data tells that the network is scale-invariant.
+    assert not any("scale_inv" in reason for reason in report["reasons"])
+    assert report["balance"] > 0
+    assert report["text"] in results_table(results)
+    assert list(report["gradient_noise"]["per_layer"])
+    assert (tmp_path / "run" / "gradient_noise").is_dir()
+
+
+def test_without_the_check_the_noise_is_measured(tmp_path):
+    results = run(tmp_path / "run", small_config())
+    assert "gradient_noise" in results and "linear_scaling" not in results
+    assert "linear scaling" not in results_table(results)

@@ -1,0 +1,247 @@
+"""Folders with files of somebody else, and such as may not be written.
+
+Each byte that the run, the sweep or the report has not written stays.
+"""
+
+import os
+import random
+import shutil
+import sys
+import time
+
+import pytest
+
+from experiments.report.writing import write_report
+from tests.helpers.processes import Program
+from tests.helpers.synthetic_runs import write_run
+
+pytestmark = pytest.mark.slow
+
+# All names that a run, a sweep or a report has ever used, and others.
+FOLDERS = ["train", "validation", "checkpoints", "gradient_noise", "figures"]
+FOLDERS += ["report", "linear_scaling", "scaling_rule", "ell=1", ".git", "é"]
+OF_A_RUN = ["config.json", "history.csv", "results.json", "model.keras"]
+OTHERS = ["output.log", "report.md", "step-7.npz", "step-500.npz", "notes.txt"]
+OTHERS += ["events.out.tfevents.1.host.2.0.v2", ".report.json", "0.jpg"]
+OTHERS += ["config.json.partial", "svag-1-curves.png", "model.weights.h5"]
+ARGUMENTS = (
+    "--checkpoint_every=1",
+    "--config.epochs=8",
+    "--config.num_examples=256",
+    "--config.batch_size=32",
+    "--config.lsr.enabled=False",
+    "--config.model.hidden_units=(8,)",
+)
+
+
+def put(folder, depth=1, files=(*OF_A_RUN, *OTHERS)):
+    """Foreign files, folders and links, where nothing is yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        if not os.path.lexists(folder / name):
+            (folder / name).write_text(f"hers: {folder / name}")
+    for index, name in enumerate(FOLDERS):
+        if depth and not (folder / name).is_file():
+            put(folder / name, depth - 1)
+            link = folder / name / "link"
+            if not os.path.lexists(link):
+                link.symlink_to(["0.jpg", "..", "nowhere"][index % 3])
+
+
+def contents(folder):
+    """What each path is: the bytes of a file, what a link leads to, None."""
+    found = {}
+    for path, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            place = os.path.join(path, name)
+            if os.path.islink(place):
+                found[place] = os.readlink(place)
+            elif os.path.isdir(place):
+                found[place] = None
+            else:
+                with open(place, "rb") as file:
+                    found[place] = file.read()
+    return found
+
+
+def check_kept(before, folder):
+    now = contents(folder)
+    assert not [path for path in before if now.get(path, 0) != before[path]]
+
+
+def end(name, *arguments, umask="022"):
+    """What a user's program is told: the exit code and stderr."""
+    program = Program(
+        "tests/helpers/unprivileged.py", name, *arguments, UMASK=umask
+    )
+    _, errors = program.communicate()
+    return program.returncode, errors
+
+
+def train(workdir, *arguments, **options):
+    workdir = f"--workdir={workdir}"
+    return end("train.py", workdir, *ARGUMENTS, *arguments, **options)
+
+
+def refused(workdir, *arguments):
+    code, errors = train(workdir, *arguments)
+    assert code == 1, errors
+    [line] = errors.splitlines()
+    assert line.startswith("train.py: ")
+    return line
+
+
+def start_and_kill(run, condition, seconds=0.0):
+    """Kills a run so long after something has become true."""
+    program = Program("train.py", f"--workdir={run}", *ARGUMENTS)
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(seconds)
+    program.kill()
+    program.communicate()
+
+
+def test_a_folder_of_hers_is_refused_whole(tmp_path):
+    put(tmp_path / "hers", files=OTHERS)
+    (tmp_path / "link").symlink_to("hers")
+    put(tmp_path / "sweep" / "ell=1")
+    before = contents(tmp_path)
+    assert len(before) > 200
+    for folder in ("hers", "link"):
+        line = refused(tmp_path / folder)
+        assert "it holds '.git', '.report.json', '0.jpg' and " in line
+    line = refused(tmp_path / "sweep", "--sweep=ell=1")
+    assert "sweep/ell=1/config.json " in line
+    assert contents(tmp_path) == before
+
+
+def test_a_run_that_is_killed_among_them_leaves_them_and_ends(tmp_path):
+    run = tmp_path / "run"
+    moments = random.Random(0)
+    hers = {}
+    for condition in (
+        lambda: (run / "config.json").exists(),
+        lambda: list(run.glob("train/events*")),
+        lambda: len(list(run.glob("checkpoints/step-*.*.npz"))) > 1,
+        lambda: list(run.glob("checkpoints/*.partial.npz")),
+    ):
+        start_and_kill(run, condition, moments.uniform(0, 0.2))
+        check_kept(hers, run)
+        if not hers:
+            before = contents(run)
+            put(run, files=OTHERS)
+            added = contents(run)
+            hers = {p: c for p, c in added.items() if p not in before}
+            assert len(hers) > 100
+    assert train(run) == (0, "")
+    check_kept(hers, run)
+    # All of the run's own checkpoints are gone.
+    left = {str(path) for path in (run / "checkpoints").iterdir()}
+    assert left == {p for p in hers if os.path.dirname(p).endswith("points")}
+
+
+@pytest.mark.parametrize("name", ["report.md", "figures", "report"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_report_takes_no_place_of_hers(tmp_path, name, kind):
+    runs, hers = tmp_path / "runs", tmp_path / "hers"
+    for ell in (1, 2):
+        write_run(runs / f"ell={ell}", ell=ell)
+    put(hers, 0)
+    if kind == "folder":
+        put(runs / name, 0)
+    elif kind == "link":
+        (runs / name).symlink_to(hers)
+    else:
+        (runs / name).write_text("hers")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"{name} is not as a report has"):
+        write_report(str(runs))
+    assert contents(tmp_path) == before
+    write_report(str(runs), str(tmp_path / "output"))
+    check_kept(before, tmp_path)
+
+
+of_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's modes")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    run = tmp_path_factory.mktemp("killed")
+    start_and_kill(
+        run, lambda: len([*run.glob("checkpoints/step-*.*.npz")]) > 1
+    )
+    return run
+
+
+@pytest.fixture
+def unfinished(killed, tmp_path):
+    return shutil.copytree(killed, tmp_path / "run")
+
+
+@of_linux
+@pytest.mark.parametrize(
+    ("names", "mode", "sentence"),
+    [
+        (".", 0o555, "The working directory '{}' cannot be written (Perm"),
+        ("train", 0o555, "The working directory '{}' cannot be written"),
+        ("checkpoints", 0, "The working directory '{}' cannot be written"),
+        ("history.csv", 0o444, "The working directory '{}' cannot be writ"),
+        (".", 0, "{}/config.json cannot be read (Permission denied): all"),
+        ("config.json", 0, "{}/config.json cannot be read (Permission de"),
+        # They may be whole.
+        ("checkpoints/*", 0, "{}/checkpoints/step-"),
+    ],
+)
+def test_a_run_that_may_not_go_on_says_so_and_stays(
+    unfinished, names, mode, sentence
+):
+    before = contents(unfinished)
+    paths = [*unfinished.glob(names)] if names != "." else [unfinished]
+    modes = [(path, path.stat().st_mode) for path in paths]
+    for path in paths:
+        path.chmod(mode)
+    line = refused(unfinished)
+    for path, usual in modes:
+        path.chmod(usual)
+    assert line.startswith(f"train.py: {sentence.format(unfinished)}")
+    assert contents(unfinished) == before
+
+
+@of_linux
+def test_a_new_folder_needs_a_place(tmp_path):
+    tmp_path.chmod(0o555)
+    line = refused(tmp_path / "run")
+    assert "run' cannot be written (Permission denied); give ano" in line
+    assert not os.listdir(tmp_path)
+
+
+@of_linux
+def test_what_a_run_writes_has_the_modes_of_the_umask(unfinished):
+    (unfinished / "history.csv").unlink()
+    assert train(unfinished, umask="027") == (0, "")
+    for name in ("history.csv", "results.json", "model.keras"):
+        assert (unfinished / name).stat().st_mode & 0o777 == 0o640
+
+
+@of_linux
+def test_a_report_leaves_out_what_may_not_be_read(tmp_path):
+    runs = tmp_path / "runs"
+    for ell in (1, 2, 4, 8):
+        write_run(runs / f"ell={ell}", ell=ell)
+    hidden = runs / "ell=4", runs / "ell=8" / "history.csv"
+    for path in hidden:
+        path.chmod(0)
+    runs.chmod(0o555)
+    code, errors = end("experiments.report", runs)
+    assert code == 1
+    assert f"cannot be written to '{runs}' (Permission denied)" in errors
+    output = tmp_path / "output"
+    code, _ = end("experiments.report", runs, f"--output={output}")
+    runs.chmod(0o755)
+    hidden[0].chmod(0o755)
+    assert code == 0
+    text = (output / "report.md").read_text()
+    assert text.count("cannot be read (Permission denied): allow it") == 2
+    assert "| 2 |" in text

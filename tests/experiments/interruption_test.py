@@ -14,7 +14,11 @@ pytestmark = pytest.mark.slow
 
 NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2".split()
 NUMBERS = [getattr(signal, name) for name in NAMES]
-
+IMPORTS = """
+import hashlib, os, signal, sys, time
+from experiments.process.streams import protect_streams
+from experiments.process.interruption import Interruption, end_on_signals
+"""
 # Python hears of a signal when a call of C ends, as a step of TensorFlow does.
 CALLS = "while True: hashlib.pbkdf2_hmac('sha256', b'', b'', 10**6)"
 
@@ -33,15 +37,8 @@ def start():
     processes = []
 
     def start(script, **kwargs):
-        imports = (
-            "import hashlib, os, signal, sys, time\n"
-            "from experiments.process.streams import protect_streams\n"
-            "from experiments.process.interruption import (\n"
-            "    Interruption, end_on_signals\n"
-            ")"
-        )
         process = subprocess.Popen(
-            [sys.executable, "-c", f"{imports}\n{textwrap.dedent(script)}"],
+            [sys.executable, "-c", IMPORTS + textwrap.dedent(script)],
             cwd=ROOT,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs},
         )
@@ -86,8 +83,7 @@ def test_a_signal_ends_the_process_after_a_call(start, number):
     assert errors.decode() == (
         f"-c: interrupted by {number.name}: the same command goes on.\n"
     )
-    expected = {signal.SIGINT: 130}.get(number, 143)
-    assert process.returncode == expected
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
 
 
 def test_signals_together_are_one_and_a_later_one_ends_the_process(start):
@@ -105,8 +101,7 @@ def test_signals_together_are_one_and_a_later_one_ends_the_process(start):
     time.sleep(1.2)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.wait(timeout=20) == 130
 
 
 def test_nohup_is_respected(start):
@@ -140,9 +135,7 @@ def test_a_lost_terminal_is_no_error(start, tmp_path):
             print("a last word", flush=True)
         open({str(saved)!r}, "w").write(str(interruption.signal))
         """,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
         start_new_session=True,
     )
     os.close(theirs)

@@ -1,75 +1,99 @@
-"""The script is interrupted and started again, as a user would."""
+"""The script is told to end, in training or before, and is started again."""
 
+import re
 import signal
+import subprocess
+import sys
 import time
-import zipfile
 
 import pytest
 
+import train
+from tests.helpers.paths import ROOT
 from tests.helpers.processes import Program
+from tests.helpers.small_runs import contents
 
 pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
     "--deterministic",
-    "--checkpoint_every=20",
     "--config.epochs=30",
     "--config.batch_size=64",
     "--config.model.hidden_units=(16,)",
 )
 
 
-def start(workdir, *arguments, **environment):
+def start(workdir, interval, threads):
     return Program(
-        "train.py", f"--workdir={workdir}", *arguments, **environment
+        "train.py",
+        f"--workdir={workdir}",
+        f"--checkpoint_every={interval}",
+        *ARGUMENTS,
+        TF_NUM_INTEROP_THREADS=threads,
     )
-
-
-def end(process):
-    output, errors = process.communicate()
-    assert "Traceback" not in errors, errors
-    return process.returncode, output, errors
-
-
-def contents(workdir):
-    with zipfile.ZipFile(workdir / "model.keras") as archive:
-        weights = archive.read("model.weights.h5")
-    names = ("history.csv", "results.json")
-    return weights, *((workdir / name).read_bytes() for name in names)
-
-
-def interrupt_after_a_checkpoint(process, workdir, number):
-    for _ in range(3000):
-        if list(workdir.glob("checkpoints/step-*.npz")):
-            break
-        time.sleep(0.05)
-    process.send_signal(number)
 
 
 def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
     in_peace, interrupted = tmp_path / "in_peace", tmp_path / "interrupted"
-    code, *_ = end(start(in_peace, *ARGUMENTS, TF_NUM_INTEROP_THREADS="1"))
-    assert code == 0
+    assert start(in_peace, 20, "1").wait() == 0
 
-    environment = {"TF_NUM_INTEROP_THREADS": "2"}
-    process = start(interrupted, *ARGUMENTS, **environment)
-    interrupt_after_a_checkpoint(process, interrupted, signal.SIGTERM)
-    code, _, errors = end(process)
-    assert code == 143
-    assert "train.py: interrupted by SIGTERM: the same command goes" in errors
+    program = start(interrupted, 20, "2")
+    deadline = time.monotonic() + 120
+    while not list(interrupted.glob("checkpoints/step-*.npz")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    program.send_signal(signal.SIGTERM)
+    _, errors = program.communicate()
+    assert program.returncode == 143
+    assert errors == (
+        "train.py: interrupted by SIGTERM: the same command goes on from "
+        "here.\n"
+    )
     assert not (interrupted / "results.json").exists()
-    # Events that are torn or somebody else's are neither read nor changed.
-    events = list(interrupted.glob("*/events.out.tfevents.*"))
-    events[0].write_bytes(events[0].read_bytes()[:-5])
-    events.append(events[0].with_name("events.out.tfevents.1.hers"))
-    events[-1].write_bytes(b"hers")
-    before = [path.read_bytes() for path in events]
+    # Events that are torn are neither read nor changed.
+    events = next(interrupted.glob("*/events.out.tfevents.*"))
+    torn = events.read_bytes()[:-5]
+    events.write_bytes(torn)
 
     # Checkpoints of another interval must not change a bit either.
-    arguments = (*ARGUMENTS, "--checkpoint_every=1")
-    code, _, errors = end(start(interrupted, *arguments, **environment))
-    assert code == 0, errors
-    assert "not to the bit" not in errors
+    program = start(interrupted, 1, "2")
+    _, errors = program.communicate()
+    assert (program.returncode, errors) == (0, "")
     assert contents(interrupted) == contents(in_peace)
-    assert [path.read_bytes() for path in events] == before
+    assert events.read_bytes() == torn
     assert not (interrupted / "checkpoints").exists()
+
+
+def listens(pid):
+    """Whether a process handles SIGUSR1, as Python itself does not."""
+    with open(f"/proc/{pid}/status") as file:
+        caught = int(re.search(r"SigCgt:\s*(\w+)", file.read())[1], 16)
+    return caught >> (signal.SIGUSR1 - 1) & 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Reads Linux's /proc.")
+@pytest.mark.parametrize(
+    ("number", "seconds", "code"),
+    [(signal.SIGINT, 0, 130), (signal.SIGUSR1, 1, 143)],
+)
+def test_a_signal_during_imports_ends_the_script(
+    tmp_path, number, seconds, code
+):
+    process = subprocess.Popen(
+        [sys.executable, train.__file__, f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not listens(process.pid):
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert errors.endswith(
+        f"train.py: interrupted by {number.name}: the same command goes on.\n"
+    )
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()

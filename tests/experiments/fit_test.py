@@ -230,13 +230,6 @@ def test_a_signal_in_the_last_step_lets_training_end(tmp_path, check_end):
     check_end(fit(tmp_path, recorder=recorder))
 
 
-def test_a_damaged_checkpoint_repeats_more(killed, tmp_path, check_end):
-    folder = killed(9)
-    (tmp_path / "killed/checkpoints/step-8.run.npz").write_bytes(b"PK")
-    with pytest.warns(UserWarning, match="step-8.run.npz' is damaged"):
-        check_end(fit(folder))
-
-
 def test_a_checkpoint_beyond_the_end_is_refused():
     plan = FitPlan(EPOCHS, PLANS, CheckpointInterval(2))
     beyond = Checkpoint(EPOCHS * STEPS, [], {}, {}, "step-15.npz")

@@ -33,7 +33,12 @@ from keras_svag import SVAG, ScalingRuleCheck, SVAGModel
 from keras_svag.arguments import printable
 from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import dense_network
-from tests.helpers.synthetic_runs import estimate, window, write_run
+from tests.helpers.synthetic_runs import (
+    estimate,
+    window,
+    write_run,
+    write_scaled_runs,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -226,14 +231,8 @@ def report_of(folder):
 def sweep(tmp_path_factory):
     """Four runs that are compared, files of another, the report's sections."""
     folder = tmp_path_factory.mktemp("sweep") / "sweep"
-    for ell, seed in ((1, 0), (1, 1), (2, 0), (2, 1)):
-        write_run(
-            folder / f"{ell}-{seed}",
-            noise=estimate(0.3 * ell + 0.01 * seed, 1.5),
-            dataset="cifar10",
-            ell=ell,
-            seed=seed,
-        )
+    factors = {1: (1.0, 1.1), 2: (1.2, 1.3)}
+    write_scaled_runs(folder, factors, dataset="cifar10")
     noise = estimate(0.3, 1.5)
     earlier = [window(noise, 20.0, 0.4), window(noise, 21.0, 0.3)]
     other = folder.parent / "other"
@@ -282,17 +281,11 @@ STEP = 6
 def states():
     """What train.py's callbacks leave in a checkpoint."""
     check = ScalingRuleCheck()
+    columns = "step epoch iteration learning_rate rows weight_sq_norm"
+    columns = f"{columns} grad_sq_norm example_noise".split()
     for step in (1, 2, 3):
-        check.series.append(
-            step=step,
-            epoch=1,
-            iteration=step - 1,
-            learning_rate=0.1,
-            rows=16,
-            weight_sq_norm=20.0,
-            grad_sq_norm=0.3,
-            example_noise=24.0,
-        )
+        row = (step, 1, step - 1, 0.1, 16, 20.0, 0.3, 24.0)
+        check.series.append(**dict(zip(columns, row, strict=True)))
     row = {"loss": 1 / 3, "val_loss": math.nan}
     return {
         "HistoryFile": {"rows": [{"epoch": 0, **row}, {"epoch": 1, **row}]},
@@ -404,7 +397,7 @@ def saved(array):
 
 
 DTYPES = ["float64", "int8", "complex64", "bool", "U4", "S8", "M8[s]", "V3"]
-DTYPES += ["f4,f4", ">f4"]
+DTYPES += ["f4,f4", ">f4", "float32"]
 
 
 @st.composite
@@ -416,10 +409,9 @@ def damaged_member(draw, name, content):
     if not name[0].isdigit():
         text = draw(damaged_json(array.tobytes()))
         return saved(np.frombuffer(text, np.uint8))
-    if draw(st.booleans()):
-        return saved(np.zeros(array.shape, draw(st.sampled_from(DTYPES))))
-    shapes = [(), (0,), (2, 2), (1, *array.shape), array.shape[:-1]]
-    return saved(np.zeros(draw(st.sampled_from(shapes)), array.dtype))
+    shapes = [array.shape, (0,), (2, 2), (1, *array.shape), array.shape[:-1]]
+    shape, dtype = draw(st.sampled_from(shapes)), draw(st.sampled_from(DTYPES))
+    return saved(np.zeros(shape, dtype))
 
 
 @FUZZ

@@ -1,9 +1,7 @@
 import io
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -154,21 +152,6 @@ def test_the_process_is_the_program_and_ends_as_it_is_told_to(sleeper):
     assert pid_of(sleeper) == process.pid
     process.terminate()
     assert process.wait() == -signal.SIGTERM
-
-
-def test_interrupted_processes_are_gone(sleeper):
-    def interrupt():
-        pid_of(sleeper)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    runner = SweepRunner([sleeper], output=io.StringIO(), poll_seconds=0.02)
-    previous = signal.getsignal(signal.SIGTERM)
-    runner.run()
-    assert runner.signal == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is previous
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid_of(sleeper), 0)
 
 
 def is_running(pid):

@@ -127,15 +127,7 @@ def steps_saved(path):
 
 
 def run_with_kills(
-    kind,
-    kills,
-    epochs,
-    longest,
-    seed,
-    folder,
-    intervals,
-    threads,
-    replicas=1,
+    kind, kills, epochs, longest, seed, folder, intervals, threads, replicas=1
 ):
     """Returns the names of the files that differ after so many kills.
 
@@ -153,54 +145,57 @@ def run_with_kills(
     """
     config = configuration(kind, epochs, replicas)
     moments = random.Random(seed)
+    peaceful = os.path.join(folder, "peaceful")
+    killed = os.path.join(folder, "killed")
+    pattern = os.path.join(killed, "checkpoints", "*.partial.npz")
+    log = open(os.path.join(folder, "log"), "w")
 
-    def drawn():
-        return moments.choice(intervals), moments.choice(threads), replicas
+    def begin(path, interval=None):
+        interval = interval or moments.choice(intervals)
+        number = moments.choice(threads)
+        # Flushed, or the fork would print it again.
+        what = f"every {interval}, {number or 'all'} threads"
+        print(what, end=", ", flush=True)
+        return start(path, config, log, interval, number, replicas)
 
-    with open(os.path.join(folder, "log"), "w") as log:
-        peaceful = os.path.join(folder, "peaceful")
-        child = start(peaceful, config, log, *drawn())
+    def said():
+        with open(log.name) as file:
+            return file.read()
+
+    def finish(path):
         began = time.monotonic()
-        assert ended(child, 3600) == 0, open(log.name).read()[-3000:]
-        print(f"in peace: {time.monotonic() - began:.1f} s", flush=True)
-        killed = os.path.join(folder, "killed")
-        pattern = os.path.join(killed, "checkpoints", "*.partial.npz")
-        for count in range(kills):
-            interval, number, _ = drawn()
-            if count % 2:
-                # Else none might be written before the end.
-                interval = intervals[0]
-            child = start(killed, config, log, interval, number, replicas)
-            if count % 2:
-                # Some are written before, so that the run gets on.
-                rest = moments.randrange(1, 5)
-                seen = set()
+        assert ended(begin(path), 3600) == 0, said()[-3000:]
+        print(f"to the end: {time.monotonic() - began:.1f} s", flush=True)
 
-                def is_writing(seen=seen, rest=rest):
-                    seen.add(steps_saved(killed))
-                    return len(seen) > rest and bool(glob.glob(pattern))
+    finish(peaceful)
+    for count in range(kills):
+        if count % 2:
+            # Of longer intervals none might be written before the end, and
+            # some have to be, so that the run gets on.
+            child = begin(killed, intervals[0])
+            rest = moments.randrange(1, 5)
+            seen = set()
 
-                code = ended(child, 600, is_writing)
-                where = "in a checkpoint"
-            else:
-                code = ended(child, moments.uniform(0, longest))
-                where = "at random"
-            assert code is None, (
-                f"the run ended with {code} before kill {count + 1}: give it "
-                f"more epochs\n{open(log.name).read()[-3000:]}"
-            )
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            print(
-                f"kill {count + 1} {where}: {steps_saved(killed)} steps saved, "
-                f"every {interval}, {number or 'all'} threads",
-                flush=True,
-            )
-        child = start(killed, config, log, *drawn())
-        assert ended(child, 3600) == 0, open(log.name).read()[-3000:]
-    with open(log.name) as file:
-        said = file.read().count("but not to the bit")
-    print(f"starts that go on, but not to the bit: {said}")
+            def is_writing(seen=seen, rest=rest):
+                seen.add(steps_saved(killed))
+                return len(seen) > rest and bool(glob.glob(pattern))
+
+            code = ended(child, 600, is_writing)
+        else:
+            child = begin(killed)
+            code = ended(child, moments.uniform(0, longest))
+        assert code is None, (
+            f"the run ended with {code} before kill {count + 1}: give it "
+            f"more epochs\n{said()[-3000:]}"
+        )
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        print(
+            f"kill {count + 1}: {steps_saved(killed)} steps saved", flush=True
+        )
+    finish(killed)
+    count = said().count("but not to the bit")
+    print(f"starts that go on, but not to the bit: {count}")
     one, other = contents(peaceful), contents(killed)
     return [name for name in one if one[name] != other[name]]
 

@@ -150,8 +150,9 @@ def run_with_kills(
     pattern = os.path.join(killed, "checkpoints", "*.partial.npz")
     log = open(os.path.join(folder, "log"), "w")
 
-    def begin(path, interval=None):
-        interval = interval or moments.choice(intervals)
+    def begin(path, often=False):
+        drawn = moments.choice(intervals)
+        interval = intervals[0] if often else drawn
         number = moments.choice(threads)
         # Flushed, or the fork would print it again.
         what = f"every {interval}, {number or 'all'} threads"
@@ -172,7 +173,7 @@ def run_with_kills(
         if count % 2:
             # Of longer intervals none might be written before the end, and
             # some have to be, so that the run gets on.
-            child = begin(killed, intervals[0])
+            child = begin(killed, often=True)
             rest = moments.randrange(1, 5)
             seen = set()
 

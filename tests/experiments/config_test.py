@@ -31,7 +31,8 @@ FILES = [
     ("\nimport nosuch\n", ["line 2", "nosuch"]),
     (GOOD + "return c.nosuch\n", ["line 5", "nosuch"]),
     (
-        "def get_config():\n    raise ValueError('two\\nlines')\n",
+        "def fail():\n    raise ValueError('two\\nlines')\n"
+        "def get_config():\n    fail()\n",
         ["line 2", "two lines"],
     ),
     ("def get_config(name):\n    pass\n", ["name"]),
@@ -251,6 +252,7 @@ SCALED = [
     # Milestones, growth and warm-up keep their part of the epochs.
     (of_paper(**LATER), 0.3, {"epochs": 48, "milestones": (24, 36)}),
     (of_paper(**LATER), 0.001, {"epochs": 1, "milestones": (0.5, 0.75)}),
+    (of_paper(validate_every=5), 0.01, {"validate_every": 3}),
     (of_paper(**GROWN), 0.1, {"growth_epochs": (8, 12)}),
     (of_paper(**GROWN), 0.001, {"growth_epochs": (1, 1)}),
     (of_paper(**WARM), 0.5, {"warmup_epochs": 1.0}),

@@ -117,7 +117,7 @@ def damaged_bytes(draw, content):
 
 @st.composite
 def damaged_json(draw, content):
-    """One value is another, gone, or has another name."""
+    """One value is another, gone, there twice, or has another name."""
     parent, key = [json.loads(content)], 0
     whole = parent
     while parent[key] and isinstance(parent[key], (dict, list)):
@@ -126,14 +126,15 @@ def damaged_json(draw, content):
         parent = parent[key]
         keys = parent if isinstance(parent, dict) else range(len(parent))
         key = draw(st.sampled_from([*keys]))
-    how = draw(st.sampled_from(["other", "other", "other", "gone", "renamed"]))
-    value = parent.pop(key)
-    if how == "other" and isinstance(parent, dict):
+    how = draw(st.sampled_from(["other", "other", "other", "gone", "twice"]))
+    if how == "other":
         parent[key] = "<new>"
-    elif how == "other":
-        parent.insert(key, "<new>")
-    elif how == "renamed" and isinstance(parent, dict):
-        parent[f"{key}\n"] = value
+    elif how == "gone":
+        del parent[key]
+    elif isinstance(parent, list):
+        parent.insert(key, parent[key])
+    else:
+        parent[f"{key}\n"] = parent.pop(key)
     new = draw(st.sampled_from(VALUES))
     return json.dumps(whole)[1:-1].replace('"<new>"', new).encode()
 
@@ -196,10 +197,10 @@ def soon():
 def history_of(path):
     """Columns of a file of CSV as a program of a user would read them."""
     with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = [row for row in csv.reader(file) if row]
+        rows = list(csv.DictReader(file))
     return {
-        name: [math.nan if c in ("NA", "") else float(c) for c in cells]
-        for name, cells in zip(header, zip(*rows, strict=True), strict=True)
+        name: [float(row[name].replace("NA", "") or "nan") for row in rows]
+        for name in rows[0]
     }
 
 

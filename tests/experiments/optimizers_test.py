@@ -84,7 +84,6 @@ def test_epsilon_keeps_its_part_of_the_second_moment(name):
     [
         ({"optimizer": "sgd"}, ["`optimizer`", "'linear'", "got 'sgd'"]),
         ({"optimizer": "rmsprop", "momentum": 0.9}, ["`momentum`", "0.9"]),
-        ({"beta_1": 0.5}, ["`beta_1`", "kappa below 2"]),
     ],
 )
 def test_what_the_rule_cannot_scale_is_one_sentence(changes, says):

@@ -252,14 +252,6 @@ def test_only_one_worker_writes(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_log_has_a_line_an_epoch(killed, capsys):
-    fit(killed(8), verbose=2)
-    number = r"\d\.?\d*(e-\d+)? +"
-    second, third = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"epoch 2/3  loss {number}\d\d:\d\d left", second)
-    assert re.fullmatch(rf"epoch 3/3  loss {number}\d\d:\d\d left", third)
-
-
 def test_a_terminal_has_one_bar_over_all_epochs(killed, capsys):
     fit(killed(8), verbose=1)
     *drawn, last = capsys.readouterr().out.split("\r")

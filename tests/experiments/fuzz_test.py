@@ -31,6 +31,7 @@ from experiments.report.runs import find_runs
 from experiments.run_folder import CHECKSUM, WorkDir, configuration_checksum
 from keras_svag import SVAG, ScalingRuleCheck, SVAGModel
 from keras_svag.arguments import printable
+from tests.helpers.contents import contents_of
 from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import dense_network
 from tests.helpers.synthetic_runs import (
@@ -94,9 +95,9 @@ def put_all(folder, contents):
 
 def files_of(folder):
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        os.path.relpath(path, folder): content
+        for path, content in contents_of(folder).items()
+        if isinstance(content, bytes)
     }
 
 

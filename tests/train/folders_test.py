@@ -12,6 +12,7 @@ import time
 import pytest
 
 from experiments.report.writing import write_report
+from tests.helpers.contents import contents_of
 from tests.helpers.processes import Program
 from tests.helpers.synthetic_runs import write_run
 
@@ -48,24 +49,8 @@ def put(folder, depth=1, files=(*OF_A_RUN, *OTHERS)):
                 link.symlink_to(["0.jpg", "..", "nowhere"][index % 3])
 
 
-def contents(folder):
-    """What each path is: the bytes of a file, what a link leads to, None."""
-    found = {}
-    for path, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            place = os.path.join(path, name)
-            if os.path.islink(place):
-                found[place] = os.readlink(place)
-            elif os.path.isdir(place):
-                found[place] = None
-            else:
-                with open(place, "rb") as file:
-                    found[place] = file.read()
-    return found
-
-
 def check_kept(before, folder):
-    now = contents(folder)
+    now = contents_of(folder)
     assert not [path for path in before if now.get(path, 0) != before[path]]
 
 
@@ -107,14 +92,14 @@ def test_a_folder_of_hers_is_refused_whole(tmp_path):
     put(tmp_path / "hers", files=OTHERS)
     (tmp_path / "link").symlink_to("hers")
     put(tmp_path / "sweep" / "ell=1")
-    before = contents(tmp_path)
+    before = contents_of(tmp_path)
     assert len(before) > 200
     for folder in ("hers", "link"):
         line = refused(tmp_path / folder)
         assert "it holds '.git', '.report.json', '0.jpg' and " in line
     line = refused(tmp_path / "sweep", "--sweep=ell=1")
     assert "sweep/ell=1/config.json " in line
-    assert contents(tmp_path) == before
+    assert contents_of(tmp_path) == before
 
 
 def test_a_run_that_is_killed_among_them_leaves_them_and_ends(tmp_path):
@@ -130,9 +115,9 @@ def test_a_run_that_is_killed_among_them_leaves_them_and_ends(tmp_path):
         start_and_kill(run, condition, moments.uniform(0, 0.2))
         check_kept(hers, run)
         if not hers:
-            before = contents(run)
+            before = contents_of(run)
             put(run, files=OTHERS)
-            added = contents(run)
+            added = contents_of(run)
             hers = {p: c for p, c in added.items() if p not in before}
             assert len(hers) > 100
     assert train(run) == (0, "")
@@ -155,10 +140,10 @@ def test_a_report_takes_no_place_of_hers(tmp_path, name, kind):
         (runs / name).symlink_to(hers)
     else:
         (runs / name).write_text("hers")
-    before = contents(tmp_path)
+    before = contents_of(tmp_path)
     with pytest.raises(ValueError, match=f"{name} is not as a report has"):
         write_report(str(runs))
-    assert contents(tmp_path) == before
+    assert contents_of(tmp_path) == before
     write_report(str(runs), str(tmp_path / "output"))
     check_kept(before, tmp_path)
 
@@ -197,7 +182,7 @@ def unfinished(killed, tmp_path):
 def test_a_run_that_may_not_go_on_says_so_and_stays(
     unfinished, names, mode, sentence
 ):
-    before = contents(unfinished)
+    before = contents_of(unfinished)
     paths = [*unfinished.glob(names)] if names != "." else [unfinished]
     modes = [(path, path.stat().st_mode) for path in paths]
     for path in paths:
@@ -206,7 +191,7 @@ def test_a_run_that_may_not_go_on_says_so_and_stays(
     for path, usual in modes:
         path.chmod(usual)
     assert line.startswith(f"train.py: {sentence.format(unfinished)}")
-    assert contents(unfinished) == before
+    assert contents_of(unfinished) == before
 
 
 @of_linux

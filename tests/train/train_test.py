@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -82,7 +83,7 @@ def test_a_log_has_a_line_an_epoch(finished):
     assert empty == ""
     for epoch, line in enumerate((first, second)):
         assert line.startswith(f"epoch {epoch + 1}/2  loss ")
-        assert len(line) <= 80
+        assert len(line) <= 80 and re.search(r" \d\d:\d\d left$", line)
         for name, key, form in (
             ("loss", "loss", ".3g"),
             ("accuracy", "accuracy", ".1%"),

@@ -8,6 +8,7 @@ from experiments.process.own_files import make_log
 from experiments.run_folder import WorkDir, configuration_checksum
 from experiments.sweep.command import run_sweep
 from experiments.sweep.grid import swept_runs
+from tests.helpers.contents import contents_of
 
 # Stands in for train.py: fails with ell=3, has the sweep interrupted with
 # ell=5, diverges with ell=6, is interrupted itself with ell=7.
@@ -223,10 +224,11 @@ def test_a_folder_of_others_is_refused_before_any_is_run(
     sweep, runs, files, says
 ):
     write(runs / "ell=2", **files)
-    before = {path: path.read_text() for path in runs.glob("*/*")}
+    before = contents_of(runs / "ell=2")
     with pytest.raises(ValueError, match=says):
         sweep("ell=1,2")
-    assert {path: path.read_text() for path in runs.glob("*/*")} == before
+    assert contents_of(runs / "ell=2") == before
+    assert not (runs / "ell=1" / "results.json").exists()
 
 
 @pytest.mark.parametrize("is_link", [True, False])

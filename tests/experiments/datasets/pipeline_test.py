@@ -59,10 +59,7 @@ def test_a_step_is_a_function_of_its_number(sampling, per_step, start):
     expected = tf.random.uniform((3,))
     tf.random.set_seed(1)
     dataset = _batches(
-        sampling,
-        sub_batches_per_step=per_step,
-        sub_batches_per_epoch=8 if sampling == "shuffle" else None,
-        start_step=start,
+        sampling, sub_batches_per_step=per_step, start_step=start
     )
     assert dataset.element_spec == (
         tf.TensorSpec((per_step * 4, 8, 8, 3), tf.float32),
@@ -74,7 +71,9 @@ def test_a_step_is_a_function_of_its_number(sampling, per_step, start):
     np.testing.assert_array_equal(tf.random.uniform((3,)), expected)
     for step, offset in itertools.product(range(7), range(per_step)):
         index = per_step * (start + step) + offset
-        rows = sub_batch_indices(sampling, 6, index, NUM_EXAMPLES, 4, 8)
+        # An epoch has whole steps.
+        per_epoch = NUM_EXAMPLES // (4 * per_step) * per_step
+        rows = sub_batch_indices(sampling, 6, index, NUM_EXAMPLES, 4, per_epoch)
         raw = AUGMENTATION(
             tf.gather(IMAGES, rows), stream_seed(6, "augmentation", index)
         )
@@ -132,7 +131,16 @@ assert np.array_equal(np.concatenate(seen), labels), seen
     program = Program(str(tmp_path / "replicas.py"))
     _, errors = program.communicate()
     assert program.returncode == 0, errors
-    assert "AUTO" not in errors
+
+
+def test_no_data_set_is_sharded_by_files():
+    for dataset in (
+        _batches(),
+        evaluation_batches(IMAGES, LABELS, 10, PREPROCESS),
+        full_batches(IMAGES, LABELS, PREPROCESS),
+    ):
+        policy = dataset.options().experimental_distribute.auto_shard_policy
+        assert policy == tf.data.experimental.AutoShardPolicy.DATA
 
 
 def test_an_epoch_of_shuffle_that_holds_no_step_is_refused():

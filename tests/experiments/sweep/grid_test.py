@@ -31,7 +31,7 @@ def test_product_of_all_values_has_a_run_each():
 
 def test_values_get_the_type_of_their_key():
     first, second = runs(
-        "measure_noise=False",
+        "measure_noise=false",
         # Commas in brackets separate no values.
         "model.hidden_units=(8,),(16, 16)",
         "num_examples=100",

@@ -28,7 +28,7 @@ def array(task, first, count):
 @pytest.mark.parametrize(
     ("text", "environment", "shard"),
     [
-        ("3/4", array(0, 0, 9), Shard(3, 4)),
+        ("4/4", array(0, 0, 9), Shard(4, 4)),
         (None, {}, Shard(1, 1)),
         (None, array(0, 0, 4), Shard(1, 4)),
         (None, array(4, 1, 4), Shard(4, 4)),
@@ -49,7 +49,7 @@ def test_no_part_is_refused(text):
         Shard.parse(text, {})
 
 
-@pytest.mark.parametrize("task", ["12", "x"])
+@pytest.mark.parametrize("task", ["4", "x"])
 def test_an_array_with_gaps_is_refused(task):
     with pytest.raises(ValueError, match=f"no gaps.*TASK_ID={task}"):
         Shard.parse(None, array(task, 0, 4))

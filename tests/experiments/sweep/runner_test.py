@@ -70,6 +70,16 @@ def test_as_many_run_at_a_time_as_are_allowed(parallel):
     assert runner.ended == dict.fromkeys("abcde", "finished")
 
 
+def test_what_has_ended_before_is_said_and_not_started():
+    states = ("finished", "diverged", "elsewhere")
+    jobs = [job(state, state=lambda state=state: state) for state in states]
+    runner, output = run(jobs, start=None)
+    assert runner.ended == {state: state for state in states}
+    assert "1 of 3 runs are finished already." in output
+    assert "1 of 3 runs have diverged before and are not run again." in output
+    assert "elsewhere is run by another process." in output
+
+
 def test_a_process_that_does_not_end_is_killed():
     process = FakeProcess(99)
 

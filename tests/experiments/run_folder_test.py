@@ -35,7 +35,9 @@ def put(path, kind):
         path.mkdir(parents=True)
         (path / "step-5.npz").write_text("hers")
     elif kind == "link":
-        path.symlink_to(path.parent.parent / "elsewhere")
+        hers = path.parents[1] / "hers"
+        put(hers, "folder" if path.name in FOLDERS else "file")
+        path.symlink_to(hers)
     else:
         path.write_text('{"accuracy": 1.0}')
 
@@ -61,14 +63,14 @@ def test_what_is_put_in_a_runs_place_is_refused_or_left(tmp_path, name, kind):
     begun(folder)
     (folder / name).unlink(missing_ok=True)
     put(folder / name, kind)
-    before = contents_of(folder)
+    before = contents_of(tmp_path)
     is_its_own = name in FOLDERS and kind == "folder"
     if is_its_own or (name == "history.csv" and kind == "file"):
         begun(folder)
     else:
         with pytest.raises(ValueError, match=str(folder)):
             begun(folder)
-    after = contents_of(folder)
+    after = contents_of(tmp_path)
     # It may have been written again.
     config = str(folder / "config.json")
     assert {**after, config: before[config]} == before

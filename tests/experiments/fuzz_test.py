@@ -142,10 +142,13 @@ def damaged_json(draw, content):
 
 @st.composite
 def damaged_csv(draw, content):
-    """One cell, or what follows it, is another."""
+    """One cell, or what follows it, is another, or the rest of a line gone."""
     parts = re.split("([,\n])", content.decode())
-    place = draw(st.integers(0, len(parts) - 1))
-    parts[place] = draw(st.sampled_from(CELLS))
+    place = draw(st.integers(0, len(parts) - 2))
+    if draw(st.booleans()):
+        parts[place] = draw(st.sampled_from(CELLS))
+    else:
+        del parts[place : parts.index("\n", place)]
     return "".join(parts).encode()
 
 

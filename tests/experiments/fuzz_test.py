@@ -201,7 +201,7 @@ def soon():
 def history_of(path):
     """Columns of a file of CSV as a program of a user would read them."""
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(filter(str.strip, file)))
     return {
         name: [float(row[name].replace("NA", "") or "nan") for row in rows]
         for name in rows[0]

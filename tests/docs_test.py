@@ -17,6 +17,9 @@ from tests.helpers.paths import ROOT
 
 SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE_IN_CSS = re.compile(r"url\(\s*['\"]?(?:https?:)?//|@import")
+NAMED = re.compile(
+    r"(?:keras_svag|experiments|tests|benchmarks|configs|docs)/[\w/]+\.\w+"
+)
 EXAMPLE = re.compile(r"^```(?:python)?\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -96,6 +99,15 @@ def test_no_link_is_dead_on_a_code_host():
     for path in SOURCES:
         found = page(path)
         assert list(dead(path, found.links + found.assets)) == []
+
+
+def test_files_that_are_named_exist():
+    named = {
+        name for path in SOURCES for name in NAMED.findall(path.read_text())
+    }
+    # A script of an earlier commit, as the page says.
+    named -= {"benchmarks/pytorch_step.py"}
+    assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
 def test_start_page_has_the_example_of_the_readme():

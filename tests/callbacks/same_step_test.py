@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import GradientNoiseMonitor
+from keras_svag import GradientNoiseMonitor, backend
 from tests.helpers.bits import assert_same_bits, bits_of
 from tests.helpers.small_problems import regression
 
@@ -121,6 +121,15 @@ def test_training_has_the_bits_of_training_without(name, settings):
     is_own = isinstance(model, Mixup)
     assumptions = monitors[0].estimate().assumptions
     assert ("own_train_step" in assumptions) == is_own
+
+
+def test_a_batch_that_was_not_read_is_not_handed_on_later():
+    feed, data = backend.Feed(), iter(tf.data.Dataset.range(9))
+    feed([next(data)], data)
+    handed = feed([next(data), next(data)], data)
+    assert [int(number) for number in handed] == [1, 2]
+    # It was read to its end.
+    assert int(next(feed([next(data)], data))) == 3
 
 
 class EightRows(keras.layers.Layer):

@@ -36,6 +36,8 @@ class Feed(train_function.Feed):
         kept = self._iterator
         if kept is None or kept.element_spec != data.element_spec:
             self._iterator = self._made(data.element_spec)
+        # An exception may have left some that nobody has read.
+        self._batches.clear()
         self._batches.extend(batches)
         return self._iterator
 

@@ -284,8 +284,8 @@ def test_a_run_of_the_script_outlives_kills(kind):
         "tests.helpers.kill_harness",
         f"--kind={kind}",
         "--kills=3",
-        "--epochs=4",
-        "--longest=2",
+        "--epochs=8",
+        "--longest=1",
     ).communicate()
     assert output.endswith("3 kills, differing: nothing\n"), (
         output + errors[-2000:]

@@ -16,9 +16,6 @@ class Feed:
         """
         return iter(batches)
 
-    def close(self):
-        """Lets go of what it keeps from call to call."""
-
 
 class TrainFunction:
     """Stands in for a model's train function during one call of it.

@@ -28,8 +28,8 @@ _ROUNDING = 1e-6
 # Where `every` is None: in blocks of 4 steps for 2,000 steps, then of a 500th
 # of the steps done, until a hundredth of the steps is measured.
 _FIRST_BLOCK, _BLOCKS_IN_RUN, _LONGEST_BLOCK = 4, 500, 100
-# What makes a terminal print Keras's errors in bold.
-_STYLE = re.compile(r"\x1b\[\d*m")
+# What makes a terminal print Keras's errors in bold; of a KeyError as escapes.
+_STYLE = re.compile(r"(?:\x1b|\\x1b)\[\d*m|\\n")
 
 
 class GradientNoiseMonitor(keras.callbacks.Callback):
@@ -78,9 +78,9 @@ their kin |
     Limits. Variables and the global generators of Keras, NumPy and Python are
     put back; the last two not where a generator or a `PyDataset` makes the
     batches, which draws from them at the same time. Attributes of Python
-    objects that `call` changes in eager mode are not put back. Over several
-    replicas what draws from TensorFlow's own generator (`tf.random.normal`)
-    does not draw the same numbers.
+    objects that `call` changes in eager mode are not put back, nor lookup
+    tables. Under a `tf.distribute` strategy what draws from TensorFlow's own
+    generator (`tf.random.normal`) does not draw the same numbers.
 
     The place in the block, the steps done and the observations go on over
     several calls of `fit` with one model; another model starts anew. An epoch
@@ -261,7 +261,6 @@ their kin |
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._fetch()
-        self._feed.close()
         self._write_end()
         if self._summaries is not None:
             self._summaries.close()
@@ -404,7 +403,8 @@ their kin |
                 f"{type(self).__name__} does not know the loss of "
                 f"{type(model).__name__}, whose own `train_step` computes it; "
                 "give it as `loss`, a function of (y, y_pred), or of (x, "
-                "y_pred) where the data have no targets y."
+                "y_pred) where the data have no targets y, or compute it in "
+                "the model's `compute_loss`."
             )
         if backend.has_fixed_batch_size(model):
             raise ValueError(
@@ -554,18 +554,23 @@ their kin |
             self._look_at_batch(batch)
         try:
             values = self._program.moments(batch)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:
+            if not backend.is_one_process(self._model_seen):
+                # Of another worker, perhaps, that is gone.
+                raise
             self._refuse_half(error)
             return
         self._wait(self._steps + place + 1, values, self._program.layers)
 
     def _refuse_half(self, error):
         """Says that a half cannot be trained on, at the first one for good."""
-        why = " ".join(_STYLE.sub("", str(error)).split())
+        why = " ".join(_STYLE.sub(" ", str(error)).split())
         sentence = (
-            f"{type(self).__name__} cannot compute the loss of half a batch of "
-            f"the model {self._model_seen.name!r} ({why:.300}): "
-            f"{backend.CANNOT_HALVE}"
+            f"{type(self).__name__} cannot compute the loss of half a batch "
+            f"from `model(x)` of {self._model_seen.name!r} "
+            f"({type(error).__name__}: {why:.300}); where a `train_step` "
+            "computes it otherwise, do so in the model's `compute_loss`, and "
+            f"where it is that of whole batches only, {backend.CANNOT_HALVE}"
         )
         if not len(self.series):
             raise ValueError(sentence) from error

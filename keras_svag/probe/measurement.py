@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import warnings
 from typing import Any, Literal
 
 import keras
@@ -79,7 +80,8 @@ def measure_gradient_noise(
             With fewer than 4 there are no standard errors; intervals are good
             from 20 on.
         loss: Replaces the compiled loss (and a `compute_loss` of the model's
-            own), as in `keras.Model.compile`.
+            own), as in `keras.Model.compile`; of (x, y_pred) where the data
+            have no targets y.
         rtol: If given, stops as soon as the relative standard error of N/G is
             at most this, after 20 batches at the earliest. It stops where the
             error looks small, which costs little: in simulations the whole
@@ -145,7 +147,7 @@ def measure_gradient_noise(
     progress = keras.utils.Progbar(
         num_batches, verbose=verbose, stateful_metrics=["noise_to_signal"]
     )
-    drawn = 0
+    drawn = left_out = 0
     with (
         backend.python_state_kept(model, keeps_generators=True),
         backend.preserved_state(model),
@@ -153,6 +155,7 @@ def measure_gradient_noise(
         gradients = SequentialGradients(model, loss, preconditioned)
         for batch in itertools.chain([first], batches):
             if backend.num_rows(batch) != rows:
+                left_out += 1
                 continue
             drawn += 1
             with backend.one_sentence("data"):
@@ -165,6 +168,12 @@ def measure_gradient_noise(
                     break
     if verbose:
         progress.update(drawn, gradients.summary(), finalize=True)
+    if left_out > drawn:
+        warnings.warn(
+            f"{left_out:,} of {left_out + drawn:,} batches were left out: only "
+            f"those of {rows:,} rows, as the first one has, are comparable.",
+            stacklevel=2,
+        )
 
     fields = {
         "batch_size": rows,
@@ -313,8 +322,8 @@ def check_has_call(model):
 
 def _check_targets(model, batch, loss):
     _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    has_own_loss = loss is None and backend.overrides(model, "compute_loss")
-    if y is None and not has_own_loss and (loss or model.loss) is not None:
+    is_given = loss is not None or backend.overrides(model, "compute_loss")
+    if y is None and not is_given and model.loss is not None:
         raise ValueError(
             "`data` must have targets y for the loss of the model, got inputs "
             "x alone; give (x, y), or a model without a compiled loss that "

@@ -139,9 +139,18 @@ class EightRows(keras.layers.Layer):
         return x + tf.ones((8, 8))
 
 
-def test_a_half_that_cannot_be_computed_is_refused_in_a_sentence():
-    model = perceptron(layer=EightRows)
-    model.compile("sgd", "mse")
+def of_eight_rows(y, y_pred):
+    return tf.reduce_mean(tf.reshape(y - y_pred, (8, 3)) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "loss"),
+    # Seen while the half is traced, and when it is run.
+    [(EightRows, "mse"), (keras.layers.Identity, of_eight_rows)],
+)
+def test_a_half_that_cannot_be_computed_is_refused_in_a_sentence(layer, loss):
+    model = perceptron(layer=layer)
+    model.compile("sgd", loss)
     monitors = [GradientNoiseMonitor(every=1)]
     with pytest.raises(ValueError, match="half a batch .*whole batches") as e:
         fit(model, monitors, X[:48], Y[:48], batch_size=8)

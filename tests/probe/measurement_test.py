@@ -360,3 +360,19 @@ def test_what_cannot_be_measured_is_refused(arguments, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         measure(**arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_without_targets_a_given_loss_is_one_of_the_inputs():
+    x, _ = regression()
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, keras.layers.Dense(5)(inputs))
+    model.compile("sgd", "mae")
+    alone, pair = (measure(model, data, 8, loss="mse") for data in (x, (x, x)))
+    assert alone == pair
+
+
+def test_many_batches_that_are_left_out_are_counted():
+    x, y = regression()
+    data = [(x[:rows], y[:rows]) for rows in (8, 6, 8, 6, 6, 6)]
+    with pytest.warns(UserWarning, match="4 of 6 batches .* 8 rows"):
+        assert measure(linear_model(), data, batch_size=None).count == 2

@@ -1,6 +1,7 @@
 """What takes the place of TensorFlow's train functions for one call."""
 
 import collections
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +26,9 @@ class Feed(train_function.Feed):
 
     def __init__(self):
         self._batches = collections.deque()
-        self._iterator = None
+        # Of one iterator that lives when Python ends TensorFlow complains.
+        self._kept = []
+        weakref.finalize(self, self._kept.clear)
 
     def __reduce__(self):
         return type(self), ()
@@ -33,17 +36,13 @@ class Feed(train_function.Feed):
     def __call__(self, batches, data):
         if not isinstance(data, tf.data.Iterator):
             return iter(batches)
-        kept = self._iterator
-        if kept is None or kept.element_spec != data.element_spec:
-            self._iterator = self._made(data.element_spec)
+        spec = data.element_spec
+        if not self._kept or self._kept[0].element_spec != spec:
+            self._kept[:] = [self._made(spec)]
         # An exception may have left some that nobody has read.
         self._batches.clear()
         self._batches.extend(batches)
-        return self._iterator
-
-    def close(self):
-        # TensorFlow complains of one that lives when Python ends.
-        self._iterator = None
+        return self._kept[0]
 
     def _made(self, element_spec):
         dataset = tf.data.Dataset.from_generator(
@@ -58,7 +57,7 @@ class Feed(train_function.Feed):
     def _drawn(self):
         while self._batches:
             yield self._batches.popleft()
-        self.close()
+        self._kept.clear()
 
 
 class FirstCall(TrainFunction):

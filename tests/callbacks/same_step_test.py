@@ -4,6 +4,9 @@ Another program (of other shapes, or called by itself) has other last bits, and
 what draws by `tf.random` begins anew in it.
 """
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -130,6 +133,11 @@ def test_a_batch_that_was_not_read_is_not_handed_on_later():
     assert [int(number) for number in handed] == [1, 2]
     # It was read to its end.
     assert int(next(feed([next(data)], data))) == 3
+    # It goes with its monitor, and not at the end of Python alone.
+    left = weakref.ref(feed)
+    del feed
+    gc.collect()
+    assert left() is None
 
 
 class EightRows(keras.layers.Layer):

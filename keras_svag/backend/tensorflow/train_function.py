@@ -45,19 +45,21 @@ class Feed(train_function.Feed):
         return self._kept[0]
 
     def _made(self, element_spec):
+        batches, kept = self._batches, self._kept
+
+        def drawn():
+            while batches:
+                yield batches.popleft()
+            kept.clear()
+
         dataset = tf.data.Dataset.from_generator(
-            self._drawn, output_signature=element_spec
+            drawn, output_signature=element_spec
         )
         # Nothing is drawn ahead.
         options = tf.data.Options()
         options.autotune.enabled = False
         options.experimental_optimization.apply_default_optimizations = False
         return iter(dataset.with_options(options))
-
-    def _drawn(self):
-        while self._batches:
-            yield self._batches.popleft()
-        self._kept.clear()
 
 
 class FirstCall(TrainFunction):

@@ -21,11 +21,11 @@ class Feed(train_function.Feed):
     From any other iterator Keras would call its step by another program, in
     which what draws by `tf.random` begins anew, and a train function of the
     model's own may take no other. Making one takes as long as many steps, so
-    that it is kept until it was read to its end.
+    that it is kept until it was read to its end, as where a call is cut in two.
     """
 
     def __init__(self):
-        self._batches = collections.deque()
+        self._dataset, self._batches = None, collections.deque()
         # Of one iterator that lives when Python ends TensorFlow complains.
         self._kept = []
         weakref.finalize(self, self._kept.clear)
@@ -36,9 +36,12 @@ class Feed(train_function.Feed):
     def __call__(self, batches, data):
         if not isinstance(data, tf.data.Iterator):
             return iter(batches)
-        spec = data.element_spec
-        if not self._kept or self._kept[0].element_spec != spec:
-            self._kept[:] = [self._made(spec)]
+        made, spec = self._dataset, data.element_spec
+        if made is None or made.element_spec != spec:
+            self._kept.clear()
+            self._dataset = self._made(spec)
+        if not self._kept:
+            self._kept.append(iter(self._dataset))
         # An exception may have left some that nobody has read.
         self._batches.clear()
         self._batches.extend(batches)
@@ -59,7 +62,7 @@ class Feed(train_function.Feed):
         options = tf.data.Options()
         options.autotune.enabled = False
         options.experimental_optimization.apply_default_optimizations = False
-        return iter(dataset.with_options(options))
+        return dataset.with_options(options)
 
 
 class FirstCall(TrainFunction):

@@ -21,7 +21,7 @@ def map_arrays(function, batch):
 
 
 def has_rows(array):
-    """Whether an array has rows: a scalar is that of the whole batch."""
+    """Whether an array has rows; a scalar belongs to the whole batch."""
     shape = array.shape
     return (shape.rank if hasattr(shape, "rank") else len(shape)) != 0
 

@@ -53,7 +53,7 @@ class TrainingLoss:
     Args:
         model: A built `keras.Model`.
         loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
-            does not. It is one of x where a batch has no targets.
+            does not. Where a batch has no targets, x stands for them.
 
     Attributes:
         is_masked: Whether a batch was seen whose loss Keras divides by the

@@ -28,7 +28,7 @@ _ROUNDING = 1e-6
 # Where `every` is None: in blocks of 4 steps for 2,000 steps, then of a 500th
 # of the steps done, until a hundredth of the steps is measured.
 _FIRST_BLOCK, _BLOCKS_IN_RUN, _LONGEST_BLOCK = 4, 500, 100
-# What makes a terminal print Keras's errors in bold; of a KeyError as escapes.
+# What has a terminal print Keras's errors in bold; a KeyError shows escapes.
 _STYLE = re.compile(r"(?:\x1b|\\x1b)\[\d*m|\\n")
 
 
@@ -98,7 +98,7 @@ their kin |
         per_layer: Whether to measure each trainable variable apart too.
         loss: Replaces the compiled loss, as in `keras.Model.compile`: for a
             `train_step` of the model's own that computes its loss by itself.
-            Of (x, y_pred) where the data have no targets y.
+            Where the data have no targets y, it is called with (x, y_pred).
         log_dir: Directory for TensorBoard; events go to its subdirectory
             `gradient_noise`.
         update_freq: `"epoch"` writes them at the ends of epochs, an integer
@@ -556,14 +556,14 @@ their kin |
             values = self._program.moments(batch)
         except Exception as error:
             if not backend.is_one_process(self._model_seen):
-                # Of another worker, perhaps, that is gone.
+                # Perhaps another worker is gone.
                 raise
             self._refuse_half(error)
             return
         self._wait(self._steps + place + 1, values, self._program.layers)
 
     def _refuse_half(self, error):
-        """Says that a half cannot be trained on, at the first one for good."""
+        """Ends training at the first half that fails, and later only warns."""
         why = " ".join(_STYLE.sub(" ", str(error)).split())
         sentence = (
             f"{type(self).__name__} cannot compute the loss of half a batch "

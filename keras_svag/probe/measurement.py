@@ -80,8 +80,8 @@ def measure_gradient_noise(
             With fewer than 4 there are no standard errors; intervals are good
             from 20 on.
         loss: Replaces the compiled loss (and a `compute_loss` of the model's
-            own), as in `keras.Model.compile`; of (x, y_pred) where the data
-            have no targets y.
+            own), as in `keras.Model.compile`. Where the data have no targets
+            y, it is called with (x, y_pred).
         rtol: If given, stops as soon as the relative standard error of N/G is
             at most this, after 20 batches at the earliest. It stops where the
             error looks small, which costs little: in simulations the whole

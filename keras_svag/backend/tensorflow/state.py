@@ -44,9 +44,9 @@ def preserved_state(model, trains=False):
 def eager_seeds_kept():
     """Context after which `tf.random` draws eagerly as it would have before.
 
-    Once a seed was set it takes one for each call from a generator of Python's.
-    Within the context they are others: of a seed that comes again TensorFlow
-    would draw the next numbers.
+    Once a seed was set, TensorFlow takes a seed for each call from a generator
+    of Python's. Within the context these seeds are others: where TensorFlow
+    meets a seed again, it draws the numbers that follow the first ones.
     """
     generator = getattr(context.context(), "_rng", None)
     if generator is None:

@@ -26,7 +26,7 @@ class Feed(train_function.Feed):
 
     def __init__(self):
         self._dataset, self._batches = None, collections.deque()
-        # Of one iterator that lives when Python ends TensorFlow complains.
+        # TensorFlow complains of an iterator that lives when Python ends.
         self._kept = []
         weakref.finalize(self, self._kept.clear)
 

@@ -35,12 +35,7 @@ from keras_svag.backend.pairs import (
     preconditioned_pair,
     python_state_kept,
 )
-from keras_svag.backend.train_function import (
-    Beside,
-    Feed,
-    Within,
-    innermost,
-)
+from keras_svag.backend.train_function import Beside, Feed, innermost
 from keras_svag.scaling.optimizers import without_loss_scale
 
 if keras.backend.backend() == "tensorflow":

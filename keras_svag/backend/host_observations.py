@@ -24,6 +24,9 @@ class PairTrainer(AnyTrainer):
         self.built = True
 
     def _is_pair(self, data):
+        """Whether a batch has the nominal size; it is counted as a step."""
+        if self._observations is not None:
+            self._observations.begin()
         rows = num_rows(data)
         if self._is_always_nominal:
             return True
@@ -36,20 +39,20 @@ class PairTrainer(AnyTrainer):
 class Observations(AnyObservations):
     """Rows as the steps return them: a number, and a vector of a device."""
 
-    def __init__(self):
-        self._number = -1
-        self._rows = collections.deque(maxlen=1)
+    _count = 0
 
     def restart(self) -> None:
-        self._rows = collections.deque(maxlen=self._steps)
+        self._rows: collections.deque = collections.deque(maxlen=self.room)
+
+    def begin(self) -> None:
+        self._count += 1
 
     def add(self, row: Any) -> None:
         """Adds the row of a step, in place of the oldest one."""
-        self._number += 1
-        self._rows.append([self._number, row])
+        self._rows.append([self._count, row])
 
     def last(self) -> Any:
-        return list(self._rows) or [[-1, np.zeros(0)]]
+        return self._count, list(self._rows)
 
     def unpacked(self, row: Any) -> dict[str, Any]:
         return super().unpacked(np.concatenate([[row[0]], row[1]]))

@@ -21,6 +21,8 @@ MOMENTS = (
     "preconditioned_grad_sq_norm",
     "preconditioned_example_noise",
 )
+# Rows that wait on the device: taking them costs as much as a small step.
+_ROOM = 32
 # What a row of the observations begins with; moments by layer follow.
 ROW = (
     "iteration",
@@ -49,7 +51,7 @@ class PairTrainer(keras.Model):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
-        if self._observations is not None:
+        if self._observations is not None and self._observations.per_layer:
             # Another set of weights may be trained from now on.
             self._observations.restart()
 
@@ -64,7 +66,6 @@ class PairTrainer(keras.Model):
         """
         if self._observations is None:
             self._observations = self._new_observations()
-            self.train_function = None
         if self._observations.extend(self.steps_per_execution, per_layer):
             # Part of the step, which is traced anew.
             self.train_function = None
@@ -175,17 +176,19 @@ class PairTrainer(keras.Model):
 class Observations:
     """The moments of the last steps' pairs, a row each.
 
-    A row begins with its number, by which it can be told apart from those of
-    earlier calls. All who observe a model share them.
+    A row begins with the number of its step among those that were observed, of
+    which batches that are left out have one too. All who observe a model share
+    the rows, and take them while there is room for later ones.
 
     Attributes:
         per_layer: Whether the moments of each variable are kept.
         layers: A name for each variable that is measured.
+        room: How many rows are kept.
     """
 
     per_layer = False
     layers: list[str] = []
-    _steps = 1
+    room = 0
 
     def name_layers(self, weights: list[keras.Variable]) -> None:
         """Names the rows of `layers` after the weights that are measured."""
@@ -197,10 +200,11 @@ class Observations:
         Returns:
             Whether there was none.
         """
-        wanted = steps, self.per_layer or per_layer
-        is_new = wanted != (self._steps, self.per_layer)
+        per_layer |= self.per_layer
+        room = steps if per_layer else max(steps, _ROOM)
+        is_new = (room, per_layer) != (self.room, self.per_layer)
         if is_new:
-            self._steps, self.per_layer = wanted
+            self.room, self.per_layer = room, per_layer
             self.restart()
         return is_new
 
@@ -208,11 +212,12 @@ class Observations:
         """Drops the rows; later ones are numbered on."""
         raise NotImplementedError
 
-    def last(self) -> Any:
-        """The rows of the last call, or less; a tensor that may come later.
+    def begin(self) -> None:
+        """Counts a step that begins."""
+        raise NotImplementedError
 
-        Before the first step there is one row with the number -1.
-        """
+    def last(self) -> Any:
+        """The number of steps, and the last rows: tensors, may come later."""
         raise NotImplementedError
 
     def unpacked(self, row: Any) -> dict[str, Any]:

@@ -103,25 +103,6 @@ class Beside(TrainFunction):
         return contextlib.nullcontext()
 
 
-class Within(TrainFunction):
-    """Calls a function after a call of a train function that observes itself.
-
-    Args:
-        model: The model.
-        observe: The function, without arguments.
-        in_loop: Whether `train_on_batch` calls it.
-    """
-
-    def __init__(self, model, observe, in_loop=False):
-        super().__init__(model, in_loop)
-        self._observe = observe
-
-    def _call(self, *arguments):
-        result = self.found(*arguments)
-        self._observe()
-        return result
-
-
 def innermost(train_function):
     """The function that stands behind any number of stand-ins."""
     while isinstance(train_function, TrainFunction):

@@ -167,8 +167,12 @@ their kin |
     def _forget_model(self):
         self._model_seen = self._program = self._observations = None
         self._function_seen = self._optimizer_seen = None
-        # The number of the last step whose own observation was taken.
-        self._last_own = -1.0
+        # Steps of an `SVAGModel`: how many it has counted when its rows were
+        # last taken, what that is short of the steps done, the step at which
+        # they were, and those to keep where not all are kept.
+        self._last_own = self._ahead = 0
+        self._taken_at: int | None = None
+        self._chosen: set[int] = set()
         self._is_watching = False
         self._feed = backend.Feed()
         self._waiting: collections.deque = collections.deque()
@@ -220,6 +224,7 @@ their kin |
             number = self._epoch + 1
         self._is_first_epoch_of_fit = False
         self._epoch = number
+        self._taken_at = None
         lost = self._series.lost_epochs
         lost -= {epoch for epoch in lost if epoch >= number}
         self._examples_in_loss = None
@@ -261,6 +266,7 @@ their kin |
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._fetch()
+        self._taken_at = None
         self._write_end()
         if self._summaries is not None:
             self._summaries.close()
@@ -287,6 +293,7 @@ their kin |
         self.set_model(model)
         self.on_train_begin()
         self._epoch = max(self._epoch, 1)
+        self._taken_at = None
         model.make_train_function()
         hers = model.train_function
         self._is_watching = True
@@ -512,7 +519,11 @@ their kin |
             if is_due and not is_new:
                 self._look_at_own_batch()
             if is_due:
-                backend.Within(model, self._take_own, self._is_watching)
+                self._chosen.add(self._due + 1)
+            taken_at, room = self._taken_at, self._observations.room
+            if taken_at is None or step + steps - taken_at > room:
+                self._take_own(step)
+                self._fetch(keep=1)
         elif is_new:
             # It gets its trace from `fit`, and not from a batch of ours.
             backend.FirstCall(model, self._feed, self._note_rows)
@@ -625,27 +636,32 @@ their kin |
         optimizer = self._model_seen.optimizer
         return backend.without_loss_scale(optimizer).pairing == "independent"
 
-    def _take_own(self):
-        """Takes the observations that a call has made itself."""
-        rows, steps = self._observations.last(), self.params.get("steps")
-        if steps is not None:
-            # An epoch may end within a call.
-            left = steps - (self._steps - self._steps_before_epoch)
-            rows = rows[-left:] if left < len(rows) else rows
-        self._wait(self._steps, rows, self._observations.layers)
+    def _take_own(self, step=None):
+        """Takes the rows of an `SVAGModel`, lest later ones replace them.
+
+        Args:
+            step: How many steps are done, None where that is not known.
+        """
+        own = self._observations
+        begun = self._steps + self._model_seen.steps_per_execution
+        place = step, begun, self._taken_at is None
+        self._waiting.append((place, self._epoch, own.last(), own, own.layers))
+        if step is not None:
+            self._taken_at = step
 
     def _wait(self, step, values, layers):
-        own = self._observations
-        self._waiting.append((step, self._epoch, values, own, layers))
+        self._waiting.append((step, self._epoch, values, None, layers))
         self._fetch(keep=_WAITING)
 
     def _fetch(self, keep=0):
         """Appends to the series what has waited on the device."""
+        if not keep and self._taken_at is not None:
+            self._take_own()
         while len(self._waiting) > keep:
             step, epoch, values, own, layers = self._waiting.popleft()
             values = backend.fetched(values)
             if own is not None:
-                self._append_own(step, epoch, values, own, layers)
+                self._append_own(*step, epoch, *values, own, layers)
             elif "whole" in values:
                 whole, mean = float(values["whole"]), float(values["mean"])
                 if not (math.isfinite(whole) and math.isfinite(mean)):
@@ -660,18 +676,28 @@ their kin |
             else:
                 self._append(step, epoch, values, layers)
 
-    def _append_own(self, step, epoch, rows, own, layers):
-        newest = rows[-1][0]
-        rows = [
-            (place, row)
-            for place, row in enumerate(rows, start=1)
-            if self._last_own < row[0] <= newest
-        ]
-        self._last_own = newest
-        if self.every not in (None, 1) and rows:
-            rows = [rows[self._choose(len(rows))]]
-        for place, row in rows:
-            self._append(step + place, epoch, own.unpacked(row), layers)
+    def _append_own(
+        self, done, begun, is_first, epoch, count, rows, own, layers
+    ):
+        """Appends the rows of an `SVAGModel` that are new.
+
+        Args:
+            done: Steps done when they were taken, None if not known.
+            begun: Those that had begun at most.
+            is_first: Whether earlier steps were not watched.
+            count: Steps that the model had counted.
+        """
+        if done is not None:
+            self._ahead = done - int(count)
+        earlier, self._last_own = self._last_own, int(count)
+        for row in () if is_first else rows:
+            step = self._ahead + int(row[0])
+            is_new = row[0] > earlier and step <= begun
+            if is_new and (self.every in (None, 1) or step in self._chosen):
+                self._append(step, epoch, own.unpacked(row), layers)
+        self._chosen = {
+            step for step in self._chosen if step > self._ahead + count
+        }
 
     def _append(self, step, epoch, values, layers):
         model, codes = self._model_seen, self._series.codes

@@ -73,22 +73,23 @@ def layer_moments(g1, g2, rows1, rows2):
     """
     rows1, rows2 = ops.cast(rows1, "float32"), ops.cast(rows2, "float32")
     of_one_example = rows1 * rows2 / (rows1 + rows2)
-    moments = []
+    products, distances = [], []
     for a, b in zip(g1, g2, strict=True):
         if a is None:
             a, b = b, a
         if a is None:
-            moments.append(ops.zeros(2, "float32"))
+            products.append(ops.zeros((), "float32"))
+            distances.append(ops.zeros((), "float32"))
             continue
         is_alone = b is None
         if is_sparse(a):
             a, b, _ = common_rows(a, a if is_alone else b)
         a = _at_least_float32(a)
         b = ops.zeros_like(a) if is_alone else _at_least_float32(b)
-        product = ops.cast(ops.sum(a * b), "float32")
-        distance = ops.cast(ops.sum(ops.square(a - b)), "float32")
-        moments.append(ops.stack([product, distance * of_one_example]))
-    return ops.stack(moments)
+        products.append(ops.cast(ops.sum(a * b), "float32"))
+        distances.append(ops.cast(ops.sum(ops.square(a - b)), "float32"))
+    distances = ops.stack(distances) * of_one_example
+    return ops.stack([ops.stack(products), distances], axis=1)
 
 
 def common_rows(g1, g2):
@@ -132,10 +133,8 @@ def is_sparse(gradient):
 
 def squared_norm(variables):
     """Sum of squares over all `variables`, a float32 scalar."""
-    return sum(
-        (ops.sum(ops.square(ops.cast(v, "float32"))) for v in variables),
-        start=ops.zeros((), "float32"),
-    )
+    squares = [ops.sum(ops.square(ops.cast(v, "float32"))) for v in variables]
+    return ops.sum(ops.stack(squares))
 
 
 def _at_least_float32(tensor):

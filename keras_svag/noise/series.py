@@ -104,7 +104,9 @@ class NoiseSeries:
         values = {"observations": 1, **values}
         arguments.integer("observations", values["observations"])
         for name, value in values.items():
-            row[self._column(name)] = arguments.array(name, value)
+            if not arguments.is_number(value):
+                value = arguments.array(name, value)
+            row[self._column(name)] = value
         for pair in layer_moments.values():
             if np.shape(pair) != (2,):
                 raise ValueError(

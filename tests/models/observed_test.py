@@ -273,6 +273,48 @@ def test_batches_that_are_left_out_are_not_observed():
     assert monitor.series["iteration"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("every", [None, 1, 3])
+def test_rows_are_taken_before_there_is_no_room_for_more(every):
+    model = svag_model(linear_model(4), SVAG(0.01, ell=2))
+    # One of a row is left out.
+    sizes = [4] * 50
+    sizes[5] = 1
+    data = ((X[:size], Y[:size]) for size in [*sizes, *sizes])
+    monitor, _ = observed(
+        model, data, every=every, batch_size=None, steps_per_epoch=50, epochs=2
+    )
+    steps = monitor.series["step"] - 1
+    trained = [step for step in range(100) if step not in (5, 55)]
+    np.testing.assert_array_equal(
+        monitor.series["iteration"], [trained.index(step) for step in steps]
+    )
+    if every == 3:
+        # One of each three, unless that is left out or comes after the end.
+        assert len({*steps // 3}) == len(steps) > 30
+    else:
+        assert steps.tolist() == trained
+
+
+def test_steps_that_are_not_watched_are_not_observed():
+    model = svag_model(linear_model(4), SVAG(0.01, ell=2))
+
+    def stop(batch, logs):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+    stopping = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    monitor = GradientNoiseMonitor()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, X, Y, callbacks=[monitor, stopping])
+    model.train_on_batch(X, Y)
+    assert monitor.series["iteration"].tolist() == [0, 1, 2]
+    for callbacks in ([monitor], [], [monitor]):
+        fit(model, X, Y, callbacks=callbacks)
+    model.train_on_batch(X, Y)
+    watched = [0, 1, 2, *range(4, 9), *range(14, 19)]
+    assert monitor.series["iteration"].tolist() == watched
+
+
 def test_monitors_share_what_is_observed():
     model = svag_model(dense_network(), SVAG(0.1, ell=2))
     monitors = [

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_svag.backend.batches import map_arrays
@@ -73,6 +74,8 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
     # As in Keras's own loop, where one of a user's own would convert it.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, Any]:
+        if self._observations is not None:
+            self._observations.begin()
         with without_loss_scale(self.optimizer).mixed_gradients():
             # In a branch of the graph nothing can be built.
             self._build_in_step(data)
@@ -198,7 +201,9 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
         unscale = self._replicas / loss_scale(self)
         row, layers = self._observed(g1, g2, batch, rows, unscale)
         # A step is counted on the host to more digits than float32 has.
-        row = tf.stack([tf.cast(value, "float64") for value in row])
+        step, *row = row
+        row = tf.cast(tf.stack(row), "float64")
+        row = tf.concat([tf.cast(step, "float64")[None], row], 0)
         if self._observations.per_layer:
             layers = tf.cast(tf.reshape(layers, [-1]), "float64")
             row = tf.concat([row, layers], 0)
@@ -211,38 +216,47 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
 class Observations(AnyObservations):
     """Rows in a variable, which the step assigns."""
 
-    _rows = None
-    _next = 0
+    _count = _rows = None
 
     def restart(self) -> None:
-        self._next = max(self._next, 1 + int(self.last()[-1, 0]))
         self._rows = None
+
+    def begin(self) -> None:
+        if self._count is None:
+            self._count = _variable(0.0)
+        self._count.assign_add(1.0)
 
     def add(self, row: Any) -> None:
         """Adds the row of a step, in place of the oldest one."""
         if self._rows is None:
-            with tf.init_scope():
-                self._rows = tf.Variable(
-                    tf.fill([self._steps, 1 + row.shape[0]], _nothing()),
-                    trainable=False,
-                    synchronization=tf.VariableSynchronization.ON_READ,
-                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-                )
-        number = tf.maximum(self._rows[-1:, 0] + 1, self._next)
-        row = tf.concat([number, row], 0)
+            self._rows = _variable(np.zeros([self.room, 1 + row.shape[0]]))
+        row = tf.concat([self._count[None], row], 0)
         self._rows.assign(tf.concat([self._rows[1:], row[None]], 0))
 
     def last(self) -> Any:
         if self._rows is None:
-            return tf.fill([1, 1], _nothing())
-        strategy = getattr(
-            self._rows, "distribute_strategy", tf.distribute.get_strategy()
+            return 0.0 if self._count is None else _read(self._count), []
+        return _read(self._count), _read(self._rows)
+
+
+def _variable(value):
+    """A variable of float64 of which every replica has its own."""
+    with tf.init_scope():
+        return tf.Variable(
+            tf.constant(value, "float64"),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
-        return tf.identity(strategy.experimental_local_results(self._rows)[0])
 
 
-def _nothing():
-    return tf.constant(-1, "float64")
+def _read(variable):
+    """What it holds now; later assignments do not change it."""
+    strategy = getattr(
+        variable, "distribute_strategy", tf.distribute.get_strategy()
+    )
+    own = strategy.experimental_local_results(variable)[0]
+    return tf.raw_ops.ReadVariableOp(resource=own.handle, dtype=own.dtype)
 
 
 def _summed(gradient):

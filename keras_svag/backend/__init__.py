@@ -19,6 +19,7 @@ from keras_svag.backend.model import (
     gradient_weights,
     has_batch_normalization,
     has_fixed_batch_size,
+    has_own_step,
     has_regularizer,
     has_second_moments,
     inverse_root_second_moments,
@@ -29,6 +30,7 @@ from keras_svag.backend.model import (
     overrides,
     seeds_of,
     training_loss,
+    with_values,
 )
 from keras_svag.backend.pairs import (
     fetched,

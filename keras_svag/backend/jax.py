@@ -24,12 +24,14 @@ from keras_svag.scaling.optimizers import without_loss_scale
 
 __all__ = [
     "Beside",
+    "Feed",
     "Gradients",
     "PairProgram",
     "PairTrainer",
     "is_one_process",
     "one_sentence",
     "preserved_state",
+    "with_values",
     "writes_files",
 ]
 
@@ -110,6 +112,11 @@ class Variables:
         return [g.astype("float32") / scale for g in gradients]
 
 
+def _is_compiled(model):
+    """Whether Keras makes programs of the steps of a model."""
+    return model.jit_compile and not model.run_eagerly
+
+
 class PairProgram(slices.PairProgram):
     """Measures the two halves of batches by a program of their values."""
 
@@ -124,10 +131,12 @@ class PairProgram(slices.PairProgram):
                 return function(batch)
 
         program.__name__ = function.__name__  # As profiles show it.
+        # What a program has the host draw, it draws while it runs, later.
+        values = jax.block_until_ready(self._variables.values())
         with python_state_kept(self.model, self._keeps_generators):
-            if not self.model.run_eagerly:
+            if _is_compiled(self.model):
                 program = self._programs.setdefault(function, jax.jit(program))
-            return program(self._variables.values(), batch)
+            return jax.block_until_ready(program(values, batch))
 
     def _gradients(self, half):
         return self._variables.gradients_of(self, half)
@@ -136,16 +145,18 @@ class PairProgram(slices.PairProgram):
 @contextlib.contextmanager
 def _attached(model, state):
     """Context in which a model's variables have the values that `fit` keeps."""
-    parts = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
+    parts = {
+        "trainable_variables": model.trainable_variables,
+        "non_trainable_variables": model.non_trainable_variables,
+        "optimizer_variables": model.optimizer.variables,
+        "metrics_variables": model.metrics_variables,
+    }
+    if not isinstance(state, dict):
+        state = dict(zip(parts, state, strict=True))
     pairs = [
         pair
-        for variables, values in zip(parts, state, strict=True)
-        for pair in zip(variables, values, strict=True)
+        for part, values in state.items()
+        for pair in zip(parts[part], values, strict=True)
     ]
     found = [(variable, variable._value) for variable, _ in pairs]
     try:
@@ -155,6 +166,21 @@ def _attached(model, state):
     finally:
         for variable, value in found:
             variable._value = value
+
+
+class Feed(train_function.Feed):
+    """Gives a train function an iterator."""
+
+    def with_rest(self, batches, data):
+        return itertools.chain(batches, data)
+
+
+def with_values(model):
+    """Context in which variables have values, within an epoch of `fit` too."""
+    if getattr(model, "_jax_state_synced", True) or not model._jax_state:
+        return contextlib.nullcontext()
+    # Keras would write them back for good: the script may count on it not to.
+    return _attached(model, model._jax_state)
 
 
 class Beside(train_function.Beside):
@@ -272,7 +298,7 @@ class Gradients(pairs.Gradients):
         return self._all.gradients_of(self, batch)
 
     def compiled(self, function):
-        if self.model.run_eagerly:
+        if not _is_compiled(self.model):
             return function
         seeds = self._all.seeds
 

@@ -296,6 +296,17 @@ def examples_of(data):
     return known._replace(batches=batches)
 
 
+def has_own_step(model):
+    """Whether a model's class trains by a step, or a gradient, of its own."""
+    # The latter is JAX's.
+    methods = "train_step", "compute_loss_and_updates"
+    return any(
+        getattr(type(model), method, None)
+        is not getattr(keras.Model, method, None)
+        for method in methods
+    )
+
+
 def examples_in_loss(model):
     """How many examples the mean of the loss is over that Keras logs.
 
@@ -335,6 +346,11 @@ def notes_kept(model):
             layer._losses[:] = own
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
+
+
+def with_values(model):
+    """Context in which variables have values, within an epoch of `fit` too."""
+    return contextlib.nullcontext()
 
 
 def iterations(optimizer):

@@ -90,4 +90,4 @@ class FirstCall(TrainFunction):
         batches = self._batches(data)
         for batch in batches:
             fewest_rows(batch)
-        return self.found(*state, self._feed(batches, data))
+        return self.found(*state, self._feed.with_rest(batches, data))

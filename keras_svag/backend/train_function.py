@@ -16,6 +16,10 @@ class Feed:
         """
         return iter(batches)
 
+    def with_rest(self, batches, data):
+        """All batches of a call, followed by the rest of the data."""
+        return self(batches, data)
+
 
 class TrainFunction:
     """Stands in for a model's train function during one call of it.
@@ -40,7 +44,8 @@ class TrainFunction:
     def __call__(self, *arguments):
         model = self._model
         if model.train_function is self:
-            model.train_function = self.found
+            # No other one either, which an exception may keep from its call.
+            model.train_function = innermost(self)
         if (
             self._is_over
             or getattr(model, "history", None) is not self._fit
@@ -91,12 +96,13 @@ class Beside(TrainFunction):
             # On data of unknown size Keras counts a step that finds no more.
             return self.found(*arguments)
         place = self._choose(len(batches))
+        feed = self._feed.with_rest
         if place:
             result = self.found(*state, self._feed(batches[:place], data))
-            state = result[1:] if state else []
+            state, feed = result[1:] if state else [], self._feed
         with self._attached(*state):
             self._observe(batches[place], place)
-        return self.found(*state, self._feed(batches[place:], data))
+        return self.found(*state, feed(batches[place:], data))
 
     def _attached(self, *state):
         """Context in which the model has the state that a call is given."""

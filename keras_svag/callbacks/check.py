@@ -173,7 +173,8 @@ class ScalingRuleCheck(GradientNoiseMonitor):
         if not len(self.series):
             return None
         if self._model_seen is not None:
-            self._conditions = self._run_conditions()
+            with backend.with_values(self._model_seen):
+                self._conditions = self._run_conditions()
         if self._conditions is None:
             # From a saved state; they are not known before `fit`.
             return None

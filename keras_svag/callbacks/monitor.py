@@ -125,6 +125,7 @@ their kin |
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        self.set_params({})  # A `CallbackList` of the script's may have none.
         self.every = arguments.integer("every", every, optional=True)
         if num_examples != "auto":
             arguments.integer(
@@ -402,7 +403,7 @@ their kin |
             )
         if (
             self.loss is None
-            and backend.overrides(model, "train_step")
+            and backend.has_own_step(model)
             and not backend.overrides(model, "compute_loss")
             and model.loss is None
         ):
@@ -704,9 +705,7 @@ their kin |
         if not len(self._series) and not self._pairs_are_batches:
             if backend.has_batch_normalization(model):
                 codes.add("batch_normalization")
-        if self._observations is None and backend.overrides(
-            model, "train_step"
-        ):
+        if self._observations is None and backend.has_own_step(model):
             codes.add("own_train_step")
         if self._program is not None and self._program.is_masked:
             codes.add("masked_loss")

@@ -18,6 +18,24 @@ class Stop(keras.callbacks.Callback):
             raise Interruption
 
 
+def interrupted():
+    x, y = regression(24)
+    for start in (0, 8, 16):
+        yield x[start : start + 8], y[start : start + 8]
+    raise Interruption
+
+
+def test_two_monitors_leave_nothing_where_the_data_end_in_an_error():
+    model = dense_network()
+    model.compile("sgd", "mse")
+    model.make_train_function()
+    hers = model.train_function
+    monitors = [GradientNoiseMonitor(every=1) for _ in range(2)]
+    with pytest.raises(Interruption):
+        model.fit(interrupted(), verbose=0, callbacks=monitors)
+    assert model.train_function is hers
+
+
 def test_after_an_interruption_nothing_is_measured():
     model, monitor = dense_network(), GradientNoiseMonitor(every=1)
     model.compile("sgd", "mse")

@@ -1,0 +1,83 @@
+"""JAX: steps that are no program, draw two batches, or draw on the host."""
+
+import time
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_svag import GradientNoiseMonitor
+from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.small_problems import regression
+
+if keras.backend.backend() != "jax":
+    pytest.skip("for JAX", allow_module_level=True)
+
+import jax
+
+X, Y = regression(64)
+
+
+class NoiseOfHost(layers.Layer):
+    """Draws by NumPy while the program runs."""
+
+    def call(self, x, training=False):
+        if training:
+            shape = jax.ShapeDtypeStruct((), "float32")
+            row = jax.lax.stop_gradient(x[0, 0])
+            x += jax.pure_callback(self._draw, shape, row)
+        return x
+
+    def _draw(self, _):
+        time.sleep(0.001)
+        return np.float32(np.random.normal())
+
+
+class TwoBatchesACall(keras.Model):
+    def make_train_function(self, force=False):
+        def train_function(state, iterator):
+            _, state = self.train_step(state, next(iterator))
+            return self.train_step(state, next(iterator))
+
+        self.train_function = train_function
+
+
+class ByValue(keras.Model):
+    """Looks at its batch, as code that is not compiled may."""
+
+    def compile(self, optimizer, loss, jit_compile):
+        super().compile(optimizer, jit_compile=False)
+
+    def compute_loss(self, x, y, y_pred, *args, **kwargs):
+        return (1 + float(np.mean(y))) * keras.ops.mean((y - y_pred) ** 2)
+
+
+def model_of(kind, *inner):
+    inputs = outputs = keras.Input(X.shape[1:])
+    for layer in inner:
+        outputs = layer(outputs)
+    return kind(inputs, layers.Dense(2)(outputs))
+
+
+CASES = {
+    # JAX waits for a program that is smaller.
+    "draws on the host": lambda: model_of(
+        keras.Model, NoiseOfHost(), layers.Dense(5), layers.Dense(5)
+    ),
+    "two batches a call": lambda: model_of(TwoBatchesACall),
+    "not compiled": lambda: model_of(ByValue),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_has_the_bits_of_training_without(name):
+    ends = []
+    for monitors in ([], [GradientNoiseMonitor(every=1)]):
+        keras.utils.set_random_seed(0)
+        model = CASES[name]()
+        model.compile("adam", "mse", jit_compile=True)
+        model.fit(X, Y, 8, epochs=8, verbose=0, callbacks=monitors)
+        ends.append(bits_of(model))
+    assert len(monitors[0].series) > 2
+    assert_same_bits(*ends)

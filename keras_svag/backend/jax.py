@@ -36,6 +36,13 @@ __all__ = [
 ]
 
 
+# Of the state that Keras hands to a step, as it names them.
+_PARTS = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
 # Where the logs of an observed step have its observation, on the device.
 _ROW = "keras_svag_observation"
 
@@ -143,19 +150,18 @@ class PairProgram(slices.PairProgram):
 
 
 @contextlib.contextmanager
-def _attached(model, state):
+def _attached(model):
     """Context in which a model's variables have the values that `fit` keeps."""
-    parts = {
-        "trainable_variables": model.trainable_variables,
-        "non_trainable_variables": model.non_trainable_variables,
-        "optimizer_variables": model.optimizer.variables,
-        "metrics_variables": model.metrics_variables,
-    }
-    if not isinstance(state, dict):
-        state = dict(zip(parts, state, strict=True))
+    variables = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    parts = dict(zip(_PARTS, variables, strict=True))
     pairs = [
         pair
-        for part, values in state.items()
+        for part, values in model._jax_state.items()
         for pair in zip(parts[part], values, strict=True)
     ]
     found = [(variable, variable._value) for variable, _ in pairs]
@@ -180,14 +186,16 @@ def with_values(model):
     if getattr(model, "_jax_state_synced", True) or not model._jax_state:
         return contextlib.nullcontext()
     # Keras would write them back for good: the script may count on it not to.
-    return _attached(model, model._jax_state)
+    return _attached(model)
 
 
 class Beside(train_function.Beside):
     """Shows a batch of a call before hers trains on it."""
 
-    def _attached(self, *state):
-        return _attached(self._model, *state)
+    def _attached(self, state):
+        # As after a call: what Keras goes back to if measuring is interrupted.
+        self._model._jax_state = dict(zip(_PARTS, state, strict=True))
+        return _attached(self._model)
 
 
 class PairTrainer(HostTrainer):

@@ -295,12 +295,15 @@ their kin |
         self.on_train_begin()
         self._epoch = max(self._epoch, 1)
         self._taken_at = None
-        model.make_train_function()
         hers = model.train_function
         self._is_watching = True
 
         def watched(*args):
+            nonlocal hers
             model.train_function = hers
+            # Not earlier: Keras builds the optimizer in its first call.
+            model.make_train_function()
+            hers = model.train_function
             try:
                 self._begin_call(self._steps)
                 return model.train_function(*args)

@@ -81,3 +81,15 @@ def test_training_has_the_bits_of_training_without(name):
         ends.append(bits_of(model))
     assert len(monitors[0].series) > 2
     assert_same_bits(*ends)
+
+
+def test_a_loop_that_is_watched_on_devices_is_built_by_its_first_batch():
+    devices = keras.distribution.list_devices()[:1]
+    monitor = GradientNoiseMonitor(every=1)
+    with keras.distribution.DataParallel(devices=devices).scope():
+        model = model_of(keras.Model)
+        model.compile("adam", "mse")
+        with monitor.watch(model):
+            for _ in range(3):
+                model.train_on_batch(X[:8], Y[:8])
+    assert len(monitor.series) == 2

@@ -14,6 +14,9 @@ from keras.src.trainers.data_adapters.array_data_adapter import (
 from keras.src.trainers.data_adapters.generator_data_adapter import (
     GeneratorDataAdapter,
 )
+from keras.src.trainers.data_adapters.py_dataset_adapter import (
+    PyDatasetAdapter,
+)
 from keras.src.trainers.data_adapters.tf_dataset_adapter import (
     TFDatasetAdapter,
 )
@@ -277,12 +280,9 @@ def examples_of(data):
     """The `FitData` of Keras's iterator over the epochs of a `fit`."""
     adapter = data.data_adapter
     batches, size = adapter.num_batches, adapter.batch_size
-    in_python = not isinstance(adapter, ArrayDataAdapter)
-    if isinstance(adapter, TFDatasetAdapter):
-        in_python = runs_python(adapter.get_tf_dataset())
     known = FitData(
         batch_size=size,
-        is_read_in_python=in_python,
+        is_read_in_python=_has_python_threads(adapter),
         is_whole=data.steps_per_epoch is None
         and not isinstance(adapter, GeneratorDataAdapter),
     )
@@ -305,6 +305,19 @@ def has_own_step(model):
         is not getattr(keras.Model, method, None)
         for method in methods
     )
+
+
+def _has_python_threads(adapter):
+    """Whether threads run Python code for the batches of a Keras adapter."""
+    if isinstance(adapter, TFDatasetAdapter):
+        return runs_python(adapter.get_tf_dataset())
+    # Of all else Keras makes a data set there, which reads ahead.
+    if keras.backend.backend() != "tensorflow":
+        if isinstance(adapter, GeneratorDataAdapter):
+            return False
+        if isinstance(adapter, PyDatasetAdapter):
+            return adapter.enqueuer is not None
+    return not isinstance(adapter, ArrayDataAdapter)
 
 
 def examples_in_loss(model):

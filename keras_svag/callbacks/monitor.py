@@ -76,9 +76,10 @@ their kin |
     and where a `train_step` of the model's own may train by yet another.
 
     Limits. Variables and the global generators of Keras, NumPy and Python are
-    put back; the last two not where a generator or a `PyDataset` makes the
-    batches, which draws from them at the same time. Attributes of Python
-    objects that `call` changes in eager mode are not put back, nor lookup
+    put back; the last two not where threads make the batches by Python code,
+    which draws from them at the same time: a generator or a `PyDataset` on
+    TensorFlow, several workers elsewhere. Attributes of Python objects that
+    `call` changes, eager or while it is traced, are not put back, nor lookup
     tables. Under a `tf.distribute` strategy what draws from TensorFlow's own
     generator (`tf.random.normal`) does not draw the same numbers.
 
@@ -514,6 +515,9 @@ their kin |
             self._due = step + int(self._random.integers(length))
         is_due = step <= self._due < step + steps
         function = backend.innermost(model.train_function)
+        if function is None:
+            # In a loop of the script's own, `train_on_batch` makes it later.
+            return
         is_new = function is not self._function_seen
         self._function_seen = function
         if is_new:

@@ -1,12 +1,45 @@
 """What a script may ask for within an epoch, and what it may hand to `fit`."""
 
 import keras
+import numpy as np
+import pytest
 
 from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
 from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.public_layers import NumPyNoise
 from tests.helpers.small_problems import dense_network, regression
 
 X, Y = regression(64)
+
+
+def drawn():
+    while True:
+        rows = np.random.choice(len(X), 8)
+        yield X[rows], Y[rows]
+
+
+class Drawn(keras.utils.PyDataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, _):
+        return next(drawn())
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="it reads in threads"
+)
+@pytest.mark.parametrize("data", [drawn, Drawn])
+def test_data_and_a_layer_may_draw_from_one_generator(data):
+    ends = []
+    for monitors in ([], [GradientNoiseMonitor(every=2)]):
+        keras.utils.set_random_seed(0)
+        inner = keras.Input((4,)), NumPyNoise(), keras.layers.Dense(2)
+        model = keras.Sequential(inner)
+        model.compile("sgd", "mse", run_eagerly=True)
+        model.fit(data(), steps_per_epoch=6, verbose=0, callbacks=monitors)
+        ends.append(bits_of(model))
+    assert_same_bits(*ends)
 
 
 class Asks(keras.callbacks.Callback):
@@ -35,6 +68,21 @@ def test_a_report_within_an_epoch_changes_nothing():
         ends.append(bits_of(model))
     assert len(asks.rates) == 6
     assert_same_bits(*ends)
+
+
+def test_a_loop_that_calls_callbacks_trains_without_being_measured():
+    model, monitor = dense_network(), GradientNoiseMonitor(every=1)
+    model.compile("sgd", "mse")
+    callbacks = keras.callbacks.CallbackList([monitor], model=model)
+    callbacks.on_train_begin()
+    for batch in range(3):
+        callbacks.on_train_batch_begin(batch)
+        model.train_on_batch(X[:8], Y[:8])
+    callbacks.on_epoch_end(0)
+    callbacks.on_train_end()
+    # On PyTorch it looks as `fit` does, but for the first batch.
+    on_torch = keras.backend.backend() == "torch"
+    assert len(monitor.series) == (1 if on_torch else 0)
 
 
 def test_a_list_of_callbacks_without_parameters_is_as_good_as_another():

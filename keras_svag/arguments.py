@@ -179,8 +179,10 @@ def reader(from_dict: _Reader) -> _Reader:
         try:
             return from_dict(cls, saved)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            if str(error).startswith("`"):
-                raise  # It names what is wrong in there.
+            names = str(error)
+            # All of a part says nothing of what is wrong in it.
+            if names.startswith("`") and not names.startswith("`saved`"):
+                raise
             wanted = f"what {cls.__name__}.to_dict returned"
             raise ValueError(refusal("saved", wanted, saved)) from error
 

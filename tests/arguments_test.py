@@ -346,7 +346,7 @@ def of_rules():
     ):
         bad = {"optimizer": optimizer, "kappa": 4, "rule": rule}
         yield scaling.scale_optimizer, bad, "optimizer", says
-    bad = {"optimizer": keras.optimizers.Adam(), "kappa": 20}
+    bad = {"optimizer": keras.optimizers.Adam(), "kappa": 10}
     yield scaling.scale_optimizer, bad, "kappa", "keep kappa below"
 
 

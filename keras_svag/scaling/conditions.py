@@ -22,7 +22,11 @@ from keras_svag.scaling.optimizers import (
     without_loss_scale,
 )
 from keras_svag.scaling.reasons import Reason, equilibrium_text
-from keras_svag.scaling.rules import Hyperparameters, square_root_scaling_rule
+from keras_svag.scaling.rules import (
+    Hyperparameters,
+    can_average,
+    square_root_scaling_rule,
+)
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 # Of the mean of v / (√v + ε)², which is 1 without ε.
@@ -186,8 +190,8 @@ class RunConditions(SavedFields):
         """What the rule makes of the hyperparameters; None if it has none."""
         if self.adaptive is None:
             return {"learning_rate": kappa * self.learning_rate}
-        # As the rule itself asks: 1 / (1 - β) is rounded.
-        if any(kappa * rate >= 1 for rate in self.adaptive.averaging_rates):
+        rates = self.adaptive.averaging_rates
+        if not all(can_average(kappa, rate) for rate in rates):
             return None
         hyperparameters: dict[str, Any] = self.adaptive.hyperparameters
         return square_root_scaling_rule(

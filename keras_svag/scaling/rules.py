@@ -119,7 +119,7 @@ def square_root_scaling_rule(
         if beta is None:
             continue
         arguments.number(name, beta, least=0, below=1)
-        if kappa * (1 - beta) >= 1:
+        if not can_average(kappa, 1 - beta):
             raise ValueError(
                 f"`kappa` * (1 - `{name}`) must be below 1, got kappa = "
                 f"{kappa!r} with {name} = {beta!r}; keep kappa below "
@@ -133,6 +133,16 @@ def square_root_scaling_rule(
         arguments.number("weight_decay", weight_decay, least=0)
         scaled["weight_decay"] = weight_decay * (root if decoupled else 1)
     return _finite(scaled) | _scaled_sizes(kappa, batch_size, steps)
+
+
+def can_average(kappa: float, rate: float) -> bool:
+    """Whether κ (1 - β) is below 1, not by rounding alone.
+
+    Args:
+        kappa: κ.
+        rate: 1 - β.
+    """
+    return kappa * rate < 1 - 1e-9
 
 
 def _finite(scaled):

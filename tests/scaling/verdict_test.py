@@ -109,6 +109,8 @@ def test_a_rule_that_ends_says_where():
         verdict = scaling_verdict(measured, keras.optimizers.Adam())
         headline = without_factors(verdict.headline)
         assert "square-root rule" in headline and headline.endswith(answer)
+    # 10 * (1 - 0.9) is below 1 by rounding.
+    assert "has no run at batch 1,280" in str(verdict.at(1280))
 
 
 def test_verdicts_on_fewer_examples_follow_the_interval():

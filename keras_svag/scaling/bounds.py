@@ -253,7 +253,7 @@ def equilibrium_balance(
         ell: Amplification, for `"svag"`.
 
     Returns:
-        A float, or an array like `weight_sq_norm`.
+        A float, or an array if R, G or N is one.
 
     Raises:
         TypeError: If an argument is no number.
@@ -274,7 +274,8 @@ def equilibrium_balance(
     left = (2 - rate * decay * share) * decay * r
     right = rate * (n + share * g)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return like(weight_sq_norm, left / right)
+        balance = left / right
+    return like(balance, balance)
 
 
 def checked_closeness(closeness):

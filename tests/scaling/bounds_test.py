@@ -58,6 +58,8 @@ def test_balance_is_1_where_a_step_keeps_the_norm(process, ell):
     assert balance == pytest.approx(1, rel=1e-6)
     balance = scaling.equilibrium_balance(process, 3 * r, *arguments)
     assert balance == pytest.approx(3, rel=1e-6)
+    each = scaling.equilibrium_balance(process, 3 * r, [g, g], *arguments[1:])
+    assert list(each) == [balance, balance]
 
 
 SIZES = {"batch_size": 128, "steps": 1000}

@@ -360,20 +360,24 @@ class NoiseSeries:
             The three axes.
 
         Raises:
+            TypeError: If no batch size is known.
             ValueError: If there are no rows.
         """
         if not len(self):
             raise ValueError(
                 arguments.refusal("series", "of at least one row", self)
             )
+        batch_size = arguments.integer(
+            "batch_size",
+            self.largest_rows if batch_size is None else batch_size,
+            remedy="give it where the rows of the batches are not known",
+        )
         if axes is None:
             from matplotlib import pyplot
 
             _, axes = pyplot.subplots(
                 3, 1, sharex=True, figsize=(6.4, 7.2), layout="constrained"
             )
-        if batch_size is None:
-            batch_size = self.largest_rows
         draw_series(self, axes, batch_size, preconditioned, level, window)
         return axes
 

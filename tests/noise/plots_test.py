@@ -65,6 +65,10 @@ def test_one_row_is_drawn_and_none_is_refused():
     assert list(line.get_xdata()) == [4]
     with pytest.raises(ValueError, match="`series` must be of at least one"):
         NoiseSeries().plot()
+    series = NoiseSeries()
+    series.append(step=1, grad_sq_norm=1.0, example_noise=2.0)
+    with pytest.raises(TypeError, match="`batch_size` must be an integer"):
+        series.plot()
 
 
 def noise(g, n, **fields):

@@ -12,7 +12,10 @@ from keras import ops
 from keras_svag import arguments, backend
 from keras_svag.branching.result import BranchTest
 from keras_svag.noise.ratio import fieller_interval, student_t_quantile
-from keras_svag.probe.measurement import measure_gradient_noise
+from keras_svag.probe.measurement import (
+    check_targets,
+    measure_gradient_noise,
+)
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.optimizers import kind_of
 from keras_svag.scaling.rules import scaled_batch_size
@@ -117,7 +120,10 @@ def branch_test(
     source = (_Function if callable(data) else _Arrays)(
         data, validation_data, sizes, examples, seed
     )
-    backend.build_training(model, source.first())
+    first = source.first()
+    check_targets(model, first)
+    check_targets(model, source.held[0], name="validation_data")
+    backend.build_training(model, first)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     bar = keras.utils.Progbar(
@@ -130,9 +136,23 @@ def branch_test(
         before = np.mean(_losses(model, source.held))
     for index, place in itertools.product(range(seeds), (0, 1)):
         with branches[place].begun(index):
+            steps = _Steps()
             model.fit(
-                **source.of(index, sizes[place]), shuffle=False, verbose=0
+                **source.of(index, sizes[place]),
+                shuffle=False,
+                verbose=0,
+                callbacks=[steps],
             )
+            if steps.done < examples // sizes[place]:
+                raise ValueError(
+                    arguments.refusal(
+                        "data",
+                        f"a function whose data sets have {examples:,} "
+                        "examples",
+                        f"one of {steps.done:,} batches of {sizes[place]:,}",
+                        "repeat them",
+                    )
+                )
             losses[index, place] = _losses(model, source.held)
             moments[index, place] = _moments(
                 model, source, num_batches, seed + index
@@ -155,6 +175,15 @@ def branch_test(
         tolerance=tolerance,
         level=level,
     )
+
+
+class _Steps(keras.callbacks.Callback):
+    """Counts the steps of a training: Keras goes on where data have ended."""
+
+    done = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.done = batch + 1
 
 
 class _Branch:

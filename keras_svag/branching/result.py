@@ -73,7 +73,7 @@ class BranchTest(SavedFields):
         """By where the interval of the difference lies.
 
         `"within tolerance"`: all of it below `allowed_difference`; `"worse"`:
-        all of it above, or a loss at κB that is not finite; `"not told
+        all of it above, or a loss that is not finite at κB alone; `"not told
         apart"`: on both sides.
         """
         _, low, high = self.difference

@@ -30,6 +30,8 @@ def describe(estimate, level):
     if estimate.grad_sq_norm == 0 and estimate.example_noise == 0:
         return f"{ratio} is undefined: every gradient was exactly zero"
     if math.isnan(estimate.noise_to_signal):
+        if estimate.count == 1:
+            return f"{ratio} is not measured: one batch alone has no noise"
         return (
             f"{ratio} is not measured: the gradients are too large to be summed"
         )

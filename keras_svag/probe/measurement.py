@@ -138,7 +138,7 @@ def measure_gradient_noise(
     first = next(batches, None)
     if first is None:
         raise ValueError("`data` must have batches, got none.")
-    _check_targets(model, first, loss)
+    check_targets(model, first, loss)
     backend.build_training(model, first)
     rows = backend.num_rows(first)
     _check_model(model, rows)
@@ -320,14 +320,15 @@ def check_has_call(model):
         )
 
 
-def _check_targets(model, batch, loss):
+def check_targets(model, batch, loss=None, name="data"):
+    """Raises a `ValueError` if a batch lacks the targets of the loss."""
     _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     is_given = loss is not None or backend.overrides(model, "compute_loss")
     if y is None and not is_given and model.loss is not None:
         raise ValueError(
-            "`data` must have targets y for the loss of the model, got inputs "
-            "x alone; give (x, y), or a model without a compiled loss that "
-            "adds its own."
+            f"`{name}` must have targets y for the loss of the model, got "
+            "inputs x alone; give (x, y), or a model without a compiled loss "
+            "that adds its own."
         )
 
 

@@ -216,12 +216,20 @@ def test_a_function_makes_the_batches_of_each_size():
     assert test.loss < test.loss_before
     with pytest.raises(ValueError, match="`validation_data` must be the held"):
         branch_test(model, make, 2, **options)
+    # Keras ends a training where the data end, and says so in a warning.
+    with pytest.raises(ValueError, match="have 128 examples.* 8 batches of 8"):
+        branch_test(model, data.batch, 2, **options, **held, verbose=0)
 
 
 def test_what_it_refuses():
     model = compiled()
     with pytest.raises(ValueError, match="`optimizer` must be one that the r"):
         branch_test(model, regression(64), 2, examples=64, rule="square_root")
+    x, y = regression(64)
+    held = {"validation_data": x, "batch_size": 8, "examples": 64}
+    for name, data in (("data", x), ("validation_data", (x, y))):
+        with pytest.raises(ValueError, match=f"`{name}` must have targets y"):
+            branch_test(model, data, 2, **held)
     with pytest.raises(ValueError, match="must be compiled"):
         branch_test(dense_network(), regression(64), 2, examples=64)
 

@@ -376,3 +376,5 @@ def test_many_batches_that_are_left_out_are_counted():
     data = [(x[:rows], y[:rows]) for rows in (8, 6, 8, 6, 6, 6)]
     with pytest.warns(UserWarning, match="4 of 6 batches .* 8 rows"):
         assert measure(linear_model(), data, batch_size=None).count == 2
+    alone = measure(linear_model(), data[:1], batch_size=None)
+    assert "one batch alone has no noise" in alone.describe()

@@ -15,6 +15,12 @@ from keras_svag.scaling.optimizers import Rule, kind_of
 from keras_svag.scaling.scaled_optimizer import rescale, scale_optimizer
 
 _GROWTH = 2
+_PERMUTED = "an epoch is a permutation of the data"
+_REFUSED = {
+    "shuffle": _PERMUTED,
+    "steps_per_epoch": _PERMUTED,
+    "validation_split": "give `validation_data`",
+}
 # A rate that a schedule has halved may be rounded.
 _HALVED = 0.5 * (1 + 1e-6)
 
@@ -84,7 +90,8 @@ def fit_growing(
             `"grow"`: it counts as any other.
         callbacks, verbose: As for `fit`. A callback that assigns a learning
             rate of its own, as `LearningRateScheduler` does, undoes the rule's.
-        **fit_args: Others of `fit`, but `shuffle` and `steps_per_epoch`.
+        **fit_args: Others of `fit`, but `shuffle`, `steps_per_epoch` and
+            `validation_split`.
 
     Returns:
         The `History` of `fit`, with `batch_size` among its keys.
@@ -110,16 +117,18 @@ def fit_growing(
         for epoch, size in mode.items():
             arguments.integer("mode", epoch, least=0)
             arguments.integer("mode", size, batch_size, max_batch_size)
+            doublings = math.log2(size / batch_size)
+            if not doublings.is_integer():
+                wanted = f"of sizes that are {batch_size} times a power of 2"
+                raise ValueError(arguments.refusal("mode", wanted, size))
     else:
         arguments.choice("mode", mode, ("measured", "seesaw"))
     arguments.choice("verbose", verbose, ("auto", 0, 1, 2))
     arguments.choice("on_heuristic", on_heuristic, ("stay", "grow"))
-    for name in {"shuffle", "steps_per_epoch"} & {*fit_args}:
+    for name in _REFUSED.keys() & fit_args.keys():
         raise ValueError(
             arguments.refusal(
-                name,
-                "left out: an epoch is a permutation of the data",
-                fit_args[name],
+                name, f"left out: {_REFUSED[name]}", fit_args[name]
             )
         )
     if not model.compiled:
@@ -132,7 +141,7 @@ def fit_growing(
     data = _data_of(x, y, sample_weight, batch_size)
     growth = BatchGrowth(batch_size, max_batch_size, check, mode, on_heuristic)
     growth.check_optimizer(model.optimizer)
-    given = list(callbacks or [])
+    given = keras.tree.flatten(callbacks or [])
     growing = _Growing(data, growth)
     checks = [] if check is None or check in given else [check]
     growing.callbacks = keras.callbacks.CallbackList(

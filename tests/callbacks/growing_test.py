@@ -194,9 +194,11 @@ def test_it_goes_on_from_a_saved_model(tmp_path):
 
 
 def test_a_check_among_the_callbacks_is_there_once():
-    check = ScalingRuleCheck(every=1, verbose=0)
-    grown(check=check, callbacks=[check], epochs=1)
-    assert len(check.series) == 16 - 1  # The first step is traced.
+    # `fit` takes a callback that stands alone, too.
+    for given in (lambda check: [check], lambda check: check):
+        check = ScalingRuleCheck(every=1, verbose=0)
+        grown(check=check, callbacks=given(check), epochs=1)
+        assert len(check.series) == 16 - 1  # The first step is traced.
 
 
 def test_a_function_makes_the_batches_of_each_size():
@@ -220,6 +222,8 @@ def test_a_function_makes_the_batches_of_each_size():
     [
         ({"shuffle": True}, "`shuffle` must be left out"),
         ({"steps_per_epoch": 3}, "`steps_per_epoch` must be left out"),
+        ({"validation_split": 0.2}, "left out: give `validation_data`"),
+        ({"mode": {1: 12}}, "`mode` must be of sizes that are 4 times a power"),
         ({"optimizer": keras.optimizers.Lion()}, "`optimizer` must be one"),
     ],
 )

@@ -115,8 +115,8 @@ class PairTrainer(keras.Model):
     def _check_rows(self, rows):
         if rows is None:
             raise ValueError(
-                "SVAGModel needs batches of a static number of rows with "
-                f"{self._replicas} replicas, got an unknown number; use "
+                "SVAGModel needs batches of a static number of rows under a "
+                "strategy of replicas, got an unknown number; use "
                 ".batch(batch_size, drop_remainder=True) with a "
                 "tf.data.Dataset, and trim arrays to a multiple of the batch "
                 f"size, which is a multiple of {2 * self._replicas}."

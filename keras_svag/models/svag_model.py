@@ -35,7 +35,7 @@ class SVAGModel(backend.PairTrainer):
 
     The halves are equal. The last row of an odd batch is left out, and so is a
     batch that is smaller than those of `fit`, or than the largest one so far.
-    With several replicas batches need a static number of rows.
+    Under a strategy of replicas batches need a static number of rows.
 
     A `keras_svag.GradientNoiseMonitor` in `callbacks` is given the noise of
     these pairs at every step, at no cost.
@@ -52,7 +52,7 @@ class SVAGModel(backend.PairTrainer):
         TypeError: If `model` is no `keras.Model`.
         ValueError: If `model` has a `train_step` of its own; by `compile`, if
             the optimizer is another one or trains a plain model already; while
-            tracing, if several replicas get batches of unknown size.
+            tracing, if replicas get batches of unknown size.
 
     References:
         [Li, Malladi, Arora, 2021](https://arxiv.org/abs/2102.12470)
@@ -154,6 +154,10 @@ class SVAGModel(backend.PairTrainer):
 
     def reset_metrics(self) -> None:
         self.model.reset_metrics()
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Exports the model in it."""
+        self.model.export(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         model = keras.saving.serialize_keras_object(self.model)

@@ -204,6 +204,15 @@ def test_weights_files_hold_the_optimizer_too(tmp_path):
 # What is refused
 
 
+def test_the_model_in_it_is_exported(tmp_path):
+    wrapped = svag_model(classifier(), SVAG(0.1))
+    wrapped.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(
+        exported.serve(X), wrapped.model(X), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_another_optimizer_is_refused_and_the_callback_named():
     adam = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
     with pytest.raises(ValueError) as error:

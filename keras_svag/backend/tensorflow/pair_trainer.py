@@ -28,6 +28,11 @@ from keras_svag.backend.tensorflow.workers import MultiWorkerModel, count_loss
 from keras_svag.noise.moments import common_rows, is_sparse
 from keras_svag.scaling.optimizers import without_loss_scale
 
+_MIRRORED = (
+    tf.distribute.MirroredStrategy,
+    tf.distribute.MultiWorkerMirroredStrategy,
+)
+
 
 class PairTrainer(AnyTrainer, MultiWorkerModel):
     """The step of a graph, on any number of replicas."""
@@ -42,6 +47,16 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
     @property
     def _replicas(self):
         return self.distribute_strategy.num_replicas_in_sync
+
+    @property
+    def _is_mirrored(self):
+        """Whether a step exchanges something, as one replica alone does too.
+
+        It cannot do so in a branch of the graph.
+        """
+        return self._replicas > 1 or isinstance(
+            self.distribute_strategy, _MIRRORED
+        )
 
     def make_train_function(self, force: bool = False) -> None:
         if self.train_function is not None and not force:
@@ -80,7 +95,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             # In a branch of the graph nothing can be built.
             self._build_in_step(data)
             is_pair = self._is_pair(data)
-            if self._is_always_nominal or self._replicas > 1:
+            if self._is_always_nominal or self._is_mirrored:
                 own = self._take_step(data)
             else:
                 if is_pair is True:
@@ -118,7 +133,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
     def _is_pair(self, data):
         """Whether a batch has the nominal size: a bool, or a tensor of one."""
         rows = num_rows(data)
-        if self._replicas > 1:
+        if self._is_mirrored:
             return self._check_rows(rows)
         if self._is_always_nominal:
             return True

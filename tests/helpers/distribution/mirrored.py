@@ -52,6 +52,15 @@ def check_batch_that_replicas_cannot_pair_is_refused(strategy):
     assert_same_bits(model.get_weights(), before)
 
 
+def check_batches_need_a_static_size(strategy):
+    model = under(strategy)
+    data = regression(2 * BATCH_SIZE + 3)
+    refused(lambda: fit(model, *data, BATCH_SIZE), "drop_remainder=True")
+    before = model.get_weights()
+    model.train_on_batch(*(rows[:BATCH_SIZE] for rows in data))
+    assert not np.array_equal(model.get_weights()[0], before[0])
+
+
 def check_optimizer_created_outside_the_scope_is_refused(strategy):
     outside = svag()
     model = under(strategy, lambda: outside)

@@ -2,7 +2,7 @@
 
 `python -m tests.helpers.distribution.run R` prints a line `name: passed`, or
 the name and the error, for each. Two replicas get all of them, four get those
-that compare numbers with one device's.
+that compare numbers with one device's, and so does one, which is mirrored too.
 """
 
 import sys
@@ -29,6 +29,10 @@ CHECKS[4] = {
         checks.check_svag_model_and_its_noise_are_those_of_one_device,
         checks.check_plain_model_equals_one_device,
     )
+}
+CHECKS[1] = CHECKS[4] | {
+    check.__name__: check
+    for check in (mirrored.check_batches_need_a_static_size,)
 }
 
 

@@ -126,4 +126,6 @@ def rule_refusal(kind: OptimizerKind, rule: Rule) -> Reason | None:
         return Reason("square_root_rule_for_sgd", (kind.name,))
     if kind.second_moments is None:
         return Reason("no_second_moments", (kind.name,))
+    if not {"beta_2", "rho"} & {*kind.hyperparameters}:
+        return Reason("second_moment_is_a_sum", (kind.name,))
     return None

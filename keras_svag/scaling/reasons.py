@@ -93,6 +93,11 @@ _PHRASES = {
         "{} keeps no second moment of each entry by which it steps, so the "
         "noise is not measured in its norm."
     ),
+    "second_moment_is_a_sum": (
+        "The square-root scaling rule is for averages of squared gradients, "
+        "not for the sum by whose root {} divides: with fewer steps the sum "
+        "is smaller, and the steps are longer without a rule."
+    ),
 }
 
 

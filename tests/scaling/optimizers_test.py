@@ -22,12 +22,14 @@ def of_keras(*names):
     )
 
 
-ELEMENTWISE = (
+AVERAGES = (
     *of_keras("Adam", "AdamW", "Nadam", "Adamax", "ScheduleFreeAdamW"),
-    *of_keras("RMSprop", "Adagrad"),
+    *of_keras("RMSprop"),
     SVAGAdam,
     SVAGRMSprop,
 )
+SUMS = of_keras("Adagrad")
+ELEMENTWISE = (*AVERAGES, *SUMS)
 OTHER_ADAPTIVE = of_keras(
     *("Adadelta", "Adafactor", "Ftrl", "Lamb", "Lion", "Muon")
 )
@@ -49,7 +51,12 @@ def test_every_optimizer_of_keras_has_its_rule_or_none():
     of_sgd, of_adam = "square_root_rule_for_sgd", "linear_rule_for_adaptive"
     for group, rule, refused in (
         (LINEAR, "linear", {"square_root": of_sgd}),
-        (ELEMENTWISE, "square_root", {"linear": of_adam}),
+        (AVERAGES, "square_root", {"linear": of_adam}),
+        (
+            SUMS,
+            "square_root",
+            {"linear": of_adam, "square_root": "second_moment_is_a_sum"},
+        ),
         (
             OTHER_ADAPTIVE,
             "square_root",

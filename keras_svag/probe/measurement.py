@@ -175,9 +175,17 @@ def measure_gradient_noise(
             stacklevel=2,
         )
 
+    skipped = drawn - gradients.count
+    if skipped:
+        warnings.warn(
+            f"{skipped:,} of {drawn:,} batches have gradients that are not "
+            "finite and were left out: if these are the largest, as where a "
+            "loss scale is too large for float16, G and N are too low.",
+            stacklevel=2,
+        )
     fields = {
         "batch_size": rows,
-        "num_skipped": drawn - gradients.count,
+        "num_skipped": skipped,
         **sampling,
     }
     estimate = _estimate(gradients.moments(), gradients.count, **fields)

@@ -202,7 +202,8 @@ def inverse_root_second_moments(optimizer, variable, rows=None, epsilon=None):
     root = norm + epsilon
     if kind.root == "epsilon inside":
         if getattr(optimizer, "centered", False):
-            v -= ops.square(moment("_average_gradients"))
+            # On PyTorch v is the optimizer's own tensor, and stays.
+            v = v - ops.square(moment("_average_gradients"))
         root = ops.sqrt(v + epsilon)
     known = norm > 0
     return ops.where(known, 1.0 / ops.where(known, root, 1.0), 0.0)

@@ -14,9 +14,6 @@ from keras.src.trainers.data_adapters.array_data_adapter import (
 from keras.src.trainers.data_adapters.generator_data_adapter import (
     GeneratorDataAdapter,
 )
-from keras.src.trainers.data_adapters.py_dataset_adapter import (
-    PyDatasetAdapter,
-)
 from keras.src.trainers.data_adapters.tf_dataset_adapter import (
     TFDatasetAdapter,
 )
@@ -312,13 +309,10 @@ def _has_python_threads(adapter):
     """Whether threads run Python code for the batches of a Keras adapter."""
     if isinstance(adapter, TFDatasetAdapter):
         return runs_python(adapter.get_tf_dataset())
-    # Of all else Keras makes a data set there, which reads ahead.
-    if keras.backend.backend() != "tensorflow":
-        if isinstance(adapter, GeneratorDataAdapter):
-            return False
-        if isinstance(adapter, PyDatasetAdapter):
-            return adapter.enqueuer is not None
-    return not isinstance(adapter, ArrayDataAdapter)
+    if keras.backend.backend() == "tensorflow":
+        # Of all but arrays Keras makes a data set there, which reads ahead.
+        return not isinstance(adapter, ArrayDataAdapter)
+    return getattr(adapter, "enqueuer", None) is not None
 
 
 def examples_in_loss(model):

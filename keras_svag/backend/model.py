@@ -86,11 +86,15 @@ def build_training(model, batch):
     build_layers(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
 
 
+def own(batch):
+    """A batch that a model may change in place, as it may on PyTorch."""
+    if keras.backend.backend() == "torch":
+        return map_arrays(ops.copy, batch)
+    return batch
+
+
 def call(model, x, training):
     """The outputs of a model, in training mode or in that of inference."""
-    if keras.backend.backend() == "torch":
-        # A layer may change its inputs in place, and they are trained on next.
-        x = map_arrays(ops.copy, x)
     if model._call_has_training_arg:
         return model(x, training=training)
     return model(x)
@@ -98,7 +102,7 @@ def call(model, x, training):
 
 def call_in_training_mode(model, x):
     """The outputs of a model as in training: with dropout, for example."""
-    return call(model, x, training=True)
+    return call(model, own(x), training=True)
 
 
 def training_loss(model, x, y, y_pred, sample_weight, training=True):

@@ -1,13 +1,19 @@
 """What differs on PyTorch: each step is Python, and state is put back."""
 
 import contextlib
+import functools
+import random
 import warnings
+from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import torch
 from keras import ops
 
+from keras_svag.backend import model as model_of_keras
 from keras_svag.backend import pairs, slices, train_function
 from keras_svag.backend.host_observations import PairTrainer as HostTrainer
 from keras_svag.backend.model import (
@@ -26,6 +32,7 @@ __all__ = [
     "Gradients",
     "PairProgram",
     "PairTrainer",
+    "has_batch_normalization",
     "is_one_process",
     "one_sentence",
     "preserved_state",
@@ -33,27 +40,141 @@ __all__ = [
 ]
 
 
-class _Values:
-    """The values that variables have now, to be put back.
+@functools.singledispatch
+def _kept(value):
+    """A function that puts a value back as it is now, and what it holds.
+
+    None and nothing where it is not looked into.
+    """
+    return None, ()
+
+
+@_kept.register(torch.Tensor)
+def _(tensor):
+    is_expanded = tensor.layout == torch.strided and 0 in tensor.stride()
+    if is_expanded or tensor.is_inference():
+        # PyTorch lets nobody write to it.
+        return None, ()
+    value = tensor.detach().clone()
+    # A graph of hers that still needs the tensor shall not see it written.
+    return lambda: tensor.data.copy_(value), ()
+
+
+@_kept.register(keras.Variable)
+def _(variable):
+    return None, [variable.value]
+
+
+@functools.cache
+def _names_of_keras():
+    """Names of attributes that every layer has, for Keras and PyTorch."""
+    names = vars(keras.layers.Layer(name="any")).keys()
+    return names - {"_buffers", "_modules", "_parameters"}
+
+
+@_kept.register(torch.nn.Module)
+def _(module):
+    attributes = vars(module)
+    own = attributes.keys() - _names_of_keras()
+    return _kept(attributes)[0], [attributes[name] for name in own]
+
+
+@_kept.register(keras.losses.Loss)
+@_kept.register(keras.metrics.Metric)
+def _(value):
+    return None, [vars(value)]
+
+
+@_kept.register(list)
+def _(values):
+    held = list(values)
+    return lambda: list.__setitem__(values, slice(None), held), held
+
+
+@_kept.register(tuple)
+def _(values):
+    return None, values
+
+
+@_kept.register(dict)
+def _(values, kind=dict):
+    held = dict(values)
+
+    def put_back():
+        # By the methods of this class: Keras's own track what is set.
+        for key in [key for key in values if key not in held]:
+            kind.pop(values, key)
+        kind.update(values, held)
+
+    return put_back, held.values()
+
+
+@_kept.register(OrderedDict)
+def _(values):
+    return _kept.dispatch(dict)(values, OrderedDict)
+
+
+@_kept.register(torch.Generator)
+@_kept.register(np.random.RandomState)
+def _(generator):
+    return partial(generator.set_state, generator.get_state()), ()
+
+
+@_kept.register(random.Random)
+def _(generator):
+    return partial(generator.setstate, generator.getstate()), ()
+
+
+@_kept.register(np.random.Generator)
+def _(generator):
+    bits = generator.bit_generator
+    return partial(setattr, bits, "state", bits.state), ()
+
+
+_GENERATORS = (
+    torch.Generator,
+    np.random.RandomState,
+    np.random.Generator,
+    random.Random,
+)
+
+
+class _State:
+    """What a call of a model may change, as it is now, to be put back.
+
+    It is what the model, its layers, PyTorch's modules, and its losses and
+    metrics have as attributes, in lists and dicts too: variables, buffers and
+    other tensors, random generators, and which objects they are. Into objects
+    of other classes it does not look.
 
     Args:
-        variables: List of Keras's variables.
-        tensors: List of others.
+        model: The model.
+        trains: Whether its optimizer's variables are among it.
     """
 
-    def __init__(self, variables, tensors=()):
-        tensors = [*(v.value for v in variables), *tensors]
-        self._values = [(t, t.detach().clone()) for t in tensors]
+    def __init__(self, model, trains=False):
+        seeds = {id(seed.value) for seed in seeds_of(model)}
+        layers = layers_of(model)
+        buffers = [buffer for layer in layers for buffer in layer.buffers()]
+        waiting = [*state_of(model, trains), *buffers, *layers]
+        self._values, self._draws = [], []
+        # An id is that of another object once its own is gone.
+        seen = {}
+        while waiting:
+            value = waiting.pop()
+            if id(value) in seen:
+                continue
+            seen[id(value)] = value
+            put_back, held = _kept(value)
+            waiting += held
+            if put_back is not None:
+                is_draw = id(value) in seeds or isinstance(value, _GENERATORS)
+                (self._draws if is_draw else self._values).append(put_back)
 
-    def put_back(self):
-        with torch.no_grad():
-            for tensor, value in self._values:
-                tensor.copy_(value)
-
-
-def _buffers_of(model):
-    """The buffers of PyTorch's own modules, as running averages."""
-    return [b for layer in layers_of(model) for b in layer.buffers()]
+    def put_back(self, draws=True):
+        """Puts all back, random generators and seeds only with `draws`."""
+        for put_back in self._values + (self._draws if draws else []):
+            put_back()
 
 
 @contextlib.contextmanager
@@ -64,38 +185,30 @@ def _generators_kept():
         yield
 
 
-@contextlib.contextmanager
-def _all_but_seeds_kept(model):
-    """Context after which a model has its values again but for its seeds."""
-    seeds = {id(seed) for seed in seeds_of(model)}
-    variables = [v for v in state_of(model) if id(v) not in seeds]
-    values = _Values(variables, _buffers_of(model))
-    try:
-        yield
-    finally:
-        values.put_back()
+def _gradients_at(weights, loss):
+    """The gradient of a loss at each weight, None where there is none.
+
+    Those that a step has left on the weights stay.
+    """
+    tensors = [weight.value for weight in weights]
+    # PyTorch's own flag may be off where Keras's is on.
+    asked = [tensor for tensor in tensors if tensor.requires_grad]
+    found = iter(torch.autograd.grad(loss, asked, allow_unused=True))
+    return [next(found) if t.requires_grad else None for t in tensors]
 
 
 def _gradients_of(loss, batch):
-    """Float32 gradients of a `TrainingLoss`; only the seeds go on.
-
-    None where there is none. Those that a step has left on the weights stay.
-    """
-    with _all_but_seeds_kept(loss.model):
-        scaled, scale = loss.scaled_loss(batch)
-        gradients = torch.autograd.grad(
-            scaled,
-            [weight.value for weight in gradient_weights(loss.model)],
-            allow_unused=True,
-        )
-        return [None if g is None else g.float() / scale for g in gradients]
+    """Float32 gradients of a `TrainingLoss`, None where there is none."""
+    scaled, scale = loss.scaled_loss(batch)
+    gradients = _gradients_at(gradient_weights(loss.model), scaled)
+    return [None if g is None else g.float() / scale for g in gradients]
 
 
 class PairProgram(slices.PairProgram):
     """Measures the two halves of batches, one operation after the other."""
 
     def _run(self, function, batch):
-        seeds = _Values(seeds_of(self.model))
+        self._state = _State(self.model)
         with (
             python_state_kept(self.model, self._keeps_generators),
             _generators_kept(),
@@ -103,15 +216,22 @@ class PairProgram(slices.PairProgram):
             try:
                 values = function(batch)
             finally:
-                seeds.put_back()
+                self._state.put_back()
+                self._state = None
         return {name: value.detach() for name, value in values.items()}
 
     def _gradients(self, half):
-        return _gradients_of(self, half)
+        gradients = _gradients_of(self, half)
+        self._state.put_back(draws=False)
+        return gradients
 
     def _loss_in_inference(self, part):
-        with torch.no_grad(), _all_but_seeds_kept(self.model):
-            return super()._loss_in_inference(part)
+        # A layer may go by its own flag, as PyTorch's modules do.
+        self.model.eval()
+        with torch.no_grad():
+            loss = super()._loss_in_inference(part)
+        self._state.put_back(draws=False)
+        return loss
 
 
 class Feed(train_function.Feed):
@@ -166,10 +286,8 @@ class PairTrainer(HostTrainer):
         self.model._loss_tracker.update_state(
             loss.detach(), sample_weight=num_rows(half)
         )
-        gradients = torch.autograd.grad(
-            self.optimizer.scale_loss(loss),
-            [weight.value for weight in self.trainable_weights],
-            allow_unused=True,
+        gradients = _gradients_at(
+            self.trainable_weights, self.optimizer.scale_loss(loss)
         )
         logs = self.compute_metrics(x, y, y_pred, sample_weight)
         known = self.get_metrics_result()
@@ -196,11 +314,14 @@ class Gradients(pairs.Gradients):
     """Takes the gradient of the training loss on one batch after another."""
 
     def _gradients(self, batch):
+        state = _State(self.model)
+        try:
+            gradients = _gradients_of(self, batch)
+        finally:
+            state.put_back(draws=False)
         return [
             ops.zeros(v.shape, "float32") if g is None else g
-            for g, v in zip(
-                _gradients_of(self, batch), self.variables, strict=True
-            )
+            for g, v in zip(gradients, self.variables, strict=True)
         ]
 
 
@@ -230,18 +351,29 @@ def preserved_state(model, trains=False):
 
     See `keras_svag.backend.tensorflow.preserved_state`.
     """
-    variables = state_of(model, trains)
-    known = {id(variable) for variable in variables}
-    values = _Values(variables, _buffers_of(model))
+    known = {id(variable) for variable in state_of(model, trains)}
+    state = _State(model, trains)
     try:
         with notes_kept(model), _generators_kept():
             yield
     finally:
-        values.put_back()
+        state.put_back()
         for layer in layers_of(model):
             for metric in layer.metrics:
                 if not all(id(v) in known for v in metric.variables):
                     metric.reset_state()
+
+
+def has_batch_normalization(model):
+    """Whether a layer normalizes by the statistics of a training batch.
+
+    PyTorch's own layers do so whether or not their weights are trained.
+    """
+    return model_of_keras.has_batch_normalization(model) or any(
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        for layer in layers_of(model)
+        for module in layer.modules()
+    )
 
 
 def writes_files(model):

@@ -79,9 +79,10 @@ their kin |
     put back; the last two not where threads make the batches by Python code,
     which draws from them at the same time: a generator or a `PyDataset` on
     TensorFlow, several workers elsewhere. Attributes of Python objects that
-    `call` changes, eager or while it is traced, are not put back, nor lookup
-    tables. Under a `tf.distribute` strategy what draws from TensorFlow's own
-    generator (`tf.random.normal`) does not draw the same numbers.
+    `call` changes, eager or while it is traced, are not put back (on PyTorch
+    those of layers, modules, losses and metrics are), nor lookup tables. Under
+    a `tf.distribute` strategy what draws from TensorFlow's own generator
+    (`tf.random.normal`) does not draw the same numbers.
 
     The place in the block, the steps done and the observations go on over
     several calls of `fit` with one model; another model starts anew. An epoch

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import random
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from functools import partial
 from typing import Any
 
@@ -85,10 +85,11 @@ def _(value):
     return None, [vars(value)]
 
 
-@_kept.register(list)
-def _(values):
-    held = list(values)
-    return lambda: list.__setitem__(values, slice(None), held), held
+@_kept.register(np.ndarray)
+def _(array):
+    value = array.copy()
+    put_back = partial(np.copyto, array, value)
+    return put_back if array.flags.writeable else None, ()
 
 
 @_kept.register(tuple)
@@ -96,12 +97,40 @@ def _(values):
     return None, values
 
 
+# By the methods of these classes themselves: Keras's own track what is set.
+@_kept.register(list)
+def _(values):
+    held = list(values)
+    return lambda: list.__setitem__(values, slice(None), held), held
+
+
+@_kept.register(deque)
+def _(values):
+    held = list(values)
+
+    def put_back():
+        values.clear()
+        values.extend(held)
+
+    return put_back, held
+
+
+@_kept.register(set)
+def _(values):
+    held = set(values)
+
+    def put_back():
+        set.intersection_update(values, held)
+        set.update(values, held)
+
+    return put_back, ()
+
+
 @_kept.register(dict)
 def _(values, kind=dict):
     held = dict(values)
 
     def put_back():
-        # By the methods of this class: Keras's own track what is set.
         for key in [key for key in values if key not in held]:
             kind.pop(values, key)
         kind.update(values, held)
@@ -143,9 +172,9 @@ class _State:
     """What a call of a model may change, as it is now, to be put back.
 
     It is what the model, its layers, PyTorch's modules, and its losses and
-    metrics have as attributes, in lists and dicts too: variables, buffers and
-    other tensors, random generators, and which objects they are. Into objects
-    of other classes it does not look.
+    metrics have as attributes, in lists, sets and dicts too: variables,
+    buffers and other tensors, arrays, random generators, and which objects
+    they are. Into objects of other classes it does not look.
 
     Args:
         model: The model.

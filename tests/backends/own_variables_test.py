@@ -1,5 +1,6 @@
 """What a model changes besides Keras's variables is put back."""
 
+import collections
 import importlib
 
 import keras
@@ -43,6 +44,8 @@ class Remembering(keras.layers.Layer):
         super().__init__()
         torch = importlib.import_module("torch")
         self.what, self.calls, self.means = what, 0, []
+        self.last, self.seen = collections.deque([0.0], 3), set()
+        self.array = np.zeros(4, "float32")
         self.mean = torch.zeros(4)
         self.register_buffer("buffer", torch.zeros(4))
         self.generator = torch.Generator()
@@ -60,6 +63,15 @@ class Remembering(keras.layers.Layer):
         elif self.what == "list":
             self.means.append(mean)
             return x + sum(self.means)
+        elif self.what == "queue":
+            self.last.append(float(mean.sum()))
+            return x + sum(self.last)
+        elif self.what == "set":
+            self.seen.add(float(mean.sum()))
+            return x + len(self.seen)
+        elif self.what == "array":
+            self.array += mean.numpy()
+            return x + self.array.sum()
         elif self.what == "other buffer":
             self.buffer = self.buffer + mean
         elif self.what == "generator":
@@ -73,6 +85,9 @@ REMEMBERED = (
     "number",
     "tensor",
     "list",
+    "queue",
+    "set",
+    "array",
     "other buffer",
     "generator",
     "NumPy's generator",

@@ -710,7 +710,8 @@ their kin |
 
     def _append(self, step, epoch, values, layers):
         model, codes = self._model_seen, self._series.codes
-        if not len(self._series) and not self._pairs_are_batches:
+        # A layer may be frozen at first.
+        if not self._pairs_are_batches:
             if backend.has_batch_normalization(model):
                 codes.add("batch_normalization")
         if self._observations is None and backend.has_own_step(model):

@@ -571,6 +571,17 @@ def test_what_is_assumed_has_a_code(make, codes):
     assert (estimate.loss_difference > 0.01) == ("coupled_loss" in codes)
 
 
+def test_normalization_that_is_frozen_at_first_has_a_code():
+    layers = [keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    monitor = GradientNoiseMonitor(every=1)
+    for layers[0].trainable in (False, True):
+        assert not monitor.series.codes
+        model.compile("sgd", "mse")
+        fit(model, monitor, x=X[:40], y=Y[:40], epochs=1)
+    assert monitor.series.codes == {"batch_normalization"}
+
+
 @pytest.mark.parametrize("pairing", ["halves", "independent"])
 @pytest.mark.filterwarnings("ignore:pairing='halves'")
 def test_halves_of_independent_pairs_are_batches(pairing):

@@ -176,7 +176,7 @@ their kin |
         self._last_own = self._ahead = 0
         self._taken_at: int | None = None
         self._chosen: set[int] = set()
-        self._is_watching = False
+        self._is_watching = self._layers_are_known = False
         self._feed = backend.Feed()
         self._waiting: collections.deque = collections.deque()
         self._data = backend.FitData()
@@ -523,7 +523,7 @@ their kin |
         self._function_seen = function
         if is_new:
             # Another loss, or other weights, may be trained from now on.
-            self._program = None
+            self._program, self._layers_are_known = None, False
         if self._observations is not None:
             if is_due and not is_new:
                 self._look_at_own_batch()
@@ -710,12 +710,14 @@ their kin |
 
     def _append(self, step, epoch, values, layers):
         model, codes = self._model_seen, self._series.codes
-        # A layer may be frozen at first.
-        if not self._pairs_are_batches:
-            if backend.has_batch_normalization(model):
+        if not self._layers_are_known:
+            # Of this train function: a layer may be frozen at first.
+            self._layers_are_known = True
+            is_normalized = backend.has_batch_normalization(model)
+            if is_normalized and not self._pairs_are_batches:
                 codes.add("batch_normalization")
-        if self._observations is None and backend.has_own_step(model):
-            codes.add("own_train_step")
+            if self._observations is None and backend.has_own_step(model):
+                codes.add("own_train_step")
         if self._program is not None and self._program.is_masked:
             codes.add("masked_loss")
         moments = values.pop("layers", ())

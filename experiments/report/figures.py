@@ -4,20 +4,13 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers; line
 styles and markers tell them apart without colour.
 """
 
-import contextlib
+import io
 import math
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-)
-
-from experiments.report.seeds import seed_curves
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Their yellow is left out: on white it is too faint.
 COLOURS = (
@@ -42,21 +35,20 @@ _STYLE = {
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
 }
-
-
 _WIDTH, _DPI = 8, 150
 
 ACCURACY = "test accuracy (%)"
 LOSS = "training loss (nats)"
 
 
-@contextlib.contextmanager
-def saved_figure(path, height):
-    """A `Figure` of our style, `height` inches high, saved at the end."""
+def picture(height, draw):
+    """Bytes of a PNG file, inches high, of what draws into a `Figure`."""
+    file = io.BytesIO()
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height))
-        yield figure
-        figure.savefig(path, dpi=_DPI)
+        draw(figure)
+        figure.savefig(file, dpi=_DPI)
+    return file.getvalue()
 
 
 def line_style(index):
@@ -68,87 +60,43 @@ def line_style(index):
     }
 
 
-def save_curves(path, comparison, label):
-    """Test accuracy and training loss against SGD epochs, with bands.
-
-    The band is the range of all seeds.
-
-    Args:
-        path: PNG file.
-        comparison: `Comparison`, without diverged runs.
-        label: Format of a group's name, such as `"ell = {}"`.
-    """
-    with saved_figure(path, 7) as figure:
-        panels = figure.subplots(2, 1, sharex=True)
-        for axes, column, scale in zip(
-            panels, ("val_accuracy", "loss"), (100, 1), strict=True
-        ):
-            for index, (value, runs) in enumerate(comparison.groups.items()):
-                epochs, values = seed_curves(runs, column)
-                _draw_curve(
-                    axes, epochs, scale * values, index, label.format(value)
-                )
-        panels[0].set_ylabel(ACCURACY)
-        panels[1].set_ylabel(LOSS)
-        panels[1].set_xlabel("SGD epochs")
-        panels[1].xaxis.set_major_locator(
-            MaxNLocator(integer=True, steps=[1, 2, 5, 10])
-        )
-        losses = [line.get_ydata() for line in panels[1].get_lines()]
-        if all(np.all(loss > 0) for loss in losses):
-            make_logarithmic(panels[1])
-        ncols = min(len(comparison.groups), 5)
-        legend_outside(figure, panels, "upper", ncols=ncols)
-
-
-def _draw_curve(axes, epochs, values, index, label):
-    if not len(epochs):
-        return
-    style = line_style(index)
-    axes.plot(
-        epochs,
-        values.mean(axis=0),
-        **style,
-        label=label,
-        # Shifted from line to line, lest markers hide one another.
-        markevery=(
-            index * max(len(epochs) // 40, 1) % len(epochs),
-            max(len(epochs) // 8, 1),
-        ),
-        markersize=6,
-    )
-    if len(values) > 1:
-        ends = values.min(axis=0), values.max(axis=0)
-        draw_band(axes, epochs, *ends, style["color"])
-
-
 def legend_outside(figure, panels, where, **options):
     """The legend of the panel that shows the most, lest it hide something."""
     legends = [axes.get_legend_handles_labels() for axes in panels]
-    figure.legend(
-        *max(legends, key=lambda legend: len(legend[0])),
-        loc=f"outside {where} center",
-        **options,
-    )
+    handles, labels = max(legends, key=lambda legend: len(legend[0]))
+    figure.legend(handles, labels, loc=f"outside {where} center", **options)
 
 
-def draw_means(axes, positions, means, scale=1, **style):
-    """Draws `SeedMean`s with their standard errors, where they have some."""
-    errors = [mean.standard_error for mean in means]
-    axes.errorbar(
-        [*positions],
-        [scale * mean.value for mean in means],
-        [scale * e if math.isfinite(e) else 0.0 for e in errors],
-        capsize=4,
-        **style,
-    )
+def draw_intervals(axes, points, index, **style):
+    """Draws values with their intervals; an arrow where one has no end.
+
+    Args:
+        axes: Of matplotlib.
+        points: `{position: (low, value, high)}`.
+        index: As for `line_style`.
+        **style: What `axes.errorbar` takes instead, or besides.
+    """
+    low, values, high = np.reshape([*points.values()], (-1, 3)).T
+    is_open = np.isinf(high)
+    errors = values - low, np.where(is_open, values, high - values)
+    style = {**line_style(index), "capsize": 4, "lolims": is_open, **style}
+    axes.errorbar([*points], values, errors, **style)
+
+
+def draw_means(axes, points, index, scale=1, **style):
+    """Draws `{position: SeedMean}` with standard errors, if there are some."""
+    steps = np.array([-1, 0, 1])
+    ends = {
+        x: scale * (mean.value + steps * np.nan_to_num(mean.standard_error))
+        for x, mean in points.items()
+    }
+    draw_intervals(axes, ends, index, **style)
 
 
 def draw_band(axes, positions, low, high, color, alpha=0.15):
     """Fills what lies between two curves."""
-    axes.fill_between(
-        positions, low, high, color=color, alpha=alpha, linewidth=0
-    )
+    style = {"color": color, "alpha": alpha, "linewidth": 0}
+    axes.fill_between(positions, low, high, **style)
 
 
 def make_logarithmic(axes):

@@ -1,33 +1,21 @@
-"""The files of a report: its text, its figures, and both for TensorBoard."""
+"""What a report says, and its files: text, figures, both for TensorBoard."""
 
 import contextlib
-import dataclasses
-import errno
-import glob
-import hashlib
-import json
 import os
-import re
-import shutil
+import pathlib
 import tempfile
 
 import tensorflow as tf
 
-from experiments.process.own_files import (
-    foreign,
-    remove_partial,
-    replaced,
-)
 from experiments.process.streams import visible
-from experiments.report.batch_sizes_section import (
-    LINEAR_SCALING,
-    SQUARE_ROOT_SCALING,
-)
-from experiments.report.growth import GROWING_BATCHES
-from experiments.report.ngd import NGD_AND_SGD
+from experiments.report import own_files
+from experiments.report.comparison import differing_keys, without_repeated
+from experiments.report.growth import GrowthStudy
+from experiments.report.linear_scaling import LinearScaling
+from experiments.report.ngd import NGDStudy
 from experiments.report.runs import find_runs
-from experiments.report.seeds import differing_keys, without_repeated
-from experiments.report.svag import SVAG_AND_SGD
+from experiments.report.square_root_scaling import SquareRootScaling
+from experiments.report.svag import SVAGStudy
 from keras_svag.reporting.blocks import Line, Table
 from keras_svag.reporting.markdown import escaped
 
@@ -35,19 +23,9 @@ from keras_svag.reporting.markdown import escaped
 MOST_COMPARISONS_DRAWN = 20
 
 # In the order of their sections.
-STUDIES = (
-    SVAG_AND_SGD,
-    LINEAR_SCALING,
-    SQUARE_ROOT_SCALING,
-    NGD_AND_SGD,
-    GROWING_BATCHES,
-)
+STUDIES = (SVAGStudy, LinearScaling, SquareRootScaling, NGDStudy, GrowthStudy)
 
-# The file that says what a report has written: `{name: [checksum]}`.
-_MANIFEST = ".report.json"
-_AS_WRITTEN = "as a report has written it"
-_FOLDERS = ("figures", "report")
-_NAME = re.compile(rf"report\.md|({'|'.join(_FOLDERS)})/[^/]+")
+_names = ", ".join
 
 
 def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
@@ -74,32 +52,41 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
     output = workdir if output is None else output
     with _writing_to(output):
         # What can be known is known before the runs are read.
-        _check_writable(output)
-        _clear(output)
-        _written_before(output)
+        own_files.prepare(output)
     found, unfinished, unusable = find_runs(workdir)
     runs, repeated = without_repeated(found)
-    converged = [run for run in runs if not run.diverged]
-    studies = {
-        kind: kind.comparisons(runs if kind.counts_diverged else converged)
+    comparisons = [
+        (kind, f"{kind.name}-{index}", comparison)
         for kind in STUDIES
-    }
-    compared = [c for found in studies.values() for c in found]
+        for index, comparison in enumerate(kind.comparisons(runs), 1)
+    ]
+    compared = [run for *_, one in comparisons for run in one.runs]
     if not compared:
         raise ValueError(_why_incomparable(workdir, runs, unusable))
-    compared = [run for comparison in compared for run in comparison.runs]
     head = [*_head(runs, unfinished, unusable, repeated, compared)]
-    sections, inconsistent = _sections(studies, differing_keys(compared))
-    head += inconsistent
-    if len(sections) > most_drawn:
-        head += _overview(sections, most_drawn)
-        sections[most_drawn:] = [
-            dataclasses.replace(section, figures={})
-            for section in sections[most_drawn:]
-        ]
-    with _writing_to(output), tempfile.TemporaryDirectory() as new:
-        _write(new, f"Report on {workdir}", head, sections)
-        _replace(output, new)
+    varied, studies = differing_keys(compared), []
+    for kind, name, comparison in comparisons:
+        try:
+            study = kind(comparison)
+            study.make(name, varied, has_figures=len(studies) < most_drawn)
+            studies.append(study)
+        except Exception as error:
+            # Each number alone was possible.
+            names = _names(run.name for run in comparison.runs)
+            why = f"their numbers do not go together ({error}): {names}"
+            head.append(Line(f"Not compared, because {why}."))
+    if len(studies) > most_drawn:
+        head += _overview(studies, most_drawn)
+    files = {
+        f"figures/{name}.png": content
+        for study in studies
+        for name, (_, content) in study.pictures.items()
+    }
+    head.insert(0, f"# {escaped(f'Report on {workdir}')}")
+    files["report.md"] = _markdown(head, studies).encode()
+    with _writing_to(output):
+        name, events = events_file(_markdown(head, studies, False), files)
+        own_files.replace(output, {**files, f"report/{name}": events})
     return os.path.join(output, "report.md")
 
 
@@ -107,191 +94,32 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
 def _writing_to(output):
     try:
         yield
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise ValueError(
             f"The report cannot be written to {output!r} "
-            f"({error.strerror or error}); give another --output."
+            f"({getattr(error, 'strerror', None) or error}); give another "
+            "--output."
         ) from error
-
-
-def _check_writable(output):
-    """Raises an `OSError` if nothing can be written to a folder to be."""
-    folder = os.path.abspath(output)
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            os.lstat(folder)
-            break
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def _write(folder, title, head, sections):
-    os.makedirs(os.path.join(folder, "figures"))
-    pictures = {}
-    for section in sections:
-        for name, (_, save) in section.figures.items():
-            path = os.path.join(folder, "figures", f"{name}.png")
-            save(path)
-            pictures[f"report/{name}"] = path
-    with open(os.path.join(folder, "report.md"), "w", encoding="utf-8") as file:
-        file.write(_markdown(title, head, sections))
-    text = _markdown(title, head, sections, with_figures=False)
-    write_summaries(os.path.join(folder, "report"), text, pictures)
-
-
-def _clear(output):
-    """Removes what a report that was killed left unfinished."""
-    for folder in (os.path.join(output, name) for name in (*_FOLDERS, "")):
-        with contextlib.suppress(OSError):
-            if remove_partial(folder):
-                os.rmdir(folder)
-
-
-def _replace(output, new):
-    """Moves a report to its place; TensorBoard would show old events too."""
-    names = [
-        os.path.relpath(os.path.join(folder, name), new)
-        for folder, _, files in os.walk(new)
-        for name in files
-    ]
-    with open(os.path.join(new, _MANIFEST), "w", encoding="utf-8") as file:
-        sums = {name: [_checksum(os.path.join(new, name))] for name in names}
-        json.dump({"written": sums}, file, indent=2)
-    before = _written_before(output, names)
-    for name in names:
-        os.makedirs(os.path.dirname(os.path.join(output, name)), exist_ok=True)
-    # What is entered last gets its place first: a process that is killed
-    # leaves no file that the manifest does not tell of.
-    with contextlib.ExitStack() as places:
-        for name in (*names, _MANIFEST):
-            place = replaced(os.path.join(output, name))
-            shutil.copyfile(
-                os.path.join(new, name), places.enter_context(place)
-            )
-        for name in before:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(output, name))
-
-
-def _written_before(output, names=()):
-    """Checksums of what an earlier report wrote, `{name: [checksum]}`.
-
-    Args:
-        output: Folder of the report.
-        names: Names of the files that are to be written.
-
-    Raises:
-        ValueError: If something that it did not write is in the way.
-    """
-    written = _read_manifest(os.path.join(output, _MANIFEST))
-    for name in sorted({"report.md", *_FOLDERS, *written, *names}):
-        path = os.path.join(output, name)
-        is_folder = os.path.isdir(path) and not os.path.islink(path)
-        if not os.path.lexists(path) or (
-            written and name in _FOLDERS and is_folder
-        ):
-            continue
-        if _checksum(path) not in written.get(name, ()):
-            raise foreign(path, _AS_WRITTEN, "--output")
-    return written
-
-
-def _read_manifest(path):
-    if not os.path.lexists(path):
-        return {}
-    if os.path.isfile(path) and not os.path.islink(path):
-        with contextlib.suppress(OSError, LookupError, TypeError, ValueError):
-            with open(path, encoding="utf-8") as file:
-                written = json.load(file)["written"]
-            if all(map(_NAME.fullmatch, written)):
-                return {name: list(sums) for name, sums in written.items()}
-    raise foreign(path, _AS_WRITTEN, "--output")
-
-
-def _checksum(path):
-    """That of a file's content; None if it is no file, or a link."""
-    if os.path.islink(path) or not os.path.isfile(path):
-        return None
-    try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
-        return None
 
 
 def _why_incomparable(workdir, runs, unusable):
     differing = differing_keys(runs)
+    why = f"they differ in {_names(differing)}"
     if set(differing) <= {"seed"}:
         why = "they have one configuration, apart from the seed"
-    else:
-        why = f"they differ in {', '.join(differing)}"
+    if unusable:
+        why += f"; {len(unusable)} more cannot be used"
     *others, last = (f"in {kind.differ_in}" for kind in STUDIES)
-    also = f"; {len(unusable)} more cannot be used" if unusable else ""
     return (
-        f"The {len(runs)} runs in {workdir!r} cannot be compared ({why}"
-        f"{also}): runs must differ, beside the seed, {', '.join(others)}, or "
-        f"{last}."
+        f"The {len(runs)} runs in {workdir!r} cannot be compared ({why}): "
+        f"runs must differ, beside the seed, {_names(others)}, or {last}."
     )
-
-
-def _sections(studies, varied):
-    """The `Section`s, and blocks on comparisons that have none.
-
-    Keys that `varied` tell studies of a kind apart.
-    """
-    sections, inconsistent = [], []
-    for kind, comparisons in studies.items():
-        for index, comparison in enumerate(comparisons, 1):
-            try:
-                section = kind.section(comparison)
-            except (ArithmeticError, ValueError) as error:
-                # Each number alone was possible.
-                names = _names(run.name for run in comparison.runs)
-                inconsistent.append(
-                    Line(
-                        "Not compared, because their numbers do not go "
-                        f"together ({error}): {names}."
-                    )
-                )
-                continue
-            own = ", ".join(
-                f"{key} = {comparison.common[key]}"
-                for key in varied
-                if key in comparison.common and key != "seed"
-            )
-            title = f"{section.title}: {own}" if own else section.title
-            figures = {
-                f"{kind.name}-{index}-{what}": figure
-                for what, figure in section.figures.items()
-            }
-            sections.append(
-                dataclasses.replace(section, title=title, figures=figures)
-            )
-    return sections, inconsistent
-
-
-def _overview(sections, num_drawn):
-    """What all sections find, a row each."""
-    return [
-        Line(
-            f"Figures are drawn for the first {num_drawn} of {len(sections)} "
-            "comparisons; --figures takes another number."
-        ),
-        Table(
-            "All comparisons",
-            ("comparison", "what it finds"),
-            tuple((s.title, s.blocks[0].text) for s in sections),
-        ),
-    ]
 
 
 def _head(runs, unfinished, unusable, repeated, compared):
     diverged = [run.name for run in runs if run.diverged]
-    names = {run.name for run in compared}
-    alone = [run for run in runs if run.name not in names and not run.diverged]
+    names = {run.name for run in compared}.union(diverged)
+    alone = [run.name for run in runs if run.name not in names]
     yield Line(
         f"{len(runs) - len(diverged)} finished runs are compared, as far as "
         "they can be."
@@ -315,60 +143,60 @@ def _head(runs, unfinished, unusable, repeated, compared):
             "and of its growth, and are left out of the others."
         )
     if alone:
-        keys = ", ".join(differing_keys(runs))
         yield Line(
             "Left out, because nothing is comparable with them: "
-            f"{_names(run.name for run in alone)} (all runs together differ "
-            f"in {keys})."
+            f"{_names(alone)} (all runs together differ in "
+            f"{_names(differing_keys(runs))})."
         )
 
 
-_names = ", ".join
+def _overview(studies, num_drawn):
+    """What all find, a row each."""
+    yield Line(
+        f"Figures are drawn for the first {num_drawn} of {len(studies)} "
+        "comparisons; --figures takes another number."
+    )
+    rows = tuple((study.heading, study.blocks[0].text) for study in studies)
+    yield Table("All comparisons", ("comparison", "what it finds"), rows)
 
 
-def _markdown(title, head, sections, with_figures=True):
-    parts = [f"# {escaped(title)}", *(block.to_markdown() for block in head)]
-    for section in sections:
-        parts.append(f"## {escaped(section.title)}")
-        parts += [block.to_markdown() for block in section.blocks]
-        for name, (caption, _) in (
-            section.figures.items() if with_figures else ()
-        ):
-            caption = escaped(caption)
-            parts.append(f"![{caption}](figures/{name}.png)")
-            parts.append(f"*{caption}*")
-        parts += [Line(text).to_markdown() for text in section.details]
-    return visible("\n\n".join(parts) + "\n")
+def _markdown(head, studies, with_figures=True):
+    parts = [*head]
+    for study in studies:
+        parts += [f"## {escaped(study.heading)}", *study.blocks]
+        for name, (caption, _) in study.pictures.items():
+            if with_figures:
+                caption = escaped(caption)
+                parts.append(f"![{caption}](figures/{name}.png)")
+                parts.append(f"*{caption}*")
+        parts += map(Line, study.details)
+    texts = (p if isinstance(p, str) else p.to_markdown() for p in parts)
+    return visible("\n\n".join(texts) + "\n")
 
 
-def write_summaries(log_dir, text, pictures):
-    """Writes a text and pictures to a file of events.
+def events_file(text, files):
+    """`(name, bytes)` of TensorBoard's events, with a text and PNG files.
 
     Args:
-        log_dir: Directory for it, without other events.
         text: Markdown.
-        pictures: `{tag: PNG file}`.
+        files: `{name: bytes}`.
 
     Raises:
-        OSError: If it cannot be written whole.
+        OSError, tf.errors.OpError: If it cannot be written whole.
     """
-    try:
-        writer = tf.summary.create_file_writer(log_dir)
+    pictures = {n: f for n, f in files.items() if n.endswith(".png")}
+    with tempfile.TemporaryDirectory() as folder:
+        writer = tf.summary.create_file_writer(folder)
         with writer.as_default(step=0):
             tf.summary.text("report", text)
-            for tag, path in pictures.items():
-                with open(path, "rb") as file:
-                    picture = tf.io.decode_png(file.read(), channels=3)
-                tf.summary.image(tag, picture[None])
+            for name, content in pictures.items():
+                image = tf.io.decode_png(content, channels=3)[None]
+                tf.summary.image(f"report/{pathlib.Path(name).stem}", image)
         writer.close()
-        [events] = glob.glob(
-            os.path.join(glob.escape(log_dir), "events.out.tfevents.*")
-        )
-        # The writer does not tell that a disk was full. The first event is
-        # the version of the format.
-        written = sum(1 for _ in tf.data.TFRecordDataset(events))
-        is_whole = written == 2 + len(pictures)
-    except tf.errors.OpError:
-        is_whole = False
-    if not is_whole:
-        raise OSError(errno.EIO, "TensorBoard's events are not whole", log_dir)
+        [path] = pathlib.Path(folder).iterdir()
+        # The writer does not tell that a disk was full. The first event is the
+        # version of the format.
+        count = sum(1 for _ in tf.data.TFRecordDataset(str(path)))
+        if count != 2 + len(pictures):
+            raise OSError("TensorBoard's events are not whole")
+        return path.name, path.read_bytes()

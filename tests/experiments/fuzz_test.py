@@ -198,32 +198,6 @@ def soon():
 # The report of a folder of runs, of which one is damaged.
 
 
-def history_of(path):
-    """Columns of a file of CSV as a program of a user would read them."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(filter(str.strip, file)))
-    return {
-        name: [float(row[name].replace("NA", "") or "nan") for row in rows]
-        for name in rows[0]
-    }
-
-
-def assert_as_in_its_files(one, run):
-    config = json.loads((run / "config.json").read_bytes())
-    for key, value in config.items():
-        if not isinstance(value, (dict, list)):
-            assert repr(one.config[key]) == repr(value)
-    np.testing.assert_equal(one.history, history_of(run / "history.csv"))
-    if one.results:
-        results = json.loads((run / "results.json").read_bytes())
-        assert results.pop(CHECKSUM) == configuration_checksum(config)
-        assert repr(one.results) == repr(results)
-        assert math.isfinite(one.accuracy)
-        assert max(one.epochs) < 2**53
-        for window in (one.final_window, one.window_before_decay):
-            assert window is None or math.isfinite(window.learning_rate)
-
-
 def report_of(folder):
     """The head of a report, which lists the runs, and its sections."""
     output = folder.parent / "report"
@@ -243,8 +217,8 @@ def sweep(tmp_path_factory):
     other = folder.parent / "other"
     write_run(other, noise=noise, earlier=earlier)
     with pytest.MonkeyPatch.context() as patch:
-        # It has the same text, and takes ten times as long.
-        patch.setattr(writing, "write_summaries", lambda *args: None)
+        # They have the same text, and take ten times as long.
+        patch.setattr(writing, "events_file", lambda *args: ("events", b""))
         _, sections = report_of(folder)
         assert len(sections) == 1
         yield folder, files_of(other), sections
@@ -261,8 +235,6 @@ def test_a_report_loses_no_run_beside_a_damaged_one(sweep, data):
     with soon():
         runs, unfinished, unusable = find_runs(str(folder))
         head, sections = report_of(folder)
-        for one in runs:
-            assert_as_in_its_files(one, folder / one.name)
     for sentence in unusable.values():
         check_sentence(printable(sentence))
     names = [one.name for one in runs]
@@ -352,10 +324,7 @@ def goes_on(folder, model):
     return found
 
 
-def test_what_is_whole_is_read(sweep, two_runs, model, tmp_path):
-    put_all(tmp_path / "runs" / "run", sweep[1])
-    [one] = find_runs(str(tmp_path / "runs"))[0]
-    assert_as_in_its_files(one, tmp_path / "runs" / "run")
+def test_what_is_whole_is_read(two_runs, model, tmp_path):
     put_all(tmp_path / "run", two_runs[0])
     found = goes_on(tmp_path / "run", model)
     assert found.step == STEP and repr(found.state) == repr(states())

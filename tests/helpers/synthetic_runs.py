@@ -6,48 +6,32 @@ import math
 
 import keras
 
+from configs import digits
 from experiments.report.runs import find_runs
 from experiments.run_folder import CHECKSUM, configuration_checksum
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.reporting.blocks import Table
+from keras_svag.reporting.report import ScalingReport
 from keras_svag.scaling.conditions import RunConditions, conditions_of
+from keras_svag.scaling.verdict import scaling_verdict
 
-CONFIG = {
-    "dataset": "digits",
+# As it is read: a tuple is a list then.
+CONFIG = json.loads(json.dumps(digits.get_config().to_dict())) | {
     "batch_size": 16,
     "epochs": 4,
-    "optimizer": "svag",
-    "ell": 1,
-    "learning_rate": 0.2,
+    "pairing": "independent",
     "weight_decay": 0.005,
-    "sampling": "with_replacement",
-    "seed": 0,
-    "measure_noise": True,
-    "validate_every": 1,
-    "model": {"name": "scale_invariant_mlp", "hidden_units": [64, 64]},
-    "lsr": {
-        "enabled": True,
-        "closeness": 2**0.5,
-        "kappas": [2, 4],
-        "window": None,
-    },
     "version": "0.1.0",
 }
 
 
-def estimate(
-    grad_sq_norm,
-    noise_trace,
-    batch_size=16,
-    relative_error=0.01,
-    count=1000,
-):
-    """A `NoiseEstimate` whose two errors are uncorrelated."""
+def estimate(grad_sq_norm, noise_trace, batch_size=16, error=0.01, count=1000):
+    """A `NoiseEstimate` whose two relative errors are uncorrelated."""
     return NoiseEstimate(
         grad_sq_norm=grad_sq_norm,
         example_noise=batch_size * noise_trace,
-        grad_sq_norm_se=relative_error * abs(grad_sq_norm),
-        example_noise_se=relative_error * batch_size * noise_trace,
+        grad_sq_norm_se=error * abs(grad_sq_norm),
+        example_noise_se=error * batch_size * noise_trace,
         covariance=0.0,
         count=count,
         batch_size=batch_size,
@@ -56,7 +40,7 @@ def estimate(
 
 
 def window(noise, weight_sq_norm, learning_rate, reasons=(), earlier=()):
-    """What results.json holds of one stretch of constant learning rate.
+    """`ScalingReport` on a stretch of constant learning rate.
 
     The run was at rest there, and the theory applies but for `reasons`.
     """
@@ -68,14 +52,8 @@ def window(noise, weight_sq_norm, learning_rate, reasons=(), earlier=()):
         rest=True,
         other_reasons=tuple(reasons),
     )
-    return {
-        "gradient_noise": noise.to_dict(),
-        "conditions": conditions.to_dict(),
-        "weight_sq_norm": weight_sq_norm,
-        "first_epoch": 3,
-        "last_epoch": 4,
-        "earlier": list(earlier),
-    }
+    verdict = scaling_verdict(noise, conditions, kappas=())
+    return ScalingReport(verdict, 3, 4, weight_sq_norm, earlier=tuple(earlier))
 
 
 def write_run(
@@ -123,14 +101,13 @@ def write_run(
             writer.writerow([epoch, *shown])
     if not finished:
         return
-    # As it is read: a tuple is a list then.
     checksum = configuration_checksum(json.loads(json.dumps(config)))
     content = {CHECKSUM: checksum, "accuracy": accuracy, "loss": 0.3}
     if noise is not None:
+        rate = config["learning_rate"]
+        report = window(noise, weight_sq_norm, rate, reasons, earlier)
         content["gradient_noise"] = noise.to_dict()
-        content["linear_scaling"] = window(
-            noise, weight_sq_norm, config["learning_rate"], reasons, earlier
-        )
+        content["linear_scaling"] = report.to_dict()
     (folder / "results.json").write_text(json.dumps(content))
     edit(folder / "results.json", results or {})
 
@@ -149,16 +126,15 @@ def edit(file, values):
 
 def in_norm_of_adam(noise):
     """The `results` of a run that measured its noise in Adam's norm too."""
+    conditions = conditions_of(keras.optimizers.Adam()).to_dict()
     return {
         "linear_scaling.gradient_noise": noise.to_dict(),
-        "linear_scaling.conditions": conditions_of(
-            keras.optimizers.Adam()
-        ).to_dict(),
+        "linear_scaling.conditions": conditions,
     }
 
 
 def write_scaled_runs(folder, factors, noise_trace=1.5, key="ell", **config):
-    """Runs whose R, G and N are 20, 0.3 and 1.5, times factors.
+    """Runs whose R, G and N are 20, 0.3 and `noise_trace`, times factors.
 
     Args:
         folder: a Path.
@@ -180,13 +156,9 @@ def write_scaled_runs(folder, factors, noise_trace=1.5, key="ell", **config):
 
 def write_svag_sweep(folder, ells=(1, 2, 4, 8), num_seeds=3, excess=0.2):
     """SVAG runs whose R is 20 (1 + excess / ell) and the like for G, N."""
-    factors = {
-        ell: [
-            (1 + excess / ell) * (1 + 0.01 * (seed - 1))
-            for seed in range(num_seeds)
-        ]
-        for ell in ells
-    }
+    spread = [1 + 0.01 * (seed - 1) for seed in range(num_seeds)]
+    means = {ell: 1 + excess / ell for ell in ells}
+    factors = {ell: [mean * s for s in spread] for ell, mean in means.items()}
     write_scaled_runs(folder, factors)
 
 
@@ -200,9 +172,8 @@ def write_scaling_sweep(folder, errors, factors=None, **config):
         factors: `{batch size: of R, one a seed}`, where they are not 1.
         **config: as for `write_run`.
     """
-    first = min(errors)
     for batch_size, error in errors.items():
-        kappa, diverges = batch_size / first, error is None
+        kappa, diverges = batch_size / min(errors), error is None
         of_seeds = (factors or {}).get(batch_size, (1.0, 1.0))
         for seed, factor in enumerate(of_seeds):
             write_run(
@@ -212,28 +183,31 @@ def write_scaling_sweep(folder, errors, factors=None, **config):
                 weight_sq_norm=25.0 * factor,
                 losses=[1.0, math.nan] if diverges else None,
                 finished=not diverges,
-                **{
-                    "batch_size": batch_size,
-                    "learning_rate": 0.2 * kappa,
-                    "seed": seed,
-                    **config,
-                },
+                batch_size=batch_size,
+                learning_rate=0.2 * kappa,
+                seed=seed,
+                **config,
             )
 
 
-def comparison_of(folder, comparisons):
-    """The one `Comparison` that a study makes of the runs in a folder."""
+def studies_of(folder, kind):
+    """The studies of a kind that the runs in a folder allow."""
     runs, *_ = find_runs(str(folder))
-    [comparison] = comparisons(runs)
-    return comparison
+    return [*map(kind, kind.comparisons(runs))]
 
 
-def cells_of(section, row=-1):
-    """`{column: cell}` of a row of the first table of a section."""
-    table = next(b for b in section.blocks if isinstance(b, Table))
+def study_of(folder, kind):
+    """The one study of a kind."""
+    [study] = studies_of(folder, kind)
+    return study
+
+
+def cells_of(study, row=-1):
+    """`{column: cell}` of a row of the first table of a study."""
+    table = next(b for b in study.blocks if isinstance(b, Table))
     return dict(zip(table.header, table.rows[row], strict=True))
 
 
-def text_of(section):
-    """What a section of a report says, on one line."""
-    return " ".join(" ".join(b.to_text() for b in section.blocks).split())
+def text_of(study):
+    """What a study says in a report, on one line."""
+    return " ".join(" ".join(b.to_text() for b in study.blocks).split())

@@ -1,15 +1,11 @@
 import math
 
 import numpy as np
-import pytest
 from scipy import stats
 
-from experiments.report.growth import (
-    GrowthStudy,
-    growth_comparisons,
-    growth_section,
-)
-from tests.helpers.synthetic_runs import comparison_of, text_of, write_run
+from experiments.report.growth import GrowthStudy
+from keras_svag.noise.numerals import within
+from tests.helpers.synthetic_runs import study_of, text_of, write_run
 
 EXAMPLES = 320
 FIXED, MEASURED = (False, "fixed batch"), (True, "measured to 64")
@@ -27,14 +23,10 @@ def write(folder, losses, sizes=None, tests=None, **config):
     write_run(folder, losses=losses, columns=columns, **config)
 
 
-def study_of(folder):
-    return GrowthStudy(comparison_of(folder, growth_comparisons))
-
-
 def test_steps_and_examples_are_counted_to_the_same_loss(tmp_path):
     write(tmp_path / "fixed", [4, 3, 2, 1], tests=[4, None, 3, 2])
     write(tmp_path / "grown", [4, 3, 1.5, 1.25], **GROWN)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, GrowthStudy)
     # The highest at the end: each of them reaches it.
     assert study.targets == {"loss": 1.25, "val_loss": 2}
     # 20 steps of 16, 10 of 32 or 5 of 64 are an epoch.
@@ -48,16 +40,16 @@ def test_steps_and_examples_are_counted_to_the_same_loss(tmp_path):
             MEASURED: {0: (20 + 20 + 10, 3 * EXAMPLES)},
         },
     }
-    section = growth_section(study)
-    text = text_of(section)
+    text = text_of(study)
     assert (
         "To a training loss of 1.25, measured to 64 takes 0.688 (no interval: "
         "one seed) times the steps of fixed batch: fewer steps in the one seed"
         in text
     )
     assert "16 to 64" in text
-    section.figures["steps"][1](tmp_path / "steps.png")
-    assert (tmp_path / "steps.png").stat().st_size > 10_000
+    study.make("growth-1", [], True)
+    [(_, picture)] = study.pictures.values()
+    assert len(picture) > 10_000
 
 
 def test_a_ratio_is_that_of_each_seed_with_students_interval(tmp_path):
@@ -68,27 +60,26 @@ def test_a_ratio_is_that_of_each_seed_with_students_interval(tmp_path):
         write(tmp_path / f"fixed-{seed}", fixed, seed=seed)
         sizes = (16, 32, 32, 64)
         write(tmp_path / f"grown-{seed}", grown, sizes, seed=seed, **GROWN)
-    study = study_of(tmp_path)
-    [ratio] = study.ratios["loss"].values()
+    text = text_of(study_of(tmp_path, GrowthStudy))
     steps = {"fixed": [0, 20, 40, 60, 80], "grown": [0, 20, 30, 40, 45]}
     logs = [
         math.log(steps["grown"][second] / steps["fixed"][first])
         for first, second in epochs.values()
     ]
     ends = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
-    assert ratio.value == pytest.approx(math.exp(np.mean(logs)))
-    assert (ratio.low, ratio.high) == pytest.approx(np.exp([*ends]))
-    assert (ratio.fewer, ratio.count) == (3, 3)
-    text = text_of(growth_section(study))
+    low, value, high = np.exp([ends[0], np.mean(logs), ends[1]])
+    assert f"takes {within(low, value, high)} times the steps" in text
     assert "fewer steps in all 3 seeds" in text and "one seed" not in text
-    assert f"{np.mean([60, 60, 80]):.0f} [" in text
+    fixed = [60, 60, 80]
+    ends = stats.ttest_1samp(fixed, 0).confidence_interval(0.95)
+    assert "{:.0f} [{:.0f}, {:.0f}]".format(np.mean(fixed), *ends) in text
 
 
 def test_more_steps_are_not_called_fewer(tmp_path):
     for seed, losses in enumerate(([1, 1, 1, 1], [4, 4, 4, 1])):
         write(tmp_path / f"fixed-{seed}", [1, 1, 1, 1], seed=seed)
         write(tmp_path / f"grown-{seed}", losses, seed=seed, **GROWN)
-    text = text_of(growth_section(study_of(tmp_path)))
+    text = text_of(study_of(tmp_path, GrowthStudy))
     assert "fewer steps in 0 of 2 seeds" in text
 
 
@@ -99,10 +90,10 @@ def test_what_never_reaches_the_loss_is_said(tmp_path):
     write(tmp_path / "a", [4, 3, 2, 0.5], (16, 64, 64, 64), **config)
     config |= {"seed": 1, "finished": False}
     write(tmp_path / "b", [4, math.nan], (16, 64), **config)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, GrowthStudy)
     name = "always to 64 at epochs 1"
     assert study.reached["loss"][True, name][1] is None
-    text = text_of(growth_section(study))
+    text = text_of(study)
     assert f"of 1 is never reached by {name} with seed 1." in text
     assert "(no interval: one seed)" in text and "(1 diverged)" in text
 
@@ -117,7 +108,7 @@ def test_only_runs_that_differ_in_growth_are_compared(tmp_path):
         "rate": GROWN | {"learning_rate": 0.5},
     }.items():
         write(tmp_path / name, [4, 3, 2, 1], **config)
-    groups = comparison_of(tmp_path, growth_comparisons).groups
+    groups = study_of(tmp_path, GrowthStudy).groups
     assert {group: len(runs) for group, runs in groups.items()} == {
         FIXED: 2,
         MEASURED: 1,

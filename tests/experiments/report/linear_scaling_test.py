@@ -2,13 +2,12 @@ import math
 
 import pytest
 
-from experiments.report.batch_sizes import ScalingStudy, linear_comparisons
-from experiments.report.batch_sizes_section import scaling_section
-from experiments.report.runs import find_runs
+from experiments.report.linear_scaling import LinearScaling
 from tests.helpers.synthetic_runs import (
     cells_of,
-    comparison_of,
     estimate,
+    studies_of,
+    study_of,
     text_of,
     window,
     write_run,
@@ -16,10 +15,6 @@ from tests.helpers.synthetic_runs import (
 )
 
 GOOD = {8: 0.10, 16: 0.10, 32: 0.10, 64: 0.11}
-
-
-def study_of(folder):
-    return ScalingStudy(comparison_of(folder, linear_comparisons), "linear")
 
 
 def write_two(folder, **run):
@@ -48,26 +43,28 @@ def test_each_batch_size_has_its_bound_and_the_first_its_least_closeness(
     tmp_path, ell
 ):
     write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1}, ell=ell)
-    first, *others = study_of(tmp_path).batches
+    study = study_of(tmp_path, LinearScaling)
+    first, *others = study.batches
     # SVAG's runs, with ell in all, have the identity of SGD at η/ell, G/ell.
     first_q, first_u = 6.0 * ell, 0.001 / ell
     for batch in (first, *others):
-        kappa = batch.batch_size / 8
+        kappa = batch.size / 8
         q, u = first_q / kappa, kappa * first_u
         assert batch.ratio[1] == pytest.approx(q / ell)
-        assert batch.scaled == {"learning_rate": 0.2 * kappa}
+        row = study.rows[batch.size]
+        assert row["η"] == 0.2 * kappa
         low, point, high = batch.bound
-        assert point == pytest.approx(batch.batch_size * kappa_max(q, u))
+        assert point == pytest.approx(batch.size * kappa_max(q, u))
         assert low < point < high
         if batch is first:
             continue
         rho = (2 - u) / (2 - first_u)
         least = math.sqrt((kappa + first_q) / ((1 + first_q) * rho))
-        low, value, high = batch.min_closeness
+        low, value, high = row["C at least"]
         assert value == pytest.approx(least)
         assert low <= value <= high
         # G is equal and N/G inversely proportional to B, hence κN' = N.
-        assert batch.closeness.value == pytest.approx(1)
+        assert row["C"][1] == pytest.approx(1)
 
 
 def test_what_is_judged_is_measured_before_the_decay(tmp_path):
@@ -83,24 +80,24 @@ def test_what_is_judged_is_measured_before_the_decay(tmp_path):
             learning_rate=rate,
             results={"linear_scaling.conditions.learning_rate": 0.001},
         )
-    batches = study_of(tmp_path).batches
-    assert [b.ratio[1] for b in batches] == pytest.approx([6, 3])
-    assert [b.scaled["learning_rate"] for b in batches] == [0.2, 0.4]
-    assert batches[0].bound[1] == pytest.approx(8 * kappa_max(6.0, 0.001))
+    study = study_of(tmp_path, LinearScaling)
+    assert [b.ratio[1] for b in study.batches] == pytest.approx([6, 3])
+    assert [*study.column("η").values()] == [0.2, 0.4]
+    assert study.first.bound[1] == pytest.approx(8 * kappa_max(6.0, 0.001))
     # One seed has no error: C counts as exact, and no interval is shown.
-    c = batches[1].closeness
+    c = study.closeness(study.batches[1], study.first)
     assert c.low == c.value == c.high == pytest.approx(1)
-    assert cells_of(scaling_section(study_of(tmp_path)))["C"] == "1"
+    assert cells_of(study)["C"] == "1"
 
 
 def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
     errors = {8: 0.3, 16: 0.10, 32: 0.11, 64: 0.119, 128: 0.121, 256: 0.115}
     write_scaling_sweep(tmp_path, errors)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, LinearScaling)
     # 8 is below the best batch size: large batches are what breaks.
-    assert (study.best.batch_size, study.error_grows_at) == (16, 128)
+    assert (study.best.size, study.error_grows_at) == (16, 128)
     ratio = 128 / (8 * kappa_max(6.0, 0.001))
-    text = text_of(scaling_section(study))
+    text = text_of(study)
     assert "of which the theorem says nothing" in text
     grown = "B = 128 is the first to exceed it by more than 20% of its value"
     assert f"{grown}, at {ratio:.3g} times B*." in text
@@ -124,11 +121,11 @@ def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
 def test_the_condition_is_tested_by_r_g_and_n(tmp_path, factors, outcome):
     # The error, which is the same at all batch sizes, has no say.
     write_scaling_sweep(tmp_path, dict.fromkeys([8, *factors], 0.1), factors)
-    study = study_of(tmp_path)
-    assert study.batches[0].outcome == outcome
-    for batch in study.batches[1:]:
-        assert (batch.verdict == "ruled out") == (batch.batch_size > 64)
-    text = text_of(scaling_section(study))
+    study = study_of(tmp_path, LinearScaling)
+    assert study.tested(study.first) == outcome
+    for size, verdict in study.column("from B = 8").items():
+        assert (verdict == "ruled out") == (size > 64)
+    text = text_of(study)
     assert f"C-close in R, G and N: {outcome}" in text
 
 
@@ -143,14 +140,14 @@ def test_a_run_that_diverged_is_not_close(tmp_path):
         learning_rate=1.6,
         seed=2,
     )
-    study = study_of(tmp_path)
-    assert study.batches[0].outcome == "held"
+    study = study_of(tmp_path, LinearScaling)
+    assert study.tested(study.first) == "held"
     *_, partly, last = study.batches
     assert partly.test_error == pytest.approx(1 - 2 / 3 * 0.89)
     assert study.error_grows_at == 64
     assert last.test_error == 1 and last.num_diverged == 2
-    assert last.bound is None and last.closeness is None
-    assert "(2 diverged)" in text_of(scaling_section(study))
+    assert last.bound is study.closeness(last, study.first) is None
+    assert "(2 diverged)" in text_of(study)
 
 
 @pytest.mark.parametrize("ell", [1, 2])
@@ -168,9 +165,7 @@ def test_runs_of_several_ell_predict_where_c_is_left(tmp_path, ell):
                 pairing="halves",
                 seed=seed,
             )
-    runs, *_ = find_runs(str(tmp_path))
-    comparisons = linear_comparisons(runs)
-    study = ScalingStudy(comparisons[0], "linear")
+    study, *_ = studies_of(tmp_path, LinearScaling)
     # SVAG with ell at B is SGD at B/ell.
     unit = 16 * ell
     rise = 2 * (1 - math.exp(-0.2))
@@ -178,15 +173,15 @@ def test_runs_of_several_ell_predict_where_c_is_left(tmp_path, ell):
     def inverse_noise(kappa):
         return math.exp(-0.2) + rise * (kappa - 0.5)
 
-    first, at_32 = inverse_noise(8 / unit), study.batches[2]
-    value, low, high = at_32.predicted
+    first = inverse_noise(8 / unit)
+    low, value, high = study.rows[32]["C predicted"]
     assert value == pytest.approx(inverse_noise(32 / unit) / first)
     assert low < value < high
     leaves = 8 + unit * (2**0.5 - 1) * first / rise
     assert study.leaves_at[0] == pytest.approx(leaves)
-    section = scaling_section(study)
-    assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(section)
-    assert {"batch-sizes", "closeness"} == set(section.figures)
+    assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(study)
+    study.make("scaling-1", [], True)
+    assert [*study.pictures] == ["scaling-1-batch-sizes", "scaling-1-closeness"]
 
 
 def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
@@ -194,10 +189,9 @@ def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
     for ell in (1, 2):
         noise = estimate(0.3, 1.5)
         write_run(tmp_path / f"{ell}", noise=noise, learning_rate=0.5, ell=ell)
-    runs, *_ = find_runs(str(tmp_path))
-    study = ScalingStudy(linear_comparisons(runs)[0], "linear")
+    study, *_ = studies_of(tmp_path, LinearScaling)
     assert study.leaves_at is None
-    assert "--sweep ell=1,2" in text_of(scaling_section(study))
+    assert "--sweep ell=1,2" in text_of(study)
 
 
 @pytest.mark.parametrize(
@@ -211,16 +205,15 @@ def test_runs_of_another_noise_scale_predict_nothing(tmp_path):
 def test_without_a_condition_there_is_no_bound(tmp_path, run, words):
     # Of Adam, of weights that diverge, of what was not measured.
     write_two(tmp_path, **run)
-    study = study_of(tmp_path)
-    for batch in study.batches:
-        assert batch.bound is batch.verdict is batch.min_closeness is None
-        assert batch.outcome is None
-    section = scaling_section(study)
-    assert words in text_of(section)
-    section.figures["batch-sizes"][1](tmp_path / "figure.png")
+    study = study_of(tmp_path, LinearScaling)
+    for column in ("B*", "from B = 8", "C at least"):
+        assert study.column(column) == {}
+    assert not any(map(study.tested, study.batches))
+    assert words in text_of(study)
+    study.make("scaling-1", [], True)
 
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
     write_two(tmp_path, reasons=["a <reason>"])
-    text = text_of(scaling_section(study_of(tmp_path)))
+    text = text_of(study_of(tmp_path, LinearScaling))
     assert "only a heuristic: a <reason>." in text

@@ -3,23 +3,14 @@ import math
 import pytest
 from scipy import stats
 
-from experiments.report.ngd import (
-    NGDStudy,
-    ngd_comparisons,
-    ngd_section,
-    welch_difference,
-)
+from experiments.report.ngd import NGDStudy, welch_difference
 from experiments.report.seeds import seed_mean
 from tests.helpers.synthetic_runs import (
-    comparison_of,
+    study_of,
     text_of,
     write_run,
     write_scaled_runs,
 )
-
-
-def study_of(folder):
-    return NGDStudy(comparison_of(folder, ngd_comparisons))
 
 
 def test_the_difference_has_welchs_interval():
@@ -47,15 +38,14 @@ def test_ngd_less_sgd_is_told_apart_by_its_interval(tmp_path, sgd, words):
         for seed, accuracy in enumerate(accuracies):
             folder = tmp_path / f"{optimizer}-{seed}"
             write_run(folder, accuracy, optimizer=optimizer, seed=seed)
-    study = study_of(tmp_path)
-    value, low, high = study.difference["accuracy"]
+    study = study_of(tmp_path, NGDStudy)
+    value, low, high = study.difference
     assert value == pytest.approx(-0.1)
     assert math.isinf(low) == math.isinf(high) == (len(sgd) == 1)
-    section = ngd_section(study)
-    text = text_of(section)
+    text = text_of(study)
     assert "-10.00 percentage points" in text and words in text
     assert ("one seed only" in text) == (len(sgd) == 1)
-    assert ("no band" in section.figures["curves"][0]) == (len(sgd) == 1)
+    assert ("no band" in study.plots()["curves"][0]) == (len(sgd) == 1)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -63,12 +53,12 @@ def test_measured_noise_gives_a_closeness(tmp_path, seeds):
     sgd = [1 + 0.01 * seed for seed in range(seeds)]
     factors = {"ngd": [1.1 * factor for factor in sgd], "sgd": sgd}
     write_scaled_runs(tmp_path, factors, key="optimizer")
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, NGDStudy)
     assert study.closeness.value == pytest.approx(1.1)
     ratio, low, high = study.closeness.ratios["weight_sq_norm"]
     assert ratio == pytest.approx(1.1)
     assert (high - low > 1e-3) == (seeds > 1)
-    text = text_of(ngd_section(study))
+    text = text_of(study)
     assert "SGD is C-close to NGD for C = 1.1" in text
     assert "Ratios of NGD to SGD" in text and "R 1.1" in text
     assert ("no interval: one seed" in text) == (seeds == 1)

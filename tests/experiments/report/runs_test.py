@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.report.runs import Window, find_runs
-from experiments.run_folder import CHECKSUM
+from experiments.report import writing
+from experiments.report.runs import find_runs
+from experiments.report.writing import write_report
 from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
 from tests.helpers.refusals import check_sentence
@@ -17,7 +18,10 @@ from tests.helpers.synthetic_runs import (
     in_norm_of_adam,
     window,
     write_run,
+    write_scaled_runs,
 )
+
+NOISE = estimate(0.25, 1.5)
 
 
 def read(folder):
@@ -26,37 +30,40 @@ def read(folder):
     return run
 
 
-NOISE = estimate(0.25, 1.5)
-
-
 def test_a_run_is_read_as_it_was_written(tmp_path):
     write_run(
         tmp_path / "a" / "run",
         accuracy=0.75,
         noise=NOISE,
         weight_sq_norm=30.0,
-        reasons=["not_scale_invariant"],
+        reasons=["clipped"],
         losses=[4.0, 3.0, 2.0, 1.0],
+        accuracies=[0.5, None, None, 1 / 3],
     )
     run = read(tmp_path)
     assert run.name == "a/run"
     assert run.accuracy == 0.75 and not run.diverged
     assert run.config["model.hidden_units"] == (64, 64)
-    np.testing.assert_array_equal(run.epochs, [1, 2, 3, 4])
     np.testing.assert_array_equal(run.curve("loss"), [4, 3, 2, 1])
+    nothing = math.nan
+    expected = [0.5, nothing, nothing, 1 / 3]
+    np.testing.assert_allclose(run.curve("val_accuracy"), expected)
     assert np.isnan(run.curve("weight_sq_norm")).all()
-    reasons = (Reason("not_scale_invariant"),)
-    expected = Window(NOISE, 30.0, 0.2, 3, 4, reasons, 1.0, True)
-    assert run.final_window == run.window_before_decay == expected
-    assert CHECKSUM not in run.results
+    final = run.final_window
+    assert final == run.window_before_decay
+    assert final == window(NOISE, 30.0, 0.2, ["clipped"])
+    assert final.verdict.reasons == (Reason("clipped"),)
 
 
 def test_without_a_check_the_last_epoch_is_the_window(tmp_path):
     columns = {"weight_sq_norm": [9.0, 8.0]}
     noise = {"gradient_noise": NOISE.to_dict()}
     write_run(tmp_path / "run", epochs=2, columns=columns, results=noise)
-    expected = Window(NOISE, 8.0, 0.2, 2, 2, (Reason("equilibrium_unknown"),))
-    assert read(tmp_path).final_window == expected
+    final = read(tmp_path).final_window
+    assert (final.estimate, final.weight_sq_norm) == (NOISE, 8.0)
+    assert (final.first_epoch, final.last_epoch) == (2, 2)
+    assert final.verdict.learning_rate == 0.2
+    assert final.verdict.reasons == (Reason("equilibrium_unknown"),)
 
 
 def test_noise_in_the_norm_of_adam_is_none_of_the_equilibrium(tmp_path):
@@ -82,20 +89,18 @@ def test_the_window_before_the_decay_has_the_configured_learning_rate(
     assert run.final_window.weight_sq_norm == 25.0
 
 
-def test_an_unfinished_run_is_listed_and_left_out(tmp_path):
+def test_what_is_not_finished_is_listed_unless_it_diverged(tmp_path):
     write_run(tmp_path / "done")
     write_run(tmp_path / "begun", finished=False)
+    write_run(tmp_path / "nan", losses=[1.0, math.nan], finished=False)
     (tmp_path / "waiting").mkdir()
     (tmp_path / "waiting" / "output.log").write_text("")
-    runs, unfinished, _ = find_runs(str(tmp_path))
-    assert [run.name for run in runs] == ["done"]
-    assert unfinished == ["begun", "waiting"]
-
-
-def test_a_run_that_stopped_at_its_loss_has_diverged(tmp_path):
-    write_run(tmp_path / "run", losses=[1.0, math.nan], finished=False)
-    run = read(tmp_path)
-    assert run.diverged and math.isnan(run.accuracy)
+    runs, unfinished, unusable = find_runs(str(tmp_path))
+    assert {run.name: run.diverged for run in runs} == {
+        "done": False,
+        "nan": True,
+    }
+    assert (unfinished, unusable) == (["begun", "waiting"], {})
 
 
 # A key of a file with dots, what it holds instead, and what the reason says.
@@ -103,16 +108,12 @@ DAMAGED_JSON = [
     ("config.json", "batch_size", 0, "`batch_size`"),
     ("config.json", "optimizer", "sdg", "`optimizer`"),
     ("config.json", "epochs", None, "`epochs`"),
-    ("config.json", "learning_rate", 1e308, "1e+100"),
     ("config.json", "lsr.closeness", "x", "`lsr.closeness`"),
-    ("config.json", "lsr", {}, "it lacks `lsr.closeness`"),
-    ("results.json", "accuracy", 2.0, "accuracy"),
+    ("config.json", "lsr", {}, "lacks `lsr.enabled`"),
+    ("results.json", "accuracy", "x", "'x'"),
     ("results.json", "gradient_noise", [1], "saved"),
     ("results.json", "linear_scaling", 3, "cannot be used"),
-    ("results.json", "linear_scaling.weight_sq_norm", "x", "`weight_sq_norm`"),
-    ("results.json", "linear_scaling.conditions.rest", "x", "`rest`"),
     ("results.json", "gradient_noise.count", "2", "`count`"),
-    ("results.json", "gradient_noise.per_layer", {"kernel": 1}, "saved"),
 ]
 
 
@@ -131,25 +132,21 @@ def test_a_run_with_a_damaged_file_is_left_out(
 
 
 HISTORY = "epoch,loss\n0,1.0\n1,0.5\n2,NA\n"
-DAMAGED_HISTORIES = [
-    (HISTORY.replace("0.5", "abc"), "'abc'"),
-    (HISTORY.replace("0.5", "1e308"), "row 2 cannot be 1e+308"),
-    (HISTORY.replace("\n1,", "\nNA,"), "epoch in row 2"),
-    (HISTORY + "2,0.1\n", "epoch in row 4 cannot be 2"),
-    (
-        HISTORY.replace("loss", "val_accuracy").replace("0.5", "1.5"),
-        "val_accuracy in row 2 cannot be 1.5",
-    ),
-    ("", "remove"),
-    ("epoch,loss\n", "remove"),
-    ("loss\n0.5\n", "remove"),
-    (HISTORY[:17], "3 epochs of a finished run, got 1"),
-    (HISTORY.replace("1,0.5", "1"), "cells of the header"),
-    (HISTORY.replace("NA", "1,2"), "cells of the header"),
-]
 
 
-@pytest.mark.parametrize("history, says", DAMAGED_HISTORIES)
+@pytest.mark.parametrize(
+    "history, says",
+    [
+        (HISTORY.replace("0.5", "abc"), "'abc'"),
+        (HISTORY.replace("\n1,", "\nNA,"), "the 3 epochs"),
+        (HISTORY + "2,0.1\n", "the 3 epochs"),
+        (HISTORY[:17], "the 3 epochs"),
+        ("loss\n0.5\n", "the 3 epochs"),
+        ("", "remove"),
+        (HISTORY.replace("1,0.5", "1"), "cells of the header"),
+        (HISTORY.replace("NA", "1,2"), "cells of the header"),
+    ],
+)
 def test_a_damaged_history_is_told(tmp_path, history, says):
     write_run(tmp_path / "run", epochs=3)
     file = tmp_path / "run" / "history.csv"
@@ -157,6 +154,47 @@ def test_a_damaged_history_is_told(tmp_path, history, says):
     with pytest.raises(ValueError) as refused:
         find_runs(str(tmp_path))
     check_sentence(str(refused.value), str(file), says)
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json", "history.csv"])
+def test_a_file_that_is_cut_off_costs_no_other_run(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(writing, "events_file", lambda *_: ("events", b""))
+    runs = tmp_path / "runs"
+    write_scaled_runs(runs, {1: [1.0, 1.1], 2: [1.2, 1.3]})
+    write_run(runs / "bad", noise=NOISE, ell=4)
+    file = runs / "bad" / name
+    content, output = file.read_bytes(), str(tmp_path / "report")
+    for end in np.linspace(0, len(content) - 8, 12, dtype=int):
+        file.write_bytes(content[:end])
+        found, _, unusable = find_runs(str(runs))
+        assert [run.name for run in found] == ["1-0", "1-1", "2-0", "2-1"]
+        check_sentence(unusable["bad"], str(file))
+        with open(write_report(str(runs), output, 0)) as report:
+            assert "C-close to SVAG with ell 2" in report.read()
+
+
+@pytest.mark.parametrize(
+    "name, key, value",
+    [
+        ("results.json", "accuracy", 1e99),
+        ("results.json", "linear_scaling.weight_sq_norm", "x"),
+        ("results.json", "linear_scaling.conditions.balance", "x"),
+        ("results.json", "linear_scaling.conditions.learning_rate", "x"),
+        ("config.json", "model", {"name": "scale_invariant_mlp", "x": [[1]]}),
+    ],
+)
+def test_nonsense_in_one_run_is_no_end_of_the_report(
+    tmp_path, name, key, value
+):
+    runs = tmp_path / "runs"
+    for dataset in ("digits", "mnist"):
+        of_ell = {1: [1.0, 1.1], 2: [1.2, 1.3]}
+        write_scaled_runs(runs / dataset, of_ell, dataset=dataset)
+    edit(runs / "digits" / "1-0" / name, {key: value})
+    with open(write_report(str(runs), str(tmp_path / "report"))) as report:
+        text = report.read()
+    assert "## SVAG and SGD: dataset = mnist" in text
+    assert "digits/1-0" in text
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -196,5 +234,4 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refused)
     runs, _, unusable = find_runs(str(tmp_path))
     assert [run.name for run in runs] == ["a"]
-    assert [*unusable] == ["b"]
     check_sentence(unusable["b"], f"{tmp_path / 'b'} cannot be read (Perm")

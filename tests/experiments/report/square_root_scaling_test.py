@@ -1,18 +1,14 @@
 import pytest
 
-from experiments.report.batch_sizes import (
-    ScalingStudy,
-    linear_comparisons,
-    square_root_comparisons,
-)
-from experiments.report.batch_sizes_section import scaling_section
-from experiments.report.runs import find_runs
+from experiments.report.linear_scaling import LinearScaling
+from experiments.report.square_root_scaling import SquareRootScaling
 from keras_svag.scaling import square_root_scaling_rule
 from tests.helpers.synthetic_runs import (
     cells_of,
-    comparison_of,
     estimate,
     in_norm_of_adam,
+    studies_of,
+    study_of,
     text_of,
     write_run,
 )
@@ -32,36 +28,29 @@ def scaled(kappa, **baseline):
     return {"optimizer": "adam", **numbers}
 
 
-def write_measured(folder, noise, **run):
-    """A run whose noise in the norm of Adam is an estimate."""
-    results = in_norm_of_adam(noise)
-    write_run(folder, noise=estimate(0.3, 1.5), results=results, **run)
-
-
 def write_sweep(folder, sizes, signals, error=1e-3, config=None, **baseline):
     """Runs by the rule: N_P is 3 at the smallest batch size, G_P a seed's."""
     for size in sizes:
         kappa = size / sizes[0]
         run = scaled(kappa, **baseline) | (config or {})
         for seed, signal in enumerate(signals):
-            noise = estimate(signal, 3 / kappa, size, error)
-            folder_of_run = folder / f"{size}-{seed}"
-            write_measured(
-                folder_of_run, noise, batch_size=size, seed=seed, **run
+            write_run(
+                folder / f"{size}-{seed}",
+                noise=estimate(0.3, 1.5),
+                results=in_norm_of_adam(
+                    estimate(signal, 3 / kappa, size, error)
+                ),
+                batch_size=size,
+                seed=seed,
+                **run,
             )
-
-
-def study_of(folder):
-    comparison = comparison_of(folder, square_root_comparisons)
-    return ScalingStudy(comparison, "square_root")
 
 
 def sizes_of(folder):
     """Batch sizes and numbers of runs of each comparison in a folder."""
-    runs, *_ = find_runs(str(folder))
     return [
-        {size: len(group) for size, group in comparison.groups.items()}
-        for comparison in square_root_comparisons(runs)
+        {size: len(runs) for size, runs in study.groups.items()}
+        for study in studies_of(folder, SquareRootScaling)
     ]
 
 
@@ -71,8 +60,7 @@ def test_runs_by_the_rule_are_one_comparison(tmp_path, rate):
     sizes = [16, 48, 64, 100, 112]
     write_sweep(tmp_path, sizes, (1, 1), learning_rate=rate)
     assert sizes_of(tmp_path) == [dict.fromkeys(sizes, 2)]
-    runs, *_ = find_runs(str(tmp_path))
-    assert linear_comparisons(runs) == []
+    assert studies_of(tmp_path, LinearScaling) == []
 
 
 @pytest.mark.parametrize("key", NUMBERS)
@@ -113,38 +101,37 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path, ell):
     config = {"optimizer": "svag_adam", "ell": ell}
     signals, sizes = (1, 0.999, 1.001), [8, 16, 32, 64, 128]
     write_sweep(tmp_path, sizes, signals, config=config, beta_1=0.99)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, SquareRootScaling)
     for batch in study.batches:
         # Of all seeds together; C² = 2.
-        q = 3 / (batch.batch_size / 8)
+        q = 3 / (batch.size / 8)
         assert batch.ratio[1] == pytest.approx(q)
-        expected = batch.batch_size * (2 + ell * q)
+        expected = batch.size * (2 + ell * q)
         low, point, high = batch.bound
         assert point == pytest.approx(expected)
         assert low < point < high < 1.01 * expected
     largest = 8 * (2 + 3 * ell)
-    for batch in study.batches[1:]:
-        assert (batch.verdict == "ruled out") == (batch.batch_size > largest)
-        assert batch.verdict != "undetermined"
-    section = scaling_section(study)
-    text = text_of(section)
+    assert study.column("from B = 8") == {
+        size: "ruled out" if size > largest else "not ruled out"
+        for size in sizes[1:]
+    }
+    text = text_of(study)
     assert f"up to B = {largest} and ruled out beyond {largest}" in text
     assert "derived for this project" in text and "safe" not in text
-    cells = cells_of(section, 1)
+    cells = cells_of(study, 1)
     assert (cells["B"], cells["β₁"]) == ("16", "0.98")
     assert cells["q_P"].startswith("1.5 [")
-    [(_, save)] = section.figures.values()
-    save(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    study.make("square-root-1", [], True)
+    [(_, picture)] = study.pictures.values()
+    assert len(picture) > 10_000
 
 
 def test_noise_without_an_upper_end_rules_nothing_out(tmp_path):
     write_sweep(tmp_path, [8, 16, 32, 640], (1,), error=0.9, beta_1=0.99)
-    study = study_of(tmp_path)
-    verdicts = [batch.verdict for batch in study.batches]
-    assert verdicts == [None, "not ruled out", *2 * ["undetermined"]]
-    text = text_of(scaling_section(study))
-    assert "no larger batch size is ruled out" in text
+    study = study_of(tmp_path, SquareRootScaling)
+    verdicts = [*study.column("from B = 8").values()]
+    assert verdicts == ["not ruled out", *2 * ["undetermined"]]
+    assert "no larger batch size is ruled out" in text_of(study)
 
 
 def test_runs_by_the_linear_rule_stand_beside(tmp_path):
@@ -160,8 +147,7 @@ def test_runs_by_the_linear_rule_stand_beside(tmp_path):
             optimizer="adam",
             **linear,
         )
-    study = study_of(tmp_path)
-    accuracies = [final["accuracy"].value for final in study.linear.values()]
+    study = study_of(tmp_path, SquareRootScaling)
+    accuracies = [means["accuracy"].value for means in study.linear.values()]
     assert accuracies == pytest.approx([0.516, 0.532, 0.564])
-    cells = cells_of(scaling_section(study))
-    assert cells["accuracy, linear"] == "56.40%"
+    assert cells_of(study)["accuracy, linear"] == "56.40%"

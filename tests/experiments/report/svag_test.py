@@ -4,21 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report.svag import SVAGStudy, svag_comparisons, svag_section
+from experiments.report.svag import SVAGStudy
 from keras_svag.scaling.reasons import Reason
 from tests.helpers.synthetic_runs import (
     cells_of,
-    comparison_of,
     edit,
+    study_of,
     text_of,
     write_run,
     write_scaled_runs,
     write_svag_sweep,
 )
-
-
-def study_of(folder):
-    return SVAGStudy(comparison_of(folder, svag_comparisons))
 
 
 def write_pair(folder, sgd_factor, spread=0.01, **runs):
@@ -30,7 +26,7 @@ def write_pair(folder, sgd_factor, spread=0.01, **runs):
 
 def test_the_limit_is_that_of_an_error_in_1_over_ell(tmp_path):
     write_svag_sweep(tmp_path, ells=(1, 2, 4, 8), excess=0.2)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, SVAGStudy)
     # The runs' R is 20 (1 + 0.2 / ell), G and N alike.
     for name, limit in (
         ("weight_sq_norm", 20),
@@ -50,7 +46,7 @@ def test_the_limit_is_that_of_an_error_in_1_over_ell(tmp_path):
     for found, _, _ in study.closeness.ratios.values():
         assert found == pytest.approx(ratio)
     error = study.limit["weight_sq_norm"].standard_error
-    cells = cells_of(svag_section(study))
+    cells = cells_of(study)
     assert cells["R"] == f"20.00 ± {error:.2f}"
     assert cells["ell"] == "→ ∞ (estimate)"
 
@@ -87,10 +83,10 @@ def test_the_verdict_and_its_reason(
     write_pair(tmp_path, factor, **runs)
     rests = {"linear_scaling.conditions.rest": rest}
     edit(tmp_path / "1-0" / "results.json", rests)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, SVAGStudy)
     assert study.verdict == verdict
     assert reason in study.reason
-    text = text_of(svag_section(study))
+    text = text_of(study)
     assert f"The SDE approximation is {verdict} at this setting: " in text
     known = "5 of 6 runs are known to have reached equilibrium"
     known += ", 1 not to have: " if rest is False else ": "
@@ -123,7 +119,7 @@ def test_a_limit_beyond_c_is_said_or_withholds_support(
     seeds = 1 + 4e-3 * np.arange(6)
     of_seeds = {ell: factor * seeds for ell, factor in factors.items()}
     write_scaled_runs(tmp_path, of_seeds)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, SVAGStudy)
     assert study.closeness.high < 2**0.5
     assert study.limit_closeness.value == pytest.approx(limit)
     assert study.verdict == verdict
@@ -136,7 +132,9 @@ def test_the_limit_of_two_ell_knows_that_sgd_is_in_it(tmp_path):
     rng = np.random.default_rng(3)
     factors = 1 + 0.02 * rng.normal(size=(2, 40))
     write_scaled_runs(tmp_path, dict(zip((1, 2), factors, strict=True)))
-    _, low, high = study_of(tmp_path).limit_closeness.ratios["noise_trace"]
+    _, low, high = study_of(tmp_path, SVAGStudy).limit_closeness.ratios[
+        "noise_trace"
+    ]
     # The delta method on 2 E(2) / E(1) - 1 is right for such small errors.
     sgd, other = np.mean(factors, axis=1)
     parts = np.var(factors, axis=1, ddof=1) / 40 / [sgd**2, other**2]
@@ -149,10 +147,9 @@ def test_the_limit_of_two_ell_knows_that_sgd_is_in_it(tmp_path):
 
 def test_svag_of_adam_is_compared_with_adam(tmp_path):
     write_pair(tmp_path, 1.1, optimizer="svag_adam")
-    study = study_of(tmp_path)
-    section = svag_section(study)
-    assert "Adam (ell 1) is C-close to SVAG with ell 4" in text_of(section)
-    assert "SGD" not in section.title
+    study = study_of(tmp_path, SVAGStudy)
+    assert "Adam (ell 1) is C-close to SVAG with ell 4" in text_of(study)
+    assert "SGD" not in study.title
     # Neither is known of Adam: they rest on SGD's equilibrium.
     assert study.condition is study.prediction is None
 
@@ -165,7 +162,7 @@ def test_what_is_missing_leaves_it_undetermined(tmp_path):
         folder = tmp_path / "curves" / f"{ell}-{seed}"
         write_run(folder, ell=ell, seed=seed)
     one, no_sgd, diverging, curves = (
-        study_of(tmp_path / name)
+        study_of(tmp_path / name, SVAGStudy)
         for name in ("one", "no sgd", "diverging", "curves")
     )
     for study, reason in (
@@ -175,21 +172,20 @@ def test_what_is_missing_leaves_it_undetermined(tmp_path):
     ):
         assert study.verdict == "undetermined" and reason in study.reason
     assert no_sgd.closeness is no_sgd.condition is diverging.condition is None
-    assert curves.final[1]["accuracy"].value == pytest.approx(0.9)
-    assert np.isnan(curves.final[1]["weight_sq_norm"].value)
+    assert curves.means[1]["accuracy"].value == pytest.approx(0.9)
+    assert np.isnan(curves.means[1]["weight_sq_norm"].value)
     # One seed has no error: C counts as exact.
     _, low, high = one.closeness.ratios["weight_sq_norm"]
     assert low == pytest.approx(high, rel=1e-6)
     assert math.isnan(one.limit["accuracy"].standard_error)
-    section = svag_section(one)
-    text = text_of(section)
+    text = text_of(one)
     assert "one seed only" in text and "(no interval: one seed)" in text
-    assert "no band" in section.figures["curves"][0]
+    assert "no band" in one.plots()["curves"][0]
 
 
 def test_the_section_predicts_and_bounds(tmp_path):
     write_pair(tmp_path, 0.8, noise_trace=1.5)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, SVAGStudy)
     # Of R, G and N the logarithms fall alike, by ln(1 / 0.8) from ell 4 to 1.
     slope = math.log(0.8) / (1 - 1 / 4)
     assert study.prediction.slopes["grad_sq_norm"] == pytest.approx(slope)
@@ -198,7 +194,7 @@ def test_the_section_predicts_and_bounds(tmp_path):
     low, high = (
         16 * end for end in study.prediction.max_batch_multiplier(2**0.5)[1:]
     )
-    text = text_of(svag_section(study))
+    text = text_of(study)
     assert (
         "linear scaling from B = 16 leaves C = 1.41 at about B = "
         f"{leaves:.3g} [{low:.3g}, {high:.3g}]; beyond "
@@ -212,10 +208,10 @@ def test_the_section_predicts_and_bounds(tmp_path):
 
 def test_without_a_change_there_is_no_point(tmp_path):
     write_pair(tmp_path, 1.001)
-    study = study_of(tmp_path)
+    study = study_of(tmp_path, SVAGStudy)
     value, low, high = study.prediction.max_batch_multiplier(2**0.5)
     assert math.isnan(value) and math.isinf(high)
-    text = text_of(svag_section(study))
+    text = text_of(study)
     assert "R, G and N are not told apart from no change" in text
     assert f"leaves C = 1.41 within [{16 * low:.3g}, ∞)" in text
     assert "nan" not in text
@@ -223,14 +219,16 @@ def test_without_a_change_there_is_no_point(tmp_path):
 
 def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
     write_svag_sweep(tmp_path / "bare", ells=(1, 2), num_seeds=1)
-    for _, high in study_of(tmp_path / "bare").prediction.sizes.values():
+    for _, high in study_of(
+        tmp_path / "bare", SVAGStudy
+    ).prediction.sizes.values():
         assert math.isinf(high)
     # The window is that of epochs 3 and 4.
     names = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
     columns = dict.fromkeys(names, (90, 90, 1.0, 1.02, 90))
     factors = {1: [1.2], 2: [1.1]}
     write_scaled_runs(tmp_path / "all", factors, columns=columns, epochs=5)
-    prediction = study_of(tmp_path / "all").prediction
+    prediction = study_of(tmp_path / "all", SVAGStudy).prediction
     size = abs(prediction.slopes["grad_sq_norm"])
     _, high = prediction.sizes["grad_sq_norm"]
     # Two epochs a run: a standard error of 0.01 of each mean, 1 degree of

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from experiments.growth import is_growing
-from experiments.report import figures, seeds, study
+from experiments.report import seeds, study
 from keras_svag.noise.numerals import number, whole, within
 
 # Column of the history: its name.
@@ -133,7 +133,7 @@ class GrowthStudy(study.Study):
         *of_losses, of_sizes = np.atleast_1d(panels)
         groups = self.groups.items()
         for index, ((_, name), runs) in enumerate(groups):
-            style = figures.line_style(index) | {"marker": "", "linewidth": 1.2}
+            style = study.line_style(index) | {"marker": "", "linewidth": 1.2}
             for run in runs:
                 steps, sizes = run.curve("effective_step"), batch_sizes(run)
                 label = name if run is runs[0] else None
@@ -147,13 +147,13 @@ class GrowthStudy(study.Study):
             target = self.targets[column]
             axes.axhline(target, color="black", linestyle=":", linewidth=1)
             axes.set_ylabel(f"{LOSSES[column]} (nats)")
-            figures.make_logarithmic(axes)
+            study.make_logarithmic(axes)
         of_sizes.set_yscale("log", base=2)
         of_sizes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         of_sizes.set_ylabel("batch size")
         of_sizes.set_xlabel("optimizer steps")
         ncols = min(len(groups), 3)
-        figures.legend_outside(figure, [of_sizes], "upper", ncols=ncols)
+        study.legend_outside(figure, [of_sizes], "upper", ncols=ncols)
 
 
 def batch_sizes(run):

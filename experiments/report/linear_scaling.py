@@ -5,8 +5,7 @@ import math
 import numpy as np
 
 from experiments.optimizers import optimizer_kind
-from experiments.report import figures, scaling, seeds, study
-from experiments.report.figures import COLOURS
+from experiments.report import scaling, seeds, study
 from experiments.report.svag import SVAGStudy
 from keras_svag.noise.numerals import number
 from keras_svag.scaling.optimizers import rule_refusal
@@ -248,15 +247,15 @@ class LinearScaling(scaling.ScalingStudy):
             means = self.column(name).items()
             shown = {size: mean for size, mean in means if mean.value > 0}
             label += " (± standard error)"
-            figures.draw_means(axes, shown, index, label=label)
-        figures.make_logarithmic(axes)
+            study.draw_means(axes, shown, index, label=label)
+        study.make_logarithmic(axes)
         axes.set_ylabel("squared gradient units")
         axes.legend()
 
     def draw_accuracy(self, axes):
         super().draw_accuracy(axes)
         label = "test error 20% above the best"
-        style = {"color": COLOURS[0], "linestyle": ":", "label": label}
+        style = {"color": study.COLOURS[0], "linestyle": ":", "label": label}
         axes.axhline(100 * (1 - self.grown_error), **style)
 
     def draw_closeness(self, figure):
@@ -271,11 +270,11 @@ class LinearScaling(scaling.ScalingStudy):
                 value for _, value, _ in points.values()
             ]:
                 low, values, high = np.transpose([*points.values()])
-                style = figures.line_style(index)
+                style = study.line_style(index)
                 axes.plot([*points], values, **style, label=label)
                 # An open end goes to the edge of the axis.
                 ends = low, np.minimum(high, 1e6)
-                figures.draw_band(axes, [*points], *ends, style["color"], 0.2)
+                study.draw_band(axes, [*points], *ends, style["color"], 0.2)
         ends = {B: np.broadcast_to(c, 3) for B, c in self.column("C").items()}
         # It is infinite where a G is not above 0.
         ends = {B: c for B, c in ends.items() if math.isfinite(c[1])}
@@ -284,14 +283,14 @@ class LinearScaling(scaling.ScalingStudy):
         )
         ends = {B: np.minimum(c, 10 * top) for B, c in ends.items()}
         label = "measured" + " (95% interval)" * (not self.has_one_seed)
-        figures.draw_intervals(axes, ends, 0, linestyle="", label=label)
+        study.draw_intervals(axes, ends, 0, linestyle="", label=label)
         label = f"C = {self.target:.3g}, asked for"
         axes.axhline(self.target, color="0.4", linestyle=":", label=label)
         axes.set_ylim(0.98, top)
-        figures.make_logarithmic(axes)
+        study.make_logarithmic(axes)
         self.finish_sizes(axes, 1.1, 1.2)
         axes.set_ylabel(f"C to B = {self.first.size:,} (dimensionless)")
-        figures.legend_outside(figure, [axes], "lower", ncols=2, fontsize=11)
+        study.legend_outside(figure, [axes], "lower", ncols=2, fontsize=11)
 
 
 def _moment(estimate, name):

@@ -11,9 +11,7 @@ import operator
 
 from matplotlib.ticker import NullLocator
 
-from experiments.report import figures, seeds, study
-from experiments.report.comparison import setting
-from experiments.report.figures import COLOURS
+from experiments.report import seeds, study
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.numerals import number
 from keras_svag.scaling.bounds import min_noise_to_signal
@@ -117,7 +115,7 @@ class ScalingStudy(study.Study):
         found, others = super().comparisons(runs), {}
 
         def like(run):
-            return setting(run, cls.free | cls.also_free), cls.alike(run)
+            return seeds.setting(run, cls.free | cls.also_free), cls.alike(run)
 
         for other in cls.beside.comparisons(runs) if found else ():
             for run in other.runs:
@@ -202,7 +200,7 @@ class ScalingStudy(study.Study):
         # Error bars without an upper end would stretch the axis.
         self.finish_sizes(axes[2], 1.4, 1.4)
         title = "mean ± standard error over seeds"
-        figures.legend_outside(figure, axes[2:], "lower", title=title, ncols=2)
+        study.legend_outside(figure, axes[2:], "lower", title=title, ncols=2)
 
     def finish_sizes(self, axes, below, above):
         """Gives an axis of batch sizes its ticks, its ends and its label."""
@@ -222,11 +220,11 @@ class ScalingStudy(study.Study):
                 shown[size] = max(low, 0.1 * value), value, high
         if shown:
             label = f"{self.symbol} (95% interval; arrow: no upper end)"
-            figures.draw_intervals(axes, shown, 3, label=label)
+            study.draw_intervals(axes, shown, 3, label=label)
         label = f"threshold 1/(C² − 1) = {self.threshold:.3g}"
-        style = {"color": COLOURS[4], "linestyle": "--", "label": label}
+        style = {"color": study.COLOURS[4], "linestyle": "--", "label": label}
         axes.axhline(self.threshold, **style)
-        figures.make_logarithmic(axes)
+        study.make_logarithmic(axes)
         axes.set_ylabel(f"{self.symbol} (dimensionless)")
         axes.legend()
 
@@ -237,23 +235,23 @@ class ScalingStudy(study.Study):
 
     def draw_accuracy(self, axes):
         self._draw_outcome(axes, "accuracy", 100)
-        axes.set_ylabel(figures.ACCURACY)
+        axes.set_ylabel(study.ACCURACY)
 
     def draw_loss(self, axes):
         self._draw_outcome(axes, "loss", 1)
-        figures.make_logarithmic(axes)
-        axes.set_ylabel(figures.LOSS)
+        study.make_logarithmic(axes)
+        axes.set_ylabel(study.LOSS)
 
     def _draw_outcome(self, axes, quantity, scale):
         """A quantity of `means_over_seeds`, and where B* is."""
         for index, (label, means) in enumerate(self.outcomes().items(), 1):
             points = {size: m[quantity] for size, m in means.items()}
             if points:
-                figures.draw_means(axes, points, index, scale, label=label)
+                study.draw_means(axes, points, index, scale, label=label)
         sizes = [batch.size for batch in self.batches if batch.num_diverged]
         if sizes:
             label = "diverged, at least one seed"
-            style = {"color": COLOURS[0], "markersize": 9, "label": label}
+            style = {"color": study.COLOURS[0], "markersize": 9, "label": label}
             style["transform"] = axes.get_xaxis_transform()
             axes.plot(sizes, [0.03] * len(sizes), "X", **style)
         if self.first.bound:
@@ -261,7 +259,7 @@ class ScalingStudy(study.Study):
             # An open end goes to the edge of the axis.
             high = min(high, 1e3 * self.batches[-1].size)
             label = f"B*, bound seen from B = {self.first.size:,}"
-            style = {"color": COLOURS[5], "alpha": 0.3, "linewidth": 0}
+            style = {"color": study.COLOURS[5], "alpha": 0.3, "linewidth": 0}
             axes.axvspan(low, high, **style, label=label)
             if not math.isnan(point):
-                axes.axvline(point, color=COLOURS[5], linestyle="-.")
+                axes.axvline(point, color=study.COLOURS[5], linestyle="-.")

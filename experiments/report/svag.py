@@ -3,7 +3,7 @@
 import math
 
 from experiments.optimizers import is_svag, optimizer_kind
-from experiments.report import figures, seeds, study
+from experiments.report import seeds, study
 from keras_svag.noise.numerals import number, within
 from keras_svag.scaling.closeness import Closeness
 from keras_svag.scaling.verdict import Verdict
@@ -250,7 +250,7 @@ class SVAGStudy(study.Study):
             "weight_sq_norm": "R = |x|² (squared weight units)",
             "grad_sq_norm": "G = |∇L|² (squared gradient units)",
             "noise_trace": "N = Tr Σ (squared gradient units)",
-            "accuracy": figures.ACCURACY,
+            "accuracy": study.ACCURACY,
         }
         for axes, name in zip(panels.flat, quantities, strict=True):
             scale = 100 if name == "accuracy" else 1
@@ -262,11 +262,11 @@ class SVAGStudy(study.Study):
                 continue
             style = {"marker": "o", "linestyle": "-"}
             style["label"] = "mean ± standard error"
-            figures.draw_means(axes, means, 2, scale, **style)
+            study.draw_means(axes, means, 2, scale, **style)
             style = {"marker": "D", "linestyle": ""}
             style["label"] = "estimate for ell → ∞"
             limit = {0: self.limit[name]}
-            figures.draw_means(axes, limit, 4, scale, **style)
+            study.draw_means(axes, limit, 4, scale, **style)
             if name != "accuracy":
                 value = means[1 / self.largest].value
                 ends = value / self.target, value * self.target
@@ -274,7 +274,7 @@ class SVAGStudy(study.Study):
                 style = {"color": "0.5", "alpha": 0.15, "linewidth": 0}
                 axes.axhspan(*ends, **style, label=label)
         options = {"ncols": 3, "fontsize": 11}
-        figures.legend_outside(figure, panels.flat, "lower", **options)
+        study.legend_outside(figure, panels.flat, "lower", **options)
 
 
 def _limit(means, num_seeds):

@@ -1,19 +1,22 @@
 """What a report says, and its files: text, figures, both for TensorBoard."""
 
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
+import re
 import tempfile
 
 import tensorflow as tf
 
+from experiments.process.own_files import foreign, remove_partial, replaced
 from experiments.process.streams import visible
-from experiments.report import own_files
-from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.growth import GrowthStudy
 from experiments.report.linear_scaling import LinearScaling
 from experiments.report.ngd import NGDStudy
 from experiments.report.runs import find_runs
+from experiments.report.seeds import differing_keys, without_repeated
 from experiments.report.square_root_scaling import SquareRootScaling
 from experiments.report.svag import SVAGStudy
 from keras_svag.reporting.blocks import Line, Table
@@ -24,6 +27,11 @@ MOST_COMPARISONS_DRAWN = 20
 
 # In the order of their sections.
 STUDIES = (SVAGStudy, LinearScaling, SquareRootScaling, NGDStudy, GrowthStudy)
+
+# The file that says what a report has written: `{name: [checksum]}`.
+_MANIFEST = ".report.json"
+_FOLDERS = ("figures", "report")
+_NAME = re.compile(rf"report\.md|({'|'.join(_FOLDERS)})/[^/]+")
 
 _names = ", ".join
 
@@ -52,7 +60,7 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
     output = workdir if output is None else output
     with _writing_to(output):
         # What can be known is known before the runs are read.
-        own_files.prepare(output)
+        _prepare(output)
     found, unfinished, unusable = find_runs(workdir)
     runs, repeated = without_repeated(found)
     comparisons = [
@@ -86,7 +94,7 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
     files["report.md"] = _markdown(head, studies).encode()
     with _writing_to(output):
         name, events = events_file(_markdown(head, studies, False), files)
-        own_files.replace(output, {**files, f"report/{name}": events})
+        _replace(output, {**files, f"report/{name}": events})
     return os.path.join(output, "report.md")
 
 
@@ -200,3 +208,87 @@ def events_file(text, files):
         if count != 2 + len(pictures):
             raise OSError("TensorBoard's events are not whole")
         return path.name, path.read_bytes()
+
+
+def _prepare(output):
+    """Removes what a report that was killed left unfinished in a folder.
+
+    Raises:
+        OSError: If nothing can be written there, or where it is to be.
+        ValueError: If a file that no report has written is in its place.
+    """
+    folder = os.path.abspath(output)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    for folder in (os.path.join(output, name) for name in (*_FOLDERS, "")):
+        with contextlib.suppress(OSError):
+            if remove_partial(folder):
+                os.rmdir(folder)
+    _written_before(output)
+
+
+def _replace(output, files):
+    """Writes all the files of a report, or none, in place of an earlier one.
+
+    Args:
+        output: Folder.
+        files: `{name: bytes}`.
+
+    Raises:
+        OSError: If they cannot be written.
+        ValueError: If a file that no report has written is in their place.
+    """
+    before = _written_before(output, files)
+    # Which of two is there is not known where a report was killed.
+    sums = {
+        name: [*before.get(name, [])[-1:], _checksum(content)]
+        for name, content in files.items()
+    }
+    manifest = json.dumps({"written": sums}, indent=2).encode()
+    for folder in _FOLDERS:
+        os.makedirs(os.path.join(output, folder), exist_ok=True)
+    with contextlib.ExitStack() as places:
+        # What is entered last gets its place first.
+        for name, content in {**files, _MANIFEST: manifest}.items():
+            place = replaced(os.path.join(output, name))
+            with open(places.enter_context(place), "xb") as file:
+                file.write(content)
+        for name in before.keys() - files.keys():
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(output, name))
+
+
+def _written_before(output, names=()):
+    """Checksums of what an earlier report wrote, `{name: [checksum]}`."""
+    written = _read_manifest(os.path.join(output, _MANIFEST))
+    for name in sorted({"report.md", *_FOLDERS, *written, *names}):
+        path = os.path.join(output, name)
+        if written and name in _FOLDERS and os.path.isdir(path):
+            continue
+        if os.path.lexists(path):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                if _checksum(file.read()) in written.get(name, ()):
+                    continue
+            raise _foreign(path)
+    return written
+
+
+def _read_manifest(path):
+    if not os.path.lexists(path):
+        return {}
+    with contextlib.suppress(OSError, LookupError, TypeError, ValueError):
+        with open(path, encoding="utf-8") as file:
+            written = json.load(file)["written"]
+        if all(map(_NAME.fullmatch, written)):
+            return {name: [*sums] for name, sums in written.items()}
+    raise _foreign(path)
+
+
+def _foreign(path):
+    return foreign(path, "as a report has written it", "--output")
+
+
+def _checksum(content):
+    return hashlib.sha256(content).hexdigest()

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pandas
 
-from experiments.report.comparison import differing_keys, without_repeated
 from experiments.report.linear_scaling import LinearScaling
 from experiments.report.ngd import NGDStudy
 from experiments.report.runs import Run
+from experiments.report.seeds import differing_keys, without_repeated
 from experiments.report.study import seed_curves
 from experiments.report.svag import SVAGStudy
 

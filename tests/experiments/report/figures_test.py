@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.report.figures import COLOURS, make_logarithmic
+from experiments.report.study import COLOURS, make_logarithmic
 
 
 @pytest.mark.parametrize("ends", [(0.07, 0.09), (0.3, 1.7), (1e-5, 2e3)])

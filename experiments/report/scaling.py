@@ -71,7 +71,6 @@ class ScalingStudy(study.Study):
         axis: What is scaled with the batch size.
         beside: `Study` of which a `Comparison` may be beside one of these.
         also_free: Keys in which its runs may differ from these too.
-        target: C.
         threshold: 1 / (C² - 1), the N/G below which training leaves its SDE.
         batches: `BatchSize`s, increasing.
         first: The smallest, from which the others are seen.
@@ -84,7 +83,6 @@ class ScalingStudy(study.Study):
 
     def __init__(self, comparison):
         super().__init__(comparison)
-        self.target = self.config["lsr.closeness"]
         self.threshold = min_noise_to_signal(self.target)
         self.batches = [self._batch(*group) for group in self.groups.items()]
         self.first = self.batches[0]

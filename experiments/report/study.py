@@ -89,6 +89,7 @@ class Study:
             `{name: (caption, bytes of a PNG file)}`, and sentences.
         groups: `{value: runs}`.
         means: `{value: means_over_seeds}`.
+        target: C, the closeness asked for.
     """
 
     counts_diverged = False
@@ -97,6 +98,7 @@ class Study:
     def __init__(self, comparison):
         self.comparison, self.groups = comparison, comparison.groups
         self.config = comparison.runs[0].config
+        self.target = self.config["lsr.closeness"]
         self.has_one_seed = comparison.num_seeds == 1
         self.means = {
             value: seeds.means_over_seeds(runs, self.window_of)
@@ -136,7 +138,7 @@ class Study:
         return f"In common: {shared}.", f"Runs: {names}."
 
     def make(self, name, varied, has_figures):
-        """Makes what a report shows.
+        """Makes heading, blocks and pictures.
 
         Args:
             name: What the files of its figures begin with.
@@ -144,12 +146,9 @@ class Study:
             has_figures: Whether it gets any.
         """
         common = self.comparison.common
-        own = [
-            f"{k} = {common[k]}"
-            for k in varied
-            if k in common.keys() - {"seed"}
-        ]
-        self.heading = ": ".join(filter(None, [self.title, ", ".join(own)]))
+        own = [k for k in varied if k in common and k != "seed"]
+        values = ", ".join(f"{key} = {common[key]}" for key in own)
+        self.heading = f"{self.title}: {values}" if own else self.title
         self.pictures = {
             f"{name}-{what}": (caption, picture(height, draw))
             for what, (caption, height, draw) in self.plots().items()
@@ -210,10 +209,9 @@ class Study:
 
     def draw_curves(self, figure):
         panels = figure.subplots(2, 1, sharex=True)
-        names = "val_accuracy", "loss"
-        labels, scales = (ACCURACY, LOSS), (100, 1)
-        for axes, *of_panel in zip(panels, names, labels, scales, strict=True):
-            name, label, scale = of_panel
+        columns = {"val_accuracy": (ACCURACY, 100), "loss": (LOSS, 1)}
+        for axes, name in zip(panels, columns, strict=True):
+            label, scale = columns[name]
             axes.set_ylabel(label)
             for index, (value, runs) in enumerate(self.groups.items()):
                 epochs, values = seed_curves(runs, name)
@@ -224,15 +222,14 @@ class Study:
                 first = index * max(count // 40, 1) % count
                 axes.plot(
                     epochs,
-                    scale * values.mean(axis=0),
+                    scale * values.mean(0),
                     **style,
                     label=self.label.format(value),
                     markevery=(first, max(count // 8, 1)),
                     markersize=6,
                 )
                 if len(values) > 1:
-                    ends = values.min(axis=0), values.max(axis=0)
-                    ends = scale * np.array(ends)
+                    ends = scale * np.array([values.min(0), values.max(0)])
                     draw_band(axes, epochs, *ends, style["color"])
         axes.set_xlabel("SGD epochs")
         steps = MaxNLocator(integer=True, steps=[1, 2, 5, 10])

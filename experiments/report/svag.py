@@ -23,7 +23,6 @@ class SVAGStudy(study.Study):
         simulated: The optimizer whose SDE it is.
         largest: The ell that stands in for the SDE.
         limit: The means at ell → ∞.
-        target: C, how close SGD is asked to be.
         closeness: `Closeness` of SGD to SVAG with the largest ell, or None.
         limit_closeness: `Closeness` of SGD to the estimate at ell → ∞, None
             where there is none, or one seed.
@@ -46,10 +45,7 @@ class SVAGStudy(study.Study):
             kind.simulates,
             f"SVAG and {kind.simulates}",
         )
-        self.target, self.largest = (
-            self.config["lsr.closeness"],
-            max(self.means),
-        )
+        self.largest = max(self.means)
         self.limit = _limit(self.means, comparison.num_seeds)
         self.closeness = self.limit_closeness = None
         self.condition = self.prediction = None

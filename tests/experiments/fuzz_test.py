@@ -26,20 +26,13 @@ from experiments.checkpoint import (
 )
 from experiments.process import fingerprint
 from experiments.process.logs import HistoryFile, TrainingClock
-from experiments.report import writing
-from experiments.report.runs import find_runs
 from experiments.run_folder import CHECKSUM, WorkDir, configuration_checksum
 from keras_svag import SVAG, ScalingRuleCheck, SVAGModel
 from keras_svag.arguments import printable
 from tests.helpers.contents import contents_of
 from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import dense_network
-from tests.helpers.synthetic_runs import (
-    estimate,
-    window,
-    write_run,
-    write_scaled_runs,
-)
+from tests.helpers.synthetic_runs import estimate
 
 pytestmark = pytest.mark.slow
 
@@ -194,57 +187,6 @@ def soon():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-
-# The report of a folder of runs, of which one is damaged.
-
-
-def report_of(folder):
-    """The head of a report, which lists the runs, and its sections."""
-    output = folder.parent / "report"
-    with open(writing.write_report(str(folder), str(output), 0)) as file:
-        head, *sections = file.read().split("\n## ")
-    return head, sections
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    """Four runs that are compared, files of another, the report's sections."""
-    folder = tmp_path_factory.mktemp("sweep") / "sweep"
-    factors = {1: (1.0, 1.1), 2: (1.2, 1.3)}
-    write_scaled_runs(folder, factors, dataset="cifar10")
-    noise = estimate(0.3, 1.5)
-    earlier = [window(noise, 20.0, 0.4), window(noise, 21.0, 0.3)]
-    other = folder.parent / "other"
-    write_run(other, noise=noise, earlier=earlier)
-    with pytest.MonkeyPatch.context() as patch:
-        # They have the same text, and take ten times as long.
-        patch.setattr(writing, "events_file", lambda *args: ("events", b""))
-        _, sections = report_of(folder)
-        assert len(sections) == 1
-        yield folder, files_of(other), sections
-
-
-@FUZZ
-@hypothesis.given(data=st.data())
-def test_a_report_loses_no_run_beside_a_damaged_one(sweep, data):
-    folder, contents, expected = sweep
-    put(folder / "bad", None)
-    put_all(folder / "bad", contents)
-    drawn = data.draw(damages(contents, files_of(folder / "2-1")))
-    put_all(folder / "bad", drawn)
-    with soon():
-        runs, unfinished, unusable = find_runs(str(folder))
-        head, sections = report_of(folder)
-    for sentence in unusable.values():
-        check_sentence(printable(sentence))
-    names = [one.name for one in runs]
-    assert names[:4] == ["1-0", "1-1", "2-0", "2-1"]
-    # A copy of a run of the sweep is one that is repeated.
-    assert sections == expected
-    assert "bad" not in [*names, *unfinished, *unusable] or "bad" in head
-
-
-# A run that goes on from its folder.
 
 RESULTS = {
     "accuracy": 0.9,

@@ -119,9 +119,9 @@ class LinearScaling(scaling.ScalingStudy):
             return None
         found = {"not tested"}
         for other in self.batches:
-            closeness = self.closeness(other, batch)
             if other.size <= batch.bound[2]:
                 continue
+            closeness = self.closeness(other, batch)
             # What diverges has no equilibrium to be close at.
             if other.num_diverged or closeness and closeness.low > self.target:
                 found.add("held")

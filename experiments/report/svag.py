@@ -2,7 +2,7 @@
 
 import math
 
-from experiments.optimizers import is_svag, optimizer_kind
+from experiments.optimizers import optimizer_kind
 from experiments.report import seeds, study
 from keras_svag.noise.numerals import number, within
 from keras_svag.scaling.closeness import Closeness
@@ -41,10 +41,8 @@ class SVAGStudy(study.Study):
     def __init__(self, comparison):
         super().__init__(comparison)
         kind = optimizer_kind(self.config["optimizer"])
-        self.simulated, self.title = (
-            kind.simulates,
-            f"SVAG and {kind.simulates}",
-        )
+        self.simulated = kind.simulates
+        self.title = f"SVAG and {self.simulated}"
         self.largest = max(self.means)
         self.limit = _limit(self.means, comparison.num_seeds)
         self.closeness = self.limit_closeness = None
@@ -66,7 +64,7 @@ class SVAGStudy(study.Study):
 
     @staticmethod
     def value_of(run):
-        return run.ell if is_svag(run.config["optimizer"]) else None
+        return run.ell
 
     def _closeness_to_limit(self, sgd):
         first, second = sorted(self.means)[-2:]

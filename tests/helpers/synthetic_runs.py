@@ -75,10 +75,8 @@ def write_run(
     Args:
         folder: a Path.
         accuracy: the final one, on the test set.
-        noise: `NoiseEstimate` of the last window, or None.
-        weight_sq_norm: R of the last window.
-        reasons: codes of `Reason`s, why the theorem may not apply.
-        earlier: what `window` returns, for stretches before the last.
+        noise, weight_sq_norm, reasons, earlier: as for `window`, of the last
+            one; None for no noise.
         losses, accuracies: of the epochs; halving and constant ones if None.
         finished: whether there is a results.json.
         columns: `{column: values}` that the history has besides.
@@ -136,12 +134,7 @@ def in_norm_of_adam(noise):
 def write_scaled_runs(folder, factors, noise_trace=1.5, key="ell", **config):
     """Runs whose R, G and N are 20, 0.3 and `noise_trace`, times factors.
 
-    Args:
-        folder: a Path.
-        factors: `{value of the key: factors, one a seed}`.
-        noise_trace: N times 1.
-        key: what the runs differ in.
-        **config: as for `write_run`.
+    The factors are `{value of the key: factors, one a seed}`.
     """
     for value, of_seeds in factors.items():
         for seed, factor in enumerate(of_seeds):
@@ -167,8 +160,7 @@ def write_scaling_sweep(folder, errors, factors=None, **config):
 
     Args:
         folder: a Path.
-        errors: `{batch size: test error}`, from the smallest on; None for
-            runs that diverge.
+        errors: `{batch size: test error}`; None for runs that diverge.
         factors: `{batch size: of R, one a seed}`, where they are not 1.
         **config: as for `write_run`.
     """

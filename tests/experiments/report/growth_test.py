@@ -25,7 +25,8 @@ def write(folder, losses, sizes=None, tests=None, **config):
 
 def test_steps_and_examples_are_counted_to_the_same_loss(tmp_path):
     write(tmp_path / "fixed", [4, 3, 2, 1], tests=[4, None, 3, 2])
-    write(tmp_path / "grown", [4, 3, 1.5, 1.25], **GROWN)
+    tests = [4, 3, 1.5, None]
+    write(tmp_path / "grown", [4, 3, 1.5, 1.25], tests=tests, **GROWN)
     study = study_of(tmp_path, GrowthStudy)
     # The highest at the end: each of them reaches it.
     assert study.targets == {"loss": 1.25, "val_loss": 2}

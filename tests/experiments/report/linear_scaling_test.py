@@ -217,3 +217,14 @@ def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
     write_two(tmp_path, reasons=["a <reason>"])
     text = text_of(study_of(tmp_path, LinearScaling))
     assert "only a heuristic: a <reason>." in text
+
+
+def test_a_signal_that_is_not_above_0_leaves_the_figures(tmp_path):
+    for size, signal in ((8, 0.1), (16, -0.01), (32, 0.1)):
+        rates = {"batch_size": size, "learning_rate": 0.025 * size}
+        noise = estimate(signal, 8 / size, size, count=50)
+        write_run(tmp_path / str(size), noise=noise, **rates)
+    study = study_of(tmp_path, LinearScaling)
+    assert study.closeness(study.batches[1], study.first).value == math.inf
+    study.make("scaling-1", [], True)
+    assert len(study.pictures) == 2

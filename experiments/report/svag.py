@@ -97,10 +97,10 @@ class SVAGStudy(study.Study):
             reason = "R, G and N were not measured above 0 in all"
         elif self.has_one_seed:
             reason = "one seed shows nothing of how runs vary"
-        elif closeness.low <= target < closeness.high:
-            reason = "the interval contains C: more seeds narrow it"
         elif closeness.low > target:
             verdict, reason = "contradicted", "the whole interval lies above C"
+        elif closeness.high > target:
+            reason = "the interval contains C: more seeds narrow it"
         elif is_ruled_out:
             reason = (
                 "the interval lies below C, but N/G is too small by a "

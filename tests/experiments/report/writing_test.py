@@ -53,6 +53,8 @@ def all_studies(tmp_path_factory):
     write_ngd_and_sgd(folder / "ngd")
     write_run(folder / "begun", finished=False, seed=9)
     write_run(folder / "other", optimizer="adam")
+    apart = {"optimizer": "adam", "seed": 1, "finished": False}
+    write_run(folder / "apart", losses=[1.0, float("nan")], **apart)
     write_run(folder / "twin", optimizer="ngd", seed=0)
     write_run(folder / "bad*", optimizer="ngd", seed=7, batch_size=0)
     return folder, report_on(folder)
@@ -74,7 +76,7 @@ def test_what_is_left_out_is_named_with_the_reason(all_studies):
     _, text = all_studies
     for words in (
         r"because unfinished: begun\.",
-        r"not finite: lsr/batch\\_size=512,seed=0, lsr/batch\\_size=512,seed=1",
+        r"not finite: apart, lsr/batch\\_size=512,seed=0, lsr/batch\\_size=512",
         r"\(2 diverged\)",
         r"nothing is comparable with them: other \(",
         r"the same configuration and seed: twin\.",

@@ -114,7 +114,8 @@ def own_names():
             found.add(node.id)
     # A name that ours overrides is Keras's on any other object.
     objects = (keras.Sequential(), keras.optimizers.SGD(), keras.metrics.Mean())
-    return found - {name for one in objects for name in dir(one)}
+    found -= {name for one in objects for name in dir(one)}
+    return found | {"_replace"}  # Of named tuples.
 
 
 def private_uses(tree):

@@ -32,41 +32,21 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.build import (
-    compile_model,
-    evaluation_data,
-    load_data,
-    make_monitor,
-    make_plan,
-    training_data,
-)
+from experiments import build, strategies
 from experiments.config import flat, load_config, scaled_down
 from experiments.fit import (
     CheckpointInterval,
-    FitPlan,
     TrainingInterrupted,
     resumable_fit,
 )
 from experiments.growth import growing_batches, is_growing
-from experiments.process import fingerprint
-from experiments.process.logs import (
-    HistoryFile,
-    StopAtNonFiniteLoss,
-    TrainingClock,
-)
+from experiments.process import fingerprint, logs
 from experiments.run_folder import FolderCheck, WorkDir, results_table
-from experiments.strategies import (
-    STRATEGIES,
-    agree,
-    begin_together,
-    lost_worker,
-    make_strategy,
-)
 from experiments.sweep.command import run_sweep
 from keras_svag import arguments, backend
 
 # The exit code that says "try again" in sysexits.h.
-LOST_WORKER = 75
+TRY_AGAIN = 75
 
 
 def _said(sentence):
@@ -83,17 +63,9 @@ def _in_one_sentence(parse, *args, **kwargs):
         sys.exit(_said(error))
 
 
-class _ConfigFile(flags.ArgumentParser):
-    """What the flag reads: a file that fails is refused as other flags are."""
-
-    def parse(self, path):
-        config = load_config(path)
-        config.lock()
-        return config
-
-
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
-flags.FLAGS["config"].parser = _ConfigFile()
+# A file that fails is refused as other flags are.
+flags.FLAGS["config"].parser.parse = load_config
 # It is parsed here if the command line leaves out --config.
 _in_one_sentence(flags.set_default, _CONFIG, "configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -105,7 +77,7 @@ _DATA_DIR = flags.DEFINE_string(
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "none",
-    STRATEGIES,
+    strategies.STRATEGIES,
     "mirrored: data-parallel over this machine's GPUs or virtual CPUs; "
     "multi_worker: over several machines, see docs/distributed.md.",
 )
@@ -132,6 +104,9 @@ _SHARD = flags.DEFINE_string(
     "in a Slurm array, the task's.",
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs of a sweep at the same time.")
+_ALONE = flags.DEFINE_bool(
+    "alone", False, "Trains one run, whatever --sweep says, as a sweep does."
+)
 
 
 def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
@@ -153,31 +128,9 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         TrainingInterrupted: if a signal ended it; its state is saved.
     """
     keras.utils.set_random_seed(config.seed)
-
-    def prepare():
-        dataset = load_data(config, data_dir)
-        plan = make_plan(config, len(dataset.train_images))
-        interval = CheckpointInterval.parse(
-            checkpoint_every, plan.steps_per_sgd_step
-        )
-        several = backend.has_several_workers(strategy)
-        if several and interval.seconds < math.inf:
-            raise ValueError(
-                "`checkpoint_every` must be a number of SGD steps with "
-                "--strategy=multi_worker, whose workers save together, got "
-                f"{checkpoint_every!r}."
-            )
-        if several and is_growing(config):
-            raise ValueError(
-                "`growth` must be 'none' with --strategy=multi_worker, whose "
-                "workers would have to decide alike at the same moment, got "
-                f"{config.growth!r}."
-            )
-        return dataset, plan, interval
-
-    dataset, plan, interval = agree(
+    dataset, plan, interval = strategies.agree(
         strategy,
-        prepare,
+        lambda: _prepare(config, data_dir, strategy, checkpoint_every),
         lambda prepared: {
             **{f"--config.{k}": v for k, v in flat(config.to_dict()).items()},
             "--checkpoint_every": checkpoint_every,
@@ -186,47 +139,48 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
             **fingerprint.code(),
         },
     )
-    evaluation = evaluation_data(dataset)
+    evaluation = build.evaluation_data(dataset)
     with strategy.scope():
-        model = compile_model(config, dataset, plan)
-    batches = training_data(config, dataset, plan)
-    monitor = make_monitor(config, dataset, plan, batches, workdir.path)
+        model = build.compile_model(config, dataset, plan)
+    batches = build.training_data(config, dataset, plan)
+    monitor = build.make_monitor(config, dataset, plan, batches, workdir.path)
     growing = growing_batches(config, plan, model.optimizer, monitor)
     plans = growing.plans if growing else [plan] * config.epochs
     writes = backend.is_chief(strategy)
-    found = begin_together(strategy, workdir)
+    found = strategies.begin_together(strategy, workdir)
     if found and growing:
         growing.go_on(found, model.optimizer)
-    checkpoints = workdir.checkpoints
-    _note_surroundings(checkpoints, found, model, says=writes)
-    stop_at_non_finite_loss = StopAtNonFiniteLoss()
-    callbacks = [TrainingClock(), stop_at_non_finite_loss, monitor, growing]
-    if writes:
-        # The last write what the others add to the logs.
-        callbacks = [
-            FolderCheck(workdir),
-            *callbacks,
-            HistoryFile(workdir.file("history.csv")),
-            keras.callbacks.TensorBoard(workdir.path, write_graph=False),
-        ]
+    _note_surroundings(workdir.checkpoints, found, model, says=writes)
+    # The last write what the others add to the logs.
+    callbacks = [
+        writes and FolderCheck(workdir),
+        logs.TrainingClock(),
+        logs.StopAtNonFiniteLoss(),
+        monitor,
+        growing,
+        writes and logs.HistoryFile(workdir.file("history.csv")),
+        writes and keras.callbacks.TensorBoard(workdir.path, write_graph=False),
+    ]
     resumable_fit(
         model,
-        lambda epoch, done: training_data(
+        lambda epoch, done: build.training_data(
             config, dataset, plans[epoch], epoch, done
         ),
         evaluation,
-        FitPlan(config.epochs, plans, interval),
-        checkpoints,
+        config.epochs,
+        plans,
+        interval,
+        workdir.checkpoints,
         found,
         [callback for callback in callbacks if callback],
         validation_freq=config.validate_every,
         verbose=(1 if sys.stdout.isatty() else 2) if writes else 0,
         writes=writes,
     )
-    if stop_at_non_finite_loss.step is not None:
+    if model.stop_training:
         raise FloatingPointError(
             "The loss is not finite by training step "
-            f"{stop_at_non_finite_loss.step}: training stopped, and "
+            f"{int(model.optimizer.iterations)}: training stopped, and "
             f"{workdir.path} keeps what was written; try a smaller "
             "--config.learning_rate."
         )
@@ -236,17 +190,38 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     if growing:
         results["batch_size"] = growing.batch_size
     if writes:
-        workdir.save_model(getattr(model, "model", model))
-        workdir.results = results
-        checkpoints.remove()
+        workdir.finish(getattr(model, "model", model), results)
     return results
+
+
+def _prepare(config, data_dir, strategy, checkpoint_every):
+    """The data, the plan and the interval of a run, once all are checked."""
+    dataset = build.load_data(config, data_dir)
+    plan = build.make_plan(config, len(dataset.train_images))
+    interval = CheckpointInterval.parse(
+        checkpoint_every, plan.steps_per_sgd_step
+    )
+    if backend.has_several_workers(strategy):
+        if interval.seconds < math.inf:
+            raise ValueError(
+                "`checkpoint_every` must be a number of SGD steps with "
+                "--strategy=multi_worker, whose workers save together, got "
+                f"{checkpoint_every!r}."
+            )
+        if is_growing(config):
+            raise ValueError(
+                "`growth` must be 'none' with --strategy=multi_worker, whose "
+                "workers would have to decide alike at the same moment, got "
+                f"{config.growth!r}."
+            )
+    return dataset, plan, interval
 
 
 def _note_surroundings(checkpoints, found, model, says):
     """Says if what the last bits depend on has changed, and keeps it."""
     now = fingerprint.surroundings(model)
     if found is not None and says:
-        changes = fingerprint.changes(found.about.get("surroundings"), now)
+        changes = fingerprint.changes(found.about["surroundings"], now)
         if changes:
             warnings.warn(
                 f"Training goes on, but not to the bit: {changes}.",
@@ -274,27 +249,18 @@ def run_alone(config):
     config = scaled_down(config)
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
-    strategy = make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
-
-    def open_folder():
-        workdir = WorkDir(_WORKDIR.value, config.to_dict())
-        return workdir, workdir.results
-
-    workdir, results = agree(
+    strategy = strategies.make_strategy(_STRATEGY.value, _VIRTUAL_DEVICES.value)
+    workdir = strategies.agree(
         strategy,
-        open_folder,
-        lambda opened: {"finished in --workdir": opened[1] is not None},
+        lambda: WorkDir(_WORKDIR.value, config.to_dict()),
+        lambda workdir: {"whether it is finished": workdir.results is not None},
     )
+    results = workdir.results
     if results is not None:
         print(f"The run in {workdir.path} is finished already.")
     else:
-        results = train(
-            config,
-            workdir,
-            _DATA_DIR.value,
-            strategy,
-            _CHECKPOINT_EVERY.value,
-        )
+        every = _CHECKPOINT_EVERY.value
+        results = train(config, workdir, _DATA_DIR.value, strategy, every)
         if not backend.is_chief(strategy):
             return 0
     print(f"\n{results_table(results)}")
@@ -309,24 +275,19 @@ def main(argv):
     config = _CONFIG.value
     try:
         check_arguments(sys.argv)
+        if _ALONE.value:
+            return run_alone(config)
         if _SWEEP.value:
+            folder, jobs, shard = _WORKDIR.value, _JOBS.value, _SHARD.value
             return run_sweep(
-                _SWEEP.value,
-                config,
-                _WORKDIR.value,
-                sys.argv,
-                _JOBS.value,
-                _SHARD.value,
+                _SWEEP.value, config, folder, sys.argv, jobs, shard
             )
-        if _JOBS.value != 1:
-            raise ValueError(
-                f"--jobs={_JOBS.value} needs a --sweep, whose runs it counts."
-            )
-        if _SHARD.value is not None:
-            raise ValueError(
-                f"--shard={_SHARD.value} needs a --sweep, whose runs it takes "
-                "a part of."
-            )
+        for flag in (_JOBS, _SHARD):
+            if flag.present:
+                raise ValueError(
+                    f"--{flag.name}={flag.value} needs a --sweep, for whose "
+                    "runs it is."
+                )
         return run_alone(config)
     except TrainingInterrupted as interruption:
         return _ended(
@@ -345,16 +306,16 @@ def main(argv):
         if not _DETERMINISTIC.value:
             raise
         return _ended(f"--deterministic cannot be kept: {error.message}.", 1)
-    except tf.errors.OpError as error:
-        if _STRATEGY.value != "multi_worker" or not lost_worker(error):
+    except strategies.LOST_WORKER:
+        if _STRATEGY.value != "multi_worker":
             raise
         _ended(
             "Another worker is gone: start all of them again with the same "
             "command, which goes on from the last checkpoint.",
-            LOST_WORKER,
+            TRY_AGAIN,
         )
         # TensorFlow would wait for the other worker on its way out.
-        os._exit(LOST_WORKER)
+        os._exit(TRY_AGAIN)
 
 
 def _ended(sentence, code):

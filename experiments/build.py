@@ -28,8 +28,8 @@ def make_plan(config, num_examples):
     """The `EpochPlan` of the training that the configuration asks for.
 
     Raises:
-        ValueError: if `batch_size`, `ell` or `pairing` do not fit, or
-            `optimizer` is "ngd" with what noisy gradient descent lacks.
+        ValueError: if keys of the configuration do not go together, or not
+            with that number of examples.
     """
     with_ell, is_ngd = is_svag(config.optimizer), config.optimizer == "ngd"
     if config.ell != 1 and not with_ell:
@@ -45,20 +45,18 @@ def make_plan(config, num_examples):
         )
     arguments.integer(
         "max_batch_size",
-        config.get("max_batch_size"),
+        config.max_batch_size,
         most=num_examples,
         optional=True,
         remedy="the training set has no more examples",
     )
     pairing = config.pairing if with_ell else None
-    if is_ngd:
-        # A full pass for each step that SGD takes: nothing is halved.
-        pairing = "independent"
     return EpochPlan(
         num_examples=num_examples,
         batch_size=config.batch_size,
         ell=config.ell,
-        pairing=pairing,
+        # NGD takes a full pass for each step of SGD: nothing is halved.
+        pairing="independent" if is_ngd else pairing,
         pairs_within_step=config.measure_noise or is_ngd,
     )
 
@@ -80,26 +78,26 @@ def compile_model(config, dataset, plan):
         ValueError: if a key of the configuration is out of its range.
     """
     network = model = _make_network(config, dataset, plan)
+    replicas = network.distribute_strategy.num_replicas_in_sync
     rows = plan.rows_per_step
     is_measured_beside = False
     if config.optimizer == "ngd":
         rows = plan.num_examples
+        if rows % replicas:
+            raise ValueError(
+                f"`num_examples` must be a multiple of the {replicas} replicas "
+                f"with optimizer='ngd', got {rows}; try "
+                f"{rows // replicas * replicas}."
+            )
         model = NGDModel(
-            model,
-            config.batch_size,
-            config.get("micro_batch_size", 500),
-            seed=config.seed,
-        )
-        _check_ngd_replicas(
-            plan.num_examples,
-            model.distribute_strategy.num_replicas_in_sync,
+            network, config.batch_size, config.micro_batch_size, config.seed
         )
     elif is_svag(config.optimizer) and config.measure_noise:
-        model = SVAGModel(model)
+        model = SVAGModel(network)
     else:
         is_measured_beside = config.measure_noise
-        if model.distribute_strategy.num_replicas_in_sync > 1:
-            model = ReplicatedModel(model)
+        if replicas > 1:
+            model = ReplicatedModel(network)
     model.compile(
         optimizer=_make_optimizer(config, plan.sgd_steps_per_epoch),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -142,18 +140,8 @@ def _make_network(config, dataset, plan):
 
 
 def _make_optimizer(config, steps_per_epoch):
-    learning_rate = schedule_of(
-        config.schedule,
-        config.learning_rate,
-        steps_per_epoch,
-        config.epochs,
-        config.milestones,
-        config.decay_factor,
-        config.get("warmup_epochs", 0),
-        config.get("warmup_factor", 0.1),
-    )
     options = optimizer_options(config) | {
-        "learning_rate": learning_rate,
+        "learning_rate": schedule_of(config, steps_per_epoch),
         "weight_decay": config.weight_decay,
     }
     if is_svag(config.optimizer):
@@ -167,15 +155,6 @@ def _make_optimizer(config, steps_per_epoch):
         ) from error
 
 
-def _check_ngd_replicas(num_examples, replicas):
-    if num_examples % replicas:
-        raise ValueError(
-            f"`num_examples` must be a multiple of the {replicas} replicas "
-            f"with optimizer='ngd', got {num_examples}; try "
-            f"{num_examples // replicas * replicas}."
-        )
-
-
 _EVALUATION_BATCH_SIZE = 500
 
 
@@ -186,13 +165,11 @@ def load_data(config, data_dir):
         ValueError: if it is unknown or not prepared, or has fewer examples.
     """
     dataset = datasets.load(config.dataset, data_dir)
-    count = config.get("num_examples")
-    if count is None:
-        return dataset
-    arguments.integer(
+    count = arguments.integer(
         "num_examples",
-        count,
+        config.num_examples,
         most=len(dataset.train_images),
+        optional=True,
         remedy="the training set has no more",
     )
     return dataclasses.replace(
@@ -213,10 +190,13 @@ def training_data(config, dataset, plan, epoch=0, done=0):
         done: how many training steps of this one are done.
     """
     images, labels = dataset.train_images, dataset.train_labels
-    standardize = _standardization(dataset)
+    standardize = datasets.standardization(dataset)
     if config.optimizer == "ngd":
         # Every step takes the same batch.
         return datasets.full_batches(images, labels, standardize)
+    augmentation = functools.partial(
+        datasets.augment, flip=dataset.kind.may_be_mirrored
+    )
     return datasets.training_batches(
         images,
         labels,
@@ -228,7 +208,7 @@ def training_data(config, dataset, plan, epoch=0, done=0):
         # had: streams of its own, beyond those of other seeds.
         seed=config.seed + (plan.batch_size // config.batch_size - 1) * 2**32,
         start_step=epoch * plan.steps_per_epoch + done,
-        augmentation=_augmentation(config, dataset),
+        augmentation=augmentation if config.augmentation else None,
         preprocess=standardize,
     )
 
@@ -239,21 +219,7 @@ def evaluation_data(dataset):
         dataset.test_images,
         dataset.test_labels,
         _EVALUATION_BATCH_SIZE,
-        _standardization(dataset),
-    )
-
-
-def _standardization(dataset):
-    return datasets.standardization(
-        dataset.mean, dataset.std, dataset.kind.max_value
-    )
-
-
-def _augmentation(config, dataset):
-    if not config.augmentation:
-        return None
-    return functools.partial(
-        datasets.augment, flip=dataset.kind.may_be_mirrored
+        datasets.standardization(dataset),
     )
 
 
@@ -264,18 +230,10 @@ _MOST_OBSERVATIONS = 50_000
 def make_monitor(config, dataset, plan, training, log_dir):
     """The callback that measures the noise of a run, or None.
 
-    Args:
-        config: a `ConfigDict`.
-        dataset: the `Dataset` of the run.
-        plan: the `EpochPlan` of its training.
-        training: its training batches, one of which serves to see whether the
-            loss is scale-invariant.
-        log_dir: directory for TensorBoard.
-
-    Returns:
-        A `ScalingRuleCheck`, or a `GradientNoiseMonitor` if nothing is to be
-        judged, or a `ProbedNoise` for noisy gradient descent, whose full
-        passes have no mini-batches to measure.
+    A `ScalingRuleCheck`, which looks at a batch of `training` to see whether
+    the loss is scale-invariant; a `GradientNoiseMonitor` if nothing is to be
+    judged; or a `ProbedNoise` for noisy gradient descent, whose full passes
+    have no mini-batches to measure. `log_dir` is TensorBoard's.
     """
     if not config.measure_noise:
         return None
@@ -287,7 +245,7 @@ def make_monitor(config, dataset, plan, training, log_dir):
     images, labels = dataset.train_images, dataset.train_labels
     if config.optimizer == "ngd":
         return ProbedNoise(
-            _standardization(dataset)(images).numpy(),
+            datasets.standardization(dataset)(images).numpy(),
             labels,
             config.batch_size,
             judged if config.lsr.enabled else None,
@@ -331,15 +289,10 @@ def steps_per_call(model, rows, steps_per_epoch):
     """
     if model.distribute_strategy.num_replicas_in_sync > 1:
         return 1
-    cost = rows * multiply_adds(model)
-    most = min(
-        _MOST_STEPS_PER_CALL,
-        _MULTIPLY_ADDS_PER_CALL // max(cost, 1),
-        steps_per_epoch,
-    )
+    cost = max(rows * multiply_adds(model), 1)
+    most = min(_MOST_STEPS_PER_CALL, int(_MULTIPLY_ADDS_PER_CALL // cost))
     return max(
-        (k for k in range(1, int(most) + 1) if steps_per_epoch % k == 0),
-        default=1,
+        (k for k in range(1, most + 1) if steps_per_epoch % k == 0), default=1
     )
 
 
@@ -349,11 +302,8 @@ def multiply_adds(model):
     A kernel is used once for each position of its layer's output: derived,
     exact for dense layers and convolutions.
     """
-    total = 0
-    for layer in backend.layers_of(model):
-        kernel = getattr(layer, "kernel", None)
-        if kernel is not None:
-            total += math.prod(kernel.shape) * math.prod(
-                layer.output.shape[1:-1]
-            )
-    return total
+    return sum(
+        math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
+        for layer in backend.layers_of(model)
+        if getattr(layer, "kernel", None) is not None
+    )

@@ -39,30 +39,27 @@ class Checkpoint:
     step: int
     arrays: list
     state: dict
-    about: dict = dataclasses.field(default_factory=dict)
-    file_name: str = ""
+    about: dict
+    file_name: str
 
     def restore(self, callbacks):
         """Gives callbacks what they remembered, if they have `load_state_dict`.
 
         Raises:
-            ValueError: if one of them cannot use it.
+            ValueError: if one of them cannot use it, as that of another
+                version of it.
         """
         for callback in callbacks:
             name = type(callback).__name__
-            if name not in self.state or not hasattr(
-                callback, "load_state_dict"
-            ):
-                continue
-            try:
-                callback.load_state_dict(self.state[name])
-            except UNUSABLE as error:
-                reason = str(error).removesuffix(".") or type(error).__name__
-                raise ValueError(
-                    f"The checkpoint {self.file_name} holds no state of {name} "
-                    f"that can be used ({reason:.300}): remove the file to go "
-                    "on from the one before."
-                ) from error
+            if name in self.state and hasattr(callback, "load_state_dict"):
+                try:
+                    callback.load_state_dict(self.state[name])
+                except UNUSABLE as error:
+                    raise ValueError(
+                        f"The checkpoint {self.file_name} holds no state of "
+                        f"{name} that can be used ({error}): remove the file "
+                        "to go on from the one before."
+                    ) from error
 
 
 class CheckpointFolder:
@@ -88,7 +85,8 @@ class CheckpointFolder:
 
     def __init__(self, path, run="run", keep=3, check=lambda: None):
         self.path = path
-        self.about = {"run": run}
+        self.about = {}
+        self._run = run
         self._keep = keep
         self._check = check
 
@@ -106,7 +104,7 @@ class CheckpointFolder:
         """
         self._check()
         path = self._file(step)
-        about = {**self.about, "step": step, "num_arrays": len(arrays)}
+        about = self.about | {"num_arrays": len(arrays)}
         named = {_ABOUT: _text(about), _STATE: _text(state)}
         named |= {str(index): array for index, array in enumerate(arrays)}
         try:
@@ -126,8 +124,9 @@ class CheckpointFolder:
                 "command, which goes on from the last checkpoint."
             ) from error
         # Training went on from an earlier one than those of later steps.
-        later = [s for s in self.steps() if s > step]
-        for old in later + self.steps()[len(later) + self._keep :]:
+        steps = self.steps()
+        kept = [s for s in steps if s <= step][: self._keep]
+        for old in {*steps} - {*kept}:
             self._remove(old)
 
     def newest(self):
@@ -145,10 +144,9 @@ class CheckpointFolder:
                 raise unreadable(self._file(step), error) from error
             except Exception as error:
                 # One changed bit can raise anything that a reader can.
-                reason = str(error) or type(error).__name__
                 warnings.warn(
                     f"The checkpoint {self._file(step)!r} is damaged "
-                    f"({reason}): the one before is used, or none.",
+                    f"({error}): the one before is used, or none.",
                     stacklevel=2,
                 )
         if steps:
@@ -169,7 +167,7 @@ class CheckpointFolder:
 
     def steps(self):
         """Steps of the checkpoints, the last one first."""
-        name = re.compile(rf"step-(\d+)\.{self.about['run']}\.npz")
+        name = re.compile(rf"step-(\d+)\.{self._run}\.npz")
         try:
             found = map(name.fullmatch, os.listdir(self.path))
         except (FileNotFoundError, NotADirectoryError):
@@ -177,18 +175,15 @@ class CheckpointFolder:
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
     def _file(self, step):
-        return os.path.join(self.path, f"step-{step}.{self.about['run']}.npz")
+        return os.path.join(self.path, f"step-{step}.{self._run}.npz")
 
     def _remove(self, step):
-        # What is no file stays, and so does what cannot be removed.
         with contextlib.suppress(OSError):
             os.remove(self._file(step))
 
     def _read(self, step):
         """The `Checkpoint` of a step; raises anything if it is damaged."""
         path = self._file(step)
-        if not os.path.isfile(path):
-            raise ValueError("it is no file")
         with zipfile.ZipFile(path) as archive:
             # Read whole, for only then the archive's checksums are looked at.
             arrays = {
@@ -197,18 +192,10 @@ class CheckpointFolder:
                 )
                 for name in archive.namelist()
             }
-        state = json.loads(arrays.pop(_STATE).tobytes())
-        about = json.loads(arrays.pop(_ABOUT).tobytes())
-        if about["run"] != self.about["run"]:
-            raise ValueError("it is of another run")
-        if (about["step"], about["num_arrays"]) != (step, len(arrays)):
-            raise ValueError(
-                f"it holds {len(arrays)} of {about['num_arrays']} arrays of "
-                f"step {about['step']}"
-            )
-        if not isinstance(state, dict):
-            raise ValueError("it holds no states of callbacks")
-        arrays = [arrays[str(index)] for index in range(len(arrays))]
+        about, state = (
+            json.loads(arrays.pop(name).tobytes()) for name in (_ABOUT, _STATE)
+        )
+        arrays = [arrays[str(index)] for index in range(about["num_arrays"])]
         return Checkpoint(step, arrays, state, about, os.path.basename(path))
 
 

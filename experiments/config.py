@@ -10,10 +10,10 @@ import traceback
 
 from ml_collections import ConfigDict
 
+from configs import base
 from experiments.datasets import DATASETS
 from experiments.datasets.sampling import SAMPLING_MODES
 from experiments.growth import GROWTHS, is_growing
-from experiments.schedules import check_milestones
 from keras_svag import arguments
 from keras_svag.applications import VGG, PreResNet, ResNet, ScaleInvariantMLP
 from keras_svag.applications.vgg import CONVOLUTIONS_PER_STAGE
@@ -37,55 +37,42 @@ NETWORKS = {
     "vgg": (VGG, _scaled_vgg_depth),
 }
 
-REQUIRED = (
-    "dataset",
-    "augmentation",
-    "sampling",
-    "batch_size",
-    "epochs",
-    "seed",
-    "model",
-    "model.name",
-    "optimizer",
-    "ell",
-    "pairing",
-    "learning_rate",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "milestones",
-    "decay_factor",
-    "measure_noise",
-    "validate_every",
-    "lsr",
-    "lsr.enabled",
-    "lsr.closeness",
-    "lsr.kappas",
-    "lsr.window",
-    "lsr.per_layer",
-)
 
+def _epochs(name, epochs, check=arguments.integer):
+    if not isinstance(epochs, (list, tuple)):
+        raise TypeError(arguments.refusal(name, "epochs", epochs))
+    for epoch in epochs:
+        check(name, epoch)
+
+
+def _milestones(name, epochs):
+    _epochs(name, epochs, functools.partial(arguments.number, above=0))
+    if list(epochs) != sorted(set(epochs)):
+        raise ValueError(arguments.refusal(name, "increasing epochs", epochs))
+
+
+_choice, _number = arguments.choice, arguments.number
 _count = arguments.integer
-_optional_count = functools.partial(arguments.integer, optional=True)
-_rate = functools.partial(arguments.number, least=0)
-_momentum = functools.partial(arguments.number, least=0, below=1)
+_optional_count = functools.partial(_count, optional=True)
+_rate = functools.partial(_number, least=0)
+_momentum = functools.partial(_number, least=0, below=1)
 _optional_beta = functools.partial(_momentum, optional=True)
 
 # What a key may hold, where a run would find out late, or not at all.
 _CHECKS = {
-    "dataset": functools.partial(arguments.choice, known=DATASETS),
+    "dataset": functools.partial(_choice, known=DATASETS),
     "num_examples": _optional_count,
-    "sampling": functools.partial(arguments.choice, known=SAMPLING_MODES),
+    "sampling": functools.partial(_choice, known=SAMPLING_MODES),
     "batch_size": _count,
     "epochs": _count,
-    "growth": functools.partial(arguments.choice, known=GROWTHS),
+    "growth": functools.partial(_choice, known=GROWTHS),
     "max_batch_size": _optional_count,
-    "growth_epochs": lambda _, epochs: _check_growth_epochs(epochs),
-    "on_heuristic": functools.partial(arguments.choice, known=("stay", "grow")),
+    "growth_epochs": _epochs,
+    "on_heuristic": functools.partial(_choice, known=("stay", "grow")),
     # Keras and NumPy take no other seeds.
     "seed": functools.partial(arguments.integer, least=0, most=2**32 - 1),
-    "scale": functools.partial(arguments.number, above=0, most=1),
-    "model.name": functools.partial(arguments.choice, known=NETWORKS),
+    "scale": functools.partial(_number, above=0, most=1),
+    "model.name": functools.partial(_choice, known=NETWORKS),
     "model.momentum": _momentum,
     "ell": _count,
     "learning_rate": _rate,
@@ -95,7 +82,7 @@ _CHECKS = {
     "beta_2": _optional_beta,
     "rho": _optional_beta,
     "epsilon": functools.partial(_rate, optional=True),
-    "milestones": lambda _, milestones: check_milestones(milestones),
+    "milestones": _milestones,
     "warmup_epochs": _rate,
     "micro_batch_size": _count,
     "validate_every": _count,
@@ -103,7 +90,7 @@ _CHECKS = {
     "measure_noise": arguments.boolean,
     "lsr.enabled": arguments.boolean,
     "lsr.per_layer": arguments.boolean,
-    "lsr.closeness": functools.partial(arguments.number, above=1),
+    "lsr.closeness": functools.partial(_number, above=1),
     "lsr.window": _optional_count,
 }
 
@@ -115,7 +102,7 @@ def load_config(path):
         path: of the file; what follows a colon is given to `get_config`.
 
     Returns:
-        A `ConfigDict` that has every required key.
+        A locked `ConfigDict` that has every key.
 
     Raises:
         ValueError: if there is none, in a sentence that names the file, and
@@ -135,40 +122,30 @@ def load_config(path):
                 f"{config!r:.100}"
             )
         check_complete(config)
-        for key, value in flat(config.to_dict()).items():
-            _check_json(key, value)
+        json.dumps(config.to_dict())
     except Exception as error:
-        raise ValueError(_why_it_fails(file, error)) from error
-    return config
-
-
-def _why_it_fails(file, error):
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == file
-    ]
-    if isinstance(error, SyntaxError) and error.filename == file:
-        lines.append(error.lineno)
-    place = f"{file}, line {lines[-1]}" if lines else file
-    message = " ".join(str(error).removesuffix(".").split())
-    return (
-        f"{place}: the configuration cannot be made "
-        f"({type(error).__name__}: {message:.200}); mend the file."
-    )
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        place = f"{file}, line {lines[-1]}" if lines else file
+        message = " ".join(str(error).removesuffix(".").split())
+        raise ValueError(
+            f"{place}: the configuration cannot be made "
+            f"({type(error).__name__}: {message:.200}); mend the file."
+        ) from error
+    return config.lock()
 
 
 def check_complete(config):
-    """Refuses a configuration in which a key is missing.
+    """Refuses a configuration that lacks a key of configs/base.py.
 
     Args:
         config: a `ConfigDict`, or nested dicts.
 
     Raises:
-        ValueError: if one is.
+        ValueError: if it does.
     """
     values = flat(config)
-    for key in REQUIRED:
+    for key in (*flat(base.get_config()), "model.name"):
         if key not in values:
             raise ValueError(
                 f"The configuration lacks `{key}`; take configs/base.py for "
@@ -212,34 +189,17 @@ def flat(config, prefix=""):
     return values
 
 
-def _check_json(key, value):
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"`{key}` must be a value that JSON can hold, such as a number or "
-            f"a text, got {value!r:.100}"
-        ) from None
-
-
-def _check_growth_epochs(epochs):
-    if not isinstance(epochs, (list, tuple)):
-        raise TypeError(arguments.refusal("growth_epochs", "epochs", epochs))
-    for epoch in epochs:
-        arguments.integer("growth_epochs", epoch)
-
-
 def _check_growth(values):
     """Refuses what growing batches do not go together with."""
-    growth, optimizer = values["growth"], values.get("optimizer")
-    ell, size = values.get("ell", 1), values.get("batch_size", 1)
-    is_measured = values.get("measure_noise") and values.get("lsr.enabled")
+    growth, ell = values["growth"], values.get("ell", 1)
     remedy = None
-    if optimizer == "ngd":
+    if values.get("optimizer") == "ngd":
         remedy = "every step of optimizer='ngd' takes all examples"
     elif ell != 1:
         remedy = f"the batch of an SDE with ell={ell} does not grow"
-    elif growth == "measured" and not is_measured:
+    elif growth == "measured" and not (
+        values.get("measure_noise") and values.get("lsr.enabled")
+    ):
         remedy = "'measured' needs measure_noise and lsr.enabled to be True"
     if remedy:
         raise ValueError(
@@ -248,17 +208,13 @@ def _check_growth(values):
     arguments.integer(
         "max_batch_size",
         values.get("max_batch_size"),
-        least=size,
+        least=values.get("batch_size", 1),
         remedy=f"growth={growth!r} begins at batch_size",
     )
-    if growth == "always" and not values.get("growth_epochs"):
-        raise ValueError(
-            arguments.refusal(
-                "growth_epochs",
-                "epochs after which the batch doubles with growth='always'",
-                values.get("growth_epochs"),
-            )
-        )
+    epochs = values.get("growth_epochs")
+    if growth == "always" and not epochs:
+        wanted = "epochs after which the batch doubles with growth='always'"
+        raise ValueError(arguments.refusal("growth_epochs", wanted, epochs))
 
 
 def _check_network_options(name, **options):
@@ -282,8 +238,7 @@ def scaled_down(config):
     the configuration, overrides included.
 
     Args:
-        config: a configuration, a `ConfigDict` or a nested dict. It is not
-            changed. Without `scale` it counts as 1.
+        config: a `ConfigDict`. It is not changed.
 
     Returns:
         A copy of `config`, scaled. It keeps `scale`, to tell where its
@@ -291,55 +246,47 @@ def scaled_down(config):
 
     Raises:
         TypeError: if something else than a number is given for one.
-        ValueError: if a key holds what no run can have.
+        ValueError: if a key is missing or holds what no run can have.
     """
     config = copy.deepcopy(config)
     check_complete(config)
     check_values(config)
-    scale = config.get("scale", 1.0)
+    scale, epochs = config.scale, config.epochs
     if scale == 1:
         return config
-    _scale_epochs(config, scale)
-    _scale_network(config["model"], scale)
-    num_examples = config.get("num_examples")
+    config.epochs = max(1, round(epochs * scale))
+    # Of the epochs that there are, not of `scale`: rounding moves nothing.
+    kept = config.epochs / epochs
+    config.milestones = tuple(m * kept for m in config.milestones)
+    config.growth_epochs = tuple(
+        max(1, round(epoch * kept)) for epoch in config.growth_epochs
+    )
+    config.warmup_epochs *= kept
+    if config.lsr.window is not None:
+        config.lsr.window = max(1, round(config.lsr.window * kept))
+    config.validate_every = min(config.validate_every, config.epochs)
+    _scale_network(config.model, scale)
+    num_examples = config.num_examples
     if num_examples is None:
-        num_examples = DATASETS[config["dataset"]].num_train_examples
-    config["num_examples"] = max(1, round(num_examples * scale))
+        num_examples = DATASETS[config.dataset].num_train_examples
+    config.num_examples = max(1, round(num_examples * scale))
     return config
 
 
-def _scale_epochs(config, scale):
-    epochs = config["epochs"]
-    config["epochs"] = max(1, round(epochs * scale))
-    # Of the epochs that there are, not of `scale`: rounding moves nothing.
-    kept = config["epochs"] / epochs
-    config["milestones"] = tuple(m * kept for m in config["milestones"])
-    if config.get("growth_epochs"):
-        config["growth_epochs"] = tuple(
-            max(1, round(epoch * kept)) for epoch in config["growth_epochs"]
-        )
-    if config.get("warmup_epochs"):
-        config["warmup_epochs"] *= kept
-    window = config["lsr"]["window"]
-    if window is not None:
-        config["lsr"]["window"] = max(1, round(window * kept))
-    config["validate_every"] = min(config["validate_every"], config["epochs"])
-
-
 def _scale_network(options, scale):
-    network, scaled_depth = NETWORKS[options["name"]]
+    network, scaled_depth = NETWORKS[options.name]
     values = {
         name: parameter.default
         for name, parameter in inspect.signature(network).parameters.items()
     }
     values |= {k: v for k, v in options.items() if v is not None}
-    if scaled_depth and "depth" in options:
-        options["depth"] = scaled_depth(values["depth"], scale)
-    if "base_width" in values and "base_width" in options:
+    if "depth" in options and scaled_depth:
+        options.depth = scaled_depth(values["depth"], scale)
+    if "base_width" in options and "groups" in values:
         # Group normalization needs a multiple of its groups.
         groups, width = values["groups"], values["base_width"]
-        options["base_width"] = groups * max(1, round(width / groups * scale))
+        options.base_width = groups * max(1, round(width / groups * scale))
     if "hidden_units" in options:
-        options["hidden_units"] = tuple(
+        options.hidden_units = tuple(
             max(2, round(units * scale)) for units in values["hidden_units"]
         )

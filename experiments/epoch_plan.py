@@ -21,9 +21,8 @@ class EpochPlan:
             as in an `SVAGModel`, or one of its batches, as a plain model does.
 
     Raises:
-        TypeError: if something else than a number is given for one.
-        ValueError: if a number is no positive integer, the batch does not fit
-            into the data set, or does not split into halves where it has to.
+        ValueError: if a number is out of its range, or the batch does not split
+            into halves where it has to.
     """
 
     num_examples: int

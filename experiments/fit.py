@@ -2,21 +2,18 @@
 
 import bisect
 import contextlib
-import dataclasses
-import io
 import itertools
 import math
 import re
 import signal
-import sys
 import time
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
 from experiments.checkpoint import restore_training_arrays, training_arrays
+from experiments.process.bars import progress_bar
 from experiments.process.interruption import Interruption, exit_code
 from keras_svag import backend
 from keras_svag.arguments import refusal
@@ -53,33 +50,13 @@ class CheckpointInterval(NamedTuple):
         return cls(seconds=number)
 
 
-@dataclasses.dataclass(frozen=True)
-class FitPlan:
-    """The length of a training, and when its state is saved.
-
-    Attributes:
-        epochs: how many epochs.
-        plans: list of their `EpochPlan`s, whose steps fill whole calls of the
-            model's `steps_per_execution`; those that a callback is to append
-            when the epoch before has ended are not in it yet.
-        interval: a `CheckpointInterval`.
-    """
-
-    epochs: int
-    plans: list
-    interval: CheckpointInterval
-
-    @property
-    def steps(self):
-        """Training steps of each epoch, as far as they are known."""
-        return [plan.steps_per_epoch for plan in self.plans]
-
-
 def resumable_fit(
     model,
     make_batches,
     validation_data,
-    plan,
+    epochs,
+    plans,
+    interval,
     checkpoints,
     found,
     callbacks,
@@ -106,7 +83,11 @@ def resumable_fit(
             training step in it, both from 0, to the endless
             `tf.data.Dataset` of batches from there on.
         validation_data: a `tf.data.Dataset`.
-        plan: a `FitPlan`.
+        epochs: how many.
+        plans: list of their `EpochPlan`s, whose steps fill whole calls of the
+            model's `steps_per_execution`; those that a callback is to append
+            when the epoch before has ended are not in it yet.
+        interval: a `CheckpointInterval`.
         checkpoints: a `CheckpointFolder`.
         found: the `Checkpoint` to go on from, or None.
         callbacks: list of Keras callbacks, each of a class of its own.
@@ -118,26 +99,19 @@ def resumable_fit(
 
     Raises:
         TrainingInterrupted: if a signal came.
-        ValueError: if a checkpoint cannot be written, is of another model, or
-            lies beyond the end of the run.
+        ValueError: if a checkpoint cannot be written, or is of another model.
     """
     epoch, done = 0, 0
     if found is not None:
-        ends = [*itertools.accumulate(plan.steps)]
-        if found.step >= ends[-1]:
-            raise ValueError(
-                f"The checkpoint {found.file_name} lies beyond the end of the "
-                f"run, which has {ends[-1]} training steps: remove the file to "
-                "go on from the one before."
-            )
+        ends = [*itertools.accumulate(p.steps_per_epoch for p in plans)]
         epoch = bisect.bisect_right(ends, found.step)
-        done = found.step - sum(plan.steps[:epoch])
+        done = found.step - (ends[epoch - 1] if epoch else 0)
         _build(model, validation_data)
-        if done or len({*plan.plans[max(epoch - 1, 0) : epoch + 1]}) == 1:
+        if done or len({*plans[max(epoch - 1, 0) : epoch + 1]}) == 1:
             # The first step of larger batches is traced by training.
             _trace(model, make_batches(epoch, done), callbacks)
     several = backend.has_several_workers(model.distribute_strategy)
-    progress = _Progress(is_bar=verbose == 1)
+    progress = _Progress(is_drawn=verbose == 1)
     with (
         Interruption(notes=not several) as interruption,
         contextlib.closing(progress),
@@ -145,27 +119,29 @@ def resumable_fit(
         callbacks = _ResumableCallbacks(
             [*callbacks, progress] if verbose else callbacks,
             model,
-            plan,
+            epochs,
+            plans,
+            interval,
             checkpoints if writes else None,
             found,
             interruption,
         )
-        while epoch < plan.epochs and not model.stop_training:
+        while epoch < epochs and not model.stop_training:
             # Keras gives every epoch of a call the same number of steps.
-            is_alone = done or len(plan.plans) < plan.epochs
-            epochs = epoch + 1 if is_alone else plan.epochs
-            callbacks.is_last_fit = epochs == plan.epochs
+            is_alone = done or len(plans) < epochs
+            end = epoch + 1 if is_alone else epochs
+            callbacks.is_last_fit = end == epochs
             model.fit(
                 make_batches(epoch, done),
                 initial_epoch=epoch,
-                epochs=epochs,
-                steps_per_epoch=plan.steps[epoch] - done,
+                epochs=end,
+                steps_per_epoch=plans[epoch].steps_per_epoch - done,
                 validation_data=validation_data,
                 validation_freq=validation_freq,
                 shuffle=False,
                 callbacks=callbacks,
             )
-            epoch, done = epochs, 0
+            epoch, done = end, 0
 
 
 def _build(model, data):
@@ -197,19 +173,19 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         self,
         callbacks,
         model,
-        plan,
+        epochs,
+        plans,
+        interval,
         checkpoints,
         found,
         interruption,
     ):
+        steps = plans[0].steps_per_epoch
         super().__init__(
-            callbacks,
-            add_history=True,
-            model=model,
-            epochs=plan.epochs,
-            steps=plan.steps[0],
+            callbacks, add_history=True, model=model, epochs=epochs, steps=steps
         )
-        self._plan = plan
+        self._plans = plans
+        self._interval = interval
         self._checkpoints = checkpoints
         self._found = found
         self._interruption = interruption
@@ -229,8 +205,8 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
             super().on_train_end(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        *before, self._steps = self._plan.steps[: epoch + 1]
-        self._steps_before = sum(before)
+        steps = [plan.steps_per_epoch for plan in self._plans[: epoch + 1]]
+        self._steps, self._steps_before = steps[-1], sum(steps[:-1])
         self.set_params(self.params | {"steps": self._steps})
         found, self._found = self._found, None
         self._first_batch = found.step - self._steps_before if found else 0
@@ -256,14 +232,19 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        if epoch + 1 < self._plan.epochs:
+        if epoch + 1 < self.params["epochs"]:
             self._save_if_due(self._steps_before + self._steps)
 
     def _save_if_due(self, step):
-        if self.model.stop_training:
-            return
         interrupted = self._interruption.signal
-        if interrupted is None and not self._is_due(step):
+        # The steps of a call are done, or repeated, together.
+        next_step = step + self.model.steps_per_execution
+        seconds = time.monotonic() - self._saved_time
+        if self.model.stop_training or not (
+            interrupted is not None
+            or next_step - self._saved_step > self._interval.steps
+            or seconds >= self._interval.seconds
+        ):
             return
         arrays = training_arrays(self.model)
         if self._checkpoints:
@@ -277,15 +258,6 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         if interrupted is not None:
             raise TrainingInterrupted(interrupted)
 
-    def _is_due(self, step):
-        interval = self._plan.interval
-        # The steps of a call are done, or repeated, together.
-        next_step = step + self.model.steps_per_execution
-        return (
-            next_step - self._saved_step > interval.steps
-            or time.monotonic() - self._saved_time >= interval.seconds
-        )
-
 
 class _Progress(keras.callbacks.Callback):
     """Says how far training is: the log in full is the history's.
@@ -294,9 +266,9 @@ class _Progress(keras.callbacks.Callback):
     the whole training; elsewhere an epoch has a line.
     """
 
-    def __init__(self, is_bar):
+    def __init__(self, is_drawn):
         super().__init__()
-        self._is_bar = is_bar
+        self._is_drawn = is_drawn
         self._bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -304,17 +276,11 @@ class _Progress(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._bar is None:
-            # Without a terminal it counts, and what it draws is printed below.
-            self._bar = tqdm(
-                initial=self._place(batch),
-                total=self.params["epochs"],
-                file=sys.stdout if self._is_bar else io.StringIO(),
-                mininterval=0.1 if self._is_bar else math.inf,
-                dynamic_ncols=True,
-                desc=self._described({}),
-                bar_format="{desc}"
-                + "{bar}  " * self._is_bar
-                + "{remaining} left",
+            self._bar = progress_bar(
+                self._described({}),
+                self.params["epochs"],
+                self._place(batch),
+                self._is_drawn,
             )
 
     def on_train_batch_end(self, batch, logs=None):
@@ -322,8 +288,8 @@ class _Progress(keras.callbacks.Callback):
         self._bar.update(self._place(batch + 1) - self._bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._bar.set_description_str(self._described(logs), self._is_bar)
-        if not self._is_bar:
+        self._bar.set_description_str(self._described(logs), self._is_drawn)
+        if not self._is_drawn:
             print(self._bar, flush=True)
         if epoch + 1 == self.params["epochs"]:
             # What other callbacks do at the end may take long.
@@ -343,7 +309,7 @@ class _Progress(keras.callbacks.Callback):
         epochs = str(self.params["epochs"])
         parts = [f"epoch {self._epoch + 1:>{len(epochs)}}/{epochs}"]
         for key, number in _NUMBERS.items():
-            if key in logs and not (self._is_bar and key == "val_accuracy"):
+            if key in logs and not (self._is_drawn and key == "val_accuracy"):
                 parts.append(number.format(logs[key]))
         return "  ".join([*parts, ""])
 

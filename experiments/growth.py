@@ -5,7 +5,6 @@ import itertools
 
 import keras
 
-from keras_svag import arguments
 from keras_svag.callbacks.check import ScalingRuleCheck
 from keras_svag.callbacks.growing import BatchGrowth
 from keras_svag.scaling.scaled_optimizer import rescale
@@ -26,7 +25,6 @@ class GrowingBatches(keras.callbacks.Callback):
 
     Args:
         plan: the `EpochPlan` of the first epoch.
-        epochs: how many epochs the run has.
         growth: the `BatchGrowth` that decides, in rows of a batch.
 
     Attributes:
@@ -34,10 +32,9 @@ class GrowingBatches(keras.callbacks.Callback):
             that is to come.
     """
 
-    def __init__(self, plan, epochs, growth):
+    def __init__(self, plan, growth):
         super().__init__()
         self.plans = [plan]
-        self._epochs = epochs
         self._growth = growth
 
     @property
@@ -50,7 +47,8 @@ class GrowingBatches(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs["batch_size"] = self.plans[epoch].batch_size
-        if epoch + 1 < self._epochs and not self.model.stop_training:
+        is_last = epoch + 1 == self.params["epochs"]
+        if not is_last and not self.model.stop_training:
             rows = self.plans[epoch].rows_per_step
             grown = self._growth.grow(self.model, epoch + 1, rows)
             self._append(self.batch_size * (grown // rows))
@@ -81,11 +79,10 @@ class GrowingBatches(keras.callbacks.Callback):
 
     def load_state_dict(self, state):
         """Goes on from what `state_dict` returned."""
-        sizes = state["sizes"]
-        self._growth.peak = arguments.number("peak", state["peak"], least=0)
+        self._growth.peak = state["peak"]
         del self.plans[1:]
-        for size in sizes[1:]:
-            self._append(arguments.integer("sizes", size, self.batch_size))
+        for size in state["sizes"][1:]:
+            self._append(size)
 
     def _append(self, size):
         plan = dataclasses.replace(self.plans[0], batch_size=size)
@@ -118,7 +115,7 @@ def growing_batches(config, plan, optimizer, monitor):
         rows * config.max_batch_size // plan.batch_size,
         check,
         mode,
-        config.get("on_heuristic", "stay"),
+        config.on_heuristic,
     )
     growth.check_optimizer(optimizer)
-    return GrowingBatches(plan, config.epochs, growth)
+    return GrowingBatches(plan, growth)

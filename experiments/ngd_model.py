@@ -49,7 +49,6 @@ class NGDModel(backend.MultiWorkerModel):
         micro_batch_size: examples of one piece of the pass, over all replicas;
             the last piece may be smaller.
         seed: integer seed of z, which depends on it and on the step alone.
-        **kwargs: as for any `keras.Model`.
 
     Raises:
         ValueError: if `model` has BatchNormalization.
@@ -61,8 +60,8 @@ class NGDModel(backend.MultiWorkerModel):
         https://arxiv.org/abs/2102.12470).
     """
 
-    def __init__(self, model, batch_size, micro_batch_size, seed, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, model, batch_size, micro_batch_size, seed):
+        super().__init__()
         if backend.has_batch_normalization(model):
             raise ValueError(
                 "`model` must have no BatchNormalization under NGDModel: the "
@@ -95,14 +94,12 @@ class NGDModel(backend.MultiWorkerModel):
         # The first piece builds what is not built, which no loop can.
         total = gradients_of(0, size)
         pieces, rest = divmod(rows, size)
-        if pieces > 1:
-            _, total = tf.while_loop(
-                lambda index, total: index < pieces,
-                add_piece,
-                (tf.constant(1), total),
-                maximum_iterations=pieces - 1,
-                parallel_iterations=1,
-            )
+        _, total = tf.while_loop(
+            lambda index, total: index < pieces,
+            add_piece,
+            (tf.constant(1), total),
+            parallel_iterations=1,
+        )
         if rest:
             total = _sums(total, gradients_of(pieces * size, rest))
         self.optimizer.apply_gradients(
@@ -147,6 +144,7 @@ def _sums(total, gradients):
 
 
 _BATCHES = 32
+_LOGGED = "grad_sq_norm", "noise_trace", "noise_to_signal", "noise_scale"
 # Enough to normalize a batch by its own statistics.
 _ROWS = 8
 
@@ -172,11 +170,9 @@ class ProbedNoise(keras.callbacks.Callback):
         self.series = NoiseSeries(sampling="independent")
         self._examples = images, labels
         self._judged = judged
-        self._estimate = None
 
     def on_epoch_end(self, epoch, logs=None):
-        optimizer = self.model.optimizer
-        self._estimate = estimate = measure_gradient_noise(
+        self._estimate = measure_gradient_noise(
             self.model,
             self._examples,
             self.batch_size,
@@ -184,28 +180,24 @@ class ProbedNoise(keras.callbacks.Callback):
             seed=epoch,
             verbose=0,
         )
+        optimizer = self.model.optimizer
         decayed = backend.decayed_variables(self.model)
-        norm = squared_norm(decayed or self.model.trainable_variables)
-        iterations = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        norm = float(squared_norm(decayed or self.model.trainable_variables))
+        steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         self.series.append(
-            step=iterations,
+            step=steps,
             epoch=epoch + 1,
-            iteration=iterations,
-            learning_rate=float(
-                keras.ops.convert_to_numpy(optimizer.learning_rate)
-            ),
+            iteration=steps,
+            learning_rate=rate,
             rows=self.batch_size,
-            weight_sq_norm=float(norm),
-            grad_sq_norm=estimate.grad_sq_norm,
-            example_noise=estimate.example_noise,
+            weight_sq_norm=norm,
+            grad_sq_norm=self._estimate.grad_sq_norm,
+            example_noise=self._estimate.example_noise,
         )
-        logs.update(
-            grad_sq_norm=estimate.grad_sq_norm,
-            noise_trace=estimate.noise_trace,
-            noise_to_signal=estimate.noise_to_signal,
-            noise_scale=estimate.noise_scale,
-            weight_sq_norm=float(norm),
-        )
+        logs["weight_sq_norm"] = norm
+        for key in _LOGGED:
+            logs[key] = getattr(self._estimate, key)
 
     def estimate(self):
         """`NoiseEstimate` of the last probe."""

@@ -22,7 +22,7 @@ OPTIONS = ("momentum", "beta_1", "beta_2", "rho", "epsilon")
 
 def is_svag(name):
     """Whether an optimizer's name is that of SVAG or one of its kin."""
-    return isinstance(name, str) and name in SVAG_OPTIMIZERS
+    return name in SVAG_OPTIMIZERS
 
 
 def optimizer_class(name):
@@ -31,22 +31,20 @@ def optimizer_class(name):
     Raises:
         ValueError: if there is none.
     """
-    if is_svag(name):
-        return SVAG_OPTIMIZERS[name]
     known = {
         key.lower(): value
         for key, value in vars(keras.optimizers).items()
         if inspect.isclass(value) and value is not keras.optimizers.Optimizer
     }
     known["ngd"] = keras.optimizers.SGD
-    try:
-        return known[name.lower()]
-    except (AttributeError, KeyError):
+    found = SVAG_OPTIMIZERS.get(name) or known.get(str(name).lower())
+    if found is None:
         ours = ", ".join(map(repr, (*SVAG_OPTIMIZERS, "ngd")))
         raise ValueError(
             f"`optimizer` must be one of {ours} or the name of a Keras "
             f"optimizer, such as 'sgd' or 'adam', got {name!r}."
-        ) from None
+        )
+    return found
 
 
 def optimizer_kind(name):
@@ -110,11 +108,10 @@ def square_root_scaled(config, kappa):
 
     Returns:
         A dict from keys of the configuration to numbers: `learning_rate`,
-        `weight_decay`, and `beta_1`, `beta_2`, `rho` and `epsilon` where the
-        optimizer takes them.
+        `weight_decay`, and the betas, `rho` and `epsilon` that the optimizer
+        takes.
 
     Raises:
-        TypeError: if something else than a number is given for one.
         ValueError: if a number is out of range, κ (1 - β) is 1 or more, or the
             rule is none for the optimizer.
 

@@ -1,11 +1,8 @@
 """The directory of one run: what training writes into it, and how."""
 
-import contextlib
-import errno
 import functools
 import hashlib
 import json
-import math
 import os
 import time
 import weakref
@@ -16,7 +13,6 @@ import keras
 from experiments.checkpoint import CheckpointFolder
 from experiments.process.locks import lock
 from experiments.process.own_files import (
-    UNUSABLE,
     foreign,
     is_log,
     is_partial,
@@ -24,24 +20,12 @@ from experiments.process.own_files import (
     replaced,
     unreadable,
 )
-from keras_svag import arguments
 from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.numerals import with_error
 from keras_svag.version import __version__
 
 CHECKSUM = "configuration_checksum"  # In results.json.
 OUTPUT_LOG = "output.log"
-# What a run has in its directory, and of what kind it is.
-_PLACES = {
-    **dict.fromkeys(
-        ("config.json", "history.csv", "results.json", "model.keras"),
-        os.path.isfile,
-    ),
-    **dict.fromkeys(
-        ("checkpoints", "train", "validation", "gradient_noise"),
-        os.path.isdir,
-    ),
-}
 _LONGEST_DELAY = 5  # seconds
 _LONGEST_LOOK = 0.5
 _MOST_NAMES = 3
@@ -65,6 +49,8 @@ class WorkDir:
 
     Attributes:
         checkpoints: the `CheckpointFolder` of the run.
+        check_ours: function that raises a `ValueError` if the directory is no
+            longer this run's.
 
     Raises:
         ValueError: if the directory holds a run of another configuration, or
@@ -77,12 +63,11 @@ class WorkDir:
             json.dumps({**config, "version": __version__})
         )
         self._checksum = configuration_checksum(self._config)
+        # Not a method of this object's, which must not hold itself: the lock
+        # ends with it.
+        self.check_ours = functools.partial(_check_ours, path, self._config)
         self.checkpoints = CheckpointFolder(
-            self.file("checkpoints"),
-            self._checksum,
-            # Not a method of this object's, which must not hold itself: the
-            # lock ends with it.
-            check=functools.partial(_check_ours, path, self._config),
+            self.file("checkpoints"), self._checksum, check=self.check_ours
         )
         self._check_whose()
 
@@ -125,10 +110,6 @@ class WorkDir:
         """Whether the directory has a run's `config.json`."""
         return os.path.exists(self.file("config.json"))
 
-    def check_ours(self):
-        """Raises a `ValueError` if the directory is no longer this run's."""
-        _check_ours(self.path, self._config)
-
     def file(self, name):
         """Path of a file in the directory."""
         return os.path.join(self.path, name)
@@ -142,66 +123,86 @@ class WorkDir:
             raise foreign(path)
         return results
 
-    @results.setter
-    def results(self, results):
-        with self._writing("results.json") as path:
-            _write_json(path, {CHECKSUM: self._checksum, **results})
+    def finish(self, model, results):
+        """Writes `model.keras`, and then `results.json`.
 
-    def save_model(self, model):
-        """Writes `model.keras`, whose archive bears the run's checksum."""
-        with self._writing("model.keras") as path, replaced(path) as partial:
-            model.save(partial)
-            with zipfile.ZipFile(partial, "a") as archive:
-                archive.comment = self._checksum.encode()
+        Args:
+            model: a `keras.Model`, whose archive gets the run's checksum.
+            results: dict of JSON values.
 
-    @contextlib.contextmanager
-    def _writing(self, name):
+        Raises:
+            ValueError: if they cannot be written, or what stands in their
+                place is not this run's.
+        """
         self.check_ours()
+        self._check_places()
+        path = self.file("model.keras")
         try:
-            self._check_places()
-            yield self.file(name)
+            with replaced(path) as partial:
+                model.save(partial)
+                with zipfile.ZipFile(partial, "a") as archive:
+                    archive.comment = self._checksum.encode()
+            _write_json(
+                self.file("results.json"),
+                {CHECKSUM: self._checksum, **results},
+            )
         except OSError as error:
             raise ValueError(
-                f"{name} cannot be written to {self.path!r} "
+                f"The results cannot be written to {self.path!r} "
                 f"({error.strerror}); make room there and start the same "
                 "command again."
             ) from error
+        self.checkpoints.remove()
 
     def _check_whose(self):
         """Refuses a directory that is neither new nor this run's."""
         config = read_json(self.file("config.json"))
         if config is not None:
-            self._refuse_other(config)
-        elif not self.checkpoints.steps():
-            _refuse_foreign(self.path)
-
-    def _refuse_other(self, config):
-        differing = sorted(
-            key
-            for key in {*self._config, *config} - {"version"}
-            if self._config.get(key) != config.get(key)
-        )
-        if differing:
+            keys = {*self._config, *config} - {"version"}
+            differing = [
+                key
+                for key in sorted(keys)
+                if self._config.get(key) != config.get(key)
+            ]
+            if differing:
+                raise ValueError(
+                    f"The working directory {self.path!r} holds a run with "
+                    f"another configuration (it differs in {_first(differing)})"
+                    "; give another --workdir, or remove it."
+                )
+        # Where config.json is lost the checkpoints tell.
+        elif found := [] if self.checkpoints.steps() else self._foreign_names():
             raise ValueError(
-                f"The working directory {self.path!r} holds a run with another "
-                f"configuration (it differs in {_first(differing)}); give "
-                "another --workdir, or remove it."
+                f"The working directory {self.path!r} must be new, empty or "
+                "that of a run of train.py, which has a config.json, but it "
+                f"holds {_first(map(repr, found))}; give another --workdir."
             )
 
+    def _foreign_names(self):
+        try:
+            names = sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        return [
+            name
+            for name in names
+            if not is_partial(name)
+            and not (name == OUTPUT_LOG and is_log(self.file(name)))
+        ]
+
     def _check_places(self):
-        """Refuses what stands where the run writes and is not the run's."""
-        for name, is_usual in _PLACES.items():
-            path = self.file(name)
-            if not os.path.lexists(path):
-                continue
-            if os.path.islink(path) or not is_usual(path):
-                raise foreign(path)
-            if not os.access(path, os.W_OK | os.X_OK * os.path.isdir(path)):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        model = self.file("model.keras")
-        if os.path.exists(model) and _comment(model) != self._checksum:
-            raise foreign(model)
-        _ = self.results  # Refused unless they are the run's.
+        """Refuses a model or results that are not the run's."""
+        _ = self.results
+        path = self.file("model.keras")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                is_ours = archive.comment == self._checksum.encode()
+        except (zipfile.BadZipFile, OSError):
+            is_ours = not os.path.lexists(path)
+        if not is_ours:
+            raise foreign(path)
 
     def _lock(self):
         until = time.monotonic() + _LONGEST_LOOK
@@ -222,38 +223,6 @@ def configuration_checksum(config):
     settings = {k: v for k, v in config.items() if k != "version"}
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _comment(path):
-    """The comment of an archive, "" if it is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.comment.decode(errors="replace")
-    except (zipfile.BadZipFile, NotImplementedError):
-        return ""
-
-
-def _refuse_foreign(path):
-    """Refuses a directory in which somebody else has put something."""
-    try:
-        names = sorted(os.listdir(path))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise unwritable(path, error) from error
-    found = [
-        name
-        for name in names
-        if not is_partial(name)
-        and not (name == OUTPUT_LOG and is_log(os.path.join(path, name)))
-    ]
-    if found:
-        shown = _first(map(repr, found))
-        raise ValueError(
-            f"The working directory {path!r} must be new, empty or that of a "
-            f"run of train.py, which has a config.json, but it holds {shown}; "
-            "give another --workdir."
-        )
 
 
 def _first(names):
@@ -277,19 +246,16 @@ class FolderCheck(keras.callbacks.Callback):
     """Ends training when its working directory was given to another run.
 
     Put it before the callbacks that write there.
-
-    Args:
-        workdir: a `WorkDir` that has begun.
     """
 
     def __init__(self, workdir):
         super().__init__()
         self._workdir = workdir
 
-    def _check(self, *_):
+    def on_epoch_begin(self, *_):
         self._workdir.check_ours()
 
-    on_epoch_begin = on_test_begin = on_epoch_end = _check
+    on_test_begin = on_epoch_end = on_epoch_begin
 
 
 def results_table(results):
@@ -297,38 +263,29 @@ def results_table(results):
 
     Args:
         results: the dict that `train.py` writes to `results.json`.
-
-    Raises:
-        ValueError: if they lack what a finished run has.
     """
-    try:
-        rows = [("test accuracy", f"{results['accuracy']:.2%}")]
-        noise, report = map(results.get, ("gradient_noise", "linear_scaling"))
-        if noise:
-            estimate = NoiseEstimate.from_dict(noise)
-            n_label = f"N = Tr Σ at batch size {estimate.batch_size}"
-            for name, key in (
-                ("G = |∇L|²", "grad_sq_norm"),
-                (n_label, "noise_trace"),
-                ("N/G", "noise_to_signal"),
-            ):
-                value = getattr(estimate, key), getattr(estimate, f"{key}_se")
-                rows.append((name, with_error(*value)))
-        width = max(len(name) for name, _ in rows)
-        lines = [f"{name:<{width}}  {value}" for name, value in rows]
-        if noise:
-            epochs = "the last epoch"
-            if report and report["first_epoch"] < report["last_epoch"]:
-                epochs = "epochs {first_epoch} to {last_epoch}".format(**report)
-            lines.append(f"(noise over {epochs}, ± one standard error)")
-        if report:
-            lines += ["", report["text"]]
-        return "\n".join(lines)
-    except UNUSABLE as error:
-        raise ValueError(
-            f"results.json lacks what a finished run has ({error}); remove it "
-            "and start the same command again."
-        ) from error
+    rows = [("test accuracy", f"{results['accuracy']:.2%}")]
+    noise, report = map(results.get, ("gradient_noise", "linear_scaling"))
+    if noise:
+        estimate = NoiseEstimate.from_dict(noise)
+        n_label = f"N = Tr Σ at batch size {estimate.batch_size}"
+        for name, key in (
+            ("G = |∇L|²", "grad_sq_norm"),
+            (n_label, "noise_trace"),
+            ("N/G", "noise_to_signal"),
+        ):
+            value = getattr(estimate, key), getattr(estimate, f"{key}_se")
+            rows.append((name, with_error(*value)))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    if noise:
+        epochs = "the last epoch"
+        if report and report["first_epoch"] < report["last_epoch"]:
+            epochs = "epochs {first_epoch} to {last_epoch}".format(**report)
+        lines.append(f"(noise over {epochs}, ± one standard error)")
+    if report:
+        lines += ["", report["text"]]
+    return "\n".join(lines)
 
 
 def unwritable(path, error):
@@ -346,15 +303,8 @@ def read_json(path):
         ValueError: if it cannot be read, or holds something else.
     """
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            # Opening a named pipe would wait for ever.
-            raise ValueError("it is no file")
         with open(path, encoding="utf-8") as file:
-            content = json.load(
-                file,
-                parse_int=functools.partial(_number, int),
-                parse_float=functools.partial(_number, float),
-            )
+            content = json.load(file)
         if not isinstance(content, dict):
             raise ValueError(f"it holds no JSON object, but {content!r:.100}")
         return content
@@ -362,19 +312,10 @@ def read_json(path):
         return None
     except OSError as error:
         raise unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path} cannot be read ({error}); move it away or remove it."
         ) from error
-
-
-def _number(kind, text):
-    number = kind(text)
-    if arguments.LARGEST_NUMBER < abs(number) < math.inf:
-        raise ValueError(
-            f"it holds a number beyond {arguments.LARGEST_NUMBER:g}, {text:.20}"
-        )
-    return number
 
 
 def _write_json(path, value):

@@ -10,6 +10,13 @@ import tensorflow as tf
 from keras_svag import backend
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
+# What TensorFlow raises in the remaining workers, from whatever they exchange
+# next, about ten seconds after another worker's last sign of life.
+LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.DeadlineExceededError,
+)
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -58,32 +65,12 @@ def make_strategy(name, virtual_devices=None):
     )
 
 
-def lost_worker(error):
-    """Whether `error` says that another worker is gone.
-
-    TensorFlow raises such an error in the remaining workers, from whatever
-    they exchange next, about ten seconds after a worker's last sign of life.
-
-    Args:
-        error: an exception raised while training under
-            `tf.distribute.MultiWorkerMirroredStrategy`.
-    """
-    return isinstance(
-        error,
-        (
-            tf.errors.UnavailableError,
-            tf.errors.AbortedError,
-            tf.errors.DeadlineExceededError,
-        ),
-    )
-
-
 def agree(strategy, action, facts=lambda value: {}):
     """What `action` returns, once it has come out alike on all the workers.
 
-    All of them have to call this. None is left waiting: what they exchange
-    has one shape whatever they found, and it is exchanged also if `action`
-    fails. A process alone just calls `action`.
+    All of them have to call this. None is left waiting, also if `action`
+    fails: what they exchange has one shape whatever they found. A process
+    alone just calls `action`.
 
     Args:
         strategy: the `tf.distribute.Strategy` of the run.
@@ -103,28 +90,41 @@ def agree(strategy, action, facts=lambda value: {}):
         found = facts(value)
     except Exception as error:
         failure = error
-    resolver = strategy.cluster_resolver
-    own = {
-        "worker": f"{resolver.task_type} {resolver.task_id}",
-        "failure": None if failure is None else str(failure)[:_LONGEST_TEXT],
-        "facts": _shortened(found),
-    }
-    reports = _exchanged(strategy, own)
+    names = sorted(found)
+    rows = _gathered(strategy, [failure is not None, _digest(names)])
     if failure is not None:
         raise failure
-    for report in reports:
-        if report["failure"] is not None:
-            raise ValueError(
-                f"The {report['worker']} could not begin: {report['failure']}"
-            )
-    differences = _differences(reports)
-    if differences:
+    if rows[:, 0].any():
         raise ValueError(
-            f"The workers do not agree: {differences}; start all of them with "
-            "the same code, configuration and data, and with a --workdir that "
-            "they share."
+            "Another worker could not begin, and says why in its own output."
+        )
+    differing = ["their versions of the code"]
+    if (rows == rows[0]).all():
+        # Never nothing: an exchange of no numbers crashes TensorFlow.
+        digests = [_digest(found[name]) for name in names]
+        rows = _gathered(strategy, [0, *digests])
+        columns = zip(names, rows.T[1:], strict=True)
+        differing = [name for name, column in columns if len({*column}) > 1]
+    if differing:
+        raise ValueError(
+            f"The workers do not agree on {', '.join(differing)}; start all of "
+            "them with the same code, configuration and data, and with a "
+            "--workdir that they share."
         )
     return value
+
+
+def _digest(value):
+    text = json.dumps(value).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+
+
+def _gathered(strategy, numbers):
+    """The numbers of all the replicas, a row each."""
+    # Integers of 64 bits are exchanged by all devices, and as they are.
+    row = tf.constant([numbers], tf.int64)
+    rows = strategy.experimental_distribute_values_from_function(lambda _: row)
+    return np.asarray(strategy.gather(rows, axis=0))
 
 
 def begin_together(strategy, workdir):
@@ -153,57 +153,6 @@ def begin_together(strategy, workdir):
     )
 
 
-# A report is this many bytes long, whatever it holds.
-_REPORT_SIZE = 2**16
-_LONGEST_TEXT = 1000
-_MOST_DIFFERENCES = 3
-
-
-def _shortened(facts):
-    texts = {name: str(value) for name, value in facts.items()}
-    short = {
-        name: text if len(text) <= 60 else f"{text[:40]}… ({_digest(text)})"
-        for name, text in texts.items()
-    }
-    if len(json.dumps(short)) > _REPORT_SIZE - 8 * _LONGEST_TEXT:
-        return {"the fingerprint": _digest(json.dumps(texts))}
-    return short
-
-
-def _digest(text):
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _exchanged(strategy, report):
-    """The reports of all workers, in the order of their replicas."""
-    text = json.dumps(report).encode().ljust(_REPORT_SIZE)
-    # Integers of 64 bits are exchanged by all devices, and as they are.
-    row = np.frombuffer(text, np.int64)[None]
-    rows = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(row)
-    )
-    gathered = strategy.gather(rows, axis=0).numpy()
-    reports = [json.loads(row.tobytes()) for row in gathered]
-    return list({report["worker"]: report for report in reports}.values())
-
-
-def _differences(reports):
-    """Says which facts differ, and on which workers; empty if none does."""
-    found = []
-    for name in dict.fromkeys(n for report in reports for n in report["facts"]):
-        workers = {}
-        for report in reports:
-            value = report["facts"].get(name, "missing")
-            workers.setdefault(value, []).append(report["worker"])
-        if len(workers) > 1:
-            values = (f"{v} on {', '.join(w)}" for v, w in workers.items())
-            found.append(f"{name} is {' and '.join(values)}")
-    if len(found) > _MOST_DIFFERENCES:
-        rest = len(found) - _MOST_DIFFERENCES
-        found = [*found[:_MOST_DIFFERENCES], f"{rest} more differ"]
-    return ", ".join(found)
-
-
 def cluster_resolver():
     """What this process is in its cluster, from its environment.
 
@@ -225,14 +174,10 @@ def cluster_resolver():
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
         cluster = resolver.cluster_spec().as_dict()
-        task, index = resolver.task_type, resolver.task_id
-        # Of an address without a port nobody can tell where it listens.
-        _ = [
-            int(a.rpartition(":")[2]) for each in cluster.values() for a in each
-        ]
-        if index < 0 or not {task, *cluster} <= {"chief", "worker"}:
-            raise ValueError("chief and worker alone train")
-        _ = cluster[task][index]
+        address = cluster[resolver.task_type][resolver.task_id]
+        # Chief and worker alone train.
+        if ":" not in address or not {*cluster} <= {"chief", "worker"}:
+            raise ValueError(address)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             "The environment variable TF_CONFIG must describe the cluster, "
@@ -247,13 +192,15 @@ def _slurm_cluster():
     """The cluster of a Slurm step, and this task in it, as TF_CONFIG."""
     # Two jobs may share a node: the port depends on the job.
     job = int(os.environ.get("SLURM_JOB_ID", 0))
+    # 2(x3),1 stands for 2, 2, 2, 1.
+    counts = os.environ["SLURM_STEP_TASKS_PER_NODE"].split(",")
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
         port_base=_LOWEST_PORT + job % _NUM_PORTS,
         # GPUs are bound by Slurm: what is given here stands for "some", which
         # the resolver cannot do without.
         auto_set_gpu=False,
         gpus_per_task=1,
-        gpus_per_node=_most_tasks_on_a_node(),
+        gpus_per_node=max(int(count.partition("(")[0]) for count in counts),
     )
     cluster = resolver.cluster_spec().as_dict()
     task, index = resolver.get_task_info()
@@ -266,9 +213,3 @@ def _slurm_cluster():
             "TF_CONFIG for each task instead."
         )
     return {"cluster": cluster, "task": {"type": task, "index": index}}
-
-
-def _most_tasks_on_a_node():
-    # 2(x3),1 stands for 2, 2, 2, 1.
-    counts = os.environ["SLURM_STEP_TASKS_PER_NODE"].split(",")
-    return max(int(count.partition("(")[0]) for count in counts)

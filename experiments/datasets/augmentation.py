@@ -6,31 +6,21 @@ import tensorflow as tf
 def draw_crops(seed, batch_size, pad, flip):
     """Draws where each image of a batch is cropped and whether it is flipped.
 
-    Args:
-        seed: integer tensor of shape `(2,)`, a stateless seed.
-        batch_size: integer, the number of images.
-        pad: integer >= 0, pixels of padding on each side.
-        flip: boolean, whether half of the images are mirrored.
-
     Returns:
         `(top, left, mirrored)`, each of shape `(batch_size,)`: int32 offsets
         in the padded image, uniform on 0 … 2 `pad`, and booleans that are
         True with probability 1/2 (all False without `flip`).
     """
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    offsets = tf.random.stateless_uniform(
-        (2, batch_size), crop_seed, 0, 2 * pad + 1, tf.int32
-    )
-    if flip:
-        mirrored = (
-            tf.random.stateless_uniform(
-                (batch_size,), flip_seed, 0, 2, tf.int32
-            )
-            == 1
+    top, left = tf.unstack(
+        tf.random.stateless_uniform(
+            (2, batch_size), crop_seed, 0, 2 * pad + 1, tf.int32
         )
-    else:
-        mirrored = tf.zeros((batch_size,), tf.bool)
-    return offsets[0], offsets[1], mirrored
+    )
+    draws = tf.random.stateless_uniform(
+        (batch_size,), flip_seed, 0, 2, tf.int32
+    )
+    return top, left, tf.logical_and(flip, draws == 1)
 
 
 def augment(images, seed, pad=4, flip=True):
@@ -48,9 +38,6 @@ def augment(images, seed, pad=4, flip=True):
             a function of `images` and `seed` alone.
         pad: integer >= 0, pixels of padding on each side.
         flip: boolean, whether half of the images are mirrored.
-
-    Returns:
-        Tensor of the shape and dtype of `images`.
     """
     images = tf.convert_to_tensor(images)
     batch_size, height, width, channels = images.shape

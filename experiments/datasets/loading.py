@@ -4,7 +4,6 @@ import dataclasses
 import os
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from experiments.datasets import digits
@@ -16,8 +15,6 @@ class KnownDataset:
     """What has to be known of a data set before it is loaded.
 
     Attributes:
-        num_train_examples: size of its training split.
-        num_classes: number of classes.
         max_value: the largest value that a pixel can have.
         may_be_mirrored: whether a mirrored image is still one of its class.
         moments: mean and standard deviation of every channel, in units of
@@ -47,14 +44,9 @@ DATASETS = {
 class Dataset:
     """A labelled image set in memory.
 
-    Attributes:
-        kind: what was known of it before.
-        train_images: uint8 array of shape `(n, height, width, channels)`.
-        train_labels: int32 array of shape `(n,)`.
-        test_images: uint8 array, likewise.
-        test_labels: int32 array, likewise.
-        mean: mean of every channel, in units of `kind.max_value`.
-        std: standard deviation of every channel, likewise.
+    Images are uint8 arrays of shape `(n, height, width, channels)`, labels
+    int32 arrays; `mean` and `std` have a number a channel, in units of
+    `kind.max_value`.
     """
 
     kind: KnownDataset
@@ -67,18 +59,13 @@ class Dataset:
 
 
 def load(name, data_dir=None):
-    """Loads a data set by name.
-
-    Image i of a split is the same image in every call.
+    """Loads a `Dataset` by name.
 
     Args:
-        name: one of `DATASETS`: `"digits"`, the optical digits of
-            scikit-learn, or one that TensorFlow Datasets has prepared.
+        name: `"digits"`, or one of `DATASETS` that TensorFlow Datasets has
+            prepared.
         data_dir: directory of prepared sets. Default: that of TensorFlow
             Datasets, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-
-    Returns:
-        A `Dataset`.
 
     Raises:
         ValueError: if the name is unknown, or the set is not prepared or
@@ -113,6 +100,9 @@ def _load_prepared(name, data_dir):
         builder = tfds.core.read_only_builder.builder_from_files(
             name, data_dir=root
         )
+        return {
+            split: _read_split(builder, split) for split in ("train", "test")
+        }
     except tfds.core.registered.DatasetNotFoundError as error:
         raise ValueError(
             f"The data set {name!r} is not prepared: there is no "
@@ -120,35 +110,27 @@ def _load_prepared(name, data_dir):
             f"prepare it on a machine with a network by `tfds build {name} "
             f"--data_dir={root}`, or pass the `data_dir` that holds it."
         ) from error
-    # Of a damaged description TFDS passes on whatever its parser raises.
+    # Of a damaged set TFDS passes on whatever its parsers raise.
     except Exception as error:
         raise ValueError(
             f"The data set in {os.path.join(root, name)} cannot be read "
             f"({str(error).splitlines()[0].rstrip('.')}); delete that "
             "directory and prepare it again."
         ) from error
-    return {split: _read_split(builder, split) for split in ("train", "test")}
 
 
 def _read_split(builder, split):
-    # One file after the other: with interleaving, the order would depend on
-    # how many files are read at a time.
-    read_config = tfds.ReadConfig(
-        interleave_cycle_length=1, try_autocache=False
+    batches = builder.as_dataset(
+        split=split,
+        batch_size=1024,
+        # One file after the other: with interleaving, the order would depend
+        # on how many files are read at a time.
+        read_config=tfds.ReadConfig(
+            interleave_cycle_length=1, try_autocache=False
+        ),
+        decoders=tfds.decode.PartialDecoding({"image": True, "label": True}),
     )
-    decoders = tfds.decode.PartialDecoding({"image": True, "label": True})
-    try:
-        examples = builder.as_dataset(
-            split=split,
-            read_config=read_config,
-            decoders=decoders,
-        )
-        batches = list(examples.batch(1024).as_numpy_iterator())
-    except (ValueError, OSError, tf.errors.OpError) as error:
-        raise ValueError(
-            f"The split {split!r} of the data set in {builder.data_path} "
-            "cannot be read; delete that directory and prepare it again."
-        ) from error
+    batches = list(batches.as_numpy_iterator())
     return [
         np.concatenate([batch[key] for batch in batches])
         for key in ("image", "label")

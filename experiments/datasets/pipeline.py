@@ -35,14 +35,13 @@ def training_batches(
     Args:
         images: array of shape `(n, height, width, channels)`.
         labels: integer array of shape `(n,)`.
-        sub_batch_size: integer, examples in a sub-batch.
+        sub_batch_size: examples in a sub-batch.
         sub_batches_per_step: 1 or 2.
-        sampling: `"with_replacement"`, `"without_replacement"` or
-            `"shuffle"`.
+        sampling: one of `SAMPLING_MODES`.
         seed: integer.
         preprocess: function from raw image batches to model inputs, such as
             `standardization(…)`; its result is cast to float32.
-        start_step: integer >= 0, the number of the first step.
+        start_step: the number of the first step, from 0.
         augmentation: None, or a function `(images, seed) -> images` of the raw
             images of one sub-batch and a stateless seed of shape `(2,)`.
         sub_batches_per_epoch: integer, for `"shuffle"` only; default: those of
@@ -97,23 +96,16 @@ def training_batches(
     return _without_file_sharding(batches.prefetch(tf.data.AUTOTUNE))
 
 
-def evaluation_batches(images, labels, batch_size, preprocess):
-    """All examples once, in order, in batches; the last may be shorter.
+def evaluation_batches(images, labels, batch_size, preprocess, whole=False):
+    """All examples once, in order, in batches, a finite `tf.data.Dataset`.
 
-    Args:
-        images: array of shape `(n, height, width, channels)`.
-        labels: integer array of shape `(n,)`.
-        batch_size: integer >= 1.
-        preprocess: as in `training_batches`.
-
-    Returns:
-        A finite `tf.data.Dataset` of `(x, y)`: float32 images and int32
-        labels.
+    The last one is shorter, or left out if `whole` batches are wanted, which
+    have static shapes. The rest is as in `training_batches`.
     """
     examples = tf.data.Dataset.from_tensor_slices(
         (images, np.asarray(labels, np.int32))
     )
-    batches = examples.batch(batch_size).map(
+    batches = examples.batch(batch_size, drop_remainder=whole).map(
         lambda x, y: (tf.cast(preprocess(x), tf.float32), y),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -122,42 +114,26 @@ def evaluation_batches(images, labels, batch_size, preprocess):
 
 
 def full_batches(images, labels, preprocess):
-    """All examples as one batch, in order, without end.
+    """All examples as one batch, in order, without end."""
+    size = len(images)
+    batch = evaluation_batches(images, labels, size, preprocess, whole=True)
+    return batch.cache().repeat()
 
-    Args:
-        images: array of shape `(n, height, width, channels)`.
-        labels: integer array of shape `(n,)`.
-        preprocess: as in `training_batches`. It is called once.
 
-    Returns:
-        An infinite `tf.data.Dataset` of `(x, y)`: float32 images and int32
-        labels with n rows, of static shape.
+def standardization(dataset):
+    """`images -> (images / max_value - mean) / std` of a `Dataset`.
+
+    It takes images of shape `(batch, height, width, channels)` and gives
+    float32 tensors of the same shape.
     """
-    batch = tf.data.Dataset.from_tensors((images, np.asarray(labels, np.int32)))
-    batch = batch.map(lambda x, y: (tf.cast(preprocess(x), tf.float32), y))
-    return _without_file_sharding(batch.cache().repeat())
-
-
-def standardization(mean, std, max_value):
-    """Returns the function `images -> (images / max_value - mean) / std`.
-
-    Args:
-        mean: one number per channel, after division by `max_value`.
-        std: one positive number per channel, likewise.
-        max_value: number, the largest raw pixel value.
-
-    Returns:
-        A function from images of shape `(batch, height, width, channels)` to
-        float32 tensors of the same shape.
-    """
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    mean, std = np.float32(dataset.mean), np.float32(dataset.std)
 
     def standardize(images):
         # Broadcasting over rows of pixels instead of over single pixels is
         # three times as fast, with the same result.
         width, channels = images.shape[-2:]
         rows = tf.reshape(images, (-1, width * channels))
-        rows = tf.cast(rows, tf.float32) / max_value
+        rows = tf.cast(rows, tf.float32) / dataset.kind.max_value
         rows = (rows - np.tile(mean, width)) / np.tile(std, width)
         return tf.ensure_shape(tf.reshape(rows, tf.shape(images)), images.shape)
 

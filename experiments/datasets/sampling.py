@@ -17,7 +17,7 @@ _STREAMS = {
 
 
 def stream_seed(seed, stream, index):
-    """Returns the stateless seed of one use of randomness.
+    """The stateless seed of one use of randomness, of shape `(2,)`.
 
     Seeds of different `(seed, stream, index)` are unrelated: in particular
     seed 1 at index 0 shares nothing with seed 0 at index 1.
@@ -26,9 +26,6 @@ def stream_seed(seed, stream, index):
         seed: integer, the seed of the run.
         stream: one of the sampling modes, or `"augmentation"`.
         index: integer or scalar integer tensor: a sub-batch or an epoch.
-
-    Returns:
-        int64 tensor of shape `(2,)` for TensorFlow's stateless operations.
     """
     key = tf.constant([seed, 0], tf.int64)
     key = tf.random.fold_in(key, tf.constant(_STREAMS[stream], tf.int64))
@@ -43,29 +40,19 @@ def sub_batch_indices(
     sub_batch_size,
     sub_batches_per_epoch=None,
 ):
-    """Draws the examples of sub-batch number `index`.
+    """Draws the examples of sub-batch number `index`, counted from 0.
 
     - `"with_replacement"`: independent uniform draws;
     - `"without_replacement"`: distinct examples within a sub-batch, drawn
       independently of all other sub-batches;
     - `"shuffle"`: every epoch has a random permutation of its own, of which
-      its sub-batches are consecutive pieces, so that they are disjoint. What
-      does not fill a sub-batch is dropped for that epoch.
+      its `sub_batches_per_epoch` (by default as many as fit; consumed in pairs
+      they need an even number) are consecutive pieces, so that they are
+      disjoint. What does not fill a sub-batch is dropped for that epoch.
 
     A sub-batch costs the same whichever were drawn before it, and however
     many examples there are. It works eagerly and inside `tf.function` and
     `tf.data`, and leaves TensorFlow's global random state alone.
-
-    Args:
-        sampling: one of `SAMPLING_MODES`.
-        seed: integer, the seed of the run.
-        index: integer or scalar integer tensor >= 0, counts sub-batches from
-            the start of the run.
-        num_examples: integer, the size of the data set.
-        sub_batch_size: integer, at most `num_examples`.
-        sub_batches_per_epoch: integer, for `"shuffle"` only: how many
-            sub-batches an epoch has. Default: as many as fit. Sub-batches
-            that are consumed in pairs need an even number.
 
     Returns:
         int64 tensor of shape `(sub_batch_size,)`.

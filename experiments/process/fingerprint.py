@@ -2,11 +2,9 @@
 
 import contextlib
 import hashlib
-import importlib.resources
 import os
 import pathlib
 import platform
-import zlib
 
 import keras
 import tensorflow as tf
@@ -25,19 +23,29 @@ _ENVIRONMENT = (
 
 def code():
     """Versions and the checksum of the code, by their names."""
-    files = [
-        path
-        for package in ("keras_svag", "experiments")
-        for path in sorted(
-            pathlib.Path(str(importlib.resources.files(package))).rglob("*.py")
-        )
-    ]
-    content = b"".join(path.read_bytes() for path in files)
+    experiments = pathlib.Path(__file__).parents[1]
+    library = pathlib.Path(backend.__file__).parents[1]
+    files = [*sorted(library.rglob("*.py")), *sorted(experiments.rglob("*.py"))]
     return {
         "the version of keras_svag": __version__,
         "the version of Keras": keras.__version__,
         "the version of TensorFlow": tf.__version__,
-        "the code of keras_svag and experiments": _checksum(content),
+        "the code of keras_svag and experiments": _checksum(
+            b"".join(path.read_bytes() for path in files)
+        ),
+    }
+
+
+def data(dataset):
+    """Checksums of a `Dataset`, by their names."""
+    return {
+        f"the {name} of the data": _checksum(getattr(dataset, name))
+        for name in (
+            "train_images",
+            "train_labels",
+            "test_images",
+            "test_labels",
+        )
     }
 
 
@@ -54,11 +62,11 @@ def surroundings(model):
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")
     ]
+    # Not every system can bind a process to some of its cores.
+    bound = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
     return {
         **code(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(bound(0)),
         "devices": ", ".join(gpus) or _processor(),
         "replicas": model.distribute_strategy.num_replicas_in_sync,
         "training steps in a call": model.steps_per_execution,
@@ -67,27 +75,8 @@ def surroundings(model):
     }
 
 
-def _processor():
-    with contextlib.suppress(OSError):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def changes(before, now):
-    """Names what changed between two `surroundings`.
-
-    Args:
-        before: the earlier ones; no dict if they are not known.
-        now: the later ones.
-
-    Returns:
-        A string; empty if nothing changed.
-    """
-    if not isinstance(before, dict):
-        return "what the last bits depend on was not saved with it"
+    """Names what changed between two `surroundings`; "" if nothing did."""
     return ", ".join(
         f"{name} (was {before.get(name, 'unknown')}, is {value})"
         for name, value in now.items()
@@ -95,16 +84,11 @@ def changes(before, now):
     )
 
 
-def data(dataset):
-    """Sizes and checksums of a `Dataset`, by their names."""
-    found = {
-        "the number of training examples": len(dataset.train_labels),
-        "the number of test examples": len(dataset.test_labels),
-    }
-    for name in ("train_labels", "test_labels", "train_images", "test_images"):
-        content = memoryview(getattr(dataset, name)).cast("B")
-        found[f"the checksum of {name}"] = f"{zlib.crc32(content):08x}"
-    return found
+def _processor():
+    with contextlib.suppress(OSError, IndexError):
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return text.split("model name\t: ")[1].splitlines()[0]
+    return platform.processor() or platform.machine()
 
 
 def _checksum(content):

@@ -10,14 +10,15 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 
-SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-    if hasattr(signal, name)  # Windows has two of them.
-]
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 # Signals that come together are one: `timeout` sends two, and systemd and Slurm
 # tell the runs of a sweep, whom the sweep tells too.
@@ -32,9 +33,9 @@ def exit_code(number):
 def end_on_signals():
     """From now on a signal ends the process with a sentence and its exit code.
 
-    Call it in the main thread, before imports that take long. A signal that the
-    process was started to ignore, as by `nohup`, stays ignored; but not SIGINT,
-    which a shell's script lets every process in its background ignore.
+    Call it before imports that take long. A signal that the process was started
+    to ignore, as by `nohup`, stays ignored; but not SIGINT, which a shell's
+    script lets every process in its background ignore.
     """
     _handle_signals(_end)
 
@@ -42,8 +43,7 @@ def end_on_signals():
 class Interruption(contextlib.AbstractContextManager):
     """Context in which a signal is noted instead of obeyed.
 
-    One that comes more than a second later ends the process. In another than
-    the main thread nothing is noted.
+    One that comes more than a second later ends the process.
 
     Args:
         notes: False has the system end the process, also in a long call.
@@ -55,11 +55,9 @@ class Interruption(contextlib.AbstractContextManager):
     def __init__(self, notes=True):
         self.signal = None
         self._handler = self._note if notes else signal.SIG_DFL
-        self._before = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self._before = _handle_signals(self._handler)
+        self._before = _handle_signals(self._handler)
         return self
 
     def __exit__(self, *exception):
@@ -80,8 +78,7 @@ def _handle_signals(handler):
     for number in SIGNALS:
         if before[number] != signal.SIG_IGN or number == signal.SIGINT:
             signal.signal(number, handler)
-    # That of a library which is not Python's cannot be given back.
-    return {n: signal.SIG_DFL if h is None else h for n, h in before.items()}
+    return before
 
 
 def _end(number, frame):

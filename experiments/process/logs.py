@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from experiments.process.own_files import replaced
-from keras_svag import arguments
 
 
 class TrainingClock(keras.callbacks.Callback):
@@ -73,13 +72,7 @@ class HistoryFile(keras.callbacks.Callback):
 
     def load_state_dict(self, state):
         """Goes on from what `state_dict` returned; rewrites the file."""
-        rows = list(state["rows"])
-        for row in rows:
-            arguments.integer("epoch", row["epoch"], least=0)
-            for name, value in row.items():
-                if not arguments.is_number(value):
-                    raise TypeError(arguments.refusal(name, "a number", value))
-        self._rows = rows
+        self._rows = list(state["rows"])
         self._write()
 
     def _write(self):
@@ -95,18 +88,8 @@ class HistoryFile(keras.callbacks.Callback):
 
 
 class StopAtNonFiniteLoss(keras.callbacks.Callback):
-    """Stops training when the loss is not finite.
-
-    Attributes:
-        step: number of the step after which that was seen, counted from 1 over
-            all epochs, or `None`.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.step = None
+    """Stops training when the loss is not finite, without a word."""
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
-            self.step = int(_float(self.model.optimizer.iterations))
             self.model.stop_training = True

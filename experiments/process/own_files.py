@@ -8,14 +8,7 @@ import secrets
 from keras_svag.arguments import printable
 
 # What the use of a file's content raises, if the content is somebody else's.
-UNUSABLE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+UNUSABLE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
 _OF_A_RUN = "what this run of train.py writes there"
 _LOG_HEAD = b"# A run of a sweep of train.py, "
@@ -77,8 +70,6 @@ def unreadable(path, error):
 
 def is_log(path):
     """Whether a file is the log that a sweep made for one of its runs."""
-    if os.path.islink(path) or not os.path.isfile(path):
-        return False
     try:
         with open(path, "rb") as file:
             return file.read(len(_LOG_HEAD)) == _LOG_HEAD
@@ -94,10 +85,6 @@ def check_log(path):
 
 def make_log(path, name):
     """Makes the log of a run of a sweep, in place of an earlier one.
-
-    Args:
-        path: path of the file.
-        name: of the run.
 
     Raises:
         ValueError: if something else stands there.

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import re
 
 from ml_collections import ConfigDict
 
@@ -13,7 +14,6 @@ from experiments.optimizers import square_root_scaled
 from keras_svag import arguments
 
 SCALE_LR = ("none", "linear", "square_root")
-_OF_A_SWEEP = ("sweep", "shard", "jobs", "workdir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def swept_runs(specifications, config):
         [M22] Malladi, Lyu, Panigrahi, Arora, "On the SDEs and Scaling Rules
         for Adaptive Gradient Algorithms", 2022, arXiv 2205.10287.
     """
-    arguments.choice("scale_lr", config.get("scale_lr", "none"), SCALE_LR)
+    arguments.choice("scale_lr", config.scale_lr, SCALE_LR)
     swept = {}
     for specification in specifications:
         key, values = _parsed(specification, config)
@@ -75,15 +75,14 @@ def swept_runs(specifications, config):
             )
         swept[key] = values
     return [
-        _swept_run(dict(zip(swept, chosen, strict=True)), config)
-        for chosen in itertools.product(*swept.values())
+        _swept_run(dict(zip(swept, texts, strict=True)), swept, config)
+        for texts in itertools.product(*swept.values())
     ]
 
 
-def _swept_run(chosen, config):
-    texts = {key: text for key, (text, _) in chosen.items()}
-    overrides = {key: value for key, (_, value) in chosen.items()}
+def _swept_run(texts, swept, config):
     name = ",".join(f"{key}={text}" for key, text in texts.items())
+    overrides = {key: swept[key][text] for key, text in texts.items()}
     own = copy.deepcopy(config)
     own.update_from_flattened_dict(overrides)
     if "batch_size" in overrides:
@@ -95,27 +94,20 @@ def _swept_run(chosen, config):
 
 def _scaled(config, kappa):
     """What the configuration's rule changes with a factor on the batch size."""
-    rule = config.get("scale_lr")
-    if rule == "linear":
+    if config.scale_lr == "linear":
         return {"learning_rate": kappa * config.learning_rate}
-    if rule != "square_root":
+    if config.scale_lr != "square_root":
         return {}
     try:
-        scaled = square_root_scaled(config, kappa)
+        return square_root_scaled(config, kappa)
     except ValueError as error:
         raise ValueError(
             f"--sweep batch_size={config.batch_size}: {error}"
         ) from error
-    for key in scaled:
-        if key not in config:
-            raise ValueError(
-                f"The configuration lacks `{key}`, which scale_lr="
-                "'square_root' scales; take configs/base.py for a pattern."
-            )
-    return scaled
 
 
 def _parsed(specification, config):
+    """The key of a specification, and `{text: value}` of what it takes."""
     key, equals, values = specification.partition("=")
     key = key.strip()
     if not key or not equals:
@@ -124,7 +116,8 @@ def _parsed(specification, config):
             f"{specification!r}."
         )
     kind = _kind(key, config)
-    texts = [text.strip() for text in _split(values)]
+    # At the commas that stand in no brackets.
+    texts = [t.strip() for t in re.split(r",(?![^([]*[)\]])", values)]
     if not any(texts):
         raise ValueError(
             f"--sweep {key}= has no values; list some, such as {key}=1,2,4."
@@ -135,19 +128,20 @@ def _parsed(specification, config):
         if value in parsed.values():
             raise ValueError(f"--sweep has {key}={text} twice; give it once.")
         parsed[text] = value
-    return key, list(parsed.items())
+    return key, parsed
 
 
 def _kind(key, config):
+    """The type of the values of a key."""
     known = flat(config)
-    keys = sorted(k for k in known if not isinstance(known[k], ConfigDict))
     if key not in known:
+        keys = [k for k, v in known.items() if not isinstance(v, ConfigDict)]
         raise ValueError(
             f"--sweep names {key!r}, which the configuration lacks; its keys "
-            f"are {', '.join(keys)}."
+            f"are {', '.join(sorted(keys))}."
         )
-    if key not in keys:
-        within = next(k for k in keys if k.startswith(f"{key}."))
+    if isinstance(known[key], ConfigDict):
+        within = min(k for k in known if k.startswith(f"{key}."))
         raise ValueError(
             f"--sweep names {key!r}, which is a section of the configuration; "
             f"name a key of it, such as {within}."
@@ -168,46 +162,3 @@ def _value(key, text, kind):
             f"--sweep {key} takes values of type {kind.__name__}, got {text!r}."
         )
     return value
-
-
-def _split(values):
-    """Splits at the commas that stand in no brackets."""
-    depth, parts = 0, [""]
-    for character in values:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
-def arguments_of_a_run(command_line):
-    """A sweep's command line without what makes it a sweep.
-
-    Args:
-        command_line: list of strings, without the program.
-
-    Returns:
-        A list of strings, with none of `--sweep`, `--shard`, `--jobs` and
-        `--workdir` left in it.
-
-    Raises:
-        ValueError: if flags come from a file.
-    """
-    kept, skips_value = [], False
-    for argument in command_line:
-        if skips_value:
-            skips_value = False
-            continue
-        name, equals, _ = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name in _OF_A_SWEEP:
-            skips_value = not equals
-            continue
-        if argument.startswith("-") and name == "flagfile":
-            raise ValueError(
-                "--flagfile cannot be used with --sweep: each run would be a "
-                "sweep again; give the flags on the command line."
-            )
-        kept.append(argument)
-    return kept

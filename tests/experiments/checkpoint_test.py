@@ -11,6 +11,7 @@ from experiments.checkpoint import (
     restore_training_arrays,
     training_arrays,
 )
+from experiments.process.logs import TrainingClock
 from keras_svag import SVAG
 from tests.helpers.full_disk import full_disk
 from tests.helpers.small_problems import dense_network
@@ -35,17 +36,14 @@ def test_what_is_saved_comes_back(folder):
     assert folder.newest() is None
     assert not os.path.exists(folder.path)
     state = {"rows": [{"loss": 0.1, "name": "π"}], "none": None}
+    folder.about = {"replicas": 2}
     folder.save(7, ARRAYS, state)
     found = folder.newest()
     assert (found.step, found.state) == (7, state)
+    assert found.about["replicas"] == 2
     for array, expected in zip(found.arrays, ARRAYS, strict=True):
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected)
-
-
-def test_a_file_in_its_place_holds_none(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert CheckpointFolder(str(tmp_path / "file")).newest() is None
 
 
 def test_the_last_ones_are_kept(folder):
@@ -122,12 +120,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder):
     assert os.listdir(folder.path) == ["step-1.run.npz"]
 
 
-def test_a_checkpoint_of_another_model_is_refused():
+def test_what_does_not_fit_is_refused_by_its_name():
     model = dense_network()
     model.compile(SVAG(0.1), "mse")
     model.optimizer.build(model.trainable_variables)
     before = training_arrays(model)
-    other = Checkpoint(7, [np.ones(3)] * len(before), {}, {}, "step-7.npz")
+    arrays, state = [np.ones(3)] * len(before), {"TrainingClock": {"rate": 1}}
+    other = Checkpoint(7, arrays, state, {}, "step-7.npz")
     with pytest.raises(ValueError, match="step-7.npz does not fit the model"):
         restore_training_arrays(model, other)
     np.testing.assert_equal(training_arrays(model), before)
+    with pytest.raises(ValueError, match="step-7.npz .* of TrainingClock"):
+        other.restore([TrainingClock()])

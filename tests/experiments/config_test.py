@@ -16,7 +16,7 @@ from experiments.build import (
     make_plan,
     training_data,
 )
-from experiments.config import REQUIRED, flat, load_config, scaled_down
+from experiments.config import flat, load_config, scaled_down
 from tests.helpers.refusals import check_sentence
 
 GOOD = "from configs import digits\ndef get_config(ell=1):\n    "
@@ -25,22 +25,15 @@ GOOD += "c = digits.get_config()\n    c.ell = int(ell)\n    "
 FILES = [
     ("x = 1\n", ["'get_config'"]),
     ("def get_config():\n    pass\n", ["ConfigDict", "got None"]),
-    ("get_config = 5\n", ["TypeError"]),
-    ("x = 1\n\nget config\n", ["config.py, line 3:", "SyntaxError"]),
-    ("\0", ["null bytes"]),
+    ("x = 1\n\nget config\n", ["SyntaxError", "config.py, line 3"]),
     ("\nimport nosuch\n", ["line 2", "nosuch"]),
-    (GOOD + "return c.nosuch\n", ["line 5", "nosuch"]),
     (
         "def fail():\n    raise ValueError('two\\nlines')\n"
         "def get_config():\n    fail()\n",
         ["line 2", "two lines"],
     ),
-    ("def get_config(name):\n    pass\n", ["name"]),
     (GOOD + "del c.lsr.window\n    return c\n", ["lacks `lsr.window`"]),
-    (
-        GOOD + "c.model.x = {1j}\n    return c\n",
-        ["`model.x`", "JSON", "got {1j}"],
-    ),
+    (GOOD + "c.model.x = {1j}\n    return c\n", ["set is not JSON"]),
 ]
 
 
@@ -55,16 +48,13 @@ def test_a_file_without_a_configuration_is_one_sentence(
     check_sentence(str(refused.value), str(file), *says)
 
 
-@pytest.mark.parametrize("name", ["", "nosuch.py", "/"])
-def test_what_is_no_file_is_one_sentence(name):
-    with pytest.raises(ValueError) as refused:
-        load_config(name)
-    check_sentence(str(refused.value), "--config must name", repr(name))
-
-
-def test_what_follows_a_colon_is_given_to_the_file(tmp_path):
+def test_a_file_is_named_with_what_is_given_to_it(tmp_path):
     (tmp_path / "config.py").write_text(GOOD + "return c\n")
     assert load_config(f"{tmp_path}/config.py:8").ell == 8
+    for name in ("", "nosuch.py", "/"):
+        with pytest.raises(ValueError) as refused:
+            load_config(name)
+        check_sentence(str(refused.value), "--config must name", repr(name))
 
 
 SMALL = datasets.Dataset(
@@ -190,14 +180,6 @@ def test_good_values_are_taken():
     assert (made.ell, made.pairing) == (3, "halves")
 
 
-@pytest.mark.parametrize("value", [None, 3, "on", True, ["enabled"]])
-@pytest.mark.parametrize("key", ["model.name", "lsr.enabled"])
-def test_a_section_that_is_none_is_one_sentence(key, value):
-    with pytest.raises(ValueError) as refused:
-        prepared(**{key.split(".")[0]: value})
-    check_sentence(str(refused.value), f"lacks `{key}`")
-
-
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_an_option_of_another_network_is_one_sentence(scale):
     with pytest.raises(ValueError) as refused:
@@ -212,11 +194,14 @@ def test_a_missing_key_is_named(key):
     config = configuration()
     section, _, name = key.rpartition(".")
     del (config[section] if section else config)[name]
-    if key in REQUIRED:
-        with pytest.raises(ValueError, match=f"lacks `{key}`"):
+    if key.startswith("model.") and key != "model.name":
+        return  # An option of the network.
+    with pytest.raises(ValueError, match=f"lacks `{key}`"):
+        scaled_down(config)
+    if section:
+        config[section] = None
+        with pytest.raises(ValueError, match=f"lacks `{section}.+`"):
             scaled_down(config)
-    else:
-        compile_model(config, SMALL, make_plan(config, 8))
 
 
 def of_paper(name="lsr-preresnet32-bn", **keys):

@@ -33,7 +33,6 @@ def test_changes_are_named():
     assert fingerprint.changes(before, now) == (
         "devices (was CPU, is GPU), threads (was unknown, is 2)"
     )
-    assert "not saved" in fingerprint.changes(None, now)
 
 
 def test_data_with_another_label_have_another_checksum():
@@ -43,7 +42,7 @@ def test_data_with_another_label_have_another_checksum():
     labels[0] += 1
     after = fingerprint.data(dataclasses.replace(dataset, train_labels=labels))
     changed = {name for name, _ in before.items() - after.items()}
-    assert changed == {"the checksum of train_labels"}
+    assert changed == {"the train_labels of the data"}
 
 
 def test_a_run_that_goes_on_otherwise_says_so_in_one_sentence(
@@ -52,7 +51,8 @@ def test_a_run_that_goes_on_otherwise_says_so_in_one_sentence(
     class Ended(Exception):
         pass
 
-    def fit(model, make_batches, evaluation, plan, checkpoints, *_, **options):
+    def fit(*arguments, **options):
+        checkpoints = arguments[6]
         checkpoints.save(44, [np.zeros(1)], {})
         raise Ended
 

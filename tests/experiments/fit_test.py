@@ -11,14 +11,12 @@ import pytest
 import tensorflow as tf
 
 from experiments.checkpoint import (
-    Checkpoint,
     CheckpointFolder,
     training_arrays,
 )
 from experiments.epoch_plan import EpochPlan
 from experiments.fit import (
     CheckpointInterval,
-    FitPlan,
     TrainingInterrupted,
     resumable_fit,
 )
@@ -116,7 +114,9 @@ def fit(folder, kind="plain", every="2", recorder=None, **options):
         model,
         batches,
         batches(100).take(2),
-        FitPlan(EPOCHS, PLANS, CheckpointInterval.parse(every)),
+        EPOCHS,
+        PLANS,
+        CheckpointInterval.parse(every),
         checkpoints,
         checkpoints.newest(),
         [
@@ -228,13 +228,6 @@ def test_a_signal_saves_the_step_that_it_came_in(
 def test_a_signal_in_the_last_step_lets_training_end(tmp_path, check_end):
     recorder = Recorder(lambda *_: signal.raise_signal(15), [STEPS * EPOCHS])
     check_end(fit(tmp_path, recorder=recorder))
-
-
-def test_a_checkpoint_beyond_the_end_is_refused():
-    plan = FitPlan(EPOCHS, PLANS, CheckpointInterval(2))
-    beyond = Checkpoint(EPOCHS * STEPS, [], {}, {}, "step-15.npz")
-    with pytest.raises(ValueError, match="step-15.npz lies .* has 15 training"):
-        resumable_fit(make_model(), batches, None, plan, None, beyond, [])
 
 
 def test_a_training_that_stopped_itself_is_not_continued(killed):

@@ -4,7 +4,16 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.schedules import schedule_of
+from configs import base
+from experiments import schedules
+
+
+def schedule_of(name, learning_rate, steps_per_epoch, epochs, **keys):
+    config = base.get_config()
+    config.update(
+        schedule=name, learning_rate=learning_rate, epochs=epochs, **keys
+    )
+    return schedules.schedule_of(config, steps_per_epoch)
 
 
 def rates(schedule, steps):
@@ -12,7 +21,7 @@ def rates(schedule, steps):
 
 
 def test_step_schedule_decays_with_the_first_step_of_a_milestone():
-    schedule = schedule_of("step", 0.8, 10, 160, (80, 120), 0.1)
+    schedule = schedule_of("step", 0.8, 10, 160, milestones=(80, 120))
     found = rates(schedule, (0, 799, 800, 1199, 1200))
     assert found == pytest.approx([0.8, 0.8, 0.08, 0.08, 0.008], rel=1e-6)
 
@@ -28,7 +37,7 @@ def test_cosine_schedule_ends_at_zero():
     ("name", "milestones"), [("constant", (3,)), ("step", ())]
 )
 def test_schedule_without_milestones_is_a_settable_rate(name, milestones):
-    assert schedule_of(name, 0.8, 10, 5, milestones) == 0.8
+    assert schedule_of(name, 0.8, 10, 5, milestones=milestones) == 0.8
 
 
 def triangles(step, rate, steps):
@@ -54,9 +63,15 @@ NAMES = ["constant", "step", "cosine", "triangle"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_warmup_multiplies_any_schedule_and_is_saved(name):
-    plain = schedule_of(name, 0.8, 10, 8, (4, 6))
+    plain = schedule_of(name, 0.8, 10, 8, milestones=(4, 6))
     warmed = schedule_of(
-        name, 0.8, 10, 8, (4, 6), warmup_epochs=1.5, warmup_factor=0.25
+        name,
+        0.8,
+        10,
+        8,
+        milestones=(4, 6),
+        warmup_epochs=1.5,
+        warmup_factor=0.25,
     )
     copy = keras.optimizers.schedules.deserialize(
         keras.optimizers.schedules.serialize(warmed)

@@ -14,7 +14,6 @@ ROWS = [
     (["--virtual_devices=x"], "--virtual_devices=x", "int"),
     (["--virtual_devices=2"], "--strategy=mirrored", "got 2"),
     (["--virtual_devices=0", "--strategy=mirrored"], "at least 1", "got 0"),
-    (["--jobs=x"], "--jobs=x", "int"),
     (["--jobs=2"], "--jobs=2", "--sweep"),
     (["--jobs=0", "--sweep=ell=1"], "--jobs must be at least 1", "got 0"),
     (["--shard=1/2"], "--shard=1/2", "--sweep"),
@@ -23,6 +22,8 @@ ROWS = [
     (["--checkpoint_every=1m"], "`checkpoint_every` must be", "got '1m'"),
     (["--deterministic=maybe"], "--deterministic=maybe", "oolean"),
     (["--config.elll=4"], "the configuration has no key", "elll"),
+    (["--config.model.depth=8"], "the configuration has no key", "depth"),
+    (["--config.epochs=0"], "`epochs` must be an integer >= 1", "got 0"),
     (["--nosuch=1"], "nosuch", "Unknown command line flag"),
     (["extra"], "Unknown arguments", "'extra'"),
     (

@@ -10,8 +10,6 @@ pytestmark = pytest.mark.slow
 
 
 def test_train_sweeps(tmp_path):
-    # Nothing in a name acts on a terminal.
-    tmp_path /= "\x1b[31mred\u202e"
     program = Program(
         "train.py",
         f"--workdir={tmp_path}",
@@ -27,16 +25,10 @@ def test_train_sweeps(tmp_path):
     )
     printed = program.communicate()
     assert program.returncode == 0, printed
-    assert "\\x1b[31mred\\u202e" in printed[0]
-    texts = list(printed)
     for optimizer in ("sgd", "ngd"):
         folder = tmp_path / f"optimizer={optimizer},batch_size=64"
         assert (folder / "results.json").exists()
-        # The runs are started as a user starts them.
-        texts.append((folder / "output.log").read_text())
         config = json.loads((folder / "config.json").read_text())
         assert config["optimizer"] == optimizer
         assert config["batch_size"] == 64
         assert config["learning_rate"] == 0.2 * 64 / 16
-    for text in texts:
-        assert all(map(str.isprintable, text.split("\n")))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from experiments.datasets.augmentation import augment
+from experiments.datasets.loading import DATASETS, Dataset
 from experiments.datasets.pipeline import (
     evaluation_batches,
     full_batches,
@@ -27,7 +28,9 @@ IMAGES = np.random.default_rng(0).integers(
 LABELS = np.arange(NUM_EXAMPLES)
 AUGMENTATION = functools.partial(augment, pad=1, flip=True)
 MEAN, STD = np.float32([0.2, 0.3, 0.4]), np.float32([0.5, 0.6, 0.7])
-PREPROCESS = standardization(MEAN, STD, 16)
+PREPROCESS = standardization(
+    Dataset(DATASETS["digits"], *[None] * 4, MEAN, STD)
+)
 
 
 def standardized(images):

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.sweep.shard import Shard
+from experiments.sweep.shard import dealt, shard_of
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 7, 20])
@@ -8,7 +8,7 @@ def test_every_item_is_in_one_part_and_parts_cost_about_the_same(count):
     costs = [1, 2, 4, 8] * 3
     items = list(enumerate(costs))
     parts = [
-        Shard(index, count).of(items, cost=lambda item: item[1])
+        dealt(items, lambda item: item[1], index, count)
         for index in range(1, count + 1)
     ]
     assert sorted(sum(parts, [])) == items
@@ -28,28 +28,24 @@ def array(task, first, count):
 @pytest.mark.parametrize(
     ("text", "environment", "shard"),
     [
-        ("4/4", array(0, 0, 9), Shard(4, 4)),
-        (None, {}, Shard(1, 1)),
-        (None, array(0, 0, 4), Shard(1, 4)),
-        (None, array(4, 1, 4), Shard(4, 4)),
+        ("4/4", array(0, 0, 9), (4, 4)),
+        (None, {}, (1, 1)),
+        (None, array(0, 0, 4), (1, 4)),
+        (None, array(4, 1, 4), (4, 4)),
         # A task that is submitted again alone looks after all the runs.
-        (None, array(3, 3, 1), Shard(1, 1)),
-        (None, {"SLURM_ARRAY_TASK_ID": "1"}, Shard(1, 1)),
+        (None, array(3, 3, 1), (1, 1)),
+        (None, {"SLURM_ARRAY_TASK_ID": "1"}, (1, 1)),
     ],
 )
 def test_a_flag_or_a_slurm_array_names_the_part(text, environment, shard):
-    assert Shard.parse(text, environment) == shard
+    assert shard_of(text, environment) == shard
 
 
 @pytest.mark.parametrize(
-    "text", ["0/4", "5/4", "1/0", "-1/4", "1", "", "a/b", "1/4/2", "1.0/2"]
+    ("text", "says"),
+    [(t, f"--shard must be i/n.*{t!r}") for t in "0/4 5/4 1/0 1 a/b".split()]
+    + [(None, "no gaps.*task 4 of 4 from 0 on")],
 )
-def test_no_part_is_refused(text):
-    with pytest.raises(ValueError, match=f"--shard must be i/n.*{text!r}"):
-        Shard.parse(text, {})
-
-
-@pytest.mark.parametrize("task", ["4", "x"])
-def test_an_array_with_gaps_is_refused(task):
-    with pytest.raises(ValueError, match=f"no gaps.*TASK_ID={task}"):
-        Shard.parse(None, array(task, 0, 4))
+def test_no_part_is_refused(text, says):
+    with pytest.raises(ValueError, match=says):
+        shard_of(text, array(4, 0, 4))

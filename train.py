@@ -34,9 +34,10 @@ from ml_collections import config_flags
 
 from experiments import build, strategies
 from experiments.config import flat, load_config, scaled_down
+from experiments.datasets import evaluation_batches
 from experiments.fit import (
-    CheckpointInterval,
     TrainingInterrupted,
+    checkpoint_interval,
     resumable_fit,
 )
 from experiments.growth import growing_batches, is_growing
@@ -139,7 +140,7 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
             **fingerprint.code(),
         },
     )
-    evaluation = build.evaluation_data(dataset)
+    evaluation = evaluation_batches(dataset)
     with strategy.scope():
         model = build.compile_model(config, dataset, plan)
     batches = build.training_data(config, dataset, plan)
@@ -198,11 +199,9 @@ def _prepare(config, data_dir, strategy, checkpoint_every):
     """The data, the plan and the interval of a run, once all are checked."""
     dataset = build.load_data(config, data_dir)
     plan = build.make_plan(config, len(dataset.train_images))
-    interval = CheckpointInterval.parse(
-        checkpoint_every, plan.steps_per_sgd_step
-    )
+    interval = checkpoint_interval(checkpoint_every, plan.steps_per_sgd_step)
     if backend.has_several_workers(strategy):
-        if interval.seconds < math.inf:
+        if interval[1] < math.inf:
             raise ValueError(
                 "`checkpoint_every` must be a number of SGD steps with "
                 "--strategy=multi_worker, whose workers save together, got "

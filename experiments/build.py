@@ -1,7 +1,6 @@
 """The data, the model and the monitor of a run, from its configuration."""
 
 import dataclasses
-import functools
 import math
 
 import keras
@@ -64,15 +63,9 @@ def make_plan(config, num_examples):
 def compile_model(config, dataset, plan):
     """The model that trains as the configuration says, compiled.
 
-    Args:
-        config: a `ConfigDict`.
-        dataset: the `Dataset` that it is to learn.
-        plan: the `EpochPlan` of its training.
-
-    Returns:
-        A `keras.Model`: the network itself; or one that holds it as `model`
-        and trains it by SVAG's pairs, by noisy gradient descent, or by Keras's
-        own step over several replicas.
+    It is the network itself; or a model that holds it as `model` and trains it
+    by SVAG's pairs, by noisy gradient descent, or by Keras's own step over
+    several replicas.
 
     Raises:
         ValueError: if a key of the configuration is out of its range.
@@ -155,9 +148,6 @@ def _make_optimizer(config, steps_per_epoch):
         ) from error
 
 
-_EVALUATION_BATCH_SIZE = 500
-
-
 def load_data(config, data_dir):
     """The data set, with the first `num_examples` of its training images.
 
@@ -180,46 +170,23 @@ def load_data(config, data_dir):
 
 
 def training_data(config, dataset, plan, epoch=0, done=0):
-    """Endless batches from a place in the training on, a `tf.data.Dataset`.
+    """Endless batches of the training, a `tf.data.Dataset`.
 
-    Args:
-        config: a `ConfigDict`.
-        dataset: the `Dataset` of the run.
-        plan: the `EpochPlan` of the epoch.
-        epoch: how many epochs are done.
-        done: how many training steps of this one are done.
+    They begin where `epoch` epochs and `done` training steps of the next one,
+    which has the `plan`, are done.
     """
-    images, labels = dataset.train_images, dataset.train_labels
-    standardize = datasets.standardization(dataset)
     if config.optimizer == "ngd":
         # Every step takes the same batch.
-        return datasets.full_batches(images, labels, standardize)
-    augmentation = functools.partial(
-        datasets.augment, flip=dataset.kind.may_be_mirrored
-    )
+        return datasets.full_batches(dataset)
     return datasets.training_batches(
-        images,
-        labels,
-        sub_batch_size=plan.sub_batch_size,
-        sub_batches_per_step=plan.sub_batches_per_step,
-        sub_batches_per_epoch=plan.sub_batches_per_shuffled_epoch,
+        dataset,
+        plan,
         sampling=config.sampling,
         # The steps of a grown batch have numbers that those of smaller ones
         # had: streams of its own, beyond those of other seeds.
         seed=config.seed + (plan.batch_size // config.batch_size - 1) * 2**32,
         start_step=epoch * plan.steps_per_epoch + done,
-        augmentation=augmentation if config.augmentation else None,
-        preprocess=standardize,
-    )
-
-
-def evaluation_data(dataset):
-    """The test images once, in batches."""
-    return datasets.evaluation_batches(
-        dataset.test_images,
-        dataset.test_labels,
-        _EVALUATION_BATCH_SIZE,
-        datasets.standardization(dataset),
+        augmentation=config.augmentation,
     )
 
 

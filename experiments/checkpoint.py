@@ -28,12 +28,9 @@ class Checkpoint:
     """What was saved after a number of training steps.
 
     Attributes:
-        step: that number.
-        arrays: list of arrays.
         state: dict from the names of the classes of callbacks to what they
             remembered, values of JSON.
-        about: dict of JSON values, of what run it is.
-        file_name: name of its file in the `CheckpointFolder`.
+        about: dict of JSON values, that of the `CheckpointFolder`.
     """
 
     step: int
@@ -92,11 +89,6 @@ class CheckpointFolder:
 
     def save(self, step, arrays, state):
         """Writes a checkpoint, then removes the oldest ones.
-
-        Args:
-            step: integer, how many training steps were done.
-            arrays: list of NumPy arrays.
-            state: dict from names to values of JSON.
 
         Raises:
             ValueError: if it cannot be written; nothing is left of it, and
@@ -224,10 +216,6 @@ def training_arrays(model):
 
 def restore_training_arrays(model, checkpoint):
     """Gives all that training changes the values that it had.
-
-    Args:
-        model: a compiled model.
-        checkpoint: a `Checkpoint` of what `training_arrays` returned.
 
     Raises:
         ValueError: if the arrays are not those of such a model, on as many

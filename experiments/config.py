@@ -136,14 +136,7 @@ def load_config(path):
 
 
 def check_complete(config):
-    """Refuses a configuration that lacks a key of configs/base.py.
-
-    Args:
-        config: a `ConfigDict`, or nested dicts.
-
-    Raises:
-        ValueError: if it does.
-    """
+    """Raises a `ValueError` if a key of configs/base.py is missing."""
     values = flat(config)
     for key in (*flat(base.get_config()), "model.name"):
         if key not in values:
@@ -163,8 +156,7 @@ def check_values(config):
         config: a `ConfigDict`, or nested dicts.
 
     Raises:
-        TypeError: if something else than a number is given for one.
-        ValueError: if a value is out of its range.
+        TypeError, ValueError: of the first value that is wrong.
     """
     values = flat(config)
     for key, check in _CHECKS.items():
@@ -237,16 +229,13 @@ def scaled_down(config):
     learning rate and weight decay stay. Scaled are the numbers that stand in
     the configuration, overrides included.
 
-    Args:
-        config: a `ConfigDict`. It is not changed.
-
     Returns:
         A copy of `config`, scaled. It keeps `scale`, to tell where its
         numbers come from.
 
     Raises:
-        TypeError: if something else than a number is given for one.
-        ValueError: if a key is missing or holds what no run can have.
+        TypeError, ValueError: if a key is missing or holds what no run can
+            have.
     """
     config = copy.deepcopy(config)
     check_complete(config)

@@ -7,7 +7,6 @@ import math
 import re
 import signal
 import time
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -20,34 +19,24 @@ from keras_svag.arguments import refusal
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
 
 
-class CheckpointInterval(NamedTuple):
-    """Training steps, or seconds, from one checkpoint to the next."""
+def checkpoint_interval(text, steps_per_sgd_step=1):
+    """From one checkpoint to the next: `(training steps, seconds)`.
 
-    steps: float = math.inf
-    seconds: float = math.inf
+    One of them is infinite: `"500"` is a number of SGD steps, each of which
+    takes as long as `steps_per_sgd_step` training steps; `"60s"` is one of
+    seconds.
 
-    @classmethod
-    def parse(cls, text, steps_per_sgd_step=1):
-        """The interval that `"500"` (SGD steps) or `"60s"` (seconds) names.
-
-        Args:
-            text: the string.
-            steps_per_sgd_step: training steps that take as long as one of SGD.
-
-        Raises:
-            ValueError: if it is none, or not above 0.
-        """
-        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)s", text.strip())
-        number = float(match[1] or match[2]) if match else 0
-        if number <= 0:
-            wanted = (
-                "a number of SGD steps above 0, as in 500, or of seconds, as "
-                "in 60s"
-            )
-            raise ValueError(refusal("checkpoint_every", wanted, text))
-        if match[1]:
-            return cls(steps=number * steps_per_sgd_step)
-        return cls(seconds=number)
+    Raises:
+        ValueError: if the text is none of both, or not above 0.
+    """
+    match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)s", text.strip())
+    number = float(match[1] or match[2]) if match else 0
+    if number <= 0:
+        wanted = "a number of SGD steps above 0, as in 500, or of seconds, as "
+        raise ValueError(refusal("checkpoint_every", f"{wanted}in 60s", text))
+    if match[1]:
+        return number * steps_per_sgd_step, math.inf
+    return math.inf, number
 
 
 def resumable_fit(
@@ -87,7 +76,7 @@ def resumable_fit(
         plans: list of their `EpochPlan`s, whose steps fill whole calls of the
             model's `steps_per_execution`; those that a callback is to append
             when the epoch before has ended are not in it yet.
-        interval: a `CheckpointInterval`.
+        interval: `(training steps, seconds)` from one checkpoint to the next.
         checkpoints: a `CheckpointFolder`.
         found: the `Checkpoint` to go on from, or None.
         callbacks: list of Keras callbacks, each of a class of its own.
@@ -239,11 +228,11 @@ class _ResumableCallbacks(keras.callbacks.CallbackList):
         interrupted = self._interruption.signal
         # The steps of a call are done, or repeated, together.
         next_step = step + self.model.steps_per_execution
-        seconds = time.monotonic() - self._saved_time
+        steps, seconds = self._interval
         if self.model.stop_training or not (
             interrupted is not None
-            or next_step - self._saved_step > self._interval.steps
-            or seconds >= self._interval.seconds
+            or next_step - self._saved_step > steps
+            or time.monotonic() - self._saved_time >= seconds
         ):
             return
         arrays = training_arrays(self.model)

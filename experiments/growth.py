@@ -54,12 +54,7 @@ class GrowingBatches(keras.callbacks.Callback):
             self._append(self.batch_size * (grown // rows))
 
     def go_on(self, checkpoint, optimizer):
-        """Gives a new optimizer what the growths so far gave the old one.
-
-        Args:
-            checkpoint: the `Checkpoint` that the run goes on from.
-            optimizer: that of the model.
-        """
+        """Gives a new optimizer what the growths so far gave the old one."""
         checkpoint.restore([self])
         steps = 0
         for plan, following in itertools.pairwise(self.plans):
@@ -92,12 +87,8 @@ class GrowingBatches(keras.callbacks.Callback):
 def growing_batches(config, plan, optimizer, monitor):
     """The `GrowingBatches` that a configuration asks for, or None.
 
-    Args:
-        config: a `ConfigDict`.
-        plan: the `EpochPlan` of the first epoch.
-        optimizer: that of the model.
-        monitor: what measures the noise, or None. Growth that is not
-            `"always"` asks it, if it is a `ScalingRuleCheck`.
+    Growth that is not `"always"` asks what measures the noise, `monitor`, if
+    that is a `ScalingRuleCheck`. `plan` is the `EpochPlan` of the first epoch.
 
     Raises:
         ValueError: if there is no scaling rule for the optimizer.

@@ -48,19 +48,12 @@ def optimizer_class(name):
 
 
 def optimizer_kind(name):
-    """The `OptimizerKind` of the optimizer with a name.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The `OptimizerKind` of the optimizer with a name."""
     return kind_of(optimizer_class(name))
 
 
 def optimizer_options(config):
     """`{key: value}` of the `OPTIONS` that a configuration gives.
-
-    Args:
-        config: a configuration, a `ConfigDict` or a dict.
 
     Raises:
         ValueError: if the optimizer is unknown or does not take one.
@@ -101,10 +94,6 @@ def square_root_scaled(config, kappa):
     square of what Adam's is added to: there it is divided by κ, not by √κ
     (derived: √(v + ε) has to shrink as √v does, by √κ). Keras's `weight_decay`
     is decoupled.
-
-    Args:
-        config: the configuration at B, a `ConfigDict` or a dict.
-        kappa: factor on the batch size, above 0.
 
     Returns:
         A dict from keys of the configuration to numbers: `learning_rate`,

@@ -94,11 +94,7 @@ class WorkDir:
         return self.checkpoints.newest()
 
     def join(self):
-        """Reads what another process, that has begun, goes on from.
-
-        Returns:
-            The `Checkpoint`, or None.
-        """
+        """The `Checkpoint` that another process goes on from, or None."""
         until = time.monotonic() + _LONGEST_DELAY
         while not self.has_begun and time.monotonic() < until:
             # A network's file system may show a new file late.
@@ -125,10 +121,6 @@ class WorkDir:
 
     def finish(self, model, results):
         """Writes `model.keras`, and then `results.json`.
-
-        Args:
-            model: a `keras.Model`, whose archive gets the run's checksum.
-            results: dict of JSON values.
 
         Raises:
             ValueError: if they cannot be written, or what stands in their
@@ -259,11 +251,7 @@ class FolderCheck(keras.callbacks.Callback):
 
 
 def results_table(results):
-    """What a run has reached, what it measured and what follows from it.
-
-    Args:
-        results: the dict that `train.py` writes to `results.json`.
-    """
+    """What a run has reached, what it measured and what follows from it."""
     rows = [("test accuracy", f"{results['accuracy']:.2%}")]
     noise, report = map(results.get, ("gradient_noise", "linear_scaling"))
     if noise:

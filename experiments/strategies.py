@@ -32,12 +32,9 @@ def make_strategy(name, virtual_devices=None):
     if that is not set and the process is a task of `srun`.
 
     Args:
-        name: `"none"`, `"mirrored"` or `"multi_worker"`.
+        name: one of `STRATEGIES`.
         virtual_devices: number of virtual CPUs to mirror over, or None for
             this machine's GPUs. They are made before TensorFlow is used.
-
-    Returns:
-        A `tf.distribute.Strategy`.
 
     Raises:
         ValueError: if there are virtual devices without mirroring, or fewer
@@ -75,8 +72,8 @@ def agree(strategy, action, facts=lambda value: {}):
     Args:
         strategy: the `tf.distribute.Strategy` of the run.
         action: function without arguments.
-        facts: function from what it returned to a dict of values of JSON by
-            their names, which have to be those of the other workers.
+        facts: function from what it returned to what has to be alike, a dict
+            of values of JSON by their names.
 
     Raises:
         ValueError: if the facts differ, or `action` failed on another worker.
@@ -130,10 +127,6 @@ def _gathered(strategy, numbers):
 def begin_together(strategy, workdir):
     """Begins a run on all the workers, the first of which writes.
 
-    Args:
-        strategy: the `tf.distribute.Strategy` of the run.
-        workdir: its `WorkDir`.
-
     Returns:
         The `Checkpoint` to go on from, or None.
 
@@ -154,10 +147,7 @@ def begin_together(strategy, workdir):
 
 
 def cluster_resolver():
-    """What this process is in its cluster, from its environment.
-
-    Returns:
-        A `tf.distribute.cluster_resolver.ClusterResolver`.
+    """The `ClusterResolver` that the environment of this process describes.
 
     Raises:
         ValueError: if `TF_CONFIG` is malformed, or neither it nor Slurm's

@@ -1,6 +1,5 @@
 """Data sets in memory, and how training draws from them."""
 
-from experiments.datasets.augmentation import augment
 from experiments.datasets.loading import DATASETS, Dataset, load
 from experiments.datasets.pipeline import (
     evaluation_batches,
@@ -12,7 +11,6 @@ from experiments.datasets.pipeline import (
 __all__ = [
     "DATASETS",
     "Dataset",
-    "augment",
     "evaluation_batches",
     "full_batches",
     "load",

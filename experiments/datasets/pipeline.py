@@ -3,121 +3,97 @@
 import numpy as np
 import tensorflow as tf
 
+from experiments.datasets.augmentation import augment
 from experiments.datasets.sampling import stream_seed, sub_batch_indices
 
 
 def training_batches(
-    images,
-    labels,
-    *,
-    sub_batch_size,
-    sub_batches_per_step,
-    sampling,
-    seed,
-    preprocess,
-    start_step=0,
-    augmentation=None,
-    sub_batches_per_epoch=None,
+    dataset, plan, *, sampling, seed, start_step=0, augmentation=False
 ):
     """Endless training batches that can be resumed at any step.
 
-    Step k of the data set holds sub-batch k if `sub_batches_per_step` is 1,
-    and sub-batches 2k and 2k + 1 with interleaved rows a0 b0 a1 b1 … if it is
-    2, so that contiguous sharding over replicas keeps pairs together. Two
-    consecutive steps of the first form hold the rows of one step of the
-    second, augmentation included; with `"shuffle"` this needs the same
-    `sub_batches_per_epoch` in both.
+    Step k of the data set holds sub-batch k if the plan has one of them in a
+    step, and sub-batches 2k and 2k + 1 with interleaved rows a0 b0 a1 b1 … if
+    it has two, so that contiguous sharding over replicas keeps pairs together.
+    Two consecutive steps of the first form hold the rows of one step of the
+    second, augmentation included.
 
     A step depends on `seed` and its number alone: a run that is resumed with
     `start_step=k` sees what the uninterrupted one would have seen. TensorFlow's
     global random state is neither read nor changed.
 
     Args:
-        images: array of shape `(n, height, width, channels)`.
-        labels: integer array of shape `(n,)`.
-        sub_batch_size: examples in a sub-batch.
-        sub_batches_per_step: 1 or 2.
+        dataset: a `Dataset`.
+        plan: an `EpochPlan`.
         sampling: one of `SAMPLING_MODES`.
         seed: integer.
-        preprocess: function from raw image batches to model inputs, such as
-            `standardization(…)`; its result is cast to float32.
         start_step: the number of the first step, from 0.
-        augmentation: None, or a function `(images, seed) -> images` of the raw
-            images of one sub-batch and a stateless seed of shape `(2,)`.
-        sub_batches_per_epoch: integer, for `"shuffle"` only; default: those of
-            as many whole steps as fit.
+        augmentation: whether the images are augmented.
 
     Returns:
-        An infinite `tf.data.Dataset` of `(x, y)`: float32 images and int32
-        labels with `sub_batch_size * sub_batches_per_step` rows, of static
+        An infinite `tf.data.Dataset` of `(x, y)`: standardized images of
+        float32 and labels of int32 with `plan.rows_per_step` rows, of static
         shape.
 
     Raises:
         ValueError: if an epoch of `"shuffle"` holds no whole step.
     """
-    num_examples = len(images)
-    step_size = sub_batch_size * sub_batches_per_step
-    if sampling == "shuffle" and step_size > num_examples:
+    num_examples, rows_per_step = len(dataset.train_images), plan.rows_per_step
+    if sampling == "shuffle" and rows_per_step > num_examples:
         raise ValueError(
-            f"A step of {sub_batches_per_step} × {sub_batch_size} = "
-            f"{step_size} examples does not fit in one epoch of the "
+            f"A step of {plan.sub_batches_per_step} × {plan.sub_batch_size} = "
+            f"{rows_per_step} examples does not fit in one epoch of the "
             f'{num_examples} that `sampling="shuffle"` draws from: use a '
             "smaller `batch_size` or another sampling."
         )
-    if sub_batches_per_epoch is None:
-        sub_batches_per_epoch = num_examples // step_size * sub_batches_per_step
-    images = tf.constant(images)
-    labels = tf.constant(labels, tf.int32)
+    images = tf.constant(dataset.train_images)
+    labels = tf.constant(dataset.train_labels, tf.int32)
+    standardize = standardization(dataset)
 
     def batch(step):
         xs, ys = [], []
-        for offset in range(sub_batches_per_step):
-            index = step * sub_batches_per_step + offset
+        for offset in range(plan.sub_batches_per_step):
+            index = step * plan.sub_batches_per_step + offset
             rows = sub_batch_indices(
                 sampling,
                 seed,
                 index,
                 num_examples,
-                sub_batch_size,
-                sub_batches_per_epoch,
+                plan.sub_batch_size,
+                plan.sub_batches_per_shuffled_epoch,
             )
             x = tf.gather(images, rows)
-            if augmentation is not None:
-                x = augmentation(x, stream_seed(seed, "augmentation", index))
+            if augmentation:
+                own_seed = stream_seed(seed, "augmentation", index)
+                x = augment(x, own_seed, flip=dataset.kind.may_be_mirrored)
             xs.append(x)
             ys.append(tf.gather(labels, rows))
-        x = preprocess(_interleave(xs))
-        return tf.cast(x, tf.float32), _interleave(ys)
+        return standardize(_interleave(xs)), _interleave(ys)
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    batches = steps.map(
-        batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    return _without_file_sharding(batches.prefetch(tf.data.AUTOTUNE))
+    return _prefetched(steps, batch)
 
 
-def evaluation_batches(images, labels, batch_size, preprocess, whole=False):
-    """All examples once, in order, in batches, a finite `tf.data.Dataset`.
-
-    The last one is shorter, or left out if `whole` batches are wanted, which
-    have static shapes. The rest is as in `training_batches`.
-    """
+def evaluation_batches(dataset, batch_size=500):
+    """The test images once, in order, in batches; the last may be shorter."""
     examples = tf.data.Dataset.from_tensor_slices(
-        (images, np.asarray(labels, np.int32))
+        (dataset.test_images, dataset.test_labels)
     )
-    batches = examples.batch(batch_size, drop_remainder=whole).map(
-        lambda x, y: (tf.cast(preprocess(x), tf.float32), y),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+    standardize = standardization(dataset)
+    return _prefetched(
+        examples.batch(batch_size), lambda x, y: (standardize(x), y)
     )
-    return _without_file_sharding(batches.prefetch(tf.data.AUTOTUNE))
 
 
-def full_batches(images, labels, preprocess):
-    """All examples as one batch, in order, without end."""
-    size = len(images)
-    batch = evaluation_batches(images, labels, size, preprocess, whole=True)
-    return batch.cache().repeat()
+def full_batches(dataset):
+    """The whole training set as one batch, in order, without end."""
+    examples = tf.data.Dataset.from_tensors(
+        (dataset.train_images, dataset.train_labels)
+    )
+    standardize = standardization(dataset)
+    return (
+        _prefetched(examples, lambda x, y: (standardize(x), y)).cache().repeat()
+    )
 
 
 def standardization(dataset):
@@ -145,11 +121,14 @@ def _interleave(parts):
     return tf.reshape(tf.stack(parts, axis=1), (rows, *parts[0].shape[1:]))
 
 
-def _without_file_sharding(dataset):
+def _prefetched(dataset, function):
+    batches = dataset.map(
+        function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     # There are no files to shard by. DATA shards rows among workers, each of
     # which makes the same batches.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
-    return dataset.with_options(options)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)

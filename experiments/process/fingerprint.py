@@ -50,14 +50,7 @@ def data(dataset):
 
 
 def surroundings(model):
-    """What the last bits of a training depend on beside its configuration.
-
-    Args:
-        model: the `keras.Model` that is trained.
-
-    Returns:
-        A dict of values of JSON by their names.
-    """
+    """What the last bits depend on beside the configuration, by its names."""
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")

@@ -7,9 +7,7 @@ import os
 def lock(path, shared=False):
     """Locks a directory until the descriptor is closed or the process ends.
 
-    Args:
-        path: the directory.
-        shared: whether others may lock it in the same way meanwhile.
+    If `shared`, others may lock it in the same way meanwhile.
 
     Returns:
         A descriptor; None if another process has locked the directory.

@@ -19,14 +19,12 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
     own in `workdir`, and what it prints to `output.log` there.
 
     Args:
-        specifications: strings `key=value,value,…`.
-        config: the `ConfigDict` that the runs override.
+        specifications, config: as `swept_runs` takes them.
         workdir: directory of the whole sweep.
         arguments: list of strings, the program and the arguments that it was
             started with.
         parallel: how many runs run at a time.
-        shard: "i/n", the part of the runs that this process takes, or None:
-            that of the Slurm array which it is a task of, or all of them.
+        shard: the part of the runs, as `shard_of` takes it.
 
     Returns:
         The exit code: that of the signal which ended the sweep (130 for

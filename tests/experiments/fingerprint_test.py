@@ -26,15 +26,6 @@ def test_the_surroundings_name_versions_and_replicas():
     assert "XLA_FLAGS" in found
 
 
-def test_changes_are_named():
-    before = {"replicas": 1, "devices": "CPU"}
-    assert fingerprint.changes(before, dict(before)) == ""
-    now = {"replicas": 1, "devices": "GPU", "threads": 2}
-    assert fingerprint.changes(before, now) == (
-        "devices (was CPU, is GPU), threads (was unknown, is 2)"
-    )
-
-
 def test_data_with_another_label_have_another_checksum():
     dataset = datasets.load("digits")
     before = fingerprint.data(dataset)

@@ -41,16 +41,11 @@ def test_a_name_is_that_of_a_class_which_takes_some_options(name):
         check_sentence(str(refused.value), f"`{key}`", repr(name))
 
 
-@pytest.mark.parametrize("name", ["Optimizer", "get", "schedules", None])
+@pytest.mark.parametrize("name", ["Optimizer", "get", None])
 def test_what_is_no_optimizer_is_one_sentence(name):
     with pytest.raises(ValueError) as refused:
         optimizer_class(name)
     check_sentence(str(refused.value), "'svag_adam'", repr(name))
-
-
-def test_what_is_not_given_is_left_to_the_optimizer():
-    given = {"beta_1": 0.5, "rho": None, "epsilon": 0.0, "momentum": 0.0}
-    assert optimizer_options(ADAM | given) == {"beta_1": 0.5, "epsilon": 0.0}
 
 
 @pytest.mark.parametrize(

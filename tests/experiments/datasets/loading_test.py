@@ -105,8 +105,3 @@ def test_a_damaged_set_is_refused_and_kept(tmp_path):
         with pytest.raises(ValueError, match=f"{tmp_path}.* prepare it again"):
             load("mnist", data_dir=tmp_path)
         assert file.read_bytes() == content
-
-
-def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'digits', 'cifar10'.*'imagenet'"):
-        load("imagenet")

@@ -1,23 +1,22 @@
-import functools
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments.datasets.augmentation import augment
-from experiments.datasets.loading import DATASETS, Dataset
-from experiments.datasets.pipeline import (
+from experiments.datasets import (
     evaluation_batches,
     full_batches,
-    standardization,
     training_batches,
 )
+from experiments.datasets.augmentation import augment
+from experiments.datasets.loading import Dataset, KnownDataset
 from experiments.datasets.sampling import (
     SAMPLING_MODES,
     stream_seed,
     sub_batch_indices,
 )
+from experiments.epoch_plan import EpochPlan
 from tests.helpers.processes import Program
 
 NUM_EXAMPLES = 37
@@ -25,28 +24,26 @@ IMAGES = np.random.default_rng(0).integers(
     0, 17, (NUM_EXAMPLES, 8, 8, 3), dtype=np.uint8
 )
 # Labels that name their image.
-LABELS = np.arange(NUM_EXAMPLES)
-AUGMENTATION = functools.partial(augment, pad=1, flip=True)
+LABELS = np.arange(NUM_EXAMPLES, dtype=np.int32)
 MEAN, STD = np.float32([0.2, 0.3, 0.4]), np.float32([0.5, 0.6, 0.7])
-PREPROCESS = standardization(
-    Dataset(DATASETS["digits"], *[None] * 4, MEAN, STD)
-)
+KIND = KnownDataset(NUM_EXAMPLES, 10, 16, True)
+DATASET = Dataset(KIND, IMAGES, LABELS, IMAGES[::-1], LABELS[::-1], MEAN, STD)
 
 
 def standardized(images):
     return (np.float32(images) / 16 - MEAN) / STD
 
 
-def _batches(sampling="with_replacement", **changes):
-    arguments = {
-        "sub_batch_size": 4,
-        "sub_batches_per_step": 2,
-        "sampling": sampling,
-        "seed": 6,
-        "augmentation": AUGMENTATION,
-        "preprocess": PREPROCESS,
-    }
-    return training_batches(IMAGES, LABELS, **arguments | changes)
+def _batches(sampling="with_replacement", per_step=2, size=4, start_step=0):
+    plan = EpochPlan(NUM_EXAMPLES, size, pairs_within_step=per_step == 2)
+    return training_batches(
+        DATASET,
+        plan,
+        sampling=sampling,
+        seed=6,
+        start_step=start_step,
+        augmentation=True,
+    )
 
 
 def _take(dataset, count):
@@ -61,9 +58,7 @@ def test_a_step_is_a_function_of_its_number(sampling, per_step, start):
     tf.random.set_seed(1)
     expected = tf.random.uniform((3,))
     tf.random.set_seed(1)
-    dataset = _batches(
-        sampling, sub_batches_per_step=per_step, start_step=start
-    )
+    dataset = _batches(sampling, per_step, start_step=start)
     assert dataset.element_spec == (
         tf.TensorSpec((per_step * 4, 8, 8, 3), tf.float32),
         tf.TensorSpec((per_step * 4,), tf.int32),
@@ -74,12 +69,10 @@ def test_a_step_is_a_function_of_its_number(sampling, per_step, start):
     np.testing.assert_array_equal(tf.random.uniform((3,)), expected)
     for step, offset in itertools.product(range(7), range(per_step)):
         index = per_step * (start + step) + offset
-        # An epoch has whole steps.
-        per_epoch = NUM_EXAMPLES // (4 * per_step) * per_step
-        rows = sub_batch_indices(sampling, 6, index, NUM_EXAMPLES, 4, per_epoch)
-        raw = AUGMENTATION(
-            tf.gather(IMAGES, rows), stream_seed(6, "augmentation", index)
-        )
+        # An epoch of shuffle has whole pairs: 8 of 4 examples.
+        rows = sub_batch_indices(sampling, 6, index, NUM_EXAMPLES, 4, 8)
+        own_seed = stream_seed(6, "augmentation", index)
+        raw = augment(tf.gather(IMAGES, rows), own_seed)
         np.testing.assert_array_equal(y[step, offset::per_step], rows)
         np.testing.assert_array_equal(
             x[step, offset::per_step], standardized(raw)
@@ -87,19 +80,19 @@ def test_a_step_is_a_function_of_its_number(sampling, per_step, start):
 
 
 def test_evaluation_batches_hold_everything_once_in_order():
-    batches = list(evaluation_batches(IMAGES, LABELS, 10, PREPROCESS))
+    batches = list(evaluation_batches(DATASET, 10))
     assert [len(y) for _, y in batches] == [10, 10, 10, 7]
     x, y = map(np.concatenate, zip(*batches, strict=True))
-    np.testing.assert_array_equal(x, standardized(IMAGES))
-    np.testing.assert_array_equal(y, LABELS)
+    np.testing.assert_array_equal(x, standardized(IMAGES[::-1]))
+    np.testing.assert_array_equal(y, LABELS[::-1])
 
 
 def test_a_full_batch_is_the_whole_set_in_order():
-    batches = full_batches(IMAGES, LABELS, lambda x: x * 2)
+    batches = full_batches(DATASET)
     assert batches.element_spec[0].shape == IMAGES.shape
     x, y = _take(batches, 2)
     assert x.dtype == "float32"
-    np.testing.assert_array_equal(x, [IMAGES * 2.0] * 2)
+    np.testing.assert_array_equal(x, [standardized(IMAGES)] * 2)
     np.testing.assert_array_equal(y, [LABELS] * 2)
 
 
@@ -111,24 +104,23 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2)
 from experiments.datasets import evaluation_batches, training_batches
+from experiments.epoch_plan import EpochPlan
+from tests.experiments.datasets.pipeline_test import DATASET, LABELS
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-images = np.zeros((37, 8, 8, 1), np.uint8)
-labels = np.arange(37)
-dataset = training_batches(
-    images, labels, sub_batch_size=4, sub_batches_per_step=2,
-    sampling="shuffle", seed=0, preprocess=lambda x: x)
+plan = EpochPlan(37, 4)
+dataset = training_batches(DATASET, plan, sampling="shuffle", seed=0)
 distributed = strategy.experimental_distribute_dataset(dataset)
 spec = distributed.element_spec[0]
-assert all(s.shape == (4, 8, 8, 1) for s in spec._value_specs), spec
+assert all(s.shape == (4, 8, 8, 3) for s in spec._value_specs), spec
 iterator = iter(distributed)
 for _, y in dataset.take(3):
     local = strategy.experimental_local_results(next(iterator)[1])
     assert [v.shape for v in local] == [(4,), (4,)], local
     assert np.array_equal(np.concatenate(local), y), (local, y)
-evaluation = evaluation_batches(images, labels, 10, lambda x: x)
+evaluation = evaluation_batches(DATASET, 10)
 seen = [v for _, y in strategy.experimental_distribute_dataset(evaluation)
         for v in strategy.experimental_local_results(y)]
-assert np.array_equal(np.concatenate(seen), labels), seen
+assert np.array_equal(np.concatenate(seen), LABELS[::-1]), seen
 """
     (tmp_path / "replicas.py").write_text(code)
     program = Program(str(tmp_path / "replicas.py"))
@@ -137,15 +129,12 @@ assert np.array_equal(np.concatenate(seen), labels), seen
 
 
 def test_no_data_set_is_sharded_by_files():
-    for dataset in (
-        _batches(),
-        evaluation_batches(IMAGES, LABELS, 10, PREPROCESS),
-        full_batches(IMAGES, LABELS, PREPROCESS),
-    ):
+    made = _batches(), evaluation_batches(DATASET), full_batches(DATASET)
+    for dataset in made:
         policy = dataset.options().experimental_distribute.auto_shard_policy
         assert policy == tf.data.experimental.AutoShardPolicy.DATA
 
 
 def test_an_epoch_of_shuffle_that_holds_no_step_is_refused():
     with pytest.raises(ValueError, match="2 × 20 = 40 .*of the 37"):
-        _batches("shuffle", sub_batch_size=20)
+        _batches("shuffle", size=20)

@@ -70,15 +70,6 @@ def by_the_square_root_rule(kappa):
     }
 
 
-# Keras adds RMSprop's epsilon within the root.
-RMSPROP_AT_64 = {
-    "learning_rate": 0.02,
-    "rho": 0.6,
-    "epsilon": 1e-7 / 4,
-    "weight_decay": 0.2,
-}
-
-
 @pytest.mark.parametrize(
     "specifications, overrides, scaled",
     [
@@ -104,7 +95,6 @@ RMSPROP_AT_64 = {
             ADAM | {"beta_1": 0.95},
             [by_the_square_root_rule(kappa) for kappa in (1 / 4, 1, 4)],
         ),
-        (["batch_size=64", "optimizer=rmsprop"], ADAM, [RMSPROP_AT_64]),
         # Without the rule, or another batch size, it stays.
         (["batch_size=8,64"], {}, [{}, {}]),
         (["ell=1,2"], LINEAR, [{}, {}]),

@@ -117,7 +117,7 @@ def test_seesaw_grows_where_the_schedule_halves(tmp_path):
 def test_what_growth_does_not_go_with_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`optimizer` must be one that the"):
         run(tmp_path / "rule", growing(optimizer="lion"))
-    monkeypatch.setattr(train, "agree", lambda _, action, facts: action())
+    monkeypatch.setattr(train.strategies, "agree", lambda _, act, __: act())
     monkeypatch.setattr(train.backend, "has_several_workers", lambda _: True)
     with pytest.raises(ValueError, match="`growth` must be 'none' with --str"):
         run(tmp_path / "workers", growing())

@@ -94,12 +94,3 @@ def test_batch_normalization_keeps_sgds_window_whatever_ell_is():
     # Two updates a pair, four pairs to a step of SGD.
     momentum = model.get_layer("final_norm").momentum
     assert momentum ** (2 * 4) == pytest.approx(0.9)
-
-
-@pytest.mark.parametrize("name", ["", "nosuch", "svag-preresnet32-bn-mnist"])
-def test_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(SystemExit) as exit_:
-        paper.get_config(name)
-    sentence = exit_.value.code
-    assert repr(name) in sentence and "\n" not in sentence
-    assert all(study in sentence for study in paper.STUDIES)

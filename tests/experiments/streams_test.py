@@ -15,11 +15,12 @@ protect_streams()
 import os, sys
 for _ in range(3):
     print("\\u2207L", flush=True)
-    print("a word", file=sys.stderr, flush=True)
+    print("a word", file=sys.stderr)
     os.system("echo from a child")
 assert not sys.stdout.isatty()
 with open(sys.argv[1], "w") as file:
     file.write("done")
+os._exit(0)
 """
 
 

@@ -62,30 +62,16 @@ def end(name, *arguments):
     return program.returncode, errors
 
 
-def train(workdir, *arguments):
-    return end("train.py", f"--workdir={workdir}", *ARGUMENTS, *arguments)
+def train(workdir):
+    return end("train.py", f"--workdir={workdir}", *ARGUMENTS)
 
 
-def refused(workdir, *arguments):
-    code, errors = train(workdir, *arguments)
+def refused(workdir):
+    code, errors = train(workdir)
     assert code == 1, errors
     [line] = errors.splitlines()
     assert line.startswith("train.py: ")
     return line
-
-
-def test_a_folder_of_hers_is_refused_whole(tmp_path):
-    put(tmp_path / "hers", files=OTHERS)
-    (tmp_path / "link").symlink_to("hers")
-    put(tmp_path / "sweep" / "ell=1")
-    before = contents_of(tmp_path)
-    assert len(before) > 200
-    for folder in ("hers", "link"):
-        line = refused(tmp_path / folder)
-        assert "it holds '.git', '.report.json', '0.jpg' and " in line
-    line = refused(tmp_path / "sweep", "--sweep=ell=1")
-    assert "sweep/ell=1/config.json " in line
-    assert contents_of(tmp_path) == before
 
 
 def test_a_run_that_is_killed_among_them_leaves_them_and_ends(tmp_path):

@@ -133,6 +133,7 @@ def test_what_is_finished_is_skipped_and_the_rest_is_run(sweep, runs):
     (runs / "ell=2" / "results.json").unlink()
     code, lines = sweep("ell=1,2,4")
     assert code == 0 and "1 of 3 runs are finished already." in lines
+    assert not [line for line in lines if line.startswith("ell=1")]
     assert results(runs)["ell=1"] == {}
     assert set(results(runs)) == {"ell=1", "ell=2", "ell=4"}
 
@@ -261,7 +262,7 @@ def test_a_terminal_has_one_line_of_progress(sweep, runs, monkeypatch):
     sweep("ell=1,3")
     bar, *_, summary, _ = terminal.getvalue().split("\n")
     # 20 of its 80 epochs, or of the 80 + 3 * 80 of both, were done before.
-    assert "\r[0/2]  ell=1 25%  " in bar and "ell=1 is finished, after" in bar
+    assert "\r[0/2]  ell=1 25%  " in bar and "\rell=1 is finished, after" in bar
     assert " ? left" in bar
     assert summary.startswith("1 of 2 runs are finished, in")
 

@@ -48,6 +48,7 @@ def test_values_get_the_type_of_their_key():
         "pairing": "halves",
     }
     assert second.overrides["model.hidden_units"] == (16, 16)
+    assert "model.hidden_units=(16,16),num_examples" in second.name
 
 
 ADAM = {

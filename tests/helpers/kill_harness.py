@@ -13,10 +13,10 @@ which saves most of the time of starting them.
 
 import argparse
 import glob
-import multiprocessing
 import os
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -82,23 +82,41 @@ def configuration(kind, epochs, replicas=1):
     return config
 
 
-def run(path, config, log, interval, threads, replicas):
-    """Trains, in a process of its own."""
-    for stream in (1, 2):
-        os.dup2(log.fileno(), stream)
-    tf.config.experimental.enable_op_determinism()
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    workdir = WorkDir(path, config.to_dict())
-    name = "mirrored" if replicas > 1 else "none"
-    strategy = make_strategy(name, replicas if replicas > 1 else None)
-    train.train(config, workdir, None, strategy, interval)
+def start(path, config, log, interval, threads, replicas):
+    """Starts the training in a process of its own; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        tf.config.experimental.enable_op_determinism()
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        workdir = WorkDir(path, config.to_dict())
+        strategy = make_strategy(
+            *(("mirrored", replicas) if replicas > 1 else ("none",))
+        )
+        train.train(config, workdir, None, strategy, interval)
+        code = 0
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
-def wait(child, seconds, condition=lambda: False):
-    """Waits until a process ends, or it is time, or `condition` holds."""
+def ended(child, seconds=0.0, at=lambda: False):
+    """Waits so long, or until `at`; the exit code, or None if it runs."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until and child.is_alive() and not condition():
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until or at():
+            return None
         time.sleep(0.0005)
 
 
@@ -108,58 +126,74 @@ def steps_saved(path):
     return max(map(int, steps), default=0)
 
 
-def run_with_kills(options, folder):
-    """Returns the names of the files that differ after so many kills."""
-    config = configuration(options.kind, options.epochs, options.replicas)
-    moments = random.Random(options.seed)
-    peaceful, killed = f"{folder}/peaceful", f"{folder}/killed"
-    log = open(f"{folder}/log", "w+")
+def run_with_kills(
+    kind, kills, epochs, longest, seed, folder, intervals, threads, replicas=1
+):
+    """Returns the names of the files that differ after so many kills.
 
-    def begin(path, interval=None):
-        interval = interval or moments.choice(options.intervals)
-        threads = moments.choice(options.threads)
+    Args:
+        kind: one of `KINDS`.
+        kills: how often the run is killed.
+        epochs: of the run.
+        longest: seconds, the latest moment of a random kill.
+        seed: of the moments.
+        folder: a directory for the two runs.
+        intervals: from one checkpoint to the next, to draw from; the first
+            is the shortest.
+        threads: numbers of threads to draw from, 0 for TensorFlow's own.
+        replicas: on how many virtual CPUs it trains.
+    """
+    config = configuration(kind, epochs, replicas)
+    moments = random.Random(seed)
+    peaceful = os.path.join(folder, "peaceful")
+    killed = os.path.join(folder, "killed")
+    pattern = os.path.join(killed, "checkpoints", "*.partial.npz")
+    log = open(os.path.join(folder, "log"), "w")
+
+    def begin(path, often=False):
+        drawn = moments.choice(intervals)
+        interval = intervals[0] if often else drawn
+        number = moments.choice(threads)
         # Flushed, or the fork would print it again.
-        print(f"every {interval}, {threads or 'all'} threads", flush=True)
-        arguments = path, config, log, interval, threads, options.replicas
-        context = multiprocessing.get_context("fork")
-        child = context.Process(target=run, args=arguments)
-        child.start()
-        return child
+        what = f"every {interval}, {number or 'all'} threads"
+        print(what, end=", ", flush=True)
+        return start(path, config, log, interval, number, replicas)
 
     def said():
-        log.seek(0)
-        return log.read()
+        with open(log.name) as file:
+            return file.read()
 
     def finish(path):
-        child = begin(path)
-        child.join(3600)
-        assert child.exitcode == 0, said()[-3000:]
+        began = time.monotonic()
+        assert ended(begin(path), 3600) == 0, said()[-3000:]
+        print(f"to the end: {time.monotonic() - began:.1f} s", flush=True)
 
     finish(peaceful)
-    for count in range(options.kills):
+    for count in range(kills):
         if count % 2:
             # Of longer intervals none might be written before the end, and
             # some have to be, so that the run gets on.
-            child = begin(killed, options.intervals[0])
-            rest, seen = moments.randrange(1, 5), set()
+            child = begin(killed, often=True)
+            rest = moments.randrange(1, 5)
+            seen = set()
 
             def is_writing(seen=seen, rest=rest):
                 seen.add(steps_saved(killed))
-                partial = glob.glob(f"{killed}/checkpoints/*.partial.npz")
-                return len(seen) > rest and bool(partial)
+                return len(seen) > rest and bool(glob.glob(pattern))
 
-            wait(child, 600, is_writing)
+            code = ended(child, 600, is_writing)
         else:
             child = begin(killed)
-            wait(child, moments.uniform(0, options.longest))
-        assert child.is_alive(), (
-            f"the run ended with {child.exitcode} before kill {count + 1}: "
-            f"give it more epochs\n{said()[-3000:]}"
+            code = ended(child, moments.uniform(0, longest))
+        assert code is None, (
+            f"the run ended with {code} before kill {count + 1}: give it "
+            f"more epochs\n{said()[-3000:]}"
         )
-        child.kill()
-        child.join()
-        saved = steps_saved(killed)
-        print(f"kill {count + 1}: {saved} steps saved", flush=True)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        print(
+            f"kill {count + 1}: {steps_saved(killed)} steps saved", flush=True
+        )
     finish(killed)
     count = said().count("but not to the bit")
     print(f"starts that go on, but not to the bit: {count}")
@@ -177,10 +211,10 @@ def main():
     parser.add_argument("--intervals", nargs="+", default=INTERVALS)
     parser.add_argument("--threads", nargs="+", type=int, default=(0,))
     parser.add_argument("--replicas", type=int, default=1)
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        differing = run_with_kills(options, folder)
-    print(f"{options.kills} kills, differing: {differing or 'nothing'}")
+        differing = run_with_kills(**vars(arguments), folder=folder)
+    print(f"{arguments.kills} kills, differing: {differing or 'nothing'}")
     sys.exit(bool(differing))
 
 

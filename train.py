@@ -59,7 +59,11 @@ def _in_one_sentence(parse, *args, **kwargs):
     try:
         return parse(*args, **kwargs)
     except (AttributeError, KeyError) as error:
-        sys.exit(_said(f"the configuration has no key {error}."))
+        # ml_collections puts one into the other, and what may be meant below.
+        while isinstance(error.args[0], Exception):
+            error = error.args[0]
+        key = ". ".join(error.args[0].splitlines())
+        sys.exit(_said(f"the configuration has no key {key}"))
     except flags.IllegalFlagValueError as error:
         sys.exit(_said(error))
 

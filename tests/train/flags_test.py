@@ -21,7 +21,7 @@ ROWS = [
     (["--sweep=nosuch=1"], "--sweep names 'nosuch'", "batch_size"),
     (["--checkpoint_every=1m"], "`checkpoint_every` must be", "got '1m'"),
     (["--deterministic=maybe"], "--deterministic=maybe", "oolean"),
-    (["--config.elll=4"], "the configuration has no key", "elll"),
+    (["--config.elll=4"], "no key 'elll'. Did you mean", "ell"),
     (["--config.model.depth=8"], "the configuration has no key", "depth"),
     (["--config.epochs=0"], "`epochs` must be an integer >= 1", "got 0"),
     (["--nosuch=1"], "nosuch", "Unknown command line flag"),

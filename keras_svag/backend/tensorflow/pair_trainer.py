@@ -231,7 +231,8 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
 class Observations(AnyObservations):
     """Rows in a variable, which the step assigns."""
 
-    _count = _rows = None
+    _count: Any = None
+    _rows: Any = None
 
     def restart(self) -> None:
         self._rows = None

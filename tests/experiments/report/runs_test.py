@@ -106,7 +106,7 @@ DAMAGED_JSON = [
     ("config.json", "optimizer", "sdg", "`optimizer`"),
     ("config.json", "epochs", None, "`epochs`"),
     ("config.json", "lsr.closeness", "x", "`lsr.closeness`"),
-    ("config.json", "lsr", {}, "lacks `lsr.enabled`"),
+    ("config.json", "lsr", {}, "lacks `lsr.closeness`"),
     ("results.json", "accuracy", "x", "'x'"),
     ("results.json", "gradient_noise", [1], "saved"),
     ("results.json", "linear_scaling", 3, "cannot be used"),

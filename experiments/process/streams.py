@@ -46,7 +46,10 @@ def protect_streams():
             io.BufferedWriter(_Unheard(descriptor, "w", closefd=False)),
             encoding=getattr(stream, "encoding", None),
             errors="backslashreplace",
-            line_buffering=getattr(stream, "line_buffering", False),
+            # With PYTHONUNBUFFERED Python's own is no longer so.
+            line_buffering=name == "stderr"
+            or getattr(stream, "line_buffering", False)
+            or getattr(stream, "write_through", False),
         )
         setattr(sys, name, heard_or_not)
 

@@ -48,10 +48,14 @@ def test_a_process_ends_whoever_listens(tmp_path, redirection):
     assert "Error" not in errors
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "encoding, shown", [("utf-8", "∇L"), ("ascii", "\\u2207L")]
 )
-def test_what_is_printed_is_heard(tmp_path, encoding, shown):
+def test_what_is_printed_is_heard(
+    tmp_path, monkeypatch, unbuffered, encoding, shown
+):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     output, errors = run(tmp_path / "done", encoding=encoding)
     assert sorted(output.split("\n")) == sorted(
         ["", *[shown, "from a child"] * 3]

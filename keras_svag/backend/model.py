@@ -86,8 +86,8 @@ def build_training(model, batch):
     build_layers(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
 
 
-def own(batch):
-    """A batch that a model may change in place, as it may on PyTorch."""
+def safe_to_change(batch):
+    """The batch, or copies of its arrays where a model may change them."""
     if keras.backend.backend() == "torch":
         return map_arrays(ops.copy, batch)
     return batch
@@ -102,7 +102,7 @@ def call(model, x, training):
 
 def call_in_training_mode(model, x):
     """The outputs of a model as in training: with dropout, for example."""
-    return call(model, own(x), training=True)
+    return call(model, safe_to_change(x), training=True)
 
 
 def training_loss(model, x, y, y_pred, sample_weight, training=True):

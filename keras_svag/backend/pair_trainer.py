@@ -176,9 +176,10 @@ class PairTrainer(keras.Model):
 class Observations:
     """The moments of the last steps' pairs, a row each.
 
-    A row begins with the number of its step among those that were observed, of
-    which batches that are left out have one too. All who observe a model share
-    the rows, and take them while there is room for later ones.
+    A row begins with the number of its step; a step whose batch is left out is
+    counted too, and has no row. A new row takes the place of the oldest one
+    when there is no more room, so that each monitor of a model takes the rows
+    before that.
 
     Attributes:
         per_layer: Whether the moments of each variable are kept.
@@ -217,7 +218,10 @@ class Observations:
         raise NotImplementedError
 
     def last(self) -> Any:
-        """The number of steps, and the last rows: tensors, may come later."""
+        """How many steps were counted, and the rows of the last ones.
+
+        A device may still be computing both.
+        """
         raise NotImplementedError
 
     def unpacked(self, row: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from keras_svag.backend.model import (
     iterations,
     names_of,
     notes_kept,
-    own,
+    safe_to_change,
     training_loss,
 )
 from keras_svag.noise.moments import (
@@ -69,7 +69,7 @@ class TrainingLoss:
 
     def loss_of(self, batch, training=True):
         """The loss in training mode, or in that of inference."""
-        batch = own(batch)
+        batch = safe_to_change(batch)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         if y is None and self._objective is not self.model:
             y = x

@@ -43,6 +43,14 @@ class TwoBatchesACall(keras.Model):
         self.train_function = train_function
 
 
+class OwnGradient(keras.Model):
+    """Trains by twice the loss that it is compiled with."""
+
+    def compute_loss_and_updates(self, *args, **kwargs):
+        loss, others = super().compute_loss_and_updates(*args, **kwargs)
+        return 2 * loss, others
+
+
 class ByValue(keras.Model):
     """Looks at its batch, as code that is not compiled may."""
 
@@ -93,3 +101,13 @@ def test_a_loop_that_is_watched_on_devices_is_built_by_its_first_batch():
             for _ in range(3):
                 model.train_on_batch(X[:8], Y[:8])
     assert len(monitor.series) == 2
+
+
+def test_a_gradient_of_the_models_own_is_an_assumption():
+    codes = {}
+    for kind in (keras.Model, OwnGradient):
+        model, monitor = model_of(kind), GradientNoiseMonitor(every=2)
+        model.compile("sgd", "mse")
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[monitor])
+        codes[kind] = monitor.estimate().assumptions
+    assert codes == {keras.Model: (), OwnGradient: ("own_train_step",)}

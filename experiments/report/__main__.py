@@ -4,8 +4,7 @@
 
 writes `report.md` and its figures there, or to `--output`, and the same for
 TensorBoard to `report/`. Runs are grouped by what differs in them: SVAG's ell,
-the batch size with the learning rate in proportion, or NGD and SGD. A run of
-which a file cannot be used is left out, and the report says why.
+the batch size by a scaling rule, its growth, or NGD and SGD.
 """
 
 import argparse
@@ -29,9 +28,8 @@ def main(arguments=None):
         description="Reports on the finished runs below a folder.",
     )
     parser.add_argument("workdir", metavar="WORKDIR")
-    parser.add_argument(
-        "--output", metavar="DIR", help="folder of the report; WORKDIR if none"
-    )
+    where = "folder of the report; WORKDIR if none"
+    parser.add_argument("--output", metavar="DIR", help=where)
     parser.add_argument(
         "--figures",
         metavar="N",

@@ -26,23 +26,15 @@ class LinearScaling(scaling.ScalingStudy):
     """What runs of several batch sizes say about the linear rule.
 
     What is ruled out cannot be C-close in R, G and N: `tested` says whether it
-    was.
-
-    Attributes:
-        refusal: Why the linear rule is none for the optimizer, or None.
-        prediction: `ClosenessPrediction` from runs of SVAG beside, or None.
-        unit: The batch size at which κ of the prediction is 1.
-        leaves_at: `(value, low, high)`, the predicted batch size at which C to
-            the smallest is left; None without a prediction.
-        best: The `BatchSize` of least test error.
-        error_grows_at: The first batch size above it whose test error is more
-            than 20% above its; or None. No theorem speaks of it.
+    was. Runs of SVAG `beside` predict where C to the smallest batch size is
+    left, `leaves_at`. The test error, of which no theorem speaks, is least at B
+    = `best`, and more than 20% higher first at `error_grows_at`, if at all.
     """
 
     name = "scaling"
     differ_in = "batch_size with learning_rate in proportion"
     free = {"batch_size", "learning_rate"}
-    beside = SVAGStudy
+    kind_beside = SVAGStudy
     # Pairs of halves and independent ones have the same mean and covariance.
     also_free = {"ell", "pairing"}
     title = "Linear scaling"
@@ -52,26 +44,29 @@ class LinearScaling(scaling.ScalingStudy):
     drawn = "G, N, N/G and test accuracy"
     axis = ", learning rate in proportion"
 
-    def __init__(self, comparison):
-        run, svag = comparison.runs[0], comparison.beside
-        kind = optimizer_kind(run.config["optimizer"])
+    def measure(self):
+        kind = optimizer_kind(self.config["optimizer"])
         self.refusal = rule_refusal(kind, "linear")
-        super().__init__(comparison)
         self.prediction = self.leaves_at = None
-        if svag and not self.refusal:
-            of_ell = svag.groups, self.window_of
-            self.prediction = seeds.closeness_prediction(*of_ell)
+        if self.beside and not self.refusal:
+            self.prediction = seeds.closeness_prediction(
+                self.beside.groups, self.window_of
+            )
         if self.prediction:
             # SVAG with ell at B is SGD at B / ell, on the line of equal noise.
-            self.unit = svag.runs[0].config["batch_size"] * run.ell
-            first = self.first.size / self.unit
+            self.unit = self.beside.config["batch_size"] * self.runs[0].ell
+            first = min(self.groups) / self.unit
             ends = self.prediction.max_batch_multiplier(self.target, first)
             self.leaves_at = tuple(self.unit * kappa for kappa in ends)
-        self.best = min(self.batches, key=lambda batch: batch.test_error)
-        self.grown_error = GROWN_ERROR * self.best.test_error
-        larger = self.batches[self.batches.index(self.best) :]
-        grown = (b.size for b in larger if b.test_error > self.grown_error)
-        self.error_grows_at = next(grown, None)
+        super().measure()
+        # A run that diverged has an accuracy of 0.
+        means = self.means.items()
+        errors = {size: 1 - mean["accuracy"].value for size, mean in means}
+        self.best = min(errors, key=errors.get)
+        self.least_error = errors[self.best]
+        self.grown_error = GROWN_ERROR * self.least_error
+        grown = (B for B in errors if errors[B] > self.grown_error)
+        self.error_grows_at = next((B for B in grown if B > self.best), None)
 
     @staticmethod
     def alike(run):
@@ -88,70 +83,73 @@ class LinearScaling(scaling.ScalingStudy):
         rates = [window.verdict.learning_rate for window in windows]
         return {"learning_rate": [*rates, runs[0].config["learning_rate"]][0]}
 
-    def _verdict(self, batch):
+    def _verdict(self, size):
         """`ScalingVerdict` on runs of the same process as these, or None."""
         if self.refusal:
             return None
-        return seeds.noise_verdict(batch.runs, self.window_of, self.target)
+        runs = seeds.converged(self.groups[size])
+        return seeds.noise_verdict(runs, self.window_of, self.target)
 
-    def bound_of(self, batch):
-        verdict = self._verdict(batch)
+    def bound_of(self, size):
+        verdict = self._verdict(size)
         if verdict is None:
             return None
         point = verdict.max_batch_size or math.nan
         return verdict.not_ruled_out_up_to, point, verdict.ruled_out_beyond
 
-    def closeness(self, batch, other):
-        """`Closeness` of a `BatchSize` to another one, or None."""
-        if batch is other:
+    def closeness(self, size, other):
+        """`Closeness` of a batch size to another one, or None."""
+        if size == other:
             return None
-        kappa = batch.size / other.size
-        return seeds.closeness_over_seeds(other.means, batch.means, kappa)
+        means = self.means[other], self.means[size]
+        return seeds.closeness_over_seeds(*means, size / other)
 
-    def tested(self, batch):
+    def tested(self, size):
         """Whether no batch size that is ruled out from here was C-close.
 
         None without a bound. "failed" if the interval of C of one lies at or
         below the C asked for, else "undetermined" if one contains it, else
         "held" if one lies above, or a run diverged.
         """
-        if batch.bound is None:
+        if self.bounds[size] is None:
             return None
         found = {"not tested"}
-        for other in self.batches:
-            if other.size <= batch.bound[2]:
+        for other in self.groups:
+            if other <= self.bounds[size][2]:
                 continue
-            closeness = self.closeness(other, batch)
+            closeness = self.closeness(other, size)
+            is_far = closeness and closeness.low > self.target
             # What diverges has no equilibrium to be close at.
-            if other.num_diverged or closeness and closeness.low > self.target:
+            if is_far or other in self.diverged:
                 found.add("held")
             elif closeness:
                 is_close = closeness.high <= self.target
                 found.add("failed" if is_close else "undetermined")
         return next(answer for answer in _FOUND if answer in found)
 
-    def row(self, batch):
+    def row(self, size):
+        moments = {"G": None, "N": None}
         measured = least = predicted = None
-        closeness = self.closeness(batch, self.first)
-        if closeness:
+        if noise := self.noises[size]:
+            g = noise.grad_sq_norm, noise.grad_sq_norm_se
+            n = noise.noise_trace, noise.noise_trace_se
+            moments = {"G": seeds.SeedMean(*g, 1), "N": seeds.SeedMean(*n, 1)}
+        if closeness := self.closeness(size, self.first):
             measured = closeness.low, closeness.value, closeness.high
-            if batch.means["accuracy"].count == 1:
+            if len(self.groups[size]) == 1:
                 measured = closeness.value
         verdict = self._verdict(self.first)
-        if verdict and batch is not self.first:
-            kappa = batch.size / self.first.size
-            least = verdict.scaled_by(kappa).min_closeness
+        if verdict and size > self.first:
+            least = verdict.scaled_by(size / self.first).min_closeness
         if self.prediction:
-            kappas = batch.size / self.unit, self.first.size / self.unit
+            kappas = size / self.unit, self.first / self.unit
             value, *ends = self.prediction.closeness(*kappas)
             predicted = ends[0], value, ends[1]
-        noise = batch.estimate
         return {
-            **self.trained(batch),
-            "G": noise and _moment(noise, "grad_sq_norm"),
-            "N": noise and _moment(noise, "noise_trace"),
-            **self.judged(batch),
-            "no ruled-out batch is C-close": self.tested(batch),
+            **self.trained(size),
+            **moments,
+            **self.judged(size),
+            "no ruled-out batch is C-close": self.tested(size),
             "C": measured,
             "C at least": least,
             "C predicted": predicted,
@@ -162,25 +160,23 @@ class LinearScaling(scaling.ScalingStudy):
         if self.refusal:
             return str(self.refusal)
         found = ""
-        if self.first.bound:
+        if answer := self.tested(self.first):
             found = (
                 ". No batch size that was ruled out was C-close in R, G and N: "
-                f"{_FOUND[self.tested(self.first)]}"
+                f"{_FOUND[answer]}"
             )
         return f"{self.bound_text}{found}."
 
     def texts(self):
         target = number(self.target)
         if self.prediction:
-            svag = self.comparison.beside
-            leaves = study.leaves_text(
-                self.first.size, self.target, self.leaves_at
-            )
+            ells = ", ".join(map(str, self.beside.groups))
+            size = self.beside.config["batch_size"]
+            at = self.first, self.target, self.leaves_at
             yield (
-                f"Predicted from ell = {', '.join(map(str, svag.groups))} at B "
-                f"= {svag.runs[0].config['batch_size']:,}: {leaves}. The "
-                "prediction (derived) is of first order in the learning rate. "
-                f"{study.SHAPES}"
+                f"Predicted from ell = {ells} at B = {size:,}: "
+                f"{study.leaves_text(*at)}. The prediction (derived) is of "
+                f"first order in the learning rate. {study.SHAPES}"
             )
         elif not self.refusal:
             yield (
@@ -190,8 +186,8 @@ class LinearScaling(scaling.ScalingStudy):
             )
         yield (
             "Test error is another matter, of which the theorem says nothing. "
-            f"The least, {number(self.best.test_error)}, is that of B = "
-            f"{self.best.size:,}; {self._grown_text()}."
+            f"The least, {number(self.least_error)}, is that of B = "
+            f"{self.best:,}; {self._grown_text()}."
         )
         yield (
             "B* = κ_max·B is the largest batch size that the necessary "
@@ -209,13 +205,13 @@ class LinearScaling(scaling.ScalingStudy):
             "The threshold 1/(C² − 1) for SGD's own N/G is "
             f"{number(self.threshold)}."
         )
-        reasons = seeds.reasons_of(self.comparison.runs, self.window_of)
+        reasons = seeds.reasons_of(self.runs, self.window_of)
         if reasons:
             found = study.reasons_text(reasons)
             yield f"The condition is only a heuristic: {found}."
 
     def _grown_text(self):
-        grows_at, bound = self.error_grows_at, self.first.bound
+        grows_at, bound = self.error_grows_at, self.bounds[self.first]
         more = f"by more than {GROWN_ERROR - 1:.0%} of its value"
         if grows_at is None:
             return f"no larger batch size exceeds it {more}"
@@ -247,7 +243,7 @@ class LinearScaling(scaling.ScalingStudy):
             means = self.column(name).items()
             shown = {size: mean for size, mean in means if mean.value > 0}
             label += " (± standard error)"
-            study.draw_means(axes, shown, index, label=label)
+            study.draw_points(axes, shown, index, label=label)
         study.make_logarithmic(axes)
         axes.set_ylabel("squared gradient units")
         axes.legend()
@@ -266,34 +262,25 @@ class LinearScaling(scaling.ScalingStudy):
             ("C predicted", 2, "predicted from SVAG"),
         ):
             points = self.column(name)
-            if points and None not in [
-                value for _, value, _ in points.values()
-            ]:
-                low, values, high = np.transpose([*points.values()])
+            low, values, high = np.reshape([*points.values()], (-1, 3)).T
+            if points and None not in values:
                 style = study.line_style(index)
                 axes.plot([*points], values, **style, label=label)
                 # An open end goes to the edge of the axis.
                 ends = low, np.minimum(high, 1e6)
-                study.draw_band(axes, [*points], *ends, style["color"], 0.2)
+                band = {"color": style["color"], "alpha": 0.2}
+                axes.fill_between([*points], *ends, **band)
         ends = {B: np.broadcast_to(c, 3) for B, c in self.column("C").items()}
         # It is infinite where a G is not above 0.
         ends = {B: c for B, c in ends.items() if math.isfinite(c[1])}
-        top = 1.3 * max(
-            [self.target, *(value for _, value, _ in ends.values())]
-        )
+        top = 1.3 * max([self.target, *(c[1] for c in ends.values())])
         ends = {B: np.minimum(c, 10 * top) for B, c in ends.items()}
         label = "measured" + " (95% interval)" * (not self.has_one_seed)
-        study.draw_intervals(axes, ends, 0, linestyle="", label=label)
+        study.draw_points(axes, ends, 0, linestyle="", label=label)
         label = f"C = {self.target:.3g}, asked for"
         axes.axhline(self.target, color="0.4", linestyle=":", label=label)
         axes.set_ylim(0.98, top)
         study.make_logarithmic(axes)
         self.finish_sizes(axes, 1.1, 1.2)
-        axes.set_ylabel(f"C to B = {self.first.size:,} (dimensionless)")
+        axes.set_ylabel(f"C to B = {self.first:,} (dimensionless)")
         study.legend_outside(figure, [axes], "lower", ncols=2, fontsize=11)
-
-
-def _moment(estimate, name):
-    """G or N with its error."""
-    error = getattr(estimate, f"{name}_se")
-    return seeds.SeedMean(getattr(estimate, name), error, 1)

@@ -11,14 +11,7 @@ NGD, SGD = "NGD", "SGD"
 
 
 class NGDStudy(study.Study):
-    """NGD beside SGD.
-
-    Attributes:
-        difference: `(value, low, high)`, NGD's test accuracy less SGD's with
-            its 95% interval, infinite with one seed.
-        closeness: `Closeness` of SGD to NGD, None if NGD's G and N are not
-            measured.
-    """
+    """NGD beside SGD: `difference` of their accuracies, and `closeness`."""
 
     name = "ngd"
     differ_in = "being NGD or SGD"
@@ -27,18 +20,18 @@ class NGDStudy(study.Study):
     title = "NGD and SGD"
     label = "{}"
 
-    def __init__(self, comparison):
-        super().__init__(comparison)
-        sgd, ngd = self.means[SGD], self.means[NGD]
-        self.difference = welch_difference(ngd["accuracy"], sgd["accuracy"])
-        self.closeness = seeds.closeness_over_seeds(sgd, ngd)
-
     @staticmethod
     def value_of(run):
         name = run.config["optimizer"]
         if name in ("sgd", "svag") and run.config["ell"] == 1:
             return SGD
         return NGD if name == "ngd" else None
+
+    def measure(self):
+        super().measure()
+        sgd, ngd = self.means[SGD], self.means[NGD]
+        self.difference = welch_difference(ngd["accuracy"], sgd["accuracy"])
+        self.closeness = seeds.closeness_over_seeds(sgd, ngd)
 
     @property
     def headline(self):
@@ -53,7 +46,7 @@ class NGDStudy(study.Study):
         )
 
     def parts(self):
-        rows = ({"": n} | study.outcome(m) for n, m in self.means.items())
+        rows = [{"": n, **study.outcome(m)} for n, m in self.means.items()]
         yield study.table("At the end", rows)
         yield f"{self.seeds_text} The interval is Welch's."
         if self.closeness:
@@ -63,7 +56,7 @@ class NGDStudy(study.Study):
         else:
             yield "NGD's G and N are not measured: there is no C-closeness."
         expected = "optimizer", "seed"
-        also = [k for k in self.comparison.differing if k not in expected]
+        also = [key for key in self.differing if key not in expected]
         if also:
             yield f"Besides the optimizer the runs differ in {', '.join(also)}."
 

@@ -28,12 +28,11 @@ class Run:
         name: Path of its folder below the one that was searched.
         config: `{key: value}` with dots for what is nested, `"model.name"`.
         history: Frame with a row an epoch, NaN where nothing was measured.
-        accuracy: Test accuracy at the end; 0 if it diverged.
+        accuracy: Of the test data, at the end; 0 if it diverged.
         diverged: Whether it stopped at a loss that was not finite.
         final_window: `ScalingReport` on the end of the run, with the plain
-            noise whatever the optimizer; None if no noise was measured.
-        preconditioned_noise: `NoiseEstimate` in the norm of an adaptive
-            optimizer, or None.
+            noise whatever the optimizer; None without.
+        preconditioned_noise: That in the norm of an adaptive optimizer.
     """
 
     name: str
@@ -51,11 +50,11 @@ class Run:
         if final is None or self.preconditioned_noise:
             return final
 
-        def distance(window):
-            return round(abs(window.verdict.learning_rate - configured), 9)
-
         # Of equally near ones the last: `min` keeps the first that it meets.
-        return min(reversed(final.stretches), key=distance)
+        return min(
+            reversed(final.stretches),
+            key=lambda w: round(abs(w.verdict.learning_rate - configured), 9),
+        )
 
     @property
     def ell(self):
@@ -69,17 +68,12 @@ class Run:
 
 
 def find_runs(folder):
-    """The runs in a folder and the folders below it.
+    """`(runs, unfinished, unusable)` in a folder and the folders below it.
 
-    A folder with a `config.json` holds a run. One with `results.json` is
-    finished; one whose last loss is not finite has diverged and counts too.
-
-    Returns:
-        `(runs, unfinished, unusable)`: a list of `Run`s, one of folder names,
-        and `{folder name: why a file in it cannot be used}`.
-
-    Raises:
-        ValueError: If no run has come to its end, or none can be used.
+    These are `Run`s, names of folders, and `{name: why a file in it cannot be
+    used}`. A folder with a `config.json` holds a run. One with `results.json`
+    is finished; one whose last loss is not finite has diverged and counts too.
+    A `ValueError` tells why there is none.
     """
     if not os.path.isdir(folder):
         raise ValueError(
@@ -94,41 +88,39 @@ def find_runs(folder):
 
     for path, subfolders, files in os.walk(folder, onerror=leave_out):
         subfolders.sort()
+        # A run of a sweep that has not come to training has a log alone.
+        if {"config.json", run_folder.OUTPUT_LOG}.isdisjoint(files):
+            continue
         name = os.path.relpath(path, folder)
-        if "config.json" in files:
-            try:
-                run = _read_run(path, name)
-                runs.append(run) if run else unfinished.append(name)
-            except ValueError as error:
-                unusable[name] = str(error)
-        elif run_folder.OUTPUT_LOG in files:
-            # A run of a sweep that has not come to training.
-            unfinished.append(name)
+        try:
+            run = _read_run(path, name)
+            runs.append(run) if run else unfinished.append(name)
+        except ValueError as error:
+            unusable[name] = str(error)
     if runs:
         return runs, unfinished, unusable
     if unusable:
         first, *others = unusable.values()
         also = f" (so it is with {len(others)} more)" if others else ""
         raise ValueError(f"{first.removesuffix('.')}{also}.")
-    if unfinished:
-        raise ValueError(
-            f"None of the runs in {folder!r} is finished "
-            f"({', '.join(unfinished)}): start train.py again with the same "
-            "--workdir."
-        )
     raise ValueError(
-        f"WORKDIR must hold runs of train.py, but no config.json is in "
+        f"None of the runs in {folder!r} is finished "
+        f"({', '.join(unfinished)}): start train.py again with the same "
+        "--workdir."
+        if unfinished
+        else "WORKDIR must hold runs of train.py, but no config.json is in "
         f"{folder!r} or below."
     )
 
 
 def _read_run(path, name):
     """The `Run` in a folder, or None if it is unfinished."""
-    config_file, results_file, history_file = (
-        os.path.join(path, file)
-        for file in ("config.json", "results.json", "history.csv")
-    )
+    config_file = os.path.join(path, "config.json")
+    results_file = os.path.join(path, "results.json")
+    history_file = os.path.join(path, "history.csv")
     content = run_folder.read_json(config_file)
+    if content is None:
+        return None
     with _used(config_file):
         config = _checked(content)
         checksum = run_folder.configuration_checksum(content)

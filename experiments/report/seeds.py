@@ -1,7 +1,6 @@
-"""Runs that differ in one thing and in their seeds, and their means."""
+"""What runs that differ in their seeds alone say together."""
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
@@ -13,85 +12,18 @@ from keras_svag.scaling.conditions import RunConditions
 from keras_svag.scaling.prediction import predict_closeness
 from keras_svag.scaling.verdict import ScalingVerdict
 
-# What does not change how a run trains or what it measures.
-_IRRELEVANT = {
-    "version",
-    "validate_every",
-    "lsr.enabled",
-    "lsr.kappas",
-    "lsr.per_layer",
-    "micro_batch_size",
-    # The numbers that follow from these stand in the configuration too.
-    "scale",
-    "scale_lr",
-}
+# Keys that do not change how a run trains or what it measures; the numbers
+# that follow from the last two stand in the configuration too.
+IRRELEVANT = {"version", "validate_every", "lsr.enabled", "lsr.kappas"}
+IRRELEVANT |= {"lsr.per_layer", "micro_batch_size", "scale", "scale_lr"}
 
 # What an equilibrium is told by, and the theory's letters for it.
 SYMBOLS = {"weight_sq_norm": "R", "grad_sq_norm": "G", "noise_trace": "N"}
 
 
-@dataclasses.dataclass
-class Comparison:
-    """Runs that differ in one quantity, and in their seeds.
-
-    Attributes:
-        groups: `{value: runs}` by the value of the quantity, in its order.
-        beside: Another `Comparison`, which says more of one of these runs.
-    """
-
-    groups: dict
-    beside: "Comparison | None" = None
-
-    @property
-    def runs(self):
-        """All runs, in order."""
-        return [run for runs in self.groups.values() for run in runs]
-
-    @property
-    def num_seeds(self):
-        """Least number of runs at a value."""
-        return min(map(len, self.groups.values()))
-
-    @functools.cached_property
-    def differing(self):
-        """Keys of the configuration in which the runs differ, in order."""
-        return differing_keys(self.runs)
-
-    @functools.cached_property
-    def common(self):
-        """`{key: value}`, the configuration that they share, in order."""
-        config, other = self.runs[0].config, _IRRELEVANT.union(self.differing)
-        return {key: config[key] for key in sorted(config.keys() - other)}
-
-
-def comparisons(runs, value_of, free, alike):
-    """The `Comparison`s that runs allow, in the order of their first runs.
-
-    Args:
-        runs: `Run`s.
-        value_of: Function from a run to the value in which it is compared, or
-            None if it takes no part.
-        free: Keys of the configuration that need not be equal; the seed never
-            has to be.
-        alike: Function from a run to what has to be equal besides, or None if
-            it takes no part.
-    """
-    by_setting = {}
-    for run in runs:
-        value, other = value_of(run), alike(run)
-        if value is not None and other is not None:
-            groups = by_setting.setdefault((setting(run, free), other), {})
-            groups.setdefault(value, []).append(run)
-    return [
-        Comparison(dict(sorted(groups.items())))
-        for groups in by_setting.values()
-        if len(groups) > 1
-    ]
-
-
 def setting(run, free=()):
     """What runs have in common that differ at most in seed and free keys."""
-    free = _IRRELEVANT.union(free, {"seed"})
+    free = IRRELEVANT.union(free, {"seed"})
     return tuple(
         (key, repr(value))
         for key, value in sorted(run.config.items())
@@ -99,37 +31,29 @@ def setting(run, free=()):
     )
 
 
-def without_repeated(runs):
-    """Splits runs into those of their own and repetitions of them.
-
-    A second run of the same configuration and seed is no second sample.
-
-    Returns:
-        `(runs, repeated)`, two lists of `Run`s.
-    """
+def first_of_each(runs, key):
+    """The first run with each value of a function of runs."""
     first = {}
     for run in runs:
-        first.setdefault((setting(run), run.config["seed"]), run)
-    own = [*first.values()]
-    return own, [run for run in runs if run not in own]
+        first.setdefault(key(run), run)
+    return [*first.values()]
+
+
+def converged(runs):
+    """Those that did not diverge."""
+    return [run for run in runs if not run.diverged]
 
 
 def differing_keys(runs):
     """Keys of the configuration in which runs differ, in order."""
-    keys = sorted({key for run in runs for key in run.config} - _IRRELEVANT)
+    keys = sorted({key for run in runs for key in run.config} - IRRELEVANT)
     # 1 and True are equal, but not the same setting.
     return [k for k in keys if len({repr(r.config.get(k)) for r in runs}) > 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedMean:
-    """A mean over seeds.
-
-    Attributes:
-        value: The mean; NaN if a seed has no value.
-        standard_error: Of the mean, from the seeds' spread; NaN for one seed.
-        count: Number of seeds.
-    """
+    """A mean over seeds, and its standard error from their spread, or NaN."""
 
     value: float
     standard_error: float
@@ -156,34 +80,26 @@ def means_over_seeds(runs, window_of):
     """`{quantity: SeedMean}`: test accuracy, training loss, R, G and N.
 
     Of a run that diverged the accuracy is 0, and it has none of the others.
-
-    Args:
-        runs: `Run`s.
-        window_of: Function from a run to the `ScalingReport` that has its R, G
-            and N, or None if they were not measured.
+    R, G and N are those of the `ScalingReport` that `window_of(run)` returns.
     """
-    converged = [run for run in runs if not run.diverged]
-    windows = [*map(window_of, converged)] or [None]
-
-    def measured(value):
-        return seed_mean([value(w) if w else math.nan for w in windows])
-
-    losses = [run.curve("loss")[-1] for run in converged]
-    return {
-        "accuracy": seed_mean([run.accuracy for run in runs] or [math.nan]),
-        "loss": seed_mean(losses or [math.nan]),
-        "weight_sq_norm": measured(lambda w: w.weight_sq_norm),
-        "grad_sq_norm": measured(lambda w: w.estimate.grad_sq_norm),
-        "noise_trace": measured(lambda w: w.estimate.noise_trace),
+    finished = converged(runs)
+    windows = [*map(window_of, finished)]
+    noises = [window and window.estimate for window in windows]
+    values = {
+        "accuracy": [run.accuracy for run in runs],
+        "loss": [run.curve("loss")[-1] for run in finished],
     }
+    for name in SYMBOLS:
+        measured = windows if name == "weight_sq_norm" else noises
+        values[name] = [getattr(m, name, math.nan) for m in measured]
+    return {name: seed_mean(v or [math.nan]) for name, v in values.items()}
 
 
 def closeness_over_seeds(first, second, kappa=1.0):
     """`Closeness` of two settings, by their `means_over_seeds`, or None.
 
-    The errors are those of means over the seeds, and contain what differs from
-    run to run; one seed has none, and counts as exact. It is None if R, G and
-    N were not measured in both, or one of R and N is not above 0.
+    One seed has no errors, and counts as exact. It is None if R, G and N were
+    not measured in both, or one of R and N is not above 0.
     """
     try:
         statistics = [_statistics(means, 0.0) for means in (first, second)]

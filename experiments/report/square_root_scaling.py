@@ -10,8 +10,6 @@ from experiments.report.linear_scaling import LinearScaling
 from keras_svag.noise.numerals import number
 from keras_svag.scaling.bounds import max_batch_multiplier
 
-_BETAS = {"beta_1", "beta_2", "rho"}
-
 
 class SquareRootScaling(scaling.ScalingStudy):
     """What runs of several batch sizes say about the square-root rule.
@@ -27,8 +25,14 @@ class SquareRootScaling(scaling.ScalingStudy):
     differ_in = (
         "batch_size with Adam's or RMSprop's numbers by the square-root rule"
     )
-    free = {"batch_size", "learning_rate", "epsilon", "weight_decay", *_BETAS}
-    beside = LinearScaling
+    free = {
+        "batch_size",
+        "learning_rate",
+        "epsilon",
+        "weight_decay",
+        *scaling.BETAS,
+    }
+    kind_beside = LinearScaling
     title = "Square-root scaling"
     rule = "the square-root rule"
     label = "square-root rule"
@@ -36,13 +40,13 @@ class SquareRootScaling(scaling.ScalingStudy):
     noise = "preconditioned noise"
     drawn = "q_P, test accuracy and training loss"
 
-    def __init__(self, comparison):
-        super().__init__(comparison)
-        beside = comparison.beside.groups if comparison.beside else {}
+    def measure(self):
+        beside = self.beside.groups if self.beside else {}
         self.linear = {
             size: seeds.means_over_seeds(runs, self.window_of)
             for size, runs in beside.items()
         }
+        super().measure()
 
     @staticmethod
     def alike(run):
@@ -53,7 +57,9 @@ class SquareRootScaling(scaling.ScalingStudy):
             scaled = square_root_scaled(config, 1 / config["batch_size"])
         except (TypeError, ValueError):
             return None
-        scaled |= {key: 1 - scaled[key] for key in _BETAS & scaled.keys()}
+        scaled |= {
+            key: 1 - scaled[key] for key in scaled.keys() & scaling.BETAS
+        }
         # Of the logarithm: decimal fractions lie on no edge of it.
         return tuple(
             (key, value and round(1e4 * math.log(value)))
@@ -66,25 +72,25 @@ class SquareRootScaling(scaling.ScalingStudy):
     def scaled(self, runs):
         return square_root_scaled(runs[0].config, 1)
 
-    def bound_of(self, batch):
+    def bound_of(self, size):
         # Both runs are SVAG's: the signal's share in v is 1/ell in both.
-        q = np.multiply(batch.runs[0].ell, batch.ratio)
+        q = np.multiply(self.runs[0].ell, self.ratios[size])
         multipliers = max_batch_multiplier(q, self.target)
-        return tuple(float(batch.size * m) for m in multipliers)
+        return tuple(float(size * m) for m in multipliers)
 
-    def row(self, batch):
+    def row(self, size):
         beside = {}
         if self.linear:
             beside = dict.fromkeys(("accuracy, linear", "loss, linear"))
-        if means := self.linear.get(batch.size):
+        if means := self.linear.get(size):
             cells = study.outcome(means).values()
             beside = dict(zip(beside, cells, strict=True))
-        return self.trained(batch) | beside | self.judged(batch)
+        return self.trained(size) | beside | self.judged(size)
 
     @property
     def headline(self):
         derived = ", by a necessary condition that is derived"
-        return f"{self.bound_text}{derived * bool(self.first.bound)}."
+        return f"{self.bound_text}{derived * bool(self.bounds[self.first])}."
 
     def texts(self):
         text = (

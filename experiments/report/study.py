@@ -1,25 +1,17 @@
-"""What the studies of a report have in common: form, cells, sentences, figures.
+"""What the studies of a report have in common: runs, cells, sentences, figures.
 
 Figures are legible at a width of 800 pixels. Colours are those of Okabe and
 Ito, told apart by colour-blind readers; line styles and markers tell them apart
 without colour.
 """
 
-import functools
 import io
 import math
 import operator
 
 import numpy as np
-import pandas
-from matplotlib import rc_context
+from matplotlib import rc_context, ticker
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-)
 
 from experiments.report import seeds
 from keras_svag.noise import numerals
@@ -27,17 +19,9 @@ from keras_svag.noise.numerals import interval, number
 from keras_svag.reporting.blocks import Headline, Line, Table
 
 # Their yellow is left out: on white it is too faint.
-COLOURS = (
-    "#000000",
-    "#E69F00",
-    "#0072B2",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-)
+COLOURS = "#000000 #E69F00 #0072B2 #009E73 #D55E00 #56B4E9 #CC79A7".split()
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MARKERS = "os^DvPX*"
 _STYLE = {
     "font.size": 12,
     "axes.grid": True,
@@ -45,6 +29,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 2,
+    "patch.linewidth": 0,
     "legend.framealpha": 0.9,
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
@@ -65,59 +50,69 @@ SHAPES = (
 class Study:
     """A question that a report answers wherever runs allow it.
 
-    A subclass has these class attributes, and
-
-    - `value_of(run)`, in what it is compared, or None if it takes no part;
-    - `headline`, a property: what is found;
-    - `parts()`, the tables and sentences below that;
-    - `plots()`, `{what it shows: (caption, height, function of a figure)}`.
-
-    Args:
-        comparison: One of its `Comparison`s.
+    A subclass has the class attributes `name`, with which its figures begin,
+    `title`, `differ_in`, what its runs differ in, and `free`, the keys of the
+    configuration in which they may; `value_of(run)`, in what runs are compared,
+    or None if one takes no part; the `headline`, what is found; `parts()`, the
+    tables and sentences below that; and `plots()`, `{what is shown: (caption,
+    height, function of a figure)}`.
 
     Attributes:
-        name: What the files of its figures begin with.
-        differ_in: What its runs differ in, a phrase.
-        free: Keys of the configuration in which they may.
-        counts_diverged: Whether runs that diverged count.
-        window_of: Function from a run to the `ScalingReport` that has its
-            noise, or None.
-        title: Its heading.
-        label: Format of a value in a legend.
-        heading: The title, with what tells it from others of its kind.
-        blocks, pictures, details: Below it: `Block`s, the headline first,
-            `{name: (caption, bytes of a PNG file)}`, and sentences.
-        groups: `{value: runs}`.
+        groups: `{value: runs}`, in the order of the values.
         means: `{value: means_over_seeds}`.
         target: C, the closeness asked for.
     """
 
     counts_diverged = False
+    # The `ScalingReport` that has the noise of a run, or None.
     window_of = operator.attrgetter("final_window")
 
-    def __init__(self, comparison):
-        self.comparison, self.groups = comparison, comparison.groups
-        self.config = comparison.runs[0].config
+    def __init__(self, groups):
+        self.groups = groups
+        self.runs = [run for runs in groups.values() for run in runs]
+        self.differing = seeds.differing_keys(self.runs)
+        self.config = self.runs[0].config
+        other = seeds.IRRELEVANT.union(self.differing, {"seed"})
+        keys = sorted(self.config.keys() - other)
+        self.common = {key: self.config[key] for key in keys}
         self.target = self.config["lsr.closeness"]
-        self.has_one_seed = comparison.num_seeds == 1
+        self.num_seeds = min(map(len, groups.values()))
+        self.has_one_seed = self.num_seeds == 1
+
+    @classmethod
+    def studies(cls, runs):
+        """Those that runs allow, in the order of their first runs."""
+        by_setting = {}
+        for run in runs:
+            value, setting = cls.value_of(run), cls.setting(run)
+            counts = cls.counts_diverged or not run.diverged
+            if counts and None not in (value, setting):
+                groups = by_setting.setdefault(setting, {})
+                groups.setdefault(value, []).append(run)
+        found = [groups for groups in by_setting.values() if len(groups) > 1]
+        return [cls(dict(sorted(groups.items()))) for groups in found]
+
+    @classmethod
+    def setting(cls, run):
+        """What is equal in runs that are compared, or None: it takes no part"""
+        return seeds.setting(run, cls.free)
+
+    def measure(self):
+        """Finds what there is to say."""
         self.means = {
             value: seeds.means_over_seeds(runs, self.window_of)
             for value, runs in self.groups.items()
         }
 
-    @classmethod
-    def comparisons(cls, runs):
-        """The `Comparison`s of runs that can answer it."""
-        counted = [r for r in runs if cls.counts_diverged or not r.diverged]
-        return seeds.comparisons(counted, cls.value_of, cls.free, cls.alike)
+    def make(self, varied, figures_name=None):
+        """Measures, and makes heading, blocks, details and pictures.
 
-    @staticmethod
-    def alike(run):
-        """What has to be equal besides, or None if a run takes no part."""
-        return ()
-
-    @functools.cached_property
-    def blocks(self):
+        The keys `varied` tell studies of a kind apart. Without a
+        `figures_name`, with which their files begin, there are no pictures.
+        """
+        self.measure()
+        own = [f"{k} = {self.common[k]}" for k in varied if k in self.common]
+        self.heading = self.title + ": " * bool(own) + ", ".join(own)
         parts = [*self.parts()]
         if self.has_one_seed:
             parts.append(
@@ -125,36 +120,20 @@ class Study:
                 "errors over seeds are left out there."
             )
         lines = (Line(p) if isinstance(p, str) else p for p in parts)
-        return Headline(self.headline), *lines
-
-    @property
-    def details(self):
-        shared = ", ".join(
-            f"{key} = {value}"
-            for key, value in self.comparison.common.items()
-            if value is not None and key != "seed"
+        self.blocks = Headline(self.headline), *lines
+        common = self.common.items()
+        shared = [
+            f"{key} = {value}" for key, value in common if value is not None
+        ]
+        self.details = (
+            f"In common: {', '.join(shared)}.",
+            f"Runs: {', '.join(run.name for run in self.runs)}.",
         )
-        names = ", ".join(run.name for run in self.comparison.runs)
-        return f"In common: {shared}.", f"Runs: {names}."
-
-    def make(self, name, varied, has_figures):
-        """Makes heading, blocks and pictures.
-
-        Args:
-            name: What the files of its figures begin with.
-            varied: Keys that tell studies of a kind apart.
-            has_figures: Whether it gets any.
-        """
-        common = self.comparison.common
-        own = [k for k in varied if k in common and k != "seed"]
-        values = ", ".join(f"{key} = {common[key]}" for key in own)
-        self.heading = f"{self.title}: {values}" if own else self.title
         self.pictures = {
-            f"{name}-{what}": (caption, picture(height, draw))
+            f"{figures_name}-{what}": (caption, _picture(height, draw))
             for what, (caption, height, draw) in self.plots().items()
-            if has_figures
+            if figures_name
         }
-        _ = self.blocks
 
     @property
     def seeds_text(self):
@@ -194,7 +173,7 @@ class Study:
     @property
     def equilibrium_counts(self):
         """How many runs have reached it, have not, and are not known to."""
-        windows = map(self.window_of, self.comparison.runs)
+        windows = map(self.window_of, self.runs)
         known = [window and window.verdict.at_equilibrium for window in windows]
         return [known.count(answer) for answer in (True, False, None)]
 
@@ -203,36 +182,38 @@ class Study:
         bands = "Lines are means, bands the range of all seeds."
         if self.has_one_seed:
             bands = "Lines are means; one seed has no band."
-        measured = f"Test accuracy and training loss{what}"
-        caption = f"{measured} against SGD epochs. {bands}"
+        caption = (
+            f"Test accuracy and training loss{what} against SGD epochs. {bands}"
+        )
         return {"curves": (caption, 7, self.draw_curves)}
 
     def draw_curves(self, figure):
         panels = figure.subplots(2, 1, sharex=True)
-        columns = {"val_accuracy": (ACCURACY, 100), "loss": (LOSS, 1)}
-        for axes, name in zip(panels, columns, strict=True):
-            label, scale = columns[name]
+        columns = ("val_accuracy", ACCURACY, 100), ("loss", LOSS, 1)
+        for axes, (column, label, scale) in zip(panels, columns, strict=True):
             axes.set_ylabel(label)
             for index, (value, runs) in enumerate(self.groups.items()):
-                epochs, values = seed_curves(runs, name)
-                count, style = len(epochs), line_style(index)
+                curves = scale * np.array([run.curve(column) for run in runs])
+                epochs = np.flatnonzero(np.isfinite(curves).all(axis=0))
+                curves, count = curves[:, epochs], len(epochs)
                 if not count:
                     continue
+                style = line_style(index)
                 # Shifted from line to line, lest markers hide one another.
                 first = index * max(count // 40, 1) % count
                 axes.plot(
-                    epochs,
-                    scale * values.mean(0),
+                    epochs + 1,
+                    curves.mean(axis=0),
                     **style,
                     label=self.label.format(value),
                     markevery=(first, max(count // 8, 1)),
                     markersize=6,
                 )
-                if len(values) > 1:
-                    ends = scale * np.array([values.min(0), values.max(0)])
-                    draw_band(axes, epochs, *ends, style["color"])
+                ends = curves.min(axis=0), curves.max(axis=0)
+                band = {"color": style["color"], "alpha": 0.15}
+                axes.fill_between(epochs + 1, *ends, **band)
         axes.set_xlabel("SGD epochs")
-        steps = MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+        steps = ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10])
         axes.xaxis.set_major_locator(steps)
         if all(np.all(line.get_ydata() > 0) for line in axes.get_lines()):
             make_logarithmic(axes)
@@ -240,21 +221,8 @@ class Study:
         legend_outside(figure, panels, "upper", ncols=ncols)
 
 
-def seed_curves(runs, column):
-    """A column of the histories of several seeds.
-
-    Returns:
-        `(epochs, values)`: the SGD epochs at which every seed has a finite
-        value, and these, a row a seed.
-    """
-    curves = pandas.DataFrame([pandas.Series(r.curve(column)) for r in runs])
-    curves = curves.loc[:, np.isfinite(curves).all()]
-    return curves.columns + 1, curves.to_numpy()
-
-
 def table(title, rows):
     """`Table` of `{column: value}`, a row each."""
-    rows = [*rows]
     cells = (tuple(map(_cell, row.values())) for row in rows)
     return Table(title, tuple(rows[0]), tuple(cells))
 
@@ -270,7 +238,7 @@ def _cell(value):
     return number(value) if isinstance(value, float) else value or "–"
 
 
-def outcome(means, num_diverged=0):
+def outcome(means, num_diverged=None):
     """Test accuracy and training loss, for a row of a table."""
     mean = means["accuracy"]
     accuracy = numerals.percent_with_error(mean.value, mean.standard_error)
@@ -283,7 +251,7 @@ def leaves_text(batch_size, closeness, ends):
     value, low, high = ends
     size, target = number(batch_size), number(closeness)
     leaves = f"linear scaling from B = {size} leaves C = {target}"
-    if value != value:
+    if math.isnan(value):
         return (
             "R, G and N are not told apart from no change, so there is no "
             f"point, and the interval alone says that {leaves} within "
@@ -303,7 +271,7 @@ def reasons_text(reasons):
     )
 
 
-def picture(height, draw):
+def _picture(height, draw):
     """Bytes of a PNG file, inches high, of what draws into a `Figure`."""
     file = io.BytesIO()
     with rc_context(_STYLE):
@@ -329,36 +297,24 @@ def legend_outside(figure, panels, where, **options):
     figure.legend(handles, labels, loc=f"outside {where} center", **options)
 
 
-def draw_intervals(axes, points, index, **style):
-    """Draws values with their intervals; an arrow where one has no end.
+def draw_points(axes, points, index, scale=1, **style):
+    """Draws `{position: value}`, with errors; an arrow where one has no end.
 
-    Args:
-        axes: Of matplotlib.
-        points: `{position: (low, value, high)}`.
-        index: As for `line_style`.
-        **style: What `axes.errorbar` takes instead, or besides.
+    A value is a `SeedMean`, `(low, value, high)` or a number.
     """
-    low, values, high = np.reshape([*points.values()], (-1, 3)).T
+    ends = [scale * _ends(value) for value in points.values()]
+    low, values, high = np.reshape(ends, (-1, 3)).T
     is_open = np.isinf(high)
     errors = values - low, np.where(is_open, values, high - values)
     style = {**line_style(index), "capsize": 4, "lolims": is_open, **style}
     axes.errorbar([*points], values, errors, **style)
 
 
-def draw_means(axes, points, index, scale=1, **style):
-    """Draws `{position: SeedMean}` with standard errors, if there are some."""
-    steps = np.array([-1, 0, 1])
-    ends = {
-        x: scale * (mean.value + steps * np.nan_to_num(mean.standard_error))
-        for x, mean in points.items()
-    }
-    draw_intervals(axes, ends, index, **style)
-
-
-def draw_band(axes, positions, low, high, color, alpha=0.15):
-    """Fills what lies between two curves."""
-    style = {"color": color, "alpha": alpha, "linewidth": 0}
-    axes.fill_between(positions, low, high, **style)
+def _ends(value):
+    if isinstance(value, seeds.SeedMean):
+        error = np.nan_to_num(value.standard_error)
+        return value.value + error * np.array([-1, 0, 1])
+    return np.broadcast_to(value, 3)
 
 
 def make_logarithmic(axes):
@@ -374,6 +330,6 @@ def make_logarithmic(axes):
     digits = (1, 2, 5) if 10 < high / low < 1000 else (1,)
     if high < 10 * low:
         digits = (1, 2, 3, 4, 5, 7)
-    axes.yaxis.set_major_locator(LogLocator(subs=digits))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=digits))
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())

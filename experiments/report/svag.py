@@ -12,25 +12,14 @@ from keras_svag.scaling.verdict import Verdict
 class SVAGStudy(study.Study):
     """What runs of several ell say about the SDE approximation.
 
-    What its verdict means is said in the report, at the end of `parts`. One
-    seed shows nothing of how runs vary, so then only N/G can decide.
+    What its `verdict` means is said in the report, at the end of `parts`; the
+    `reason` is a clause. One seed shows nothing of how runs vary, so then only
+    N/G can decide: by the `condition`, a `ScalingVerdict` on SGD, of which
+    `sde_verdict` is the necessary condition ([L21], section 5).
 
     C-closeness is one of equilibria: runs that began alike are close before
     they get there. So where the balance tells that a run has not, the interval
     decides nothing; where no balance is defined, the reason says so.
-
-    Attributes:
-        simulated: The optimizer whose SDE it is.
-        largest: The ell that stands in for the SDE.
-        limit: The means at ell → ∞.
-        closeness: `Closeness` of SGD to SVAG with the largest ell, or None.
-        limit_closeness: `Closeness` of SGD to the estimate at ell → ∞, None
-            where there is none, or one seed.
-        condition: `ScalingVerdict` on SGD, of which `sde_verdict` is the
-            necessary condition ([L21], section 5), or None.
-        prediction: `ClosenessPrediction` of all ell, or None.
-        verdict: "supported", "contradicted" or "undetermined".
-        reason: Why, as a clause.
     """
 
     name = "svag"
@@ -38,20 +27,25 @@ class SVAGStudy(study.Study):
     free = {"ell"}
     label = "ell = {}"
 
-    def __init__(self, comparison):
-        super().__init__(comparison)
+    @staticmethod
+    def value_of(run):
+        return run.ell
+
+    def measure(self):
+        super().measure()
         kind = optimizer_kind(self.config["optimizer"])
         self.simulated = kind.simulates
         self.title = f"SVAG and {self.simulated}"
+        # The ell that stands in for the SDE.
         self.largest = max(self.means)
-        self.limit = _limit(self.means, comparison.num_seeds)
+        self.limit = _limit(self.means, self.num_seeds)
         self.closeness = self.limit_closeness = None
-        self.condition = self.prediction = None
         if sgd := self.means.get(1):
             closest = self.means[self.largest]
             self.closeness = seeds.closeness_over_seeds(sgd, closest)
             if not self.has_one_seed:
                 self.limit_closeness = self._closeness_to_limit(sgd)
+        self.condition = self.prediction = None
         if kind.rule == "linear":
             # The theory of equilibria is that of SGD.
             self.condition = seeds.noise_verdict(
@@ -61,10 +55,6 @@ class SVAGStudy(study.Study):
                 self.groups, self.window_of
             )
         self.verdict, self.reason = self._judged()
-
-    @staticmethod
-    def value_of(run):
-        return run.ell
 
     def _closeness_to_limit(self, sgd):
         first, second = sorted(self.means)[-2:]
@@ -84,42 +74,39 @@ class SVAGStudy(study.Study):
         )
 
     def _judged(self):
-        """`(verdict, reason)`."""
+        """`(verdict, reason)`: supported, contradicted or undetermined."""
         closeness, target = self.closeness, self.target
         condition, limit = self.condition, self.limit_closeness
         is_ruled_out = condition and condition.sde_verdict == Verdict.RULED_OUT
         if is_ruled_out and not condition.heuristic:
             return "contradicted", "SGD's N/G is too small for its SDE"
-        verdict = "undetermined"
         if 1 not in self.means:
-            reason = "there is no finished run with ell 1"
-        elif closeness is None:
+            return "undetermined", "there is no finished run with ell 1"
+        if closeness is None:
             reason = "R, G and N were not measured above 0 in all"
-        elif self.has_one_seed:
-            reason = "one seed shows nothing of how runs vary"
-        elif closeness.low > target:
+            return "undetermined", reason
+        if self.has_one_seed:
+            return "undetermined", "one seed shows nothing of how runs vary"
+        verdict, reason = "supported", "the whole interval lies at or below C"
+        if closeness.low > target:
             verdict, reason = "contradicted", "the whole interval lies above C"
         elif closeness.high > target:
             reason = "the interval contains C: more seeds narrow it"
+            return "undetermined", reason
         elif is_ruled_out:
-            reason = (
+            return "undetermined", (
                 "the interval lies below C, but N/G is too small by a "
                 "condition that here is only a heuristic"
             )
         elif limit and limit.low > target:
-            reason = (
+            return "undetermined", (
                 "the interval lies below C, but that of the estimate at ell → "
                 "∞ lies above it: larger ell would decide"
             )
-        else:
-            verdict = "supported"
-            reason = "the whole interval lies at or below C"
-            if limit and limit.high > target:
-                reason += ", though that of the estimate at ell → ∞ contains it"
-        if verdict == "undetermined":
-            return verdict, reason
-        _, off, unknown = self.equilibrium_counts
-        total = len(self.comparison.runs)
+        elif limit and limit.high > target:
+            reason += ", though that of the estimate at ell → ∞ contains it"
+        at, off, unknown = self.equilibrium_counts
+        total = at + off + unknown
         if off:
             return "undetermined", (
                 f"{reason}, but {off} of {total} runs had not reached "
@@ -139,9 +126,8 @@ class SVAGStudy(study.Study):
         return f"The SDE approximation is {found}."
 
     def parts(self):
-        named = {**self.means, "→ ∞ (estimate)": self.limit}
         rows = []
-        for ell, means in named.items():
+        for ell, means in [*self.means.items(), ("→ ∞ (estimate)", self.limit)]:
             moments = {s: means[q] for q, s in seeds.SYMBOLS.items()}
             rows.append({"ell": ell, **moments, **study.outcome(means)})
         yield study.table("By ell", rows)
@@ -198,17 +184,16 @@ class SVAGStudy(study.Study):
 
     def _prediction_text(self):
         """Where linear scaling from here leaves C, and is ruled out."""
-        size, beyond = self.config["batch_size"], math.inf
+        size = self.config["batch_size"]
         kappas = self.prediction.max_batch_multiplier(self.target)
         leaves = [size * kappa for kappa in kappas]
         text = (
             f"Predicted from ell = {', '.join(map(str, self.means))}: "
             f"{study.leaves_text(size, self.target, leaves)}"
         )
-        if self.condition:
-            beyond = self.condition.ruled_out_beyond
-        if math.isfinite(beyond):
-            text += f"; beyond {number(beyond)} it is ruled out"
+        if self.condition and math.isfinite(self.condition.ruled_out_beyond):
+            beyond = number(self.condition.ruled_out_beyond)
+            text += f"; beyond {beyond} it is ruled out"
         slopes = ", ".join(
             f"{seeds.SYMBOLS[name]} {slope:+.3f}"
             for name, slope in self.prediction.slopes.items()
@@ -256,17 +241,16 @@ class SVAGStudy(study.Study):
                 continue
             style = {"marker": "o", "linestyle": "-"}
             style["label"] = "mean ± standard error"
-            study.draw_means(axes, means, 2, scale, **style)
+            study.draw_points(axes, means, 2, scale, **style)
             style = {"marker": "D", "linestyle": ""}
             style["label"] = "estimate for ell → ∞"
             limit = {0: self.limit[name]}
-            study.draw_means(axes, limit, 4, scale, **style)
+            study.draw_points(axes, limit, 4, scale, **style)
             if name != "accuracy":
                 value = means[1 / self.largest].value
                 ends = value / self.target, value * self.target
                 label = f"within {self.target:.3g}× of ell = {self.largest}"
-                style = {"color": "0.5", "alpha": 0.15, "linewidth": 0}
-                axes.axhspan(*ends, **style, label=label)
+                axes.axhspan(*ends, color="0.5", alpha=0.15, label=label)
         options = {"ncols": 3, "fontsize": 11}
         study.legend_outside(figure, panels.flat, "lower", **options)
 

@@ -16,7 +16,7 @@ from experiments.report.growth import GrowthStudy
 from experiments.report.linear_scaling import LinearScaling
 from experiments.report.ngd import NGDStudy
 from experiments.report.runs import find_runs
-from experiments.report.seeds import differing_keys, without_repeated
+from experiments.report.seeds import differing_keys, first_of_each, setting
 from experiments.report.square_root_scaling import SquareRootScaling
 from experiments.report.svag import SVAGStudy
 from keras_svag.reporting.blocks import Line, Table
@@ -30,6 +30,7 @@ STUDIES = (SVAGStudy, LinearScaling, SquareRootScaling, NGDStudy, GrowthStudy)
 
 # The file that says what a report has written: `{name: [checksum]}`.
 _MANIFEST = ".report.json"
+_OURS = "as a report has written it"
 _FOLDERS = ("figures", "report")
 _NAME = re.compile(rf"report\.md|({'|'.join(_FOLDERS)})/[^/]+")
 
@@ -37,21 +38,13 @@ _names = ", ".join
 
 
 def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
-    """Writes the report on the runs below a folder.
+    """Writes the report on the runs below a folder; returns its path.
 
     A run of which a file cannot be used is left out, and listed with the
-    reason. All of the report is written, or nothing. It takes the place of an
-    earlier one whose files are as they were written, and of nothing else.
-
-    Args:
-        workdir: Folder of the runs.
-        output: Folder for `report.md`, `figures/` and TensorBoard's events;
-            `workdir` if None.
-        most_drawn: How many comparisons get figures; those after them have
-            their text alone, and a table over all begins the report.
-
-    Returns:
-        Path of `report.md`.
+    reason. All of the report is written, or nothing, to the folder `output` or
+    that of the runs. It takes the place of an earlier one whose files are as
+    they were written, and of nothing else. The first comparisons get figures,
+    at most `most_drawn`; if there are more, a table over all begins the report.
 
     Raises:
         ValueError: If there are no runs to compare, `output` cannot be
@@ -62,35 +55,35 @@ def write_report(workdir, output=None, most_drawn=MOST_COMPARISONS_DRAWN):
         # What can be known is known before the runs are read.
         _prepare(output)
     found, unfinished, unusable = find_runs(workdir)
-    runs, repeated = without_repeated(found)
-    comparisons = [
-        (kind, f"{kind.name}-{index}", comparison)
+    # A second run of the same configuration and seed is no second sample.
+    runs = first_of_each(found, lambda run: (setting(run), run.config["seed"]))
+    possible = [
+        (f"{kind.name}-{index}", study)
         for kind in STUDIES
-        for index, comparison in enumerate(kind.comparisons(runs), 1)
+        for index, study in enumerate(kind.studies(runs), 1)
     ]
-    compared = [run for *_, one in comparisons for run in one.runs]
+    compared = [run for _, study in possible for run in study.runs]
     if not compared:
         raise ValueError(_why_incomparable(workdir, runs, unusable))
-    head = [*_head(runs, unfinished, unusable, repeated, compared)]
+    head = _head(found, unfinished, unusable, runs, compared)
     varied, studies = differing_keys(compared), []
-    for kind, name, comparison in comparisons:
+    for name, study in possible:
         try:
-            study = kind(comparison)
-            study.make(name, varied, has_figures=len(studies) < most_drawn)
+            study.make(varied, name if len(studies) < most_drawn else None)
             studies.append(study)
         except Exception as error:
             # Each number alone was possible.
-            names = _names(run.name for run in comparison.runs)
+            names = _names(run.name for run in study.runs)
             why = f"their numbers do not go together ({error}): {names}"
             head.append(Line(f"Not compared, because {why}."))
     if len(studies) > most_drawn:
         head += _overview(studies, most_drawn)
+    head.insert(0, f"# {escaped(f'Report on {workdir}')}")
     files = {
         f"figures/{name}.png": content
         for study in studies
         for name, (_, content) in study.pictures.items()
     }
-    head.insert(0, f"# {escaped(f'Report on {workdir}')}")
     files["report.md"] = _markdown(head, studies).encode()
     with _writing_to(output):
         name, events = events_file(_markdown(head, studies, False), files)
@@ -124,38 +117,32 @@ def _why_incomparable(workdir, runs, unusable):
     )
 
 
-def _head(runs, unfinished, unusable, repeated, compared):
+def _head(found, unfinished, unusable, runs, compared):
+    """Which runs are compared and which are not, a `Line` each."""
     diverged = [run.name for run in runs if run.diverged]
+    repeated = [run.name for run in found if run not in runs]
     names = {run.name for run in compared}.union(diverged)
     alone = [run.name for run in runs if run.name not in names]
-    yield Line(
+    reasons = tuple(f"{name}: {reason}" for name, reason in unusable.items())
+    lines = {
         f"{len(runs) - len(diverged)} finished runs are compared, as far as "
-        "they can be."
-    )
-    if unfinished:
-        yield Line(f"Left out, because unfinished: {_names(unfinished)}.")
-    if unusable:
-        yield Line(
-            "Left out, because a file cannot be used:",
-            tuple(f"{name}: {reason}" for name, reason in unusable.items()),
-        )
-    if repeated:
-        yield Line(
-            "Left out, because another run has the same configuration and "
-            f"seed: {_names(run.name for run in repeated)}."
-        )
-    if diverged:
-        yield Line(
-            f"Stopped at a loss that was not finite: {_names(diverged)}. They "
-            "count in studies of the batch size, with a test accuracy of 0, "
-            "and of its growth, and are left out of the others."
-        )
-    if alone:
-        yield Line(
-            "Left out, because nothing is comparable with them: "
-            f"{_names(alone)} (all runs together differ in "
-            f"{_names(differing_keys(runs))})."
-        )
+        "they can be.": True,
+        f"Left out, because unfinished: {_names(unfinished)}.": unfinished,
+        "Left out, because a file cannot be used:": unusable,
+        "Left out, because another run has the same configuration and seed: "
+        f"{_names(repeated)}.": repeated,
+        f"Stopped at a loss that was not finite: {_names(diverged)}. They "
+        "count in studies of the batch size, with a test accuracy of 0, and of "
+        "its growth, and are left out of the others.": diverged,
+        f"Left out, because nothing is comparable with them: {_names(alone)} "
+        f"(all runs together differ in {_names(differing_keys(runs))})."
+        "": alone,
+    }
+    return [
+        Line(text, reasons if about is unusable else ())
+        for text, about in lines.items()
+        if about
+    ]
 
 
 def _overview(studies, num_drawn):
@@ -183,15 +170,7 @@ def _markdown(head, studies, with_figures=True):
 
 
 def events_file(text, files):
-    """`(name, bytes)` of TensorBoard's events, with a text and PNG files.
-
-    Args:
-        text: Markdown.
-        files: `{name: bytes}`.
-
-    Raises:
-        OSError, tf.errors.OpError: If it cannot be written whole.
-    """
+    """`(name, bytes)` of TensorBoard's events, with Markdown and PNG files."""
     pictures = {n: f for n, f in files.items() if n.endswith(".png")}
     with tempfile.TemporaryDirectory() as folder:
         writer = tf.summary.create_file_writer(folder)
@@ -211,12 +190,7 @@ def events_file(text, files):
 
 
 def _prepare(output):
-    """Removes what a report that was killed left unfinished in a folder.
-
-    Raises:
-        OSError: If nothing can be written there, or where it is to be.
-        ValueError: If a file that no report has written is in its place.
-    """
+    """Finds out whether a folder takes a report, and rids it of half a one."""
     folder = os.path.abspath(output)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -230,16 +204,7 @@ def _prepare(output):
 
 
 def _replace(output, files):
-    """Writes all the files of a report, or none, in place of an earlier one.
-
-    Args:
-        output: Folder.
-        files: `{name: bytes}`.
-
-    Raises:
-        OSError: If they cannot be written.
-        ValueError: If a file that no report has written is in their place.
-    """
+    """Writes `{name: bytes}`, all or none, in place of an earlier report."""
     before = _written_before(output, files)
     # Which of two is there is not known where a report was killed.
     sums = {
@@ -261,7 +226,10 @@ def _replace(output, files):
 
 
 def _written_before(output, names=()):
-    """Checksums of what an earlier report wrote, `{name: [checksum]}`."""
+    """`{name: checksums}` of the files of an earlier report.
+
+    A `ValueError` tells what else is in their place, or that of the names.
+    """
     written = _read_manifest(os.path.join(output, _MANIFEST))
     for name in sorted({"report.md", *_FOLDERS, *written, *names}):
         path = os.path.join(output, name)
@@ -271,7 +239,7 @@ def _written_before(output, names=()):
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 if _checksum(file.read()) in written.get(name, ()):
                     continue
-            raise _foreign(path)
+            raise foreign(path, _OURS, "--output")
     return written
 
 
@@ -283,11 +251,7 @@ def _read_manifest(path):
             written = json.load(file)["written"]
         if all(map(_NAME.fullmatch, written)):
             return {name: [*sums] for name, sums in written.items()}
-    raise _foreign(path)
-
-
-def _foreign(path):
-    return foreign(path, "as a report has written it", "--output")
+    raise foreign(path, _OURS, "--output")
 
 
 def _checksum(content):

@@ -10,6 +10,11 @@ from experiments.sweep.grid import swept_runs
 from experiments.sweep.runner import Job, run_jobs
 from experiments.sweep.shard import dealt, shard_of
 
+_BEFORE = {
+    "finished": "are finished already",
+    "diverged": "have diverged before and are not run again",
+}
+
 
 def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
     """Runs a sweep, each run as a process of the program that calls it.
@@ -18,22 +23,15 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
     that is not finite: they would do so again. Each writes to a folder of its
     own in `workdir`, and what it prints to `output.log` there.
 
-    Args:
-        specifications, config: as `swept_runs` takes them.
-        workdir: directory of the whole sweep.
-        arguments: list of strings, the program and the arguments that it was
-            started with.
-        parallel: how many runs run at a time.
-        shard: the part of the runs, as `shard_of` takes it.
+    The `arguments` are the program and what it was started with, `parallel` is
+    how many runs run at a time, and `shard` the part of the runs, as `shard_of`
+    takes it. A `ValueError` tells why the sweep cannot be run.
 
     Returns:
         The exit code: that of the signal which ended the sweep (130 for
         SIGINT, else 143), 1 if a run failed, 130 if someone else interrupted
         a run; the same command goes on in all of these. Otherwise 0: every
         run is finished, has diverged or is run by another process.
-
-    Raises:
-        ValueError: if the sweep cannot be run as it is asked for.
     """
     if parallel < 1:
         raise ValueError(f"--jobs must be at least 1, got {parallel}.")
@@ -45,19 +43,14 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
     ]
     if count > 1:
         own = dealt(jobs, lambda job: job.cost, index, count)
-        print(
-            f"Shard {index} of {count}: {len(own)} of the {len(jobs)} runs.",
-            flush=True,
-        )
+        share = f"{len(own)} of the {len(jobs)} runs"
+        print(f"Shard {index} of {count}: {share}.", flush=True)
         jobs = own
     for job in jobs:
         if not job.ended:
             job.check_folder()
     counts = collections.Counter(job.ended for job in jobs)
-    for how, what in (
-        ("finished", "are finished already"),
-        ("diverged", "have diverged before and are not run again"),
-    ):
+    for how, what in _BEFORE.items():
         if counts[how]:
             print(f"{counts[how]} of {len(jobs)} runs {what}.", flush=True)
     ended_by = run_jobs(jobs, parallel)
@@ -65,7 +58,7 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
         if job.ended and job.ended != "finished":
             print(job)
         if job.ended == "failed":
-            print(f"    {_last_line(job.log)}")
+            print(f"    {job.last_line}")
     counts = collections.Counter(job.ended for job in jobs)
     done = f"{counts['finished']} of {len(jobs)} runs are finished"
     for how in ("diverged", "elsewhere"):
@@ -77,13 +70,3 @@ def run_sweep(specifications, config, workdir, arguments, parallel, shard=None):
     if counts["failed"]:
         return 1
     return exit_code(signal.SIGINT) if counts["interrupted"] else 0
-
-
-def _last_line(log):
-    """What a process has printed last, below the head of its log."""
-    try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file][1:]
-    except OSError:
-        return ""
-    return next(filter(None, reversed(lines)), "")

@@ -20,16 +20,14 @@ SCALE_LR = ("none", "linear", "square_root")
 class SweptRun:
     """One run of a sweep.
 
-    Attributes:
-        name: its folder, made of the swept values: `ell=4,seed=0`.
-        overrides: dict from keys of the configuration to values, those that
-            follow from the swept ones included.
-        config: the configuration with `overrides`.
+    Its folder is named after the swept values, `ell=4,seed=0`. The overrides
+    are `{key: value}`, those that follow from the swept ones included, and the
+    configuration has them.
     """
 
     name: str
     overrides: dict
-    config: object
+    config: ConfigDict
 
     @property
     def arguments(self):
@@ -38,7 +36,10 @@ class SweptRun:
 
 
 def swept_runs(specifications, config):
-    """The runs of a sweep, in the order in which the last key changes fastest.
+    """The `SweptRun`s of a sweep; the last key changes fastest.
+
+    A specification is `key=value,value,…`; a key may have dots, and a comma
+    within brackets does not separate values. The configuration is not changed.
 
     With `scale_lr="linear"` in the configuration, a swept `batch_size`
     multiplies the learning rate, by what the batch size is relative to the
@@ -46,18 +47,10 @@ def swept_runs(specifications, config):
     that `square_root_scaled` does, for Adam and RMSprop ([M22]); numbers that
     are swept beside it are those of the configuration's own batch size.
 
-    Args:
-        specifications: strings `key=value,value,…`; a key may have dots; a
-            comma within brackets does not separate values.
-        config: a `ConfigDict`, which is not changed.
-
-    Returns:
-        A list of `SweptRun`s.
-
     Raises:
-        ValueError: if a specification has no key or no values, a key twice or
-            one that `config` lacks, or a value that is repeated or of
-            another type than the key's; or if the rule cannot scale a run.
+        ValueError: if a specification is not such a one, has a key or a value
+            twice, or one that the configuration does not take; or if the rule
+            cannot scale a run.
 
     References:
         [G17] Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv
@@ -73,30 +66,28 @@ def swept_runs(specifications, config):
             raise ValueError(
                 f"--sweep has {key!r} twice; give all its values in one."
             )
-        swept[key] = values
-    return [
-        _swept_run(dict(zip(swept, texts, strict=True)), swept, config)
-        for texts in itertools.product(*swept.values())
-    ]
-
-
-def _swept_run(texts, swept, config):
-    name = ",".join(f"{key}={text}" for key, text in texts.items())
-    overrides = {key: swept[key][text] for key, text in texts.items()}
-    own = copy.deepcopy(config)
-    own.update_from_flattened_dict(overrides)
-    if "batch_size" in overrides:
-        scaled = _scaled(own, own.batch_size / config.batch_size)
-        overrides |= scaled
-        own.update(scaled)
-    return SweptRun(name.replace("/", "_").replace(" ", ""), overrides, own)
+        swept[key] = values.items()
+    runs = []
+    for combination in itertools.product(*swept.values()):
+        texts, values = zip(*combination, strict=True)
+        names = map("=".join, zip(swept, texts, strict=True))
+        name = ",".join(names).replace("/", "_").replace(" ", "")
+        overrides = dict(zip(swept, values, strict=True))
+        own = copy.deepcopy(config)
+        own.update_from_flattened_dict(overrides)
+        if "batch_size" in overrides:
+            scaled = _scaled(own, own.batch_size / config.batch_size)
+            overrides |= scaled
+            own.update(scaled)
+        runs.append(SweptRun(name, overrides, own))
+    return runs
 
 
 def _scaled(config, kappa):
     """What the configuration's rule changes with a factor on the batch size."""
     if config.scale_lr == "linear":
         return {"learning_rate": kappa * config.learning_rate}
-    if config.scale_lr != "square_root":
+    if config.scale_lr == "none":
         return {}
     try:
         return square_root_scaled(config, kappa)
@@ -115,7 +106,15 @@ def _parsed(specification, config):
             "--sweep must be key=value,value,…, such as ell=1,2,4, got "
             f"{specification!r}."
         )
-    kind = _kind(key, config)
+    known = flat(config)
+    keys = [k for k, v in known.items() if not isinstance(v, ConfigDict)]
+    if key not in keys:
+        raise ValueError(
+            f"--sweep names {key!r}, which is no key of the configuration; its "
+            f"keys are {', '.join(sorted(keys))}."
+        )
+    section, _, last = key.rpartition(".")
+    kind = known.get(section, config).get_type(last)
     # At the commas that stand in no brackets.
     texts = [t.strip() for t in re.split(r",(?![^([]*[)\]])", values)]
     if not any(texts):
@@ -129,25 +128,6 @@ def _parsed(specification, config):
             raise ValueError(f"--sweep has {key}={text} twice; give it once.")
         parsed[text] = value
     return key, parsed
-
-
-def _kind(key, config):
-    """The type of the values of a key."""
-    known = flat(config)
-    if key not in known:
-        keys = [k for k, v in known.items() if not isinstance(v, ConfigDict)]
-        raise ValueError(
-            f"--sweep names {key!r}, which the configuration lacks; its keys "
-            f"are {', '.join(sorted(keys))}."
-        )
-    if isinstance(known[key], ConfigDict):
-        within = min(k for k in known if k.startswith(f"{key}."))
-        raise ValueError(
-            f"--sweep names {key!r}, which is a section of the configuration; "
-            f"name a key of it, such as {within}."
-        )
-    section, _, last = key.rpartition(".")
-    return (known[section] if section else config).get_type(last)
 
 
 def _value(key, text, kind):

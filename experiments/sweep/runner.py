@@ -49,12 +49,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class Job:
-    """A run of a sweep: its folder, its process, and how it has ended.
-
-    Args:
-        run: a `SweptRun`.
-        folder: that of the run.
-        command: list of strings, the program and the sweep's arguments.
+    """A `SweptRun`: its folder, its process, and how it has ended.
 
     Attributes:
         ended: a key of `_SENTENCES`: "finished" or "diverged", now or before;
@@ -112,30 +107,31 @@ class Job:
 
     def look(self):
         """Whether its process has ended, of which `ended` then says how."""
-        if self.process.poll() is None:
+        self.code = self.process.poll()
+        if self.code is None:
             return False
         self.ended = self._state() if self.code else "finished"
         if self.ended in (None, "elsewhere") and self.code in _INTERRUPTED:
             self.ended = "interrupted"
         self.ended = self.ended or "failed"
+        self.took = tqdm.format_interval(time.monotonic() - self._started)
         return True
-
-    @property
-    def code(self):
-        """The exit code of its process."""
-        return self.process.returncode
-
-    @property
-    def took(self):
-        """How long its process has run, in words."""
-        return tqdm.format_interval(time.monotonic() - self._started)
 
     @property
     def done(self):
         """How much of `cost` is done."""
-        if self.ended:
-            return self.cost
-        return self.cost * min(len(self._losses()) / self._epochs, 1.0)
+        share = 1 if self.ended else len(self._losses()) / self._epochs
+        return self.cost * min(share, 1)
+
+    @property
+    def last_line(self):
+        """What its process has printed last, below the head of its log."""
+        try:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                lines = [line.strip() for line in file][1:]
+        except OSError:
+            return ""
+        return next(filter(None, reversed(lines)), "")
 
     def _state(self):
         """What has become of the run by what its folder holds, or None."""
@@ -148,28 +144,21 @@ class Job:
 
     def _losses(self):
         """Those of the epochs so far."""
+        path = self._workdir.file("history.csv")
         try:
-            with open(
-                self._workdir.file("history.csv"), newline="", encoding="utf-8"
-            ) as file:
+            with open(path, newline="", encoding="utf-8") as file:
                 return [float(row["loss"]) for row in csv.DictReader(file)]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
 
 def run_jobs(jobs, parallel):
-    """Runs the jobs that have not ended, and says how far they are.
+    """Runs the jobs that have not ended, so many at a time, and says how far.
 
     One that fails does not stop the others. If this process is told to end, by
     SIGINT or one of its kin, it tells the running ones and waits until they
-    have saved their state; asked twice, it waits no longer.
-
-    Args:
-        jobs: list of `Job`s.
-        parallel: how many run at a time.
-
-    Returns:
-        The number of the signal that ended it, or None.
+    have saved their state; asked twice, it waits no longer. Returns the number
+    of the signal that ended it, or None.
     """
     # Another process that runs one may be gone when its turn comes.
     waiting = [j for j in jobs if j.ended not in ("finished", "diverged")]

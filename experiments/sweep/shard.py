@@ -6,13 +6,8 @@ import re
 def shard_of(text, environment):
     """`(index, count)`: which part, counted from 1, of how many.
 
-    Args:
-        text: `"i/n"`, with i from 1 to n, or None: then it is the place of the
-            task in a Slurm array, which may begin at any number, or `(1, 1)`.
-        environment: dict of the environment variables.
-
-    Raises:
-        ValueError: if there is no such part.
+    `text` is `"i/n"`, or None: then it is the place of the task in a Slurm
+    array, which may begin at any number, or `(1, 1)`.
     """
     if text is not None:
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip(), re.ASCII)
@@ -41,11 +36,6 @@ def dealt(items, cost, index, count):
 
     The dearest are dealt first, so that the parts take about as long as one
     another; all parts together are the items, each once.
-
-    Args:
-        items: list.
-        cost: function from an item to a number.
-        index, count: which part, counted from 1, of how many.
     """
     places = range(len(items))
     dearest_first = sorted(places, key=lambda i: -cost(items[i]))

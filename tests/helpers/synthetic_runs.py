@@ -1,10 +1,10 @@
 """Run folders as train.py leaves them, with numbers of the test's choice."""
 
-import csv
 import json
 import math
 
 import keras
+import pandas
 
 from configs import digits
 from experiments.report.runs import find_runs
@@ -84,22 +84,18 @@ def write_run(
         **config: what the configuration has instead.
     """
     folder.mkdir(parents=True)
-    config = {**CONFIG, **config}
+    config = json.loads(json.dumps({**CONFIG, **config}))
     (folder / "config.json").write_text(json.dumps(config))
     losses = losses or [2.0**-epoch for epoch in range(config["epochs"])]
     accuracies = accuracies or [accuracy] * len(losses)
     columns = {"loss": losses, "val_accuracy": accuracies} | (columns or {})
-    columns["learning_rate"] = [config["learning_rate"]] * len(losses)
-    with open(folder / "history.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *columns])
-        rows = zip(*columns.values(), strict=True)
-        for epoch, row in enumerate(rows):
-            shown = ["NA" if value is None else value for value in row]
-            writer.writerow([epoch, *shown])
+    history = pandas.DataFrame(columns)
+    history["learning_rate"] = config["learning_rate"]
+    path = folder / "history.csv"
+    history.to_csv(path, index_label="epoch", na_rep="NA")
     if not finished:
         return
-    checksum = configuration_checksum(json.loads(json.dumps(config)))
+    checksum = configuration_checksum(config)
     content = {CHECKSUM: checksum, "accuracy": accuracy, "loss": 0.3}
     if noise is not None:
         rate = config["learning_rate"]
@@ -158,11 +154,8 @@ def write_svag_sweep(folder, ells=(1, 2, 4, 8), num_seeds=3, excess=0.2):
 def write_scaling_sweep(folder, errors, factors=None, **config):
     """Two seeds of several batch sizes; N/G is 6 at the first, inverse to B.
 
-    Args:
-        folder: a Path.
-        errors: `{batch size: test error}`; None for runs that diverge.
-        factors: `{batch size: of R, one a seed}`, where they are not 1.
-        **config: as for `write_run`.
+    `errors` is `{batch size: test error}`, None for runs that diverge, and
+    `factors` is `{batch size: of R, one a seed}`, where they are not 1.
     """
     for batch_size, error in errors.items():
         kappa, diverges = batch_size / min(errors), error is None
@@ -185,7 +178,10 @@ def write_scaling_sweep(folder, errors, factors=None, **config):
 def studies_of(folder, kind):
     """The studies of a kind that the runs in a folder allow."""
     runs, *_ = find_runs(str(folder))
-    return [*map(kind, kind.comparisons(runs))]
+    studies = kind.studies(runs)
+    for study in studies:
+        study.make([])
+    return studies
 
 
 def study_of(folder, kind):

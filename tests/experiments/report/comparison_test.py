@@ -2,12 +2,14 @@ import math
 
 import numpy as np
 import pandas
+import pytest
+from matplotlib.figure import Figure
 
 from experiments.report.linear_scaling import LinearScaling
 from experiments.report.ngd import NGDStudy
 from experiments.report.runs import Run
-from experiments.report.seeds import differing_keys, without_repeated
-from experiments.report.study import seed_curves
+from experiments.report.seeds import differing_keys
+from experiments.report.study import COLOURS, make_logarithmic
 from experiments.report.svag import SVAGStudy
 
 CONFIG = {
@@ -22,21 +24,21 @@ CONFIG = {
 }
 
 
-def run(name="run", **config):
-    return Run(name, {**CONFIG, **config}, pandas.DataFrame(), 0.5)
+def run(losses=(1.0,), **config):
+    history = pandas.DataFrame({"loss": losses})
+    return Run("run", {**CONFIG, **config}, history, 0.5)
 
 
 def test_runs_of_several_ell_are_grouped_in_the_order_of_ell():
     runs = [run(ell=ell, seed=seed) for ell in (8, 1, 2) for seed in (0, 1)]
-    [comparison] = SVAGStudy.comparisons(runs)
-    assert list(comparison.groups) == [1, 2, 8]
-    assert [r.config["seed"] for r in comparison.groups[8]] == [0, 1]
-    assert comparison.num_seeds == 2
-    assert comparison.differing == ["ell", "seed"]
-    assert comparison.common["batch_size"] == 16
-    assert "lsr.kappas" not in comparison.common
-    [comparison] = SVAGStudy.comparisons([*runs, run(ell=4)])
-    assert comparison.num_seeds == 1
+    [study] = SVAGStudy.studies(runs)
+    assert list(study.groups) == [1, 2, 8]
+    assert [r.config["seed"] for r in study.groups[8]] == [0, 1]
+    assert (study.num_seeds, study.differing) == (2, ["ell", "seed"])
+    assert study.common["batch_size"] == 16
+    assert not {"lsr.kappas", "ell", "seed"} & study.common.keys()
+    [study] = SVAGStudy.studies([*runs, run(ell=4)])
+    assert study.has_one_seed
 
 
 def test_each_batch_size_is_a_comparison_of_ell():
@@ -45,26 +47,30 @@ def test_each_batch_size_is_a_comparison_of_ell():
         for ell in (1, 2)
         for size in (8, 16)
     ]
-    by_ell = SVAGStudy.comparisons(runs)
-    assert [c.common["batch_size"] for c in by_ell] == [8, 16]
-    by_batch_size = LinearScaling.comparisons(runs)
-    assert [c.common["ell"] for c in by_batch_size] == [1, 2]
+    by_ell = SVAGStudy.studies(runs)
+    assert [study.common["batch_size"] for study in by_ell] == [8, 16]
+    by_batch_size = LinearScaling.studies(runs)
+    assert [study.common["ell"] for study in by_batch_size] == [1, 2]
 
 
-def test_runs_that_differ_besides_are_not_compared():
-    for other, number in (
+@pytest.mark.parametrize(
+    ("other", "number"),
+    [
         ({"lsr.closeness": 2.0}, 0),
         ({"sampling": "shuffle"}, 0),
         ({"model.depth": 8}, 0),
         # What is only measured otherwise does not part them.
         ({"lsr.kappas": (2,)}, 1),
         ({"scale": 1.0, "scale_lr": 1.0}, 1),
-    ):
-        found = SVAGStudy.comparisons([run(), run(ell=2, **other)])
-        assert len(found) == number
-    # Another learning rate than in proportion.
+    ],
+)
+def test_runs_that_differ_besides_are_not_compared(other, number):
+    assert len(SVAGStudy.studies([run(), run(ell=2, **other)])) == number
+
+
+def test_another_rate_than_in_proportion_is_not_compared():
     runs = [run(batch_size=8, scale=1.0), run(batch_size=16)]
-    assert LinearScaling.comparisons(runs) == []
+    assert LinearScaling.studies(runs) == []
     assert differing_keys(runs) == ["batch_size"]
 
 
@@ -72,23 +78,36 @@ def test_ngd_is_compared_with_sgd_and_with_svag_of_ell_1_alone():
     ngd = run(optimizer="ngd", sampling="shuffle")
     sgd, svag = run(optimizer="sgd"), run(ell=1, seed=1)
     amplified, adam = run(ell=2), run(optimizer="adam")
-    runs = [ngd, sgd, svag, amplified, adam]
-    [comparison] = NGDStudy.comparisons(runs)
-    assert comparison.groups == {"NGD": [ngd], "SGD": [sgd, svag]}
-    assert comparison.differing == ["optimizer", "sampling", "seed"]
-
-
-def test_a_repeated_run_is_no_second_sample():
-    first, again, other = run("a"), run("b"), run("c", seed=1)
-    runs = [first, again, other]
-    assert without_repeated(runs) == ([first, other], [again])
+    [study] = NGDStudy.studies([ngd, sgd, svag, amplified, adam])
+    assert study.groups == {"NGD": [ngd], "SGD": [sgd, svag]}
+    assert study.differing == ["optimizer", "sampling", "seed"]
 
 
 def test_a_curve_has_the_epochs_that_all_seeds_have():
-    runs = [
-        Run("run", {}, pandas.DataFrame({"loss": losses}))
-        for losses in ([1.0, 5.0, 3.0], [2.0, math.nan, 7.0, 8.0])
-    ]
-    epochs, values = seed_curves(runs, "loss")
-    np.testing.assert_array_equal(epochs, [1, 3])
-    np.testing.assert_array_equal(values, [[1.0, 3.0], [2.0, 7.0]])
+    losses = [1.0, 5.0, 3.0], [2.0, math.nan, 7.0]
+    runs = [run(losses[seed], seed=seed) for seed in (0, 1)]
+    [study] = SVAGStudy.studies([*runs, run([1.0] * 3, ell=2)])
+    figure = Figure()
+    study.draw_curves(figure)
+    line, _ = figure.axes[1].get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), [1, 3])
+    np.testing.assert_array_equal(line.get_ydata(), [1.5, 5.0])
+
+
+@pytest.mark.parametrize("ends", [(0.07, 0.09), (0.3, 1.7), (1e-5, 2e3)])
+def test_every_range_has_labelled_ticks(ends):
+    axes = Figure().subplots()
+    axes.plot([0, 1], ends)
+    make_logarithmic(axes)
+    low, high = axes.get_ylim()
+    axes.figure.canvas.draw()
+    labels = axes.get_yticklabels()
+    inside = [t for t in labels if low <= t.get_position()[1] <= high]
+    shown = [text for text in (t.get_text() for t in inside) if text]
+    assert len(shown) >= 3 and not any("$" in text for text in shown)
+
+
+def test_no_colour_is_too_faint_on_white():
+    for colour in COLOURS:
+        rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        assert np.dot(rgb, [0.2126, 0.7152, 0.0722]) < 0.72

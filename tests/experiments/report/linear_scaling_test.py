@@ -44,19 +44,17 @@ def test_each_batch_size_has_its_bound_and_the_first_its_least_closeness(
 ):
     write_scaling_sweep(tmp_path, {**GOOD, 256: 0.1}, ell=ell)
     study = study_of(tmp_path, LinearScaling)
-    first, *others = study.batches
     # SVAG's runs, with ell in all, have the identity of SGD at η/ell, G/ell.
     first_q, first_u = 6.0 * ell, 0.001 / ell
-    for batch in (first, *others):
-        kappa = batch.size / 8
+    for size, row in study.rows.items():
+        kappa = size / 8
         q, u = first_q / kappa, kappa * first_u
-        assert batch.ratio[1] == pytest.approx(q / ell)
-        row = study.rows[batch.size]
+        assert row["N/G"][1] == pytest.approx(q / ell)
         assert row["η"] == 0.2 * kappa
-        low, point, high = batch.bound
-        assert point == pytest.approx(batch.size * kappa_max(q, u))
+        low, point, high = row["B*"]
+        assert point == pytest.approx(size * kappa_max(q, u))
         assert low < point < high
-        if batch is first:
+        if size == 8:
             continue
         rho = (2 - u) / (2 - first_u)
         least = math.sqrt((kappa + first_q) / ((1 + first_q) * rho))
@@ -81,11 +79,12 @@ def test_what_is_judged_is_measured_before_the_decay(tmp_path):
             results={"linear_scaling.conditions.learning_rate": 0.001},
         )
     study = study_of(tmp_path, LinearScaling)
-    assert [b.ratio[1] for b in study.batches] == pytest.approx([6, 3])
+    points = [point for _, point, _ in study.column("N/G").values()]
+    assert points == pytest.approx([6, 3])
     assert [*study.column("η").values()] == [0.2, 0.4]
-    assert study.first.bound[1] == pytest.approx(8 * kappa_max(6.0, 0.001))
+    assert study.bounds[8][1] == pytest.approx(8 * kappa_max(6.0, 0.001))
     # One seed has no error: C counts as exact, and no interval is shown.
-    c = study.closeness(study.batches[1], study.first)
+    c = study.closeness(16, 8)
     assert c.low == c.value == c.high == pytest.approx(1)
     assert cells_of(study)["C"] == "1"
 
@@ -95,13 +94,13 @@ def test_the_growth_of_the_error_is_an_observation_beside_it(tmp_path):
     write_scaling_sweep(tmp_path, errors)
     study = study_of(tmp_path, LinearScaling)
     # 8 is below the best batch size: large batches are what breaks.
-    assert (study.best.size, study.error_grows_at) == (16, 128)
+    assert (study.best, study.error_grows_at) == (16, 128)
     ratio = 128 / (8 * kappa_max(6.0, 0.001))
     text = text_of(study)
     assert "of which the theorem says nothing" in text
+    assert "The least, 0.1, is that of B = 16; " in text
     grown = "B = 128 is the first to exceed it by more than 20% of its value"
     assert f"{grown}, at {ratio:.3g} times B*." in text
-    assert "safe" not in text
 
 
 @pytest.mark.parametrize(
@@ -122,31 +121,24 @@ def test_the_condition_is_tested_by_r_g_and_n(tmp_path, factors, outcome):
     # The error, which is the same at all batch sizes, has no say.
     write_scaling_sweep(tmp_path, dict.fromkeys([8, *factors], 0.1), factors)
     study = study_of(tmp_path, LinearScaling)
-    assert study.tested(study.first) == outcome
+    assert study.tested(8) == outcome
     for size, verdict in study.column("from B = 8").items():
         assert (verdict == "ruled out") == (size > 64)
-    text = text_of(study)
-    assert f"C-close in R, G and N: {outcome}" in text
+    assert f"C-close in R, G and N: {outcome}" in text_of(study)
 
 
 def test_a_run_that_diverged_is_not_close(tmp_path):
     write_scaling_sweep(tmp_path, {**GOOD, 128: None})
     # One of three seeds of 64: its accuracy is 0.
-    write_run(
-        tmp_path / "third",
-        losses=[1.0, math.nan],
-        finished=False,
-        batch_size=64,
-        learning_rate=1.6,
-        seed=2,
-    )
+    third = {"losses": [1.0, math.nan], "finished": False, "seed": 2}
+    third |= {"batch_size": 64, "learning_rate": 1.6}
+    write_run(tmp_path / "third", **third)
     study = study_of(tmp_path, LinearScaling)
-    assert study.tested(study.first) == "held"
-    *_, partly, last = study.batches
-    assert partly.test_error == pytest.approx(1 - 2 / 3 * 0.89)
+    assert study.tested(8) == "held"
+    assert study.means[64]["accuracy"].value == pytest.approx(2 / 3 * 0.89)
     assert study.error_grows_at == 64
-    assert last.test_error == 1 and last.num_diverged == 2
-    assert last.bound is study.closeness(last, study.first) is None
+    assert study.diverged == {64: 1, 128: 2}
+    assert study.bounds[128] is study.closeness(128, 8) is None
     assert "(2 diverged)" in text_of(study)
 
 
@@ -180,7 +172,7 @@ def test_runs_of_several_ell_predict_where_c_is_left(tmp_path, ell):
     leaves = 8 + unit * (2**0.5 - 1) * first / rise
     assert study.leaves_at[0] == pytest.approx(leaves)
     assert f"leaves C = 1.41 at about B = {leaves:.3g} [" in text_of(study)
-    study.make("scaling-1", [], True)
+    study.make([], "scaling-1")
     assert [*study.pictures] == ["scaling-1-batch-sizes", "scaling-1-closeness"]
 
 
@@ -208,9 +200,9 @@ def test_without_a_condition_there_is_no_bound(tmp_path, run, words):
     study = study_of(tmp_path, LinearScaling)
     for column in ("B*", "from B = 8", "C at least"):
         assert study.column(column) == {}
-    assert not any(map(study.tested, study.batches))
+    assert not any(map(study.tested, study.groups))
     assert words in text_of(study)
-    study.make("scaling-1", [], True)
+    study.make([], "scaling-1")
 
 
 def test_reasons_against_the_theorem_make_it_a_heuristic(tmp_path):
@@ -225,6 +217,6 @@ def test_a_signal_that_is_not_above_0_leaves_the_figures(tmp_path):
         noise = estimate(signal, 8 / size, size, count=50)
         write_run(tmp_path / str(size), noise=noise, **rates)
     study = study_of(tmp_path, LinearScaling)
-    assert study.closeness(study.batches[1], study.first).value == math.inf
-    study.make("scaling-1", [], True)
+    assert study.closeness(16, 8).value == math.inf
+    study.make([], "scaling-1")
     assert len(study.pictures) == 2

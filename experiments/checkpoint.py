@@ -2,131 +2,78 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import re
 import warnings
-import zipfile
 
 import numpy as np
 from keras import ops
 
-from experiments.process.own_files import (
-    UNUSABLE,
-    remove_partial,
-    replaced,
-    unreadable,
-)
+from experiments.process.own_files import remove_partial, replaced, unreadable
 from keras_svag import backend
 
-_ABOUT, _STATE = "about", "state"
+_NUM_KEPT = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """What was saved after a number of training steps.
 
-    Attributes:
-        state: dict from the names of the classes of callbacks to what they
-            remembered, values of JSON.
-        about: dict of JSON values, that of the `CheckpointFolder`.
+    `state` has what callbacks remembered, values of JSON, by their classes.
     """
 
     step: int
     arrays: list
     state: dict
-    about: dict
     file_name: str
 
     def restore(self, callbacks):
-        """Gives callbacks what they remembered, if they have `load_state_dict`.
-
-        Raises:
-            ValueError: if one of them cannot use it, as that of another
-                version of it.
-        """
+        """Gives callbacks what they remembered, by their `load_state_dict`."""
         for callback in callbacks:
             name = type(callback).__name__
-            if name in self.state and hasattr(callback, "load_state_dict"):
-                try:
-                    callback.load_state_dict(self.state[name])
-                except UNUSABLE as error:
-                    raise ValueError(
-                        f"The checkpoint {self.file_name} holds no state of "
-                        f"{name} that can be used ({error}): remove the file "
-                        "to go on from the one before."
-                    ) from error
+            if name in self.state:
+                callback.load_state_dict(self.state[name])
 
 
 class CheckpointFolder:
-    """A folder of the last checkpoints of a run, a file each.
+    """A folder of the last checkpoints of a run, files `step-N.RUN.npz`.
 
     A file is written under another name, flushed to the disk and renamed, so
     that a process killed at any moment leaves whole files; the archive's
-    checksums tell one that was damaged later. Nothing is pickled.
-
-    Its files are those named `step-N.run.npz`. All others in the folder are
-    left as they are.
-
-    Args:
-        path: the folder; it is made when the first checkpoint is saved.
-        run: string of letters and digits that tells the run from others.
-        keep: how many checkpoints are kept, at least 1.
-        check: function without arguments, called before a checkpoint is
-            saved; it raises if the folder must not be written to.
-
-    Attributes:
-        about: dict of JSON values that is saved with each checkpoint.
+    checksums tell one that was damaged later. All other files stay. `check` is
+    called before a file is written, and raises if it must not be.
     """
 
-    def __init__(self, path, run="run", keep=3, check=lambda: None):
+    def __init__(self, path, run="run", check=lambda: None):
         self.path = path
-        self.about = {}
         self._run = run
-        self._keep = keep
         self._check = check
 
     def save(self, step, arrays, state):
-        """Writes a checkpoint, then removes the oldest ones.
-
-        Raises:
-            ValueError: if it cannot be written; nothing is left of it, and
-                the earlier checkpoints stay.
-        """
+        """Writes a checkpoint, then removes all but the last ones up to it."""
         self._check()
-        path = self._file(step)
-        about = self.about | {"num_arrays": len(arrays)}
-        named = {_ABOUT: _text(about), _STATE: _text(state)}
-        named |= {str(index): array for index, array in enumerate(arrays)}
-        try:
-            os.makedirs(self.path, exist_ok=True)
-            with replaced(path) as partial, open(partial, "xb") as file:
-                np.savez(file, allow_pickle=False, **named)
-                file.flush()
-                os.fsync(file.fileno())
-            # Only then a renamed file is sure to outlive a power failure.
-            folder = os.open(self.path, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        except OSError as error:
-            raise ValueError(
-                f"The checkpoint {path!r} cannot be written "
-                f"({error.strerror}): make room and start again with the same "
-                "command, which goes on from the last checkpoint."
-            ) from error
+        os.makedirs(self.path, exist_ok=True)
+        arrays = {str(index): array for index, array in enumerate(arrays)}
+        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        with (
+            replaced(self._file(step)) as partial,
+            open(partial, "xb") as file,
+        ):
+            np.savez(file, allow_pickle=False, **arrays, state=text)
+            file.flush()
+            os.fsync(file.fileno())
+        # Only then a renamed file is sure to outlive a power failure.
+        folder = os.open(self.path, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
         # Training went on from an earlier one than those of later steps.
         steps = self.steps()
-        kept = [s for s in steps if s <= step][: self._keep]
-        for old in {*steps} - {*kept}:
-            self._remove(old)
+        kept = [s for s in steps if s <= step][:_NUM_KEPT]
+        self._remove({*steps} - {*kept})
 
     def newest(self):
-        """The last `Checkpoint` that is whole, or None; others warn.
-
-        Raises:
-            ValueError: if a file may not be read.
-        """
+        """The last `Checkpoint` that is whole, or None; others warn."""
         steps = self.steps()
         for step in steps:
             try:
@@ -151,8 +98,7 @@ class CheckpointFolder:
 
     def remove(self):
         """Removes the checkpoints, and the folder if it is empty then."""
-        for step in self.steps():
-            self._remove(step)
+        self._remove(self.steps())
         with contextlib.suppress(OSError):
             remove_partial(self.path)
             os.rmdir(self.path)
@@ -169,42 +115,30 @@ class CheckpointFolder:
     def _file(self, step):
         return os.path.join(self.path, f"step-{step}.{self._run}.npz")
 
-    def _remove(self, step):
-        with contextlib.suppress(OSError):
-            os.remove(self._file(step))
+    def _remove(self, steps):
+        for step in steps:
+            with contextlib.suppress(OSError):
+                os.remove(self._file(step))
 
     def _read(self, step):
-        """The `Checkpoint` of a step; raises anything if it is damaged."""
         path = self._file(step)
-        with zipfile.ZipFile(path) as archive:
-            # Read whole, for only then the archive's checksums are looked at.
-            arrays = {
-                name.removesuffix(".npy"): np.lib.format.read_array(
-                    io.BytesIO(archive.read(name)), allow_pickle=False
-                )
-                for name in archive.namelist()
-            }
-        about, state = (
-            json.loads(arrays.pop(name).tobytes()) for name in (_ABOUT, _STATE)
-        )
-        arrays = [arrays[str(index)] for index in range(about["num_arrays"])]
-        return Checkpoint(step, arrays, state, about, os.path.basename(path))
-
-
-def _text(value):
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+        with np.load(path, allow_pickle=False) as archive:
+            if damaged := archive.zip.testzip():
+                raise ValueError(f"the checksum of {damaged} is another")
+            found = dict(archive)
+        state = json.loads(found.pop("state").tobytes())
+        arrays = [
+            found[name] for name in sorted(filter(str.isdigit, found), key=int)
+        ]
+        return Checkpoint(step, arrays, state, os.path.basename(path))
 
 
 def training_arrays(model):
     """Values of all that training changes, as a list of NumPy arrays.
 
-    Weights, states of random layers, the optimizer's variables, a gradient
-    that waits for its pair among them, and those of the metrics. The model
-    has to be built, and so have its optimizer and its metrics.
-
-    What every replica has of its own, running averages and metrics, has one
-    row a replica, if there are several. All workers have to call this at the
-    same step, for they exchange these values.
+    Weights, states of random layers, and the variables of the optimizer and
+    the metrics, which have to be built. Running averages and metrics have one
+    row a replica, if there are several. All workers have to call this at once.
     """
     common, own = _variables(model)
     strategy = model.distribute_strategy
@@ -215,12 +149,7 @@ def training_arrays(model):
 
 
 def restore_training_arrays(model, checkpoint):
-    """Gives all that training changes the values that it had.
-
-    Raises:
-        ValueError: if the arrays are not those of such a model, on as many
-            replicas.
-    """
+    """Gives all that training changes the values that it had."""
     common, own = _variables(model)
     arrays, count = checkpoint.arrays, len(common)
     strategy = model.distribute_strategy

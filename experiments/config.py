@@ -1,12 +1,12 @@
 """A run's configuration: its file, what its keys may hold, scaling it down."""
 
 import copy
-import functools
 import inspect
 import json
 import os
 import runpy
 import traceback
+from functools import partial
 
 from ml_collections import ConfigDict
 
@@ -46,33 +46,32 @@ def _epochs(name, epochs, check=arguments.integer):
 
 
 def _milestones(name, epochs):
-    _epochs(name, epochs, functools.partial(arguments.number, above=0))
+    _epochs(name, epochs, partial(arguments.number, above=0))
     if list(epochs) != sorted(set(epochs)):
         raise ValueError(arguments.refusal(name, "increasing epochs", epochs))
 
 
-_choice, _number = arguments.choice, arguments.number
-_count = arguments.integer
-_optional_count = functools.partial(_count, optional=True)
-_rate = functools.partial(_number, least=0)
-_momentum = functools.partial(_number, least=0, below=1)
-_optional_beta = functools.partial(_momentum, optional=True)
+_choice, _count = arguments.choice, arguments.integer
+_optional_count = partial(_count, optional=True)
+_rate = partial(arguments.number, least=0)
+_momentum = partial(_rate, below=1)
+_optional_beta = partial(_momentum, optional=True)
 
 # What a key may hold, where a run would find out late, or not at all.
 _CHECKS = {
-    "dataset": functools.partial(_choice, known=DATASETS),
+    "dataset": partial(_choice, known=DATASETS),
     "num_examples": _optional_count,
-    "sampling": functools.partial(_choice, known=SAMPLING_MODES),
+    "sampling": partial(_choice, known=SAMPLING_MODES),
     "batch_size": _count,
     "epochs": _count,
-    "growth": functools.partial(_choice, known=GROWTHS),
+    "growth": partial(_choice, known=GROWTHS),
     "max_batch_size": _optional_count,
     "growth_epochs": _epochs,
-    "on_heuristic": functools.partial(_choice, known=("stay", "grow")),
+    "on_heuristic": partial(_choice, known=("stay", "grow")),
     # Keras and NumPy take no other seeds.
-    "seed": functools.partial(arguments.integer, least=0, most=2**32 - 1),
-    "scale": functools.partial(_number, above=0, most=1),
-    "model.name": functools.partial(_choice, known=NETWORKS),
+    "seed": partial(_count, least=0, most=2**32 - 1),
+    "scale": partial(arguments.number, above=0, most=1),
+    "model.name": partial(_choice, known=NETWORKS),
     "model.momentum": _momentum,
     "ell": _count,
     "learning_rate": _rate,
@@ -81,7 +80,7 @@ _CHECKS = {
     "beta_1": _optional_beta,
     "beta_2": _optional_beta,
     "rho": _optional_beta,
-    "epsilon": functools.partial(_rate, optional=True),
+    "epsilon": partial(_rate, optional=True),
     "milestones": _milestones,
     "warmup_epochs": _rate,
     "micro_batch_size": _count,
@@ -90,23 +89,16 @@ _CHECKS = {
     "measure_noise": arguments.boolean,
     "lsr.enabled": arguments.boolean,
     "lsr.per_layer": arguments.boolean,
-    "lsr.closeness": functools.partial(_number, above=1),
+    "lsr.closeness": partial(arguments.number, above=1),
     "lsr.window": _optional_count,
 }
 
 
 def load_config(path):
-    """The configuration that a file's function `get_config` returns.
+    """The locked `ConfigDict` that the `get_config` of a file returns.
 
-    Args:
-        path: of the file; what follows a colon is given to `get_config`.
-
-    Returns:
-        A locked `ConfigDict` that has every key.
-
-    Raises:
-        ValueError: if there is none, in a sentence that names the file, and
-            the line in which it fails.
+    What follows a colon in `path` is given to `get_config`. A `ValueError`
+    names the file, and the line in which it fails.
     """
     file, *argument = path.split(":", 1)
     if not os.path.isfile(file):
@@ -147,16 +139,10 @@ def check_complete(config):
 
 
 def check_values(config):
-    """Refuses keys that hold what no run can have; they may be missing.
+    """Refuses a complete configuration with values that no run can have.
 
     What depends on the data, and what the network, the optimizer and the
     schedule refuse at once, is checked where they are made.
-
-    Args:
-        config: a `ConfigDict`, or nested dicts.
-
-    Raises:
-        TypeError, ValueError: of the first value that is wrong.
     """
     values = flat(config)
     for key, check in _CHECKS.items():
@@ -164,8 +150,7 @@ def check_values(config):
             check(key, values[key])
     if is_growing(values):
         _check_growth(values)
-    if "model.name" in values:
-        _check_network_options(**config["model"])
+    _check_network_options(**config["model"])
 
 
 def flat(config, prefix=""):
@@ -182,28 +167,22 @@ def flat(config, prefix=""):
 
 
 def _check_growth(values):
-    """Refuses what growing batches do not go together with."""
-    growth, ell = values["growth"], values.get("ell", 1)
-    remedy = None
-    if values.get("optimizer") == "ngd":
+    growth, ell, remedy = values["growth"], values["ell"], None
+    is_judged = values["measure_noise"] and values["lsr.enabled"]
+    if values["optimizer"] == "ngd":
         remedy = "every step of optimizer='ngd' takes all examples"
     elif ell != 1:
         remedy = f"the batch of an SDE with ell={ell} does not grow"
-    elif growth == "measured" and not (
-        values.get("measure_noise") and values.get("lsr.enabled")
-    ):
+    elif growth == "measured" and not is_judged:
         remedy = "'measured' needs measure_noise and lsr.enabled to be True"
     if remedy:
         raise ValueError(
             arguments.refusal("growth", "'none' here", growth, remedy)
         )
-    arguments.integer(
-        "max_batch_size",
-        values.get("max_batch_size"),
-        least=values.get("batch_size", 1),
-        remedy=f"growth={growth!r} begins at batch_size",
-    )
-    epochs = values.get("growth_epochs")
+    least, largest = values["batch_size"], values["max_batch_size"]
+    remedy = f"growth={growth!r} begins at batch_size"
+    _count("max_batch_size", largest, least, remedy=remedy)
+    epochs = values["growth_epochs"]
     if growth == "always" and not epochs:
         wanted = "epochs after which the batch doubles with growth='always'"
         raise ValueError(arguments.refusal("growth_epochs", wanted, epochs))
@@ -221,21 +200,13 @@ def _check_network_options(name, **options):
 
 
 def scaled_down(config):
-    """Scales a configuration by its key `scale`, a number in (0, 1].
+    """A copy of a configuration, scaled by its `scale`, a number in (0, 1].
 
     Depth, width, epochs and the number of training examples are multiplied by
     it and rounded to what the network and the training allow. Milestones,
     warm-up and averaging window keep their part of the epochs; batch size,
-    learning rate and weight decay stay. Scaled are the numbers that stand in
-    the configuration, overrides included.
-
-    Returns:
-        A copy of `config`, scaled. It keeps `scale`, to tell where its
-        numbers come from.
-
-    Raises:
-        TypeError, ValueError: if a key is missing or holds what no run can
-            have.
+    learning rate and weight decay stay. The copy keeps `scale`, to tell where
+    its numbers come from.
     """
     config = copy.deepcopy(config)
     check_complete(config)

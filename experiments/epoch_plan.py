@@ -12,17 +12,12 @@ class EpochPlan:
 
     Args:
         num_examples: size n of the training set.
-        batch_size: B, that of the SGD that is simulated.
+        batch_size: B, that of the simulated SGD.
         ell: SVAG's amplification; 1 for any other optimizer.
-        pairing: SVAG's `"independent"` or `"halves"`, or that of its kin for
-            Adam and RMSprop; `None` for any other optimizer, which takes a
-            batch of B a step, of two halves that are drawn apart.
+        pairing: that of SVAG or its kin; None for any other optimizer, which
+            takes a batch of B a step, of two halves that are drawn apart.
         pairs_within_step: whether a training step of SVAG takes a whole pair,
             as in an `SVAGModel`, or one of its batches, as a plain model does.
-
-    Raises:
-        ValueError: if a number is out of its range, or the batch does not split
-            into halves where it has to.
     """
 
     num_examples: int
@@ -41,14 +36,14 @@ class EpochPlan:
         # Refuses what it knows no weights of.
         svag_weights(self.ell, self.pairing or "independent")
         if self.pairing != "independent" and self.batch_size % 2:
+            wanted = "even to be split into halves"
             raise ValueError(
-                "`batch_size` must be even to be split into halves, got "
-                f"{self.batch_size}."
+                arguments.refusal("batch_size", wanted, self.batch_size)
             )
 
     @property
     def sub_batch_size(self):
-        """Rows of one of the two sub-batches of a pair."""
+        """Rows of one of a pair's sub-batches."""
         independent = self.pairing == "independent"
         return self.batch_size if independent else self.batch_size // 2
 

@@ -13,23 +13,16 @@ GROWTHS = ("none", "measured", "seesaw", "always")
 
 
 def is_growing(config):
-    """Whether the batch of a configuration, a dict, may grow."""
+    """Whether the batch of a configuration may grow."""
     return config.get("growth", "none") != "none"
 
 
 class GrowingBatches(keras.callbacks.Callback):
-    """Has the batch grow at the ends of epochs, and keeps its sizes.
+    """Has the batch grow at the ends of epochs, and adds its size to the logs.
 
-    The logs get `batch_size`. Put it after what measures the noise and before
-    the callbacks that write the logs.
-
-    Args:
-        plan: the `EpochPlan` of the first epoch.
-        growth: the `BatchGrowth` that decides, in rows of a batch.
-
-    Attributes:
-        plans: list of the `EpochPlan`s of the epochs so far, and of the one
-            that is to come.
+    Put it after what measures the noise and before what writes the logs. Its
+    `plans` are the `EpochPlan`s of the epochs so far and of the next one; the
+    `BatchGrowth` decides, in rows of a batch.
     """
 
     def __init__(self, plan, growth):
@@ -37,21 +30,17 @@ class GrowingBatches(keras.callbacks.Callback):
         self.plans = [plan]
         self._growth = growth
 
-    @property
-    def batch_size(self):
-        """That of the last epoch."""
-        return self.plans[-1].batch_size
-
     def on_epoch_begin(self, epoch, logs=None):
         self._growth.note_rate(self.model, self.plans[epoch].rows_per_step)
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["batch_size"] = self.plans[epoch].batch_size
+        plan = self.plans[epoch]
+        logs["batch_size"] = plan.batch_size
         is_last = epoch + 1 == self.params["epochs"]
         if not is_last and not self.model.stop_training:
-            rows = self.plans[epoch].rows_per_step
+            rows = plan.rows_per_step
             grown = self._growth.grow(self.model, epoch + 1, rows)
-            self._append(self.batch_size * (grown // rows))
+            self._append(plan.batch_size * (grown // rows))
 
     def go_on(self, checkpoint, optimizer):
         """Gives a new optimizer what the growths so far gave the old one."""
@@ -66,14 +55,10 @@ class GrowingBatches(keras.callbacks.Callback):
                 rescale(optimizer, kappa, self._growth.rule)
 
     def state_dict(self):
-        """The sizes so far and the schedule's peak, as a value of JSON."""
-        return {
-            "sizes": [plan.batch_size for plan in self.plans],
-            "peak": self._growth.peak,
-        }
+        sizes = [plan.batch_size for plan in self.plans]
+        return {"sizes": sizes, "peak": self._growth.peak}
 
     def load_state_dict(self, state):
-        """Goes on from what `state_dict` returned."""
         self._growth.peak = state["peak"]
         del self.plans[1:]
         for size in state["sizes"][1:]:
@@ -87,11 +72,8 @@ class GrowingBatches(keras.callbacks.Callback):
 def growing_batches(config, plan, optimizer, monitor):
     """The `GrowingBatches` that a configuration asks for, or None.
 
-    Growth that is not `"always"` asks what measures the noise, `monitor`, if
-    that is a `ScalingRuleCheck`. `plan` is the `EpochPlan` of the first epoch.
-
-    Raises:
-        ValueError: if there is no scaling rule for the optimizer.
+    `plan` is the `EpochPlan` of the first epoch, and `monitor` what measures
+    the noise: a `ScalingRuleCheck` has a say, unless the growth is `"always"`.
     """
     if not is_growing(config):
         return None
@@ -101,12 +83,7 @@ def growing_batches(config, plan, optimizer, monitor):
         mode = {epoch: rows * 2**n for n, epoch in enumerate(epochs, start=1)}
     elif isinstance(monitor, ScalingRuleCheck):
         check = monitor
-    growth = BatchGrowth(
-        rows,
-        rows * config.max_batch_size // plan.batch_size,
-        check,
-        mode,
-        config.on_heuristic,
-    )
+    most = rows * config.max_batch_size // plan.batch_size
+    growth = BatchGrowth(rows, most, check, mode, config.on_heuristic)
     growth.check_optimizer(optimizer)
     return GrowingBatches(plan, growth)

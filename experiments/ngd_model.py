@@ -28,30 +28,14 @@ class NGDModel(backend.MultiWorkerModel):
     gradient = ∇ mean(delta * losses)     # = ∇L + Σ^(1/2) noise
     ```
 
-    where `losses` are those of the n examples. `z` is drawn once a step, for
-    all micro-batches (and replicas) of the pass: centring it within each
-    micro-batch would take away the noise between them.
+    where `losses` are those of the n examples. `z`, a function of `seed` and
+    the step, is drawn for all micro-batches (and replicas) of the pass at once:
+    centring it within each would take away the noise between them.
 
-    ```python
-    ngd = NGDModel(model, batch_size=128, micro_batch_size=500, seed=0)
-    ngd.compile(keras.optimizers.SGD(0.8, weight_decay=5e-4), loss=...)
-    ngd.fit(x, y, batch_size=len(x), epochs=1000)
-    ```
-
-    The pass runs in micro-batches of `micro_batch_size` inside the graph, so
-    that memory grows with the data alone. BatchNormalization, whose gradients
-    do not split into the examples', and random augmentation have no place in
-    it.
-
-    Args:
-        model: the `keras.Model` to train, of one input and one output.
-        batch_size: B, that of the SGD whose noise is imitated.
-        micro_batch_size: examples of one piece of the pass, over all replicas;
-            the last piece may be smaller.
-        seed: integer seed of z, which depends on it and on the step alone.
-
-    Raises:
-        ValueError: if `model` has BatchNormalization.
+    The pass runs in micro-batches of `micro_batch_size` examples, over all
+    replicas, inside the graph, so that memory grows with the data alone.
+    BatchNormalization, whose gradients do not split into the examples', and
+    random augmentation have no place in it.
 
     References:
         Gaussian noise with SGD's covariance from one weight per example:
@@ -143,7 +127,7 @@ def _sums(total, gradients):
     return [t + g for t, g in zip(total, gradients, strict=True)]
 
 
-_BATCHES = 32
+_NUM_BATCHES = 32
 _LOGGED = "grad_sq_norm", "noise_trace", "noise_to_signal", "noise_scale"
 # Enough to normalize a batch by its own statistics.
 _ROWS = 8
@@ -152,16 +136,9 @@ _ROWS = 8
 class ProbedNoise(keras.callbacks.Callback):
     """Measures the noise of mini-batches at the end of each epoch.
 
-    Training by full passes over the data has none. The logs get the keys that
-    `GradientNoiseMonitor` gives them.
-
-    Args:
-        images, labels: all examples, as the model takes them.
-        batch_size: B, examples of a mini-batch.
-        judged: keyword arguments of `scaling_report`, or None for no report.
-
-    Attributes:
-        series: `NoiseSeries`, a row a probe.
+    The logs get the keys that `GradientNoiseMonitor` gives them, and `series`,
+    a `NoiseSeries`, a row a probe. `judged` has keyword arguments of
+    `scaling_report`, or is None for no report.
     """
 
     def __init__(self, images, labels, batch_size, judged=None):
@@ -176,7 +153,7 @@ class ProbedNoise(keras.callbacks.Callback):
             self.model,
             self._examples,
             self.batch_size,
-            num_batches=_BATCHES,
+            num_batches=_NUM_BATCHES,
             seed=epoch,
             verbose=0,
         )
@@ -196,8 +173,7 @@ class ProbedNoise(keras.callbacks.Callback):
             example_noise=self._estimate.example_noise,
         )
         logs["weight_sq_norm"] = norm
-        for key in _LOGGED:
-            logs[key] = getattr(self._estimate, key)
+        logs.update({key: getattr(self._estimate, key) for key in _LOGGED})
 
     def estimate(self):
         """`NoiseEstimate` of the last probe."""
@@ -219,9 +195,7 @@ class ProbedNoise(keras.callbacks.Callback):
         )
 
     def state_dict(self):
-        """The probes so far, as a value of JSON."""
         return self.series.to_dict()
 
     def load_state_dict(self, state):
-        """Goes on from what `state_dict` returned."""
         self.series = NoiseSeries.from_dict(state)

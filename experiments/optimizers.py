@@ -4,18 +4,15 @@ import inspect
 
 import keras
 
+from experiments.schedules import schedule_of
+from keras_svag.arguments import refusal
 from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.scaling.optimizers import kind_of
 from keras_svag.scaling.rules import square_root_scaling_rule
 
 # For which `ell` and `pairing` are.
-SVAG_OPTIMIZERS = {
-    "svag": SVAG,
-    "svag_adam": SVAGAdam,
-    "svag_rmsprop": SVAGRMSprop,
-}
-
+SVAG_OPTIMIZERS = dict(svag=SVAG, svag_adam=SVAGAdam, svag_rmsprop=SVAGRMSprop)
 # What only some optimizers take: 0 or None leaves it to the optimizer.
 OPTIONS = ("momentum", "beta_1", "beta_2", "rho", "epsilon")
 
@@ -26,11 +23,7 @@ def is_svag(name):
 
 
 def optimizer_class(name):
-    """The class of the optimizer with a name; "ngd" takes steps of SGD's.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The class of the optimizer with a name; "ngd" takes steps of SGD's."""
     known = {
         key.lower(): value
         for key, value in vars(keras.optimizers).items()
@@ -40,10 +33,8 @@ def optimizer_class(name):
     found = SVAG_OPTIMIZERS.get(name) or known.get(str(name).lower())
     if found is None:
         ours = ", ".join(map(repr, (*SVAG_OPTIMIZERS, "ngd")))
-        raise ValueError(
-            f"`optimizer` must be one of {ours} or the name of a Keras "
-            f"optimizer, such as 'sgd' or 'adam', got {name!r}."
-        )
+        wanted = f"one of {ours} or the name of a Keras optimizer, such as "
+        raise ValueError(refusal("optimizer", f"{wanted}'sgd' or 'adam'", name))
     return found
 
 
@@ -53,11 +44,7 @@ def optimizer_kind(name):
 
 
 def optimizer_options(config):
-    """`{key: value}` of the `OPTIONS` that a configuration gives.
-
-    Raises:
-        ValueError: if the optimizer is unknown or does not take one.
-    """
+    """`{key: value}` of the `OPTIONS` that a configuration gives."""
     name = config["optimizer"]
     taken = _taken(name)
     given = {}
@@ -67,10 +54,9 @@ def optimizer_options(config):
             continue
         if key not in taken:
             takes = ", ".join(taken) or f"none of {', '.join(OPTIONS)}"
-            raise ValueError(
-                f"`{key}` must be {0 if key == 'momentum' else None} with "
-                f"optimizer={name!r}, got {value!r}; it takes {takes}."
-            )
+            wanted = 0 if key == "momentum" else None
+            wanted = f"{wanted} with optimizer={name!r}"
+            raise ValueError(refusal(key, wanted, value, f"it takes {takes}"))
         given[key] = value
     return given
 
@@ -86,23 +72,31 @@ def _taken(name):
     }
 
 
+def make_optimizer(config, steps_per_epoch):
+    """The optimizer of a configuration, for epochs of so many SGD steps."""
+    options = optimizer_options(config) | {
+        "learning_rate": schedule_of(config, steps_per_epoch),
+        "weight_decay": config.weight_decay,
+    }
+    if is_svag(config.optimizer):
+        options |= {"ell": config.ell, "pairing": config.pairing}
+    try:
+        return optimizer_class(config.optimizer)(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`optimizer` {config.optimizer!r} cannot be made with {options}: "
+            f"{error}"
+        ) from error
+
+
 def square_root_scaled(config, kappa):
-    """What a run of an adaptive optimizer has at κB, by the square-root rule.
+    """`{key: number}` of an adaptive run at κB, by the square-root rule.
 
     Where the configuration leaves a number to the optimizer, the optimizer's
     default is the baseline. RMSprop's ε is added within the root, to the
     square of what Adam's is added to: there it is divided by κ, not by √κ
     (derived: √(v + ε) has to shrink as √v does, by √κ). Keras's `weight_decay`
     is decoupled.
-
-    Returns:
-        A dict from keys of the configuration to numbers: `learning_rate`,
-        `weight_decay`, and the betas, `rho` and `epsilon` that the optimizer
-        takes.
-
-    Raises:
-        ValueError: if a number is out of range, κ (1 - β) is 1 or more, or the
-            rule is none for the optimizer.
 
     References:
         [M22] Malladi, Lyu, Panigrahi, Arora, "On the SDEs and Scaling Rules
@@ -117,9 +111,10 @@ def square_root_scaled(config, kappa):
             "scale_lr='linear'."
         )
     if config.get("momentum"):
+        wanted = "0 with scale_lr='square_root'"
+        remedy = "the rule has no factor for it"
         raise ValueError(
-            "`momentum` must be 0 with scale_lr='square_root', got "
-            f"{config['momentum']!r}; the rule has no factor for it."
+            refusal("momentum", wanted, config["momentum"], remedy)
         )
     baseline = _taken(name) | optimizer_options(config)
     baseline.pop("momentum", None)

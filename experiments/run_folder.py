@@ -6,7 +6,6 @@ import json
 import os
 import time
 import weakref
-import zipfile
 
 import keras
 
@@ -37,24 +36,9 @@ class WorkDir:
     Nothing is written before `begin`, from which on the directory is this
     process's. `results.json` is written last: a run that has it is finished.
 
-    A run begins in a directory that is new or empty, and replaces or removes
-    nothing there but what it wrote itself, which a checksum of its
-    configuration tells: `results.json`, `model.keras` and the names of the
-    checkpoints have it. Events are written to files of new names.
-    `history.csv` is the run's once there is a `config.json`.
-
-    Args:
-        path: the directory.
-        config: dict of JSON values, the run's configuration.
-
-    Attributes:
-        checkpoints: the `CheckpointFolder` of the run.
-        check_ours: function that raises a `ValueError` if the directory is no
-            longer this run's.
-
-    Raises:
-        ValueError: if the directory holds a run of another configuration, or
-            anything else that no run has written.
+    A directory that is new or empty is anyone's, later `config.json` says whose
+    it is; if that is lost, the names of the checkpoints do, which hold a
+    checksum of the configuration. Another run's is refused by a `ValueError`.
     """
 
     def __init__(self, path, config):
@@ -63,35 +47,31 @@ class WorkDir:
             json.dumps({**config, "version": __version__})
         )
         self._checksum = configuration_checksum(self._config)
-        # Not a method of this object's, which must not hold itself: the lock
-        # ends with it.
+        # No method: the lock ends with this object, which must not hold itself.
         self.check_ours = functools.partial(_check_ours, path, self._config)
         self.checkpoints = CheckpointFolder(
-            self.file("checkpoints"), self._checksum, check=self.check_ours
+            self.file("checkpoints"), self._checksum, self.check_ours
         )
         self._check_whose()
 
     def begin(self):
-        """Makes the directory, takes hold of it and writes `config.json`.
-
-        Returns:
-            The `Checkpoint` to go on from, or None.
-
-        Raises:
-            ValueError: if the directory cannot be written, or another process
-                writes to it, or something in it is not this run's.
-        """
+        """Begins the run; returns the `Checkpoint` to go on from, or None."""
         try:
             os.makedirs(self.path, exist_ok=True)
             self._lock()
             # Another process may have begun, and ended, in the meantime.
             self._check_whose()
-            self._check_places()
             remove_partial(self.path)
             _write_json(self.file("config.json"), self._config)
         except OSError as error:
             raise unwritable(self.path, error) from error
         return self.checkpoints.newest()
+
+    def check_at_epochs(self):
+        """A callback that ends training if another run has begun here."""
+        moments = "on_epoch_begin", "on_test_begin", "on_epoch_end"
+        check = dict.fromkeys(moments, lambda *_: self.check_ours())
+        return keras.callbacks.LambdaCallback(**check)
 
     def join(self):
         """The `Checkpoint` that another process goes on from, or None."""
@@ -120,34 +100,15 @@ class WorkDir:
         return results
 
     def finish(self, model, results):
-        """Writes `model.keras`, and then `results.json`.
-
-        Raises:
-            ValueError: if they cannot be written, or what stands in their
-                place is not this run's.
-        """
+        """Writes `model.keras`, and then `results.json`."""
         self.check_ours()
-        self._check_places()
-        path = self.file("model.keras")
-        try:
-            with replaced(path) as partial:
-                model.save(partial)
-                with zipfile.ZipFile(partial, "a") as archive:
-                    archive.comment = self._checksum.encode()
-            _write_json(
-                self.file("results.json"),
-                {CHECKSUM: self._checksum, **results},
-            )
-        except OSError as error:
-            raise ValueError(
-                f"The results cannot be written to {self.path!r} "
-                f"({error.strerror}); make room there and start the same "
-                "command again."
-            ) from error
+        results = {CHECKSUM: self._checksum, **results}
+        with replaced(self.file("model.keras")) as partial:
+            model.save(partial)
+        _write_json(self.file("results.json"), results)
         self.checkpoints.remove()
 
     def _check_whose(self):
-        """Refuses a directory that is neither new nor this run's."""
         config = read_json(self.file("config.json"))
         if config is not None:
             keys = {*self._config, *config} - {"version"}
@@ -162,12 +123,11 @@ class WorkDir:
                     f"another configuration (it differs in {_first(differing)})"
                     "; give another --workdir, or remove it."
                 )
-        # Where config.json is lost the checkpoints tell.
-        elif found := [] if self.checkpoints.steps() else self._foreign_names():
+        elif not self.checkpoints.steps() and (found := self._foreign_names()):
             raise ValueError(
                 f"The working directory {self.path!r} must be new, empty or "
                 "that of a run of train.py, which has a config.json, but it "
-                f"holds {_first(map(repr, found))}; give another --workdir."
+                f"holds {_first(found)}; give another --workdir."
             )
 
     def _foreign_names(self):
@@ -178,23 +138,11 @@ class WorkDir:
         except OSError as error:
             raise unwritable(self.path, error) from error
         return [
-            name
+            repr(name)
             for name in names
             if not is_partial(name)
             and not (name == OUTPUT_LOG and is_log(self.file(name)))
         ]
-
-    def _check_places(self):
-        """Refuses a model or results that are not the run's."""
-        _ = self.results
-        path = self.file("model.keras")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                is_ours = archive.comment == self._checksum.encode()
-        except (zipfile.BadZipFile, OSError):
-            is_ours = not os.path.lexists(path)
-        if not is_ours:
-            raise foreign(path)
 
     def _lock(self):
         until = time.monotonic() + _LONGEST_LOOK
@@ -218,8 +166,6 @@ def configuration_checksum(config):
 
 
 def _first(names):
-    """The first of some names, which somebody else may have made."""
-    names = list(names)
     shown = ", ".join(f"{name:.60}" for name in names[:_MOST_NAMES])
     more = len(names) - _MOST_NAMES
     return f"{shown} and {more} more" if more > 0 else shown
@@ -232,22 +178,6 @@ def _check_ours(path, config):
             "config.json was removed, or another run has begun there; nothing "
             "more is written to it. Give another --workdir to train this one."
         )
-
-
-class FolderCheck(keras.callbacks.Callback):
-    """Ends training when its working directory was given to another run.
-
-    Put it before the callbacks that write there.
-    """
-
-    def __init__(self, workdir):
-        super().__init__()
-        self._workdir = workdir
-
-    def on_epoch_begin(self, *_):
-        self._workdir.check_ours()
-
-    on_test_begin = on_epoch_end = on_epoch_begin
 
 
 def results_table(results):
@@ -285,11 +215,7 @@ def unwritable(path, error):
 
 
 def read_json(path):
-    """The dict that a file holds; None if there is no such file.
-
-    Raises:
-        ValueError: if it cannot be read, or holds something else.
-    """
+    """The dict that a file holds; None if there is no such file."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)

@@ -9,24 +9,13 @@ SCHEDULES = ("constant", "step", "cosine", "triangle")
 
 
 def schedule_of(config, steps_per_epoch):
-    """A configuration's learning rate as a function of SGD's steps.
+    """A configuration's learning rate: a float, or a schedule of SGD's steps.
 
     Its `schedule` is `"constant"`; `"step"`: times `decay_factor` from each of
     the epochs `milestones` on; `"cosine"`: from `learning_rate` to 0 over all
     epochs; or `"triangle"`: linearly from 0 to `learning_rate` and back in the
     first half of the epochs, to half of it and back in the second ([L21]). In
     the first `warmup_epochs` it is multiplied by `warmup_factor`.
-
-    Args:
-        config: a `ConfigDict`.
-        steps_per_epoch: SGD steps in an epoch.
-
-    Returns:
-        A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
-
-    Raises:
-        ValueError: if the name is unknown, or the decay or the warm-up is out
-            of its range; the rest is checked with the configuration.
 
     References:
         [L21] Li, Malladi, Arora, "On the Validity of Modeling SGD with
@@ -57,13 +46,7 @@ def schedule_of(config, steps_per_epoch):
 
 @keras.saving.register_keras_serializable(package="keras_svag_experiments")
 class Triangles(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that rises from 0 and falls again, twice ([L21]).
-
-    Args:
-        learning_rate: the peak of the first half; that of the second is half
-            of it.
-        steps: all of SGD's steps, after which it stays 0.
-    """
+    """A learning rate that rises from 0 and falls again, twice ([L21])."""
 
     def __init__(self, learning_rate, steps):
         super().__init__()
@@ -81,13 +64,7 @@ class Triangles(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="keras_svag_experiments")
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that is smaller in the first steps.
-
-    Args:
-        learning_rate: a float, or a schedule of it, of SGD's steps.
-        steps: how many first steps are taken at `factor` times it.
-        factor: a float > 0.
-    """
+    """A learning rate, a float or a schedule, times `factor` in first steps."""
 
     def __init__(self, learning_rate, steps, factor):
         super().__init__()

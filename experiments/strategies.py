@@ -1,5 +1,6 @@
 """The distribution strategy of a run, and what its workers have to know."""
 
+import collections
 import hashlib
 import json
 import os
@@ -25,20 +26,10 @@ _LOWEST_PORT, _NUM_PORTS = 10_000, 20_000
 
 
 def make_strategy(name, virtual_devices=None):
-    """The distribution strategy of a run.
+    """The distribution strategy with a name; of several workers, it waits.
 
-    `"multi_worker"` waits until all the workers have been started. The
-    cluster is read from the environment variable `TF_CONFIG`, or from Slurm's
-    if that is not set and the process is a task of `srun`.
-
-    Args:
-        name: one of `STRATEGIES`.
-        virtual_devices: number of virtual CPUs to mirror over, or None for
-            this machine's GPUs. They are made before TensorFlow is used.
-
-    Raises:
-        ValueError: if there are virtual devices without mirroring, or fewer
-            than one; if the environment describes no cluster.
+    The virtual CPUs to mirror over, None for this machine's GPUs, are made
+    before TensorFlow is used.
     """
     if virtual_devices is not None:
         if name != "mirrored" or virtual_devices < 1:
@@ -65,19 +56,9 @@ def make_strategy(name, virtual_devices=None):
 def agree(strategy, action, facts=lambda value: {}):
     """What `action` returns, once it has come out alike on all the workers.
 
-    All of them have to call this. None is left waiting, also if `action`
-    fails: what they exchange has one shape whatever they found. A process
-    alone just calls `action`.
-
-    Args:
-        strategy: the `tf.distribute.Strategy` of the run.
-        action: function without arguments.
-        facts: function from what it returned to what has to be alike, a dict
-            of values of JSON by their names.
-
-    Raises:
-        ValueError: if the facts differ, or `action` failed on another worker.
-        Exception: what `action` raised.
+    All of them have to call this, and none is left waiting if it fails on one.
+    A process alone just calls `action`. A `ValueError` names what is not alike
+    of `facts(value)`, a dict of values of JSON by their names.
     """
     if not backend.has_several_workers(strategy):
         return action()
@@ -87,21 +68,24 @@ def agree(strategy, action, facts=lambda value: {}):
         found = facts(value)
     except Exception as error:
         failure = error
-    names = sorted(found)
-    rows = _gathered(strategy, [failure is not None, _digest(names)])
+    names = {_digest(name): name for name in sorted(found)}
+    rows = [(0, failure is not None)]
+    rows += [(key, _digest(found[name])) for key, name in names.items()]
+    gathered = collections.defaultdict(list)
+    for key, digest in _gathered(strategy, rows):
+        gathered[key].append(digest)
     if failure is not None:
         raise failure
-    if rows[:, 0].any():
+    if any(gathered.pop(0)):
         raise ValueError(
             "Another worker could not begin, and says why in its own output."
         )
-    differing = ["their versions of the code"]
-    if (rows == rows[0]).all():
-        # Never nothing: an exchange of no numbers crashes TensorFlow.
-        digests = [_digest(found[name]) for name in names]
-        rows = _gathered(strategy, [0, *digests])
-        columns = zip(names, rows.T[1:], strict=True)
-        differing = [name for name, column in columns if len({*column}) > 1]
+    differing = [
+        name for key, name in names.items() if len({*gathered[key]}) > 1
+    ]
+    count = strategy.num_replicas_in_sync
+    if any(len(digests) < count for digests in gathered.values()):
+        differing = ["their versions of the code"]
     if differing:
         raise ValueError(
             f"The workers do not agree on {', '.join(differing)}; start all of "
@@ -116,22 +100,18 @@ def _digest(value):
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
 
 
-def _gathered(strategy, numbers):
-    """The numbers of all the replicas, a row each."""
+def _gathered(strategy, rows):
+    """The rows of all the replicas, which may have several."""
     # Integers of 64 bits are exchanged by all devices, and as they are.
-    row = tf.constant([numbers], tf.int64)
-    rows = strategy.experimental_distribute_values_from_function(lambda _: row)
+    rows = tf.constant(rows, tf.int64)
+    rows = strategy.experimental_distribute_values_from_function(lambda _: rows)
     return np.asarray(strategy.gather(rows, axis=0))
 
 
 def begin_together(strategy, workdir):
     """Begins a run on all the workers, the first of which writes.
 
-    Returns:
-        The `Checkpoint` to go on from, or None.
-
-    Raises:
-        ValueError: if the folder is in use, or the workers see another one.
+    It returns the `Checkpoint` to go on from, or None.
     """
     writes = backend.is_chief(strategy)
     found = agree(strategy, lambda: workdir.begin() if writes else None)
@@ -147,12 +127,7 @@ def begin_together(strategy, workdir):
 
 
 def cluster_resolver():
-    """The `ClusterResolver` that the environment of this process describes.
-
-    Raises:
-        ValueError: if `TF_CONFIG` is malformed, or neither it nor Slurm's
-            variables are set.
-    """
+    """The cluster of `TF_CONFIG`, or of Slurm's variables if it is not set."""
     if "TF_CONFIG" not in os.environ:
         if "SLURM_STEP_NODELIST" not in os.environ:
             raise ValueError(

@@ -4,12 +4,10 @@ import tensorflow as tf
 
 
 def draw_crops(seed, batch_size, pad, flip):
-    """Draws where each image of a batch is cropped and whether it is flipped.
+    """Where each image of a padded batch is cropped, and whether it is flipped.
 
-    Returns:
-        `(top, left, mirrored)`, each of shape `(batch_size,)`: int32 offsets
-        in the padded image, uniform on 0 … 2 `pad`, and booleans that are
-        True with probability 1/2 (all False without `flip`).
+    They are tensors `(top, left, mirrored)`: offsets that are uniform on
+    0 … 2 `pad`, and booleans, True for half of the images if `flip` is.
     """
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
     top, left = tf.unstack(
@@ -26,18 +24,11 @@ def draw_crops(seed, batch_size, pad, flip):
 def augment(images, seed, pad=4, flip=True):
     """Pads with zeros, crops at random to the old size, mirrors at random.
 
-    The defaults are the usual augmentation of 32×32 images ([L21]): pad 4,
-    random 32×32 crop, horizontal flip. Apply it to raw pixels, before they
-    are standardized, so that the padding is black. Digits lose their meaning
-    when mirrored: use `flip=False` for them.
+    The defaults are the usual augmentation of 32×32 images ([L21]). Apply it
+    to raw pixels, before they are standardized, so that the padding is black.
 
-    Args:
-        images: tensor of shape `(batch, height, width, channels)`, of any
-            dtype, with static shape.
-        seed: integer tensor of shape `(2,)`, a stateless seed; the result is
-            a function of `images` and `seed` alone.
-        pad: integer >= 0, pixels of padding on each side.
-        flip: boolean, whether half of the images are mirrored.
+    The images, of any dtype and of static shape `(batch, height, width,
+    channels)`, and the stateless `seed` decide the result alone.
     """
     images = tf.convert_to_tensor(images)
     batch_size, height, width, channels = images.shape
@@ -52,8 +43,6 @@ def augment(images, seed, pad=4, flip=True):
     # One gather of pixels by flat position takes 1.0 ms for 256 CIFAR images;
     # gathers by axis take 1.5, ImageProjectiveTransform 2.3.
     first_rows = tf.range(batch_size)[:, None] * (height + 2 * pad)
-    positions = (
-        tf.expand_dims((first_rows + rows) * (width + 2 * pad), 2)
-        + columns[:, None, :]
-    )
+    first_pixels = (first_rows + rows) * (width + 2 * pad)
+    positions = first_pixels[:, :, None] + columns[:, None, :]
     return tf.gather(tf.reshape(padded, (-1, channels)), positions)

@@ -6,7 +6,6 @@ import os
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.datasets import digits
 from keras_svag import arguments
 
 
@@ -14,11 +13,8 @@ from keras_svag import arguments
 class KnownDataset:
     """What has to be known of a data set before it is loaded.
 
-    Attributes:
-        max_value: the largest value that a pixel can have.
-        may_be_mirrored: whether a mirrored image is still one of its class.
-        moments: mean and standard deviation of every channel, in units of
-            `max_value`; None for those of the training images.
+    The `moments` are mean and standard deviation of every channel, in units of
+    `max_value`, a pixel's largest; None for those of the training images.
     """
 
     num_train_examples: int
@@ -32,7 +28,7 @@ class KnownDataset:
 _CIFAR10_MOMENTS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 DATASETS = {
-    "digits": KnownDataset(digits.NUM_TRAIN_EXAMPLES, 10, 16, False),
+    "digits": KnownDataset(1437, 10, 16, False),
     "cifar10": KnownDataset(50_000, 10, 255, True, _CIFAR10_MOMENTS),
     "cifar100": KnownDataset(50_000, 100, 255, True),
     "svhn_cropped": KnownDataset(73_257, 10, 255, False),
@@ -59,36 +55,48 @@ class Dataset:
 
 
 def load(name, data_dir=None):
-    """Loads a `Dataset` by name.
+    """The `Dataset` with a name: digits, or one that TFDS has prepared.
 
-    Args:
-        name: `"digits"`, or one of `DATASETS` that TensorFlow Datasets has
-            prepared.
-        data_dir: directory of prepared sets. Default: that of TensorFlow
-            Datasets, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-
-    Raises:
-        ValueError: if the name is unknown, or the set is not prepared or
-            cannot be read.
+    The default `data_dir` is `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     """
-    arguments.choice("dataset", name, DATASETS)
-    if name == "digits":
-        splits = digits.load_splits()
-    else:
-        splits = _load_prepared(name, data_dir)
-    kind = DATASETS[name]
-    images, _ = splits["train"]
-    moments = kind.moments or _channel_moments(images, kind.max_value)
-    arrays = [
-        array
-        for split in ("train", "test")
-        for array in (splits[split][0], splits[split][1].astype(np.int32))
+    kind = DATASETS[arguments.choice("dataset", name, DATASETS)]
+    splits = (
+        _load_digits() if name == "digits" else _load_prepared(name, data_dir)
+    )
+    (images, labels), (test_images, test_labels) = splits
+    return Dataset(
+        kind,
+        images,
+        labels.astype(np.int32),
+        test_images,
+        test_labels.astype(np.int32),
+        *(kind.moments or _channel_moments(images, kind.max_value)),
+    )
+
+
+def _load_digits():
+    """The optical digits that scikit-learn ships, so that no network is needed.
+
+    They are 1,797 8×8 images, the test part of the UCI set "Optical Recognition
+    of Handwritten Digits" (Alpaydin and Kaynak, 1998). The last 360 are the
+    test split, with between 33 and 37 images of each digit. The cut is plain
+    because the order of the images is not random: neighbours resemble each
+    other (a nearest-neighbour classifier is right on 95.6% of the last 360,
+    but on 98.8 ± 0.7% after a random split), so that a random or stratified
+    split would flatter every model.
+    """
+    # Other data sets do not need it.
+    from sklearn.datasets import load_digits
+
+    digits, count = load_digits(), DATASETS["digits"].num_train_examples
+    images = digits.images.astype(np.uint8)[..., np.newaxis]
+    return [
+        (images[part], digits.target[part])
+        for part in (slice(count), slice(count, None))
     ]
-    return Dataset(kind, *arrays, *moments)
 
 
 def _load_prepared(name, data_dir):
-    """`{split: (images, labels)}` of a set that is prepared."""
     root = os.path.expanduser(
         data_dir
         or os.environ.get("TFDS_DATA_DIR")
@@ -100,9 +108,7 @@ def _load_prepared(name, data_dir):
         builder = tfds.core.read_only_builder.builder_from_files(
             name, data_dir=root
         )
-        return {
-            split: _read_split(builder, split) for split in ("train", "test")
-        }
+        return [_read_split(builder, split) for split in ("train", "test")]
     except tfds.core.registered.DatasetNotFoundError as error:
         raise ValueError(
             f"The data set {name!r} is not prepared: there is no "
@@ -120,9 +126,9 @@ def _load_prepared(name, data_dir):
 
 
 def _read_split(builder, split):
-    batches = builder.as_dataset(
+    examples = builder.as_dataset(
         split=split,
-        batch_size=1024,
+        batch_size=-1,
         # One file after the other: with interleaving, the order would depend
         # on how many files are read at a time.
         read_config=tfds.ReadConfig(
@@ -130,11 +136,7 @@ def _read_split(builder, split):
         ),
         decoders=tfds.decode.PartialDecoding({"image": True, "label": True}),
     )
-    batches = list(batches.as_numpy_iterator())
-    return [
-        np.concatenate([batch[key] for batch in batches])
-        for key in ("image", "label")
-    ]
+    return examples["image"].numpy(), examples["label"].numpy()
 
 
 def _channel_moments(images, max_value):

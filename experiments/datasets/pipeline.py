@@ -18,25 +18,19 @@ def training_batches(
     Two consecutive steps of the first form hold the rows of one step of the
     second, augmentation included.
 
-    A step depends on `seed` and its number alone: a run that is resumed with
-    `start_step=k` sees what the uninterrupted one would have seen. TensorFlow's
-    global random state is neither read nor changed.
+    A step depends on `seed` and its number alone, and TensorFlow's global
+    random state is neither read nor changed.
 
     Args:
-        dataset: a `Dataset`.
-        plan: an `EpochPlan`.
+        dataset, plan: a `Dataset` and an `EpochPlan`.
         sampling: one of `SAMPLING_MODES`.
         seed: integer.
         start_step: the number of the first step, from 0.
         augmentation: whether the images are augmented.
 
     Returns:
-        An infinite `tf.data.Dataset` of `(x, y)`: standardized images of
-        float32 and labels of int32 with `plan.rows_per_step` rows, of static
-        shape.
-
-    Raises:
-        ValueError: if an epoch of `"shuffle"` holds no whole step.
+        An infinite `tf.data.Dataset` of standardized images and labels, of
+        static shapes.
     """
     num_examples, rows_per_step = len(dataset.train_images), plan.rows_per_step
     if sampling == "shuffle" and rows_per_step > num_examples:
@@ -50,24 +44,25 @@ def training_batches(
     labels = tf.constant(dataset.train_labels, tf.int32)
     standardize = standardization(dataset)
 
+    def sub_batch(index):
+        rows = sub_batch_indices(
+            sampling,
+            seed,
+            index,
+            num_examples,
+            plan.sub_batch_size,
+            plan.sub_batches_per_shuffled_epoch,
+        )
+        x = tf.gather(images, rows)
+        if augmentation:
+            own_seed = stream_seed(seed, "augmentation", index)
+            x = augment(x, own_seed, flip=dataset.kind.may_be_mirrored)
+        return x, tf.gather(labels, rows)
+
     def batch(step):
-        xs, ys = [], []
-        for offset in range(plan.sub_batches_per_step):
-            index = step * plan.sub_batches_per_step + offset
-            rows = sub_batch_indices(
-                sampling,
-                seed,
-                index,
-                num_examples,
-                plan.sub_batch_size,
-                plan.sub_batches_per_shuffled_epoch,
-            )
-            x = tf.gather(images, rows)
-            if augmentation:
-                own_seed = stream_seed(seed, "augmentation", index)
-                x = augment(x, own_seed, flip=dataset.kind.may_be_mirrored)
-            xs.append(x)
-            ys.append(tf.gather(labels, rows))
+        first = step * plan.sub_batches_per_step
+        parts = [sub_batch(first + i) for i in range(plan.sub_batches_per_step)]
+        xs, ys = zip(*parts, strict=True)
         return standardize(_interleave(xs)), _interleave(ys)
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
@@ -99,8 +94,7 @@ def full_batches(dataset):
 def standardization(dataset):
     """`images -> (images / max_value - mean) / std` of a `Dataset`.
 
-    It takes images of shape `(batch, height, width, channels)` and gives
-    float32 tensors of the same shape.
+    It gives float32 tensors of the images' shape.
     """
     mean, std = np.float32(dataset.mean), np.float32(dataset.std)
 

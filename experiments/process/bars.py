@@ -8,17 +8,7 @@ from tqdm import tqdm
 
 
 def progress_bar(text, total, initial, is_drawn):
-    """A `tqdm` bar, drawn on a terminal.
-
-    Elsewhere it draws nothing and is to be printed: `str` of it has what a bar
-    says beside itself, among it the time that is left.
-
-    Args:
-        text: what stands before it.
-        total: how much work there is.
-        initial: how much of it was done before.
-        is_drawn: whether stdout is a terminal.
-    """
+    """A `tqdm` bar on stdout, or one whose `str` is to be printed instead."""
     return tqdm(
         desc=text,
         total=total,

@@ -1,10 +1,11 @@
 """What two processes have to share to train to the same weights."""
 
-import contextlib
 import hashlib
 import os
 import pathlib
 import platform
+import re
+import warnings
 
 import keras
 import tensorflow as tf
@@ -23,9 +24,12 @@ _ENVIRONMENT = (
 
 def code():
     """Versions and the checksum of the code, by their names."""
-    experiments = pathlib.Path(__file__).parents[1]
-    library = pathlib.Path(backend.__file__).parents[1]
-    files = [*sorted(library.rglob("*.py")), *sorted(experiments.rglob("*.py"))]
+    folders = [
+        pathlib.Path(file).parents[1] for file in (backend.__file__, __file__)
+    ]
+    files = [
+        path for folder in folders for path in sorted(folder.rglob("*.py"))
+    ]
     return {
         "the version of keras_svag": __version__,
         "the version of Keras": keras.__version__,
@@ -37,51 +41,52 @@ def code():
 
 
 def data(dataset):
-    """Checksums of a `Dataset`, by their names."""
-    return {
-        f"the {name} of the data": _checksum(getattr(dataset, name))
-        for name in (
-            "train_images",
-            "train_labels",
-            "test_images",
-            "test_labels",
+    """The checksum of a `Dataset`, by its name."""
+    arrays = dataset.train_images, dataset.train_labels
+    arrays += dataset.test_images, dataset.test_labels
+    return {"the data": _checksum(b"".join(a.tobytes() for a in arrays))}
+
+
+class Surroundings(keras.callbacks.Callback):
+    """Says if what the last bits depend on is not as at the checkpoint."""
+
+    def state_dict(self):
+        gpus = [
+            tf.config.experimental.get_device_details(gpu).get("device_name")
+            for gpu in tf.config.list_physical_devices("GPU")
+        ]
+        # Not every system can bind a process to some of its cores.
+        cores = getattr(
+            os, "sched_getaffinity", lambda _: range(os.cpu_count())
         )
-    }
+        return {
+            **code(),
+            "cores": len(cores(0)),
+            "devices": ", ".join(map(str, gpus)) or _processor(),
+            "replicas": self.model.distribute_strategy.num_replicas_in_sync,
+            "training steps in a call": self.model.steps_per_execution,
+            "--deterministic": backend.is_deterministic(),
+            **{name: os.environ.get(name, "not set") for name in _ENVIRONMENT},
+        }
 
-
-def surroundings(model):
-    """What the last bits depend on beside the configuration, by its names."""
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    # Not every system can bind a process to some of its cores.
-    bound = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
-    return {
-        **code(),
-        "cores": len(bound(0)),
-        "devices": ", ".join(gpus) or _processor(),
-        "replicas": model.distribute_strategy.num_replicas_in_sync,
-        "training steps in a call": model.steps_per_execution,
-        "--deterministic": backend.is_deterministic(),
-        **{name: os.environ.get(name, "not set") for name in _ENVIRONMENT},
-    }
-
-
-def changes(before, now):
-    """Names what changed between two `surroundings`; "" if nothing did."""
-    return ", ".join(
-        f"{name} (was {before.get(name, 'unknown')}, is {value})"
-        for name, value in now.items()
-        if before.get(name, "unknown") != value
-    )
+    def load_state_dict(self, before):
+        changes = ", ".join(
+            f"{name} (was {before.get(name, 'unknown')}, is {value})"
+            for name, value in self.state_dict().items()
+            if before.get(name, "unknown") != value
+        )
+        if changes:
+            warnings.warn(
+                f"Training goes on, but not to the bit: {changes}.",
+                stacklevel=2,
+            )
 
 
 def _processor():
-    with contextlib.suppress(OSError, IndexError):
-        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        return text.split("model name\t: ")[1].splitlines()[0]
-    return platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    names = re.findall("model name\t: (.*)", text)
+    return names[0] if names else platform.processor()
 
 
 def _checksum(content):

@@ -1,9 +1,9 @@
 """What a process does when it is told to end: at once, or once it has saved.
 
 SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 and SIGUSR2
-(a warning of Slurm's time limit, by custom and by submitit) do the same. One
-handler keeps the number of the signal, which is looked at between steps: an
-exception could be swallowed by an import or a callback of C.
+(Slurm's warning of its time limit) do the same. The handler keeps the signal's
+number, which is looked at between steps: an exception could be swallowed by an
+import or a callback of C.
 """
 
 import contextlib
@@ -19,9 +19,8 @@ SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-
-# Signals that come together are one: `timeout` sends two, and systemd and Slurm
-# tell the runs of a sweep, whom the sweep tells too.
+# `timeout` sends two signals at a time, and Slurm tells the runs of a sweep,
+# whom the sweep tells too.
 _TOGETHER_SECONDS = 1.0
 
 
@@ -33,23 +32,16 @@ def exit_code(number):
 def end_on_signals():
     """From now on a signal ends the process with a sentence and its exit code.
 
-    Call it before imports that take long. A signal that the process was started
-    to ignore, as by `nohup`, stays ignored; but not SIGINT, which a shell's
-    script lets every process in its background ignore.
+    A signal that the process was started to ignore, as by `nohup`, stays
+    ignored; but not SIGINT, which a shell ignores for all in its background.
     """
     _handle_signals(_end)
 
 
 class Interruption(contextlib.AbstractContextManager):
-    """Context in which a signal is noted instead of obeyed.
+    """Notes the first signal as `signal`, its number; a later one ends all.
 
-    One that comes more than a second later ends the process.
-
-    Args:
-        notes: False has the system end the process, also in a long call.
-
-    Attributes:
-        signal: number of the signal that came, or None.
+    With `notes=False` the system ends the process, also in a long call.
     """
 
     def __init__(self, notes=True):
@@ -73,7 +65,6 @@ class Interruption(contextlib.AbstractContextManager):
 
 
 def _handle_signals(handler):
-    """Gives the signals a handler; returns those that they had."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         if before[number] != signal.SIG_IGN or number == signal.SIGINT:
@@ -82,10 +73,8 @@ def _handle_signals(handler):
 
 
 def _end(number, frame):
-    sentence = (
-        f"{os.path.basename(sys.argv[0])}: interrupted by "
-        f"{signal.Signals(number).name}: the same command goes on.\n"
-    )
+    program, name = os.path.basename(sys.argv[0]), signal.Signals(number).name
+    sentence = f"{program}: interrupted by {name}: the same command goes on.\n"
     with contextlib.suppress(OSError):
         os.write(2, sentence.encode())
     # Whatever is half written is as after a kill.

@@ -4,16 +4,12 @@ import fcntl
 import os
 
 
-def lock(path, shared=False):
-    """Locks a directory until the descriptor is closed or the process ends.
+def lock(path, kind=fcntl.LOCK_EX):
+    """Locks a directory until the descriptor that it returns is closed.
 
-    If `shared`, others may lock it in the same way meanwhile.
-
-    Returns:
-        A descriptor; None if another process has locked the directory.
+    It returns None if another process has locked the directory.
     """
     directory = os.open(path, os.O_RDONLY)
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         fcntl.flock(directory, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -28,7 +24,7 @@ def is_locked(path):
     """Whether a process writes to a directory, as a run does to its own."""
     try:
         # Shared, so that of two that look at once none sees the other.
-        directory = lock(path, shared=True)
+        directory = lock(path, fcntl.LOCK_SH)
     except OSError:
         return False
     if directory is not None:

@@ -10,12 +10,10 @@ from experiments.process.own_files import replaced
 
 
 class TrainingClock(keras.callbacks.Callback):
-    """Adds SGD's clock to the logs of each epoch.
+    """Adds `learning_rate`, `effective_step` and `continuous_time` to the logs.
 
-    `learning_rate` is that of the epoch's first step, `effective_step` counts
-    the SGD steps done, which for any optimizer but `SVAG` are its own. With
-    `SVAG` there is also `continuous_time`, that of the SDE. Put it before the
-    callbacks that read the logs.
+    The rate is that of the epoch's first step; the time of the SDE is there
+    with SVAG alone. Put it before the callbacks that read the logs.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -31,11 +29,9 @@ class TrainingClock(keras.callbacks.Callback):
             logs["effective_step"] = _float(optimizer.iterations)
 
     def state_dict(self):
-        """What an epoch that has begun needs, as a value of JSON."""
         return {"learning_rate": self._learning_rate}
 
     def load_state_dict(self, state):
-        """Goes on from what `state_dict` returned."""
         self._learning_rate = float(state["learning_rate"])
 
 
@@ -46,12 +42,9 @@ def _float(scalar):
 class HistoryFile(keras.callbacks.Callback):
     """Writes the logs of every epoch to a CSV file, a row each.
 
-    A column that first appears in a later epoch is filled with `NA` before.
-    Put it after the callbacks that add to the logs.
-
-    Args:
-        path: path of the file. What it holds of an earlier training is
-            replaced by what `load_state_dict` brings back.
+    A column that first appears in a later epoch has `NA` before. Put it after
+    the callbacks that add to the logs. What the file holds of an earlier
+    training is replaced by what `load_state_dict` brings back.
     """
 
     def __init__(self, path):
@@ -63,15 +56,13 @@ class HistoryFile(keras.callbacks.Callback):
         self._write()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._rows.append({"epoch": epoch, **(logs or {})})
+        self._rows.append({"epoch": epoch, **logs})
         self._write()
 
     def state_dict(self):
-        """The rows so far, as a value of JSON."""
         return {"rows": self._rows}
 
     def load_state_dict(self, state):
-        """Goes on from what `state_dict` returned; rewrites the file."""
         self._rows = list(state["rows"])
         self._write()
 

@@ -7,22 +7,16 @@ import secrets
 
 from keras_svag.arguments import printable
 
-# What the use of a file's content raises, if the content is somebody else's.
-UNUSABLE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
-
-_OF_A_RUN = "what this run of train.py writes there"
 _LOG_HEAD = b"# A run of a sweep of train.py, "
 _PARTIAL = re.compile(r".+\.[0-9a-f]{16}\.partial(\.\w+)?")
 
 
 @contextlib.contextmanager
 def replaced(path):
-    """Path of a new file that takes the place of the one at `path`.
+    """Path of a new file that replaces `path` when the context ends.
 
-    It does so when the context ends, or is removed if an exception ends it; a
-    process that is killed leaves it under its own name, which
-    `remove_partial` knows. Where `path` is a link the link is replaced, not
-    the file that it leads to.
+    It is removed if an exception ends the context; `remove_partial` knows what
+    a killed process leaves. A link is replaced, not the file it leads to.
     """
     stem, extension = os.path.splitext(path)
     partial = f"{stem}.{secrets.token_hex(8)}.partial{extension}"
@@ -41,11 +35,7 @@ def is_partial(name):
 
 
 def remove_partial(folder):
-    """Removes what killed processes left unfinished in a folder.
-
-    Returns:
-        Whether there was something.
-    """
+    """Removes unfinished files from a folder; returns whether it had some."""
     names = list(filter(is_partial, os.listdir(folder)))
     for name in names:
         with contextlib.suppress(OSError):
@@ -53,7 +43,9 @@ def remove_partial(folder):
     return bool(names)
 
 
-def foreign(path, wanted=_OF_A_RUN, option="--workdir"):
+def foreign(
+    path, wanted="what this run of train.py writes there", option="--workdir"
+):
     """The `ValueError` about what stands where something is to be written."""
     return ValueError(
         f"{path} is not {wanted}, and is left as it is: move it away, or give "
@@ -84,11 +76,7 @@ def check_log(path):
 
 
 def make_log(path, name):
-    """Makes the log of a run of a sweep, in place of an earlier one.
-
-    Raises:
-        ValueError: if something else stands there.
-    """
+    """Makes the log of a run of a sweep, in place of an earlier one."""
     check_log(path)
     with replaced(path) as partial, open(partial, "xb") as file:
         file.write(_LOG_HEAD + printable(name).encode() + b"\n")

@@ -17,11 +17,10 @@ class _Unheard(io.FileIO):
 
 
 def visible(text):
-    """Lines without what would act on their reader.
+    """Lines in which what would act on their reader is shown as escapes.
 
-    Control characters but the end of a line and the tab, marks that turn the
-    direction of writing and what UTF-8 cannot hold are shown as the escapes
-    that Python has for them.
+    Such are control characters but tabs and ends of lines, marks that turn the
+    direction of writing, and what UTF-8 cannot hold.
     """
     return "".join(
         c
@@ -39,11 +38,9 @@ def protect_streams():
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        descriptor = (
-            stream.fileno() if stream else os.open(os.devnull, os.O_WRONLY)
-        )
+        number = stream.fileno() if stream else os.open(os.devnull, os.O_WRONLY)
         heard_or_not = io.TextIOWrapper(
-            io.BufferedWriter(_Unheard(descriptor, "w", closefd=False)),
+            io.BufferedWriter(_Unheard(number, "w", closefd=False)),
             encoding=getattr(stream, "encoding", None),
             errors="backslashreplace",
             # With PYTHONUNBUFFERED Python's own is no longer so.
@@ -55,10 +52,7 @@ def protect_streams():
 
 
 def check_arguments(arguments):
-    """Refuses arguments with bytes that are no text in the locale's encoding.
-
-    Python passes them on to the system, but TensorFlow and HDF5 need text.
-    """
+    """Refuses bytes that are no text, which TensorFlow and HDF5 need."""
     for argument in arguments:
         try:
             argument.encode()

@@ -11,7 +11,6 @@ from experiments.checkpoint import (
     restore_training_arrays,
     training_arrays,
 )
-from experiments.process.logs import TrainingClock
 from keras_svag import SVAG
 from tests.helpers.full_disk import full_disk
 from tests.helpers.small_problems import dense_network
@@ -25,7 +24,7 @@ ARRAYS = [
 
 @pytest.fixture
 def folder(tmp_path):
-    return CheckpointFolder(str(tmp_path / "checkpoints"), keep=2)
+    return CheckpointFolder(str(tmp_path / "checkpoints"))
 
 
 def file_of(folder, step):
@@ -36,22 +35,25 @@ def test_what_is_saved_comes_back(folder):
     assert folder.newest() is None
     assert not os.path.exists(folder.path)
     state = {"rows": [{"loss": 0.1, "name": "π"}], "none": None}
-    folder.about = {"replicas": 2}
     folder.save(7, ARRAYS, state)
     found = folder.newest()
     assert (found.step, found.state) == (7, state)
-    assert found.about["replicas"] == 2
     for array, expected in zip(found.arrays, ARRAYS, strict=True):
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected)
 
 
-def test_the_last_ones_are_kept(folder):
+def test_the_last_three_are_kept(folder):
     for step in (5, 10, 20, 100):
         folder.save(step, ARRAYS, {})
-    assert folder.steps() == [100, 20]
+    # As a killed process leaves it: no checkpoint.
+    pathlib.Path(folder.path, "step-200.run.npz.partial").write_bytes(b"PK")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert folder.newest().step == 100
+    assert folder.steps() == [100, 20, 10]
     folder.remove()
-    assert not os.path.exists(folder.path)
+    assert os.listdir(folder.path) == ["step-200.run.npz.partial"]
 
 
 @pytest.mark.parametrize("change", [lambda _: b"", lambda whole: whole[:-1]])
@@ -92,16 +94,6 @@ def test_no_bit_of_it_can_be_changed_to_another_training(folder):
     assert refused > len(content) / 2
 
 
-def test_what_a_killed_process_left_half_written_is_no_checkpoint(folder):
-    folder.save(1, ARRAYS, {})
-    pathlib.Path(folder.path, "step-2.run.npz.partial").write_bytes(b"PK")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert folder.newest().step == 1
-        folder.save(2, ARRAYS, {})
-    assert folder.newest().step == 2
-
-
 def test_a_pickle_is_not_read(folder):
     folder.save(3, [], {})
     objects = np.array([{"an": "object"}], dtype=object)
@@ -110,12 +102,9 @@ def test_a_pickle_is_not_read(folder):
         assert folder.newest() is None
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder):
+def test_a_full_disk_leaves_nothing(folder):
     folder.save(1, ARRAYS, {})
-    with (
-        full_disk(10_000),
-        pytest.raises(ValueError, match="^[^\n]*cannot be written[^\n]*$"),
-    ):
+    with full_disk(10_000), pytest.raises(OSError):
         folder.save(2, [np.zeros(100_000)], {})
     assert os.listdir(folder.path) == ["step-1.run.npz"]
 
@@ -125,10 +114,7 @@ def test_what_does_not_fit_is_refused_by_its_name():
     model.compile(SVAG(0.1), "mse")
     model.optimizer.build(model.trainable_variables)
     before = training_arrays(model)
-    arrays, state = [np.ones(3)] * len(before), {"TrainingClock": {"rate": 1}}
-    other = Checkpoint(7, arrays, state, {}, "step-7.npz")
+    other = Checkpoint(7, [np.ones(3)] * len(before), {}, "step-7.npz")
     with pytest.raises(ValueError, match="step-7.npz does not fit the model"):
         restore_training_arrays(model, other)
     np.testing.assert_equal(training_arrays(model), before)
-    with pytest.raises(ValueError, match="step-7.npz .* of TrainingClock"):
-        other.restore([TrainingClock()])

@@ -2,47 +2,33 @@ import pytest
 
 from experiments.epoch_plan import EpochPlan
 
+# ell, pairing, pairs_within_step; the sub-batches that a step of SGD stands
+# for, and their rows; the updates of running averages in that time. Another
+# optimizer than SVAG has no pairing, and takes one batch a step.
+PLANS = [
+    (4, "independent", True, 8, 32, 8),
+    (4, "halves", True, 8, 16, 8),
+    (2, "halves", False, 4, 16, 4),
+    (1, "halves", True, 2, 16, 2),
+    (1, "independent", True, 2, 32, 1),
+    (1, "independent", False, 2, 32, 2),
+    (1, None, True, 2, 16, 1),
+    (1, None, False, 2, 16, 1),
+]
 
-@pytest.mark.parametrize("ell", [1, 4])
-@pytest.mark.parametrize(
-    ("pairing", "examples_per_sgd_step"),
-    [
-        ("independent", lambda ell: 2 * ell * 32),
-        ("halves", lambda ell: ell * 32),
-        # Another optimizer takes one batch a step.
-        (None, lambda ell: 32),
-    ],
-)
-@pytest.mark.parametrize("pairs_within_step", [True, False])
-def test_an_epoch_takes_the_examples_of_the_theory(
-    ell, pairing, examples_per_sgd_step, pairs_within_step
-):
-    ell = ell if pairing else 1
-    plan = EpochPlan(1000, 32, ell, pairing, pairs_within_step)
-    rows = plan.sub_batch_size * plan.sub_batches_per_step
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_an_epoch_takes_as_long_as_that_of_sgd(plan):
+    *arguments, sub_batches, size, updates = plan
+    plan = EpochPlan(1000, 32, *arguments)
+    assert plan.sub_batch_size == size
+    assert plan.rows_per_step == plan.sub_batches_per_step * size
     assert plan.sgd_steps_per_epoch == 31
-    assert plan.steps_per_epoch * rows == 31 * examples_per_sgd_step(ell)
-    if pairing is None:
-        assert plan.steps_per_epoch == 31
-
-
-@pytest.mark.parametrize(
-    ("ell", "pairing", "pairs_within_step", "updates"),
-    [
-        (4, "independent", True, 8),
-        (4, "halves", True, 8),
-        (2, "halves", False, 4),
-        (1, "halves", True, 2),
-        (1, "independent", True, 1),
-        (1, "independent", False, 2),
-        (1, None, True, 1),
-        (1, None, False, 1),
-    ],
-)
-def test_running_averages_forget_as_in_one_step_of_sgd(
-    ell, pairing, pairs_within_step, updates
-):
-    plan = EpochPlan(1000, 32, ell, pairing, pairs_within_step)
+    taken = plan.steps_per_epoch * plan.sub_batches_per_step
+    assert taken == 31 * sub_batches
+    assert plan.sub_batches_per_step == (
+        1 if plan.pairing and not arguments[2] else 2
+    )
     momentum = plan.running_average_momentum(0.9)
     assert momentum**updates == pytest.approx(0.9, rel=1e-12)
 

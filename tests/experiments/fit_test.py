@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments.checkpoint import (
-    CheckpointFolder,
-    training_arrays,
-)
+from experiments.checkpoint import CheckpointFolder, training_arrays
 from experiments.epoch_plan import EpochPlan
 from experiments.fit import (
     TrainingInterrupted,
@@ -23,7 +20,6 @@ from experiments.fit import (
 from experiments.process.logs import HistoryFile, TrainingClock
 from keras_svag import SVAG, GradientNoiseMonitor, SVAGModel
 from tests.helpers import kill_harness
-from tests.helpers.processes import Program
 
 pytestmark = pytest.mark.slow
 
@@ -104,28 +100,27 @@ def make_model(kind="plain"):
     return model
 
 
-def fit(folder, kind="plain", every="2", recorder=None, **options):
+def fit(folder, kind="plain", every="2", recorder=None, verbose=0):
     """Trains in a folder; returns all that it ends with."""
     model = make_model(kind)
     monitor = GradientNoiseMonitor(1, num_examples=None, per_layer=True)
     os.makedirs(folder, exist_ok=True)
     checkpoints = CheckpointFolder(f"{folder}/checkpoints")
+    history = HistoryFile(f"{folder}/history.csv")
+    callbacks = [TrainingClock(), monitor, history, recorder or Recorder()]
+    if kind == "plain":
+        callbacks.remove(monitor)
     resumable_fit(
         model,
         batches,
-        batches(100).take(2),
-        EPOCHS,
         PLANS,
-        checkpoint_interval(every),
+        callbacks,
         checkpoints,
         checkpoints.newest(),
-        [
-            TrainingClock(),
-            *([] if kind == "plain" else [monitor]),
-            HistoryFile(f"{folder}/history.csv"),
-            recorder or Recorder(),
-        ],
-        **{"verbose": 0, **options},
+        epochs=EPOCHS,
+        interval=checkpoint_interval(every),
+        validation_data=batches(100).take(2),
+        verbose=verbose,
     )
     with open(f"{folder}/history.csv") as file:
         history = file.read()
@@ -191,13 +186,6 @@ def test_a_killed_training_goes_on_to_the_bit(
     assert after.calls == ["begin", ("epoch", epoch), *rest]
 
 
-def test_twice_killed_in_one_epoch(killed, check_end):
-    folder = killed(3)
-    with pytest.raises(Killed):
-        fit(folder, recorder=Recorder(kill, [5]))
-    check_end(fit(folder))
-
-
 def test_a_checkpoint_every_so_many_seconds(tmp_path, check_end):
     for every, step in (("0.000001s", 8), ("1000s", 10)):
         with pytest.raises(Killed):
@@ -258,14 +246,7 @@ def test_intervals_are_read():
 
 
 @pytest.mark.parametrize("kind", kill_harness.KINDS)
-def test_a_run_of_the_script_outlives_kills(kind):
-    output, errors = Program(
-        "tests.helpers.kill_harness",
-        f"--kind={kind}",
-        "--kills=3",
-        "--epochs=8",
-        "--longest=1",
-    ).communicate()
-    assert output.endswith("3 kills, differing: nothing\n"), (
-        output + errors[-2000:]
+def test_a_run_of_the_script_outlives_kills(tmp_path, kind):
+    assert not kill_harness.run_with_kills(
+        kind, tmp_path, kills=3, epochs=8, longest=1
     )

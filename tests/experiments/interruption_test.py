@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -15,8 +14,7 @@ pytestmark = pytest.mark.slow
 NAMES = "SIGINT SIGTERM SIGHUP SIGUSR1 SIGUSR2".split()
 NUMBERS = [getattr(signal, name) for name in NAMES]
 IMPORTS = """
-import hashlib, os, signal, sys, time
-from experiments.process.streams import protect_streams
+import hashlib, signal
 from experiments.process.interruption import Interruption, end_on_signals
 """
 # Python hears of a signal when a call of C ends, as a step of TensorFlow does.
@@ -31,15 +29,15 @@ def no_nohup():
     signal.signal(signal.SIGHUP, handler)
 
 
-def start(script, **streams):
+def start(script):
     """Starts a script; returns its process when it has printed a line."""
     process = subprocess.Popen(
         [sys.executable, "-c", IMPORTS + textwrap.dedent(script)],
         cwd=ROOT,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    if process.stdout:
-        process.stdout.readline()
+    process.stdout.readline()
     return process
 
 
@@ -93,29 +91,3 @@ def test_signals_together_are_one_and_a_later_one_ends_the_process():
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
-
-
-def test_a_lost_terminal_is_no_error(tmp_path):
-    ours, theirs = os.openpty()
-    saved = tmp_path / "saved"
-    process = start(
-        f"""
-        import fcntl, termios
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        with Interruption() as interruption:
-            print("ready", flush=True)
-            while interruption.signal is None:
-                time.sleep(0.1)
-            protect_streams()
-            print("a last word", flush=True)
-        open({str(saved)!r}, "w").write(str(interruption.signal))
-        """,
-        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
-        start_new_session=True,
-    )
-    os.close(theirs)
-    while b"\n" not in os.read(ours, 10):
-        pass
-    os.close(ours)
-    assert process.wait(timeout=20) == 0
-    assert saved.read_text() == str(int(signal.SIGHUP))

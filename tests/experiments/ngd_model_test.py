@@ -83,7 +83,6 @@ def test_batch_normalization_is_refused():
 
 
 EPOCHS = 3
-JUDGED = {"closeness": 2.0, "kappas": (2,), "window": 2}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,8 @@ def probed():
     examples = regression(24)
     model = dense_network()
     model.compile(keras.optimizers.SGD(0.1, weight_decay=1e-2), "mse")
-    probes = ProbedNoise(*examples, 4, JUDGED)
+    judged = {"closeness": 2.0, "kappas": (2,), "window": 2}
+    probes = ProbedNoise(*examples, 4, judged)
     history = model.fit(
         *examples, batch_size=24, epochs=EPOCHS, callbacks=[probes], verbose=0
     )
@@ -107,13 +107,11 @@ def test_an_epoch_ends_with_a_probe_of_its_weights(probed):
     assert probes.estimate() == expected
     norm = sum(np.sum(v.numpy() ** 2) for v in model.trainable_variables)
     last = {name: values[-1] for name, values in history.items()}
-    del last["loss"]
+    names = ("grad_sq_norm", "noise_trace", "noise_to_signal", "noise_scale")
     assert last == {
-        "grad_sq_norm": expected.grad_sq_norm,
-        "noise_trace": expected.noise_trace,
-        "noise_to_signal": expected.noise_to_signal,
-        "noise_scale": expected.noise_scale,
+        "loss": last["loss"],
         "weight_sq_norm": pytest.approx(norm, rel=1e-6),
+        **{name: getattr(expected, name) for name in names},
     }
     assert len(set(history["noise_trace"])) == EPOCHS
 

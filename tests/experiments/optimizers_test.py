@@ -77,11 +77,10 @@ def test_epsilon_keeps_its_part_of_the_second_moment(name):
 @pytest.mark.parametrize(
     "changes, says",
     [
-        ({"optimizer": "sgd"}, ["`optimizer`", "'linear'", "got 'sgd'"]),
-        ({"optimizer": "rmsprop", "momentum": 0.9}, ["`momentum`", "0.9"]),
+        ({"optimizer": "sgd"}, "`optimizer` .*='linear'"),
+        ({"optimizer": "rmsprop", "momentum": 0.9}, "`momentum` .* got 0.9"),
     ],
 )
 def test_what_the_rule_cannot_scale_is_one_sentence(changes, says):
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=says):
         square_root_scaled(ADAM | changes, 4)
-    check_sentence(str(refused.value), *says)

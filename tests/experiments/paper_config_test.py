@@ -12,19 +12,13 @@ from keras_svag.probe.invariance import is_scale_invariant
 # Of the paper's recipe and studies, what names say of them.
 RECIPES = {
     "svag-preresnet32-bn": {
-        "dataset": "cifar10",
         "batch_size": 128,
         "learning_rate": 0.8,
-        "momentum": 0.0,
         "weight_decay": 5e-4,
         "epochs": 160,
         "milestones": (80, 120),
-        "decay_factor": 0.1,
-        "schedule": "step",
-        "optimizer": "svag",
         "sampling": "with_replacement",
         "augmentation": True,
-        "model.name": "pre_resnet",
         "model.depth": 32,
         "model.normalization": "batch",
     },
@@ -59,15 +53,12 @@ def test_a_recipe_has_what_its_name_says(name):
 
 
 def small_model(name, **changes):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3))
-    pixels = pixels.astype("uint8")
-    labels = np.arange(64, dtype="int32") % 10
-    moments = (0.5,) * 3
-    kind = DATASETS["cifar10"]
-    dataset = Dataset(kind, *(pixels, labels) * 2, moments, moments)
     config = paper.get_config(name)
     config.update({"scale": 0.01, "batch_size": 16, "measure_noise": False})
     config.update(changes)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3))
+    data = [pixels.astype("uint8"), np.zeros(64, "int32")] * 2
+    dataset = Dataset(DATASETS["cifar10"], *data, (0.5,) * 3, (0.5,) * 3)
     model = compile_model(scaled_down(config), dataset, make_plan(config, 64))
     return getattr(model, "model", model), pixels[:8] / np.float32(255)
 

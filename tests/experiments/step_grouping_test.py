@@ -4,7 +4,8 @@ import pytest
 from experiments import build
 from experiments.build import multiply_adds, steps_per_call
 from keras_svag.applications import ScaleInvariantMLP
-from tests.helpers.small_runs import contents, run, small_config
+from tests.helpers.contents import contents
+from tests.helpers.small_runs import run, small_config
 
 
 def test_multiplications_of_dense_layers_and_convolutions():
@@ -54,9 +55,6 @@ def test_a_run_does_not_depend_on_it(tmp_path, monkeypatch):
     for results in (together, apart):
         results["gradient_noise"].pop("loss_difference")
     assert together == apart
-    files, expected = (
-        contents(tmp_path / "together"),
-        contents(tmp_path / "apart"),
-    )
     for name in ("model.keras", "history.csv"):
-        assert files[name] == expected[name]
+        one, other = (contents(tmp_path / f) for f in ("together", "apart"))
+        assert one[name] == other[name]

@@ -48,7 +48,6 @@ def test_tf_config_is_read_and_goes_before_slurm(environment, index):
         {"cluster": CLUSTER},
         {"cluster": ["host0:2222"], "task": TASK},
         {"cluster": CLUSTER, "task": {**TASK, "index": 2}},
-        {"cluster": CLUSTER, "task": {**TASK, "index": None}},
         {"cluster": {"worker": ["host0", "host1"]}, "task": TASK},
         {"cluster": {**CLUSTER, "ps": ["a:1"]}, "task": TASK},
     ],

@@ -24,13 +24,13 @@ os._exit(0)
 """
 
 
-def run(path, redirection="", encoding="utf-8"):
+def run(path, redirection="", **environment):
     """Runs the script; returns what it prints to stdout and to stderr."""
     command = f'"$0" -c "$1" "$2" {redirection}'
     process = subprocess.run(
         ["sh", "-c", command, sys.executable, SCRIPT, str(path)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONIOENCODING": encoding},
+        env={**os.environ, **environment},
         capture_output=True,
         stdin=subprocess.DEVNULL,
         timeout=60,
@@ -48,18 +48,18 @@ def test_a_process_ends_whoever_listens(tmp_path, redirection):
     assert "Error" not in errors
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    "encoding, shown", [("utf-8", "∇L"), ("ascii", "\\u2207L")]
+    "encoding, unbuffered, shown",
+    [("utf-8", "", "∇L"), ("ascii", "1", "\\u2207L")],
 )
-def test_what_is_printed_is_heard(
-    tmp_path, monkeypatch, unbuffered, encoding, shown
-):
-    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    output, errors = run(tmp_path / "done", encoding=encoding)
-    assert sorted(output.split("\n")) == sorted(
-        ["", *[shown, "from a child"] * 3]
+def test_what_is_printed_is_heard(tmp_path, encoding, unbuffered, shown):
+    output, errors = run(
+        tmp_path / "done",
+        PYTHONIOENCODING=encoding,
+        PYTHONUNBUFFERED=unbuffered,
     )
+    lines = sorted(output.splitlines())
+    assert lines == sorted([shown, "from a child"] * 3)
     assert errors == "a word\n" * 3
 
 

@@ -1,6 +1,7 @@
 """What a folder holds."""
 
 import os
+import zipfile
 
 
 def contents_of(folder):
@@ -16,4 +17,14 @@ def contents_of(folder):
             elif os.path.isfile(path):
                 with open(path, "rb") as file:
                     found[path] = file.read()
+    return found
+
+
+def contents(folder):
+    """What of a run must not depend on kills, as `{name: bytes}`."""
+    with zipfile.ZipFile(os.path.join(folder, "model.keras")) as archive:
+        found = {"model.keras": archive.read("model.weights.h5")}
+    for name in ("history.csv", "results.json"):
+        with open(os.path.join(folder, name), "rb") as file:
+            found[name] = file.read()
     return found

@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 
 from tests.helpers.paths import ROOT
 
@@ -29,18 +30,12 @@ def own_lines(text):
 
 
 class Program:
-    """A program that runs in the project's folder.
-
-    Its methods are those of `subprocess.Popen`.
+    """A program that runs in the project's folder, much as `subprocess.Popen`.
 
     Args:
         name: a module, or a file of the project's folder.
         *arguments: those of its command line.
         **environment: variables that it gets beside this process's own.
-
-    Attributes:
-        pid: number of its process.
-        returncode: its exit code, minus the signal that killed it, or None.
     """
 
     def __init__(self, name, *arguments, **environment):
@@ -67,6 +62,13 @@ class Program:
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout)
         return self.returncode
+
+    def wait_until(self, condition, timeout=120):
+        """Waits for something that the program does before it ends."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline and self.returncode is None
+            time.sleep(0.001)
 
     def communicate(self, timeout=300):
         """Waits; returns what was written to stdout and to stderr."""

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import zipfile
 
 import keras
 import numpy as np
@@ -32,16 +31,6 @@ def run(folder, config, checkpoint_every="500"):
     workdir = WorkDir(str(folder), config.to_dict())
     strategy = tf.distribute.get_strategy()
     return train.train(config, workdir, None, strategy, checkpoint_every)
-
-
-def contents(folder):
-    """What must not depend on kills, as `{name: bytes}`."""
-    with zipfile.ZipFile(os.path.join(folder, "model.keras")) as archive:
-        found = {"model.keras": archive.read("model.weights.h5")}
-    for name in ("history.csv", "results.json"):
-        with open(os.path.join(folder, name), "rb") as file:
-            found[name] = file.read()
-    return found
 
 
 def weights(folder):

@@ -7,7 +7,8 @@ import pytest
 
 import train
 from experiments.checkpoint import CheckpointFolder
-from tests.helpers.small_runs import contents, numbers, run, small_config
+from tests.helpers.contents import contents
+from tests.helpers.small_runs import numbers, run, small_config
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from experiments import datasets
 from experiments.ngd_model import NGDModel
 from experiments.run_folder import results_table
 from keras_svag.applications import ScaleInvariantMLP
-from tests.helpers.small_runs import numbers, run, small_config, weights
+from tests.helpers.small_runs import run, small_config, weights
 
 pytestmark = pytest.mark.slow
 
@@ -61,16 +61,6 @@ def test_a_run_is_the_ngd_model_on_the_first_examples(ngd):
     )
     expected = np.concatenate([np.ravel(a) for a in network.get_weights()])
     np.testing.assert_allclose(weights(ngd), expected, atol=1e-5)
-
-
-def test_its_curves_lie_over_those_of_sgd(ngd, tmp_path):
-    run(tmp_path / "sgd", ngd_config(optimizer="sgd"))
-    run(tmp_path / "svag", ngd_config(optimizer="svag", ell=2))
-    for folder in (ngd, tmp_path / "sgd", tmp_path / "svag"):
-        assert numbers(folder, "effective_step") == [4, 8, 12, 16]
-        assert numbers(folder, "learning_rate") == pytest.approx(
-            [0.2, 0.2, 0.02, 0.02]
-        )
 
 
 def test_noise_of_sgd_is_probed_at_its_weights(ngd, tmp_path):

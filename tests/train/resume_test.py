@@ -9,9 +9,9 @@ import time
 import pytest
 
 import train
+from tests.helpers.contents import contents
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Program
-from tests.helpers.small_runs import contents
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +38,7 @@ def test_interrupted_or_not_and_whatever_the_threads_it_is_the_same(tmp_path):
     assert start(in_peace, 20, "1").wait() == 0
 
     program = start(interrupted, 20, "2")
-    deadline = time.monotonic() + 120
-    while not list(interrupted.glob("checkpoints/step-*.npz")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    program.wait_until(lambda: [*interrupted.glob("checkpoints/step-*.npz")])
     program.send_signal(signal.SIGTERM)
     _, errors = program.communicate()
     assert program.returncode == 143

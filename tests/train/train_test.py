@@ -1,8 +1,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -10,8 +8,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from experiments.run_folder import results_table
-from tests.helpers.paths import ROOT
-from tests.helpers.processes import Program, own_lines
+from tests.helpers.processes import Program
 from tests.helpers.small_runs import (
     history,
     numbers,
@@ -25,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run as a user starts it: its folder, arguments and process."""
+    """A run as a user starts it: its folder, arguments and output."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     arguments = [
         f"--workdir={folder}",
@@ -34,33 +31,18 @@ def finished(tmp_path_factory):
         "--config.learning_rate=0.5",
         "--config.model.hidden_units=(8,)",
     ]
-    environment = dict(os.environ)
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    process = subprocess.run(
-        [sys.executable, "train.py", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    return folder, arguments, process
+    program = Program("train.py", *arguments)
+    output, errors = program.communicate()
+    assert (program.returncode, errors) == (0, "")
+    return folder, arguments, output
 
 
 def test_a_run_leaves_its_configuration_history_and_model(finished):
-    folder, _, process = finished
-    assert own_lines(process.stderr) == ""
+    folder, *_ = finished
     config = json.loads((folder / "config.json").read_text())
     assert config["model"]["hidden_units"] == [8]
-    assert history(folder).keys() >= {
-        "grad_sq_norm",
-        "noise_trace",
-        "noise_to_signal",
-        "noise_scale",
-        "weight_sq_norm",
-        "learning_rate",
-    }
+    noise = {"grad_sq_norm", "noise_trace", "noise_to_signal", "noise_scale"}
+    assert history(folder).keys() >= noise | {"weight_sq_norm", "learning_rate"}
     assert not any(key.startswith("val_noise") for key in history(folder))
     # 1,437 // 128 = 11 steps of SGD, at learning rate 0.5.
     assert numbers(folder, "effective_step") == [11, 22]
@@ -69,17 +51,13 @@ def test_a_run_leaves_its_configuration_history_and_model(finished):
     assert model.output_shape == (None, 10)
     events = event_accumulator.EventAccumulator(str(folder / "train"))
     events.Reload()
-    assert {
-        "epoch_noise_to_signal",
-        "epoch_learning_rate",
-        "epoch_effective_step",
-        "epoch_continuous_time",
-    } <= set(events.Tags()["tensors"])
+    names = ("noise_to_signal", "learning_rate", "continuous_time")
+    assert {f"epoch_{name}" for name in names} <= {*events.Tags()["tensors"]}
 
 
 def test_a_log_has_a_line_an_epoch(finished):
-    folder, _, process = finished
-    first, second, empty, *_ = process.stdout.splitlines()
+    folder, _, output = finished
+    first, second, empty, *_ = output.splitlines()
     assert empty == ""
     for epoch, line in enumerate((first, second)):
         assert line.startswith(f"epoch {epoch + 1}/2  loss ")
@@ -94,22 +72,22 @@ def test_a_log_has_a_line_an_epoch(finished):
 
 
 def test_a_run_ends_with_its_table_also_if_it_is_finished(finished):
-    folder, arguments, process = finished
+    folder, arguments, output = finished
     results = json.loads((folder / "results.json").read_text())
     noise = results["gradient_noise"]
-    assert f"{results['accuracy']:.2%}" in process.stdout
-    ratio = re.search(r"\nN/G +([\d.]+) ± ([\d.]+)", process.stdout)
+    assert f"{results['accuracy']:.2%}" in output
+    ratio = re.search(r"\nN/G +([\d.]+) ± ([\d.]+)", output)
     # To the error's two digits.
     assert float(ratio[1]) == pytest.approx(
         noise["noise_to_signal"], abs=0.05 * float(ratio[2])
     )
     assert noise == results["linear_scaling"]["gradient_noise"]
-    assert "Tr Σ at batch size 128" in process.stdout
-    assert f"tensorboard --logdir={folder}" in process.stdout
-    output, _ = Program("train.py", *arguments).communicate()
-    head, _, table = output.partition("\n")
+    assert "Tr Σ at batch size 128" in output
+    assert f"tensorboard --logdir={folder}" in output
+    again, _ = Program("train.py", *arguments).communicate()
+    head, _, table = again.partition("\n")
     assert head == f"The run in {folder} is finished already."
-    assert process.stdout.endswith(table)
+    assert output.endswith(table)
 
 
 def test_mirrored_run_is_that_of_one_device(finished, tmp_path):

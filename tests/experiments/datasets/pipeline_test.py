@@ -96,9 +96,7 @@ def test_a_full_batch_is_the_whole_set_in_order():
     np.testing.assert_array_equal(y, [LABELS] * 2)
 
 
-def test_replicas_get_whole_pairs_in_static_shapes(tmp_path):
-    # A process of its own: the number of devices is fixed at first use.
-    code = """
+REPLICAS = """
 import numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -122,7 +120,11 @@ seen = [v for _, y in strategy.experimental_distribute_dataset(evaluation)
         for v in strategy.experimental_local_results(y)]
 assert np.array_equal(np.concatenate(seen), LABELS[::-1]), seen
 """
-    (tmp_path / "replicas.py").write_text(code)
+
+
+def test_replicas_get_whole_pairs_in_static_shapes(tmp_path):
+    # A process of its own: the number of devices is fixed at first use.
+    (tmp_path / "replicas.py").write_text(REPLICAS)
     program = Program(str(tmp_path / "replicas.py"))
     _, errors = program.communicate()
     assert program.returncode == 0, errors

@@ -12,6 +12,7 @@ TensorFlow's threads. The last line says in how many places the results differ.
 import argparse
 import glob
 import random
+import re
 import sys
 import tempfile
 import time
@@ -89,7 +90,7 @@ def run_with_kills(
 
     def start(name, interval):
         number = moments.choice(threads)
-        print(f"every {interval}, {number or 'all'} threads", flush=True)
+        print(f"every {interval}, {number or 'all'} threads", end=", ")
         return Program(
             "train.py",
             f"--workdir={folder}/{name}",
@@ -104,18 +105,25 @@ def run_with_kills(
         _, errors = program.communicate(3600)
         assert program.returncode == 0, errors
 
+    def partial_files():
+        return {*glob.glob(f"{checkpoints}/*.partial.npz")}
+
+    def last_step():
+        names = {*glob.glob(f"{checkpoints}/step-*.npz")} - partial_files()
+        steps = (re.search(r"step-(\d+)", name)[1] for name in names)
+        return max(map(int, steps), default=0)
+
     finish("peaceful")
     for count in range(kills):
         if count % 2:
             # Of longer intervals none might be written before the end, and
             # some have to be, so that the run gets on.
+            torn, rest, seen = partial_files(), moments.randrange(1, 5), set()
             program = start("killed", intervals[0])
-            rest, seen = moments.randrange(1, 5), set()
 
-            def is_writing(rest=rest, seen=seen):
-                seen.update(glob.glob(f"{checkpoints}/step-*.npz"))
-                is_partial = glob.glob(f"{checkpoints}/*.partial.npz")
-                return len(seen) > rest + 3 and is_partial
+            def is_writing(torn=torn, rest=rest, seen=seen):
+                seen.add(last_step())
+                return len(seen) > rest and partial_files() - torn
 
             program.wait_until(is_writing, 600)
         else:
@@ -124,7 +132,7 @@ def run_with_kills(
         assert program.returncode is None, "give the run more epochs"
         program.kill()
         program.communicate()
-        print(f"kill {count + 1}", glob.glob(f"{checkpoints}/*"), flush=True)
+        print(f"kill {count + 1}: {last_step()} steps saved", flush=True)
     finish("killed")
     one, other = contents(f"{folder}/peaceful"), contents(f"{folder}/killed")
     return [name for name in one if one[name] != other[name]]

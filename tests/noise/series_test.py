@@ -98,6 +98,8 @@ MOVING = [0.01 * i for i in range(1, 8)]
     [
         ([0.1] * 5 + [0.01] * 3 + [0.1] * 2, [5, 3, 2]),
         ([0.1, 0.1 * (1 + 1e-7), 0.1], [3]),
+        # What is too small to be seen between two rows adds up.
+        ([0.1 * (1 + 4e-7 * i) for i in range(7)], [3, 3, 1]),
         ([], []),
         # Warm-up and decay at every step, with a constant rate between.
         (MOVING + [0.1] * 4 + MOVING[::-1], [7, 4, 7]),
@@ -111,10 +113,6 @@ def test_stretches_have_one_learning_rate_each(rates, lengths):
     assert [len(stretch) for stretch in stretches] == lengths
     steps = [step for stretch in stretches for step in stretch["step"]]
     assert steps == [3 * row for row in range(len(rates))]
-
-
-def test_steps_too_small_to_be_seen_between_two_rows_add_up():
-    assert len(series_of(0.1 * 1.0000005 ** np.arange(60)).stretches()) > 10
 
 
 def test_estimate_is_that_of_the_rows():
@@ -158,31 +156,25 @@ def test_layers_have_estimates_of_their_own():
     np.testing.assert_array_equal(columns, series.layer("bias"))
 
 
-@pytest.mark.parametrize(
-    "codes, difference, expected",
-    [
+def test_estimate_says_what_it_assumes():
+    for codes, difference, expected in (
         ((), None, ()),
         ((), 0.009, ()),
         ((), -0.02, ("coupled_loss",)),
         (("masked_loss",), 0.02, ("masked_loss",)),
         (("x",), 0.02, ("coupled_loss", "x")),
-    ],
-)
-def test_estimate_says_what_it_assumes(codes, difference, expected):
-    series = series_of()
-    series.codes.update(codes)
-    if difference is not None:
-        # The last one counts: some couplings show in a trained model only.
-        series.couplings += [(0, 0.5 - difference), (90, difference)]
-    # Losses that were not finite count in the epochs of the rows.
-    series.lost_epochs.add(3)
-    estimate = series.window(epochs=5).estimate()
-    assert estimate.assumptions == expected
-    assert estimate.loss_difference == difference
-    assert "loss_not_finite" in series.estimate().assumptions
-
-
-# Long series
+    ):
+        series = series_of()
+        series.codes.update(codes)
+        if difference is not None:
+            # The last one counts: some show in a trained model only.
+            series.couplings += [(0, 0.5 - difference), (90, difference)]
+        # Losses that were not finite count in the epochs of the rows.
+        series.lost_epochs.add(3)
+        estimate = series.window(epochs=5).estimate()
+        assert estimate.assumptions == expected
+        assert estimate.loss_difference == difference
+        assert "loss_not_finite" in series.estimate().assumptions
 
 
 class Short(NoiseSeries):
@@ -197,23 +189,23 @@ def long_pair(length, rate=lambda step: 0.1):
     pair = Short(), NoiseSeries()
     for step in range(1, length + 1):
         g, s, r = rng.normal((1, 40, 25), (3, 5, 1))
+        row = {
+            "step": step,
+            "epoch": 1 + (step - 1) // 100,
+            "learning_rate": rate(step),
+            "rows": 32 - step % 2,
+            "batch": step,
+            "weight_sq_norm": r,
+            "grad_sq_norm": g,
+            "example_noise": s,
+        }
         for series in pair:
-            series.append(
-                {"kernel": (g, s)},
-                step=step,
-                epoch=1 + (step - 1) // 100,
-                learning_rate=rate(step),
-                rows=32 - step % 2,
-                batch=step,
-                weight_sq_norm=r,
-                grad_sq_norm=g,
-                example_noise=s,
-            )
+            series.append({"kernel": (g, s)}, **row)
     return pair
 
 
 def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
-    length = 10_000
+    length = 5000
     series, whole = long_pair(length)
     assert 768 <= len(series) <= 1024 < len(whole) == length
     assert series["observations"].sum() == length
@@ -223,21 +215,19 @@ def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
         assert part == expected
     # Of longer ones the count and the means are, but for rounding.
     actual, expected = series.estimate(), whole.estimate()
-    assert actual.count == expected.count == length
     assert actual.batch_size == expected.batch_size == 32
     for one, other in (
         (actual, expected),
         (actual.per_layer["kernel"], expected.per_layer["kernel"]),
     ):
+        assert one.count == other.count == length
         assert one.grad_sq_norm == pytest.approx(other.grad_sq_norm, rel=1e-12)
         assert one.example_noise == pytest.approx(other.example_noise)
         ends = other.interval()
         error = 0.05 * np.ptp(ends)
         np.testing.assert_allclose(one.interval(), ends, 0, error)
-    np.testing.assert_allclose(
-        series.repeated("weight_sq_norm").mean(),
-        whole["weight_sq_norm"].mean(),
-    )
+    mean = series.repeated("weight_sq_norm").mean()
+    assert mean == pytest.approx(whole["weight_sq_norm"].mean())
     assert np.all(np.diff(series["step"]) > 0)
     # The mean of several batches is none of them.
     is_mean = series["observations"] > 1
@@ -262,11 +252,9 @@ def test_series_that_was_saved_goes_on_as_the_other(make):
     saved = json.dumps(series.to_dict(), allow_nan=False)
     again = Short.from_dict(json.loads(saved))
     assert again == series
-    assert again.estimate(8) == series.estimate(8)
-    again.append(step=8)
-    assert again != series
-    series.append(step=8)
     for step in range(1_101, 2_000):
-        for one in (series, again):
-            one.append(step=step, epoch=12, grad_sq_norm=1.0)
+        again.append(step=step, epoch=12, grad_sq_norm=1.0)
+        assert step > 1_101 or again != series
+        series.append(step=step, epoch=12, grad_sq_norm=1.0)
     assert again == series
+    assert again.estimate(8) == series.estimate(8)

@@ -1,3 +1,6 @@
+"""The bounds against the definition of C-closeness, found by search."""
+
+import itertools
 import math
 
 import numpy as np
@@ -6,42 +9,115 @@ import pytest
 from keras_svag import scaling
 from keras_svag.scaling.bounds import min_batch_multiplier
 
-C = 2**0.5
+C, RATE = 2**0.5, 0.5
+GRID = [
+    (ell, q, u, balance)
+    for ell in (1, 2, 4, 16)
+    for q in (0.05, 0.7, 3.21, 40.0)
+    for u in (1e-6, 0.02, 0.6)
+    for balance in (0.9, 1.0, 1.1)
+]
 
 
-def test_max_batch_multiplier_grows_to_its_limit():
-    q = np.array([0.0, 0.1, 1, 10, 100, 1e4, 1e8, np.inf])
-    bounds = scaling.max_batch_multiplier(q, C, 0.8, 5e-4)
-    assert bounds.shape == q.shape
-    assert np.all(np.diff(bounds) > 0)
-    u, square = 0.8 * 5e-4, C**2
-    assert bounds[-1] == pytest.approx((2 * square - 2 + u) / (square * u))
-    assert bounds[-1] * u < 2
+def reaches_balance(process, closeness, *means):
+    """Whether R, G and N within [1/C, C] of these can be at equilibrium.
+
+    The balance is continuous in them, so that it is 1 somewhere if the corners
+    are on both sides of 1.
+    """
+    corners = [
+        scaling.equilibrium_balance(process, *np.multiply(means[:3], f), *rates)
+        for rates in [means[3:]]
+        for f in itertools.product((1 / closeness, closeness), repeat=3)
+    ]
+    return min(corners) <= 1 <= max(corners)
+
+
+def is_close(kappa, closeness, ell, q, u, balance):
+    """Whether some SGD run at κB, κη is C-close to the measured run.
+
+    The measured run has G = 1, N = q and the R that its balance says.
+    """
+    process, decay = "svag" if ell > 1 else "sgd", u / RATE
+    if kappa * u >= 2:
+        return False
+    at_1 = scaling.equilibrium_balance(process, 1.0, 1.0, q, RATE, decay, ell)
+    scaled = balance / at_1, 1.0, q / kappa, kappa * RATE, decay
+    return reaches_balance("sgd", closeness, *scaled)
+
+
+@pytest.mark.parametrize("closeness", [1.2, C, 3.0])
+def test_what_is_ruled_out_has_no_close_run(closeness):
+    factors = np.array([0.5, 0.8, 0.95, 1 - 1e-6, 1 + 1e-6, 1.05, 1.25, 2])
+    small = 0
+    for case in GRID:
+        ell, q, u, balance = case
+        smallest, largest = (
+            bound(q, closeness, RATE, u / RATE, ell=ell, balance=balance)
+            for bound in (min_batch_multiplier, scaling.max_batch_multiplier)
+        )
+        kappas = [*(factors * largest), 1e-6, 0.01, 0.3]
+        if smallest > 0:
+            kappas += list(factors * smallest)
+            small += 1
+        for kappa in kappas:
+            expected = smallest <= kappa <= largest
+            assert is_close(kappa, closeness, *case) == expected, (kappa, case)
+    assert 10 < small < len(GRID)
+
+
+@pytest.mark.parametrize("kappa", [0.05, 0.5, 1.0, 3.7, 20.0])
+def test_the_least_closeness_is_the_first_that_some_run_has(kappa):
+    for ell, q, u, balance in GRID:
+        least = scaling.min_closeness(
+            q, kappa, RATE, u / RATE, ell=ell, balance=balance
+        )
+        assert math.isinf(least) == (kappa * u >= 2)
+        if math.isinf(least):
+            continue
+        assert is_close(kappa, least * (1 + 1e-9), ell, q, u, balance)
+        if least > 1 + 1e-6:
+            below = least * (1 - 1e-7)
+            assert not is_close(kappa, below, ell, q, u, balance)
+
+
+def test_what_svag_needs_to_be_close_to_its_sde():
+    rates = 1.0, 0.3
+
+    def is_close_to_sde(q, closeness, ell):
+        at_1 = scaling.equilibrium_balance("svag", 1.0, 1.0, q, *rates, ell)
+        return reaches_balance("sde", closeness, 1 / at_1, 1.0, q, *rates)
+
+    for closeness, ell in itertools.product((1.1, C, 3.0), (1, 2, 8)):
+        least = scaling.min_noise_to_signal(closeness, *rates, ell=ell)
+        if math.isinf(least):
+            assert not is_close_to_sde(1e9, closeness, ell)
+        else:
+            assert is_close_to_sde(least * (1 + 1e-9), closeness, ell)
+            assert not is_close_to_sde(least * (1 - 1e-9), closeness, ell)
+
+
+def test_bounds_of_arrays_with_their_limits():
+    q = np.array([0.0, 0.3, 3.0, 50.0, math.inf])
+    u = RATE * 0.02
+    for ell in (1, 4):
+        given = {"learning_rate": RATE, "weight_decay": 0.02, "ell": ell}
+        loose = scaling.max_batch_multiplier(q, C, form="loose", **given)
+        np.testing.assert_allclose(loose, 2 * (1 / ell + q))
+        sharp = scaling.max_batch_multiplier(q, C, **given)
+        assert np.all(np.diff(sharp) > 0)
+        assert np.all(sharp <= loose * (1 + 1e-12))
+        assert sharp[-1] == pytest.approx((4 - 2 + u / ell) / (2 * u))
     assert scaling.max_batch_multiplier(math.inf, C) == math.inf
-    assert math.isnan(scaling.max_batch_multiplier(math.nan, C))
-    loose = scaling.max_batch_multiplier(q, C, 0.8, 5e-4, form="loose")
-    assert np.all(bounds <= loose)
-
-
-def test_where_the_sde_may_be_close_any_smaller_batch_may_be():
-    for rates in ((None, None), (0.3, 0.5)):
-        needed = scaling.min_noise_to_signal(C, *rates)
-        q = np.array([0.0, 0.999 * needed, 1.001 * needed, math.inf])
-        bounds = min_batch_multiplier(q, C, *rates)
-        assert np.all(bounds[:2] > 0)
-        np.testing.assert_array_equal(bounds[2:], 0)
-    assert math.isnan(min_batch_multiplier(math.nan, C))
-    # From SVAG's run SGD at B itself may have too little noise.
-    assert min_batch_multiplier(0.0, C, ell=1) == pytest.approx(0.5)
-    assert min_batch_multiplier(0.0, C, ell=4) == pytest.approx(0.125)
-
-
-def test_without_decay_the_bounds_have_closed_forms():
-    for closeness, least in ((C, 1), (2, 1 / 3)):
-        assert scaling.min_noise_to_signal(closeness) == pytest.approx(least)
+    # At u = 0 they have closed forms.
     q = np.array([0.0, 3.0, math.inf, math.nan])
-    least = scaling.min_closeness(q, 4.0)
-    np.testing.assert_allclose(least, [2, (7 / 4) ** 0.5, 1, math.nan])
+    for found, expected in (
+        (scaling.max_batch_multiplier(q, C), [2, 5, math.inf, math.nan]),
+        (min_batch_multiplier(q, C), [0.5, 0, 0, math.nan]),
+        (scaling.min_closeness(q, 4.0), [2, (7 / 4) ** 0.5, 1, math.nan]),
+    ):
+        np.testing.assert_allclose(found, expected)
+        assert found.shape == q.shape
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import fft
 
-from keras_svag.noise.ratio import halves
+from keras_svag import NoiseEstimate
 from keras_svag.scaling.conditions import RunConditions, at_rest
 
 C = 2**0.5
@@ -22,16 +23,36 @@ def window(seed, mean, factor=1.0, correlation=0.6):
     return means + 0.5 * noise
 
 
+def drift_of(x):
+    """The second half's mean over the first's, by two one-sided tests."""
+    x = x[np.isfinite(x)]
+    parts = np.reshape(x, (2, -1))
+    waves = fft.dct(parts)[:, 1:9] / math.sqrt(2) / len(parts[0])
+    error = np.sqrt(np.mean(waves**2))
+    level, means = 0.9, parts.mean(1)
+    # The set of a ratio, with Student's 16 degrees of freedom.
+    one = NoiseEstimate(
+        *(*means, error, error, 0.0),
+        count=2,
+        degrees_of_freedom=16,
+        batch_size=1,
+    )
+    return one.interval(level)
+
+
 G, N = window(0, 1.0), window(1, 5.0)
+GAPS = np.insert(G, [3, 60, 61], [math.nan, math.inf, math.nan])
 
 
 @pytest.mark.parametrize(
     ("g", "n", "answer"),
     [
         (G, N, True),
+        (GAPS, N, True),
         (G[:100], N, None),
         (G, 5 + 9 * (N - 5), None),
         (window(0, 1.0, factor=2), N, False),
+        (window(0, 1.0, factor=2)[::-1], N, False),
         (G, window(1, 5.0, factor=2), False),
         # Just at the margin it is not known.
         (window(0, 1.0, factor=C), N, None),
@@ -42,15 +63,24 @@ def test_both_g_and_n_have_to_be_shown_to_rest(g, n, answer):
     rest, drift = at_rest(1.0, g, n, C)
     assert rest is answer
     for name, x in {"G": g, "N": n}.items():
-        assert drift[name] == halves(x, C)[1]
+        assert drift[name] == pytest.approx(drift_of(x))
 
 
-def test_no_of_one_of_the_two_asks_for_more():
-    moved = (
-        window(0, 1.0, factor=factor) for factor in np.arange(1.4, 2, 0.01)
-    )
-    answers = [(halves(g, C)[0], at_rest(1.0, g, N, C)[0]) for g in moved]
-    assert ("no", None) in answers and (None, False) not in answers
+def test_of_too_few_observations_nothing_is_known():
+    rest, drift = at_rest(1.0, [1.0, 2.0, 3.0], N, C)
+    assert rest is None and drift["G"] == (0.0, math.inf)
+
+
+def test_answers_err_as_often_as_they_may():
+    # The means of G differ by just the margin, and its other end is far.
+    rng = np.random.default_rng(0)
+    runs = 10 + rng.normal(0, 3, size=(1000, 100))
+    runs[:, 50:] *= 1.5
+    answers = [at_rest(None, g, np.ones(100), 1.5)[0] for g in runs]
+    # Both of G and N may lead to "no", which is wrong at one end of two.
+    for answer, level in ((True, 0.05), (False, 0.05 / 2 / 2)):
+        error = np.sqrt(level / len(runs))
+        assert abs(answers.count(answer) / len(runs) - level) < 3 * error
 
 
 def test_the_balance_has_to_be_within_c_too():

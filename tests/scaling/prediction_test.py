@@ -40,8 +40,7 @@ def actual(family, kappas, reference):
 
 @OF_RUNS
 def test_points_are_exact_where_s_or_its_inverse_is_linear(ells, reference):
-    prediction = predicted(linear, ells)
-    value, low, high = prediction.closeness(KAPPAS, reference)
+    value, low, high = predicted(linear, ells).closeness(KAPPAS, reference)
     np.testing.assert_allclose(value, actual(linear, KAPPAS, reference))
     assert np.all(low <= value) and np.all(value <= high)
 
@@ -49,11 +48,10 @@ def test_points_are_exact_where_s_or_its_inverse_is_linear(ells, reference):
 @OF_RUNS
 def test_intervals_end_where_s_is_exponential(ells, reference):
     # Without errors of the slopes the shape is all that is not known.
-    prediction = predicted(exponential, ells)
     truth = actual(exponential, KAPPAS, reference)
+    prediction = predicted(exponential, ells)
     value, low, high = prediction.closeness(KAPPAS, reference)
-    ends = np.array([low, high])
-    assert np.all(np.isclose(ends, truth).any(axis=0))
+    assert np.all(np.isclose([low, high], truth).any(axis=0))
     assert np.all(low < high * (1 + 1e-12))
     # Far beyond the runs the exponential is the higher one.
     assert high[-1] == pytest.approx(truth[-1])

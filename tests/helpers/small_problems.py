@@ -54,6 +54,17 @@ def linear_model(num_inputs, seed=0):
     )
 
 
+def slopes(model, x, y):
+    """The gradients of each example's squared error, of `linear_model`."""
+    x, y = x.astype("float64"), y.astype("float64")
+    return 2 * (x @ model.get_weights()[0] - y) * x
+
+
+def batches_of(x, y, size):
+    """A list of consecutive batches, the last of which may be smaller."""
+    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+
+
 def bag_of_words(num_words=6):
     """Three words, whose vectors are weighed."""
     keras.utils.set_random_seed(0)

@@ -29,21 +29,14 @@ WICKED = "<script>alert('x')</script> & \"co\" | *b* [a](http://b) `c` _d_"
 def layered():
     names = (WICKED, *(f"block_{i}/dense/kernel" for i in range(11)), "b")
     series = NoiseSeries(sampling="independent")
+    row = {"epoch": 1, "learning_rate": RATE, "rows": BATCH_SIZE}
+    row |= {"weight_sq_norm": 1.0, "example_noise": 30.0 * BATCH_SIZE}
     for step in range(1, 41):
         g = 1.0 + (step % 3)
         moments = {name: (g, 10.0 * i) for i, name in enumerate(names)}
         if step > 20:
             moments["late"] = (g, 5.0)
-        series.append(
-            moments,
-            step=step,
-            epoch=1,
-            learning_rate=RATE,
-            rows=BATCH_SIZE,
-            weight_sq_norm=1.0,
-            grad_sq_norm=g,
-            example_noise=30.0 * BATCH_SIZE,
-        )
+        series.append(moments, step=step, grad_sq_norm=g, **row)
     return report(series)
 
 
@@ -53,13 +46,11 @@ def equilibrium(*means, se=0.1):
 
 FIRST, SECOND = equilibrium(20.0, 1.0, 5.0), equilibrium(21.0, 1.2, 2.4)
 UNKNOWN = equilibrium(21.0, 1.2, 2.4, se=math.nan)
-DOUBTFUL = dataclasses.replace(
-    SGD,
-    momentum=0.9,
-    scale_invariant=None,
-    other_reasons=("clipped", WICKED),
-)
+DOUBTS = {"scale_invariant": None, "other_reasons": ("clipped", WICKED)}
+DOUBTFUL = dataclasses.replace(SGD, momentum=0.9, **DOUBTS)
 SVAG_SGD = dataclasses.replace(SGD, optimizer=kind_of(SVAG), ell=4)
+REFUSED = conditions_of(keras.optimizers.Adam(), "linear")
+ADAM_W = keras.optimizers.AdamW(weight_decay=0.1)
 MOVED = ({"n": 10.0},) * 8 + ({"n": 90.0, "rate": 0.08},) * 2 + ({"rate": 0.1},)
 
 
@@ -69,23 +60,21 @@ def adaptive(optimizer, count):
 
 
 REPORTS = {
-    "verdict": lambda: report(run({"count": 400}, {"count": 400}), window=2),
-    "refusal": lambda: report(
-        run({}), conditions_of(keras.optimizers.Adam(), "linear")
-    ),
-    "heuristic": lambda: report(run({}, {"rate": 0.3}), DOUBTFUL),
-    "undetermined": lambda: report(run({"g_spread": 2.0, "n": 1.0})),
-    "infinite end": lambda: report(run({"g_spread": 5.0})),
-    "nothing measured": lambda: report(run({"count": 1})),
-    "negative signal": lambda: report(run({"g": -1.0})),
-    "fewer examples": lambda: report(run({"n": 0.3, "g_spread": 0.1})),
-    "per layer": layered,
-    "adaptive": lambda: adaptive(keras.optimizers.AdamW(weight_decay=0.1), 300),
-    "adaptive SVAG": lambda: adaptive(SVAGAdam(ell=4), 40),
-    "SVAG": lambda: report(run({"n": 3.21}), SVAG_SGD),
-    "stretches": lambda: report(run(*MOVED)),
-    "steps": lambda: report(run({"count": 20000}), window_steps=1000),
-    "branches": lambda: dataclasses.replace(
+    "verdict": report(run({"count": 400}, {"count": 400}), window=2),
+    "refusal": report(run({}), REFUSED),
+    "heuristic": report(run({}, {"rate": 0.3}), DOUBTFUL),
+    "undetermined": report(run({"g_spread": 2.0, "n": 1.0})),
+    "infinite end": report(run({"g_spread": 5.0})),
+    "nothing measured": report(run({"count": 1})),
+    "negative signal": report(run({"g": -1.0})),
+    "fewer examples": report(run({"n": 0.3, "g_spread": 0.1})),
+    "per layer": layered(),
+    "adaptive": adaptive(ADAM_W, 300),
+    "adaptive SVAG": adaptive(SVAGAdam(ell=4), 40),
+    "SVAG": report(run({"n": 3.21}), SVAG_SGD),
+    "stretches": report(run(*MOVED)),
+    "steps": report(run({"count": 20000}), window_steps=1000),
+    "branches": dataclasses.replace(
         report(run({"n": 10.0})),
         branches=(branch(0.5), branch(2), branch(16, math.nan)),
         prediction=predict_closeness({1: FIRST, 2: SECOND}),
@@ -110,9 +99,14 @@ RESULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def reports():
-    return {kind: make() for kind, make in REPORTS.items()}
+# And what they hold.
+EVERY = dict(RESULTS)
+for name, one in REPORTS.items():
+    EVERY[name] = one
+    EVERY[f"{name}: verdict"] = one.verdict
+    EVERY[f"{name}: conditions"] = one.verdict.conditions
+    EVERY[f"{name}: estimate"] = one.estimate
+    EVERY[f"{name}: at 200"] = one.at(200, level=0.9, closeness=3)
 
 
 def parsed(html):
@@ -132,8 +126,8 @@ def fields(root):
 
 
 @pytest.mark.parametrize("kind", REPORTS)
-def test_all_forms_have_the_same_fields(reports, kind):
-    one = reports[kind]
+def test_all_forms_have_the_same_fields(kind):
+    one = REPORTS[kind]
     in_html = fields(parsed(one._repr_html_()))
     reader = markdown_it.MarkdownIt().enable("table")
     markdown = reader.render(one._repr_markdown_())
@@ -147,20 +141,8 @@ def test_all_forms_have_the_same_fields(reports, kind):
     assert "safe" not in str(one).lower()
 
 
-@pytest.fixture(scope="module")
-def results(reports):
-    found = dict(RESULTS)
-    for kind, one in reports.items():
-        found[kind] = one
-        found[f"{kind}: verdict"] = one.verdict
-        found[f"{kind}: conditions"] = one.verdict.conditions
-        found[f"{kind}: estimate"] = one.estimate
-        found[f"{kind}: at 200"] = one.at(200, level=0.9, closeness=3)
-    return found
-
-
-def test_every_result_is_what_it_was_before(results):
-    for name, one in results.items():
+def test_every_result_is_what_it_was_before():
+    for name, one in EVERY.items():
         saved = json.loads(json.dumps(one.to_dict(), allow_nan=False))
         for restored in (
             type(one).from_dict(saved),
@@ -170,13 +152,13 @@ def test_every_result_is_what_it_was_before(results):
             assert restored == one, name
             assert (repr(restored), str(restored)) == (repr(one), str(one))
             assert restored.to_dict() == one.to_dict(), name
-        for key, other in results.items():
+        for key, other in EVERY.items():
             assert key == name or other != one, (name, key)
 
 
-def test_what_no_result_saved_is_refused_in_a_sentence(results):
+def test_what_no_result_saved_is_refused_in_a_sentence():
     for name in [*RESULTS, "verdict", "verdict: at 200"]:
-        kind, saved = type(results[name]), results[name].to_dict()
+        kind, saved = type(EVERY[name]), EVERY[name].to_dict()
         damaged = [None, [], {}, 3, "text"]
         if name in RESULTS:  # The others hold more than they are made of.
             damaged += [{k: saved[k] for k in saved if k != x} for x in saved]
@@ -187,8 +169,8 @@ def test_what_no_result_saved_is_refused_in_a_sentence(results):
 
 
 @pytest.mark.parametrize("kind", REPORTS)
-def test_frame_has_a_row_for_each_kappa_of_each_stretch(reports, kind):
-    one = reports[kind]
+def test_frame_has_a_row_for_each_kappa_of_each_stretch(kind):
+    one = REPORTS[kind]
     frame = one.to_frame()
     assert len(frame) == 6 * len(one.stretches)
     last = frame[-6:]
@@ -207,8 +189,8 @@ def test_frame_has_a_row_for_each_kappa_of_each_stretch(reports, kind):
         assert math.isnan(frame["beta_1"][5])
 
 
-def test_page_is_one_file_with_its_picture(reports, tmp_path, monkeypatch):
-    one = reports["verdict"]
+def test_page_is_one_file_with_its_picture(tmp_path, monkeypatch):
+    one = REPORTS["verdict"]
     one.save_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     root = parsed(page.removeprefix("<!DOCTYPE html>\n"))

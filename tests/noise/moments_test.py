@@ -51,13 +51,12 @@ def test_mean_over_all_pairs_is_exact(sampling, rows):
 
 
 def test_moments_of_a_pair_are_the_sums_over_its_variables():
-    first = [tf.constant([1.0, 2.0]), tf.constant([[300.0]], tf.float16), None]
-    second = [
-        tf.constant([3.0, -1.0]),
-        tf.constant([[-200.0]], tf.float16),
-        None,
-    ]
-    expected = [[3 - 2, (4 + 9) * 1.5], [-6e4, 25e4 * 1.5], [0, 0]]
+    wide = [tf.constant([[x]], tf.float16) for x in (300.0, -200.0)]
+    dense = tf.constant([1.0, 2.0]), tf.constant([3.0, -1.0])
+    # One that is missing is one of zeros.
+    pairs = [dense, wide, (None, None), (dense[1], None), (None, dense[1])]
+    expected = [[3 - 2, 13 * 1.5], [-6e4, 25e4 * 1.5], [0, 0], *[[0, 15]] * 2]
+    first, second = map(list, zip(*pairs, strict=True))
     for number in (int, float, np.float32, np.int64, tf.constant):
         rows = number(2), number(6)
         shares = layer_moments(first, second, *rows)
@@ -65,17 +64,6 @@ def test_moments_of_a_pair_are_the_sums_over_its_variables():
         moments = pair_moments(first, second, *rows)
         np.testing.assert_allclose(moments, np.sum(expected, 0))
         assert shares.dtype == moments[0].dtype == tf.float32
-
-
-def test_one_missing_gradient_is_a_gradient_of_zeros():
-    dense = tf.constant([3.0, -1.0])
-    sparse = tf.IndexedSlices(
-        tf.constant([[1.0], [2.0], [4.0]]), tf.constant([3, 1, 3])
-    )
-    for gradient, square in ((dense, 10), (sparse, 25 + 4)):
-        for pair in (([gradient], [None]), ([None], [gradient])):
-            moments = pair_moments(*pair, 2, 2)
-            np.testing.assert_allclose(moments, [0, square])
 
 
 def sparse_gradient(rng, num_slices, shape, dtype):
@@ -93,7 +81,7 @@ def sparse_gradient(rng, num_slices, shape, dtype):
 )
 def test_sparse_gradients_have_the_moments_of_dense_ones(by_xla, dtype):
     rng = np.random.default_rng(0)
-    firsts, seconds, expected = [], [], []
+    pairs, expected = [], []
     # The last two are empty, as of a batch of ragged sentences.
     for shape, slices in (
         ((7, 2), (9, 5)),
@@ -105,11 +93,14 @@ def test_sparse_gradients_have_the_moments_of_dense_ones(by_xla, dtype):
         (first, a), (second, b) = (
             sparse_gradient(rng, count, shape, dtype) for count in slices
         )
-        firsts.append(first)
-        seconds.append(second)
+        pairs.append((first, second))
         expected.append([np.sum(a * b), np.sum((a - b) ** 2) * 15 / 8])
+    # One that is missing.
+    alone, a = sparse_gradient(rng, 9, (7, 2), dtype)
+    pairs += [(alone, None), (None, alone)]
+    expected += [[0, np.sum(a**2) * 15 / 8]] * 2
     moments = tf.function(layer_moments, jit_compile=by_xla)
-    actual = moments(firsts, seconds, 3, 5)
+    actual = moments(*map(list, zip(*pairs, strict=True)), 3, 5)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 

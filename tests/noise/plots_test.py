@@ -63,9 +63,9 @@ def test_stretches_are_apart_and_the_window_is_marked():
 def test_one_row_is_drawn_and_none_is_refused():
     (line,) = drawn(run({"count": 1}))[0].lines
     assert list(line.get_xdata()) == [4]
-    with pytest.raises(ValueError, match="`series` must be of at least one"):
-        NoiseSeries().plot()
     series = NoiseSeries()
+    with pytest.raises(ValueError, match="`series` must be of at least one"):
+        series.plot()
     series.append(step=1, grad_sq_norm=1.0, example_noise=2.0)
     with pytest.raises(TypeError, match="`batch_size` must be an integer"):
         series.plot()

@@ -8,34 +8,32 @@ from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.series import NoiseSeries
 
 
-def series_of(rates=(0.1,) * 60, **fields):
+class Short(NoiseSeries):
+    """A series that is short already, of a sixteenth of the rows."""
+
+    _MOST_ROWS = 1024
+
+
+def series_of(rates=(0.1,) * 60, kind=NoiseSeries, **fields):
     """A row of every third step, ten steps an epoch; G and S are drawn."""
     rng = np.random.default_rng(0)
-    series = NoiseSeries(**fields)
+    series = kind(**fields)
     for row, rate in enumerate(rates):
+        kernel, bias = rng.normal([[1, 40], [2, 10]], 3)
         series.append(
+            {"kernel": kernel, "bias": bias},
             step=3 * row,
             epoch=3 * row // 10,
             iteration=1000 + 3 * row,
             learning_rate=rate,
             rows=32 - row % 2,
-            weight_sq_norm=25.0,
-            grad_sq_norm=rng.normal(1, 3),
-            example_noise=rng.normal(40, 5),
+            batch=row,
+            weight_sq_norm=rng.normal(25, 1),
+            grad_sq_norm=kernel[0] + bias[0],
+            example_noise=kernel[1] + bias[1],
             preconditioned_grad_sq_norm=rng.normal(2, 3),
             preconditioned_example_noise=rng.normal(80, 5),
         )
-    return series
-
-
-def layered(count=40):
-    rng = np.random.default_rng(1)
-    series = NoiseSeries()
-    for step in range(count):
-        moments = rng.normal([[1, 40], [2, 10]], 3)
-        g, s = moments.sum(0)
-        layers = {"kernel": moments[0], "bias": moments[1]}
-        series.append(layers, step=step, grad_sq_norm=g, example_noise=s)
     return series
 
 
@@ -71,23 +69,30 @@ def test_parts_grow_apart_and_share_what_is_known_of_the_loss():
     assert series.codes == {"batch_normalization"}
 
 
-def test_windows_end_with_the_last_row():
+@pytest.mark.parametrize(
+    ("settings", "first", "length"),
+    [
+        ({"epochs": 1}, 171, 3),
+        ({"epochs": 2}, 162, 6),
+        ({"steps": 7}, 171, 3),
+        ({"steps": 6}, 174, 2),
+        ({"epochs": 1, "steps": 6}, 174, 2),
+        ({}, 0, 60),
+        ({"epochs": 99}, 0, 60),
+    ],
+)
+def test_windows_end_with_the_last_row(settings, first, length):
     # Steps 0, 3, …, 177; epochs of 10 steps.
     series = series_of()
-    for part, first, length in (
-        (series.window(epochs=1), 171, 3),
-        (series.window(epochs=2), 162, 6),
-        (series.window(steps=7), 171, 3),
-        (series.window(steps=6), 174, 2),
-        (series.window(epochs=1, steps=6), 174, 2),
-        (series.window(), 0, 60),
-        (series.window(epochs=99), 0, 60),
-        (series.tail(2), 174, 2),
-        (series.tail(100), 0, 60),
-        (series.before(1006), 0, 2),
-    ):
-        assert (part["step"][0], len(part)) == (first, length)
-    assert len(series.tail(0)) == len(NoiseSeries().window(epochs=1)) == 0
+    part = series.window(**settings)
+    assert (part["step"][0], len(part)) == (first, length)
+    # So do tails.
+    tail = series.tail(length)
+    assert tail == part and len(series.tail(0)) == 0
+    # What is before it is the rest.
+    rest = series.before(1000 + first)
+    assert [*rest["step"], *part["step"]] == [*series["step"]]
+    assert len(NoiseSeries().window(epochs=1)) == 0
 
 
 MOVING = [0.01 * i for i in range(1, 8)]
@@ -119,30 +124,30 @@ def test_estimate_is_that_of_the_rows():
     common = {"sampling": "shuffle", "num_examples": 500}
     series = series_of(**common)
     g, s, norm_g, norm_s = (series[name] for name in NoiseSeries.COLUMNS[6:10])
-    for estimate, values, batch_size in (
-        (series.estimate(), (g, s), 32),
-        (series[:9].estimate(batch_size=8), (g[:9], s[:9]), 8),
+    for estimate, values, size in (
+        (series.estimate(per_layer=False), (g, s), 32),
+        (series[:9].estimate(8, per_layer=False), (g[:9], s[:9]), 8),
         (series.estimate(preconditioned=True), (norm_g, norm_s), 32),
     ):
         assert estimate == NoiseEstimate.from_observations(
-            *values, batch_size=batch_size, **common
+            *values, np.arange(len(values[0])), batch_size=size, **common
         )
     empty = NoiseSeries().estimate()
     assert (empty.count, empty.batch_size) == (0, None)
 
 
 def test_layers_have_estimates_of_their_own():
-    series = layered()
+    series = series_of((0.1,) * 40)
     layers = series[5:].estimate(batch_size=8).per_layer
     for name in ("kernel", "bias"):
         assert layers[name] == NoiseEstimate.from_observations(
-            *series.layer(name)[5:].T, batch_size=8
+            *series.layer(name)[5:].T, np.arange(35), batch_size=8
         )
     assert series.estimate(preconditioned=True).per_layer is None
     # A row without them is left out of theirs; one that is trained from some
     # row on is not known before.
-    series.append(step=40, grad_sq_norm=1.0, example_noise=1.0)
-    series.append({"scale": (1.0, 2.0), "bias": (3.0, 4.0)}, step=41)
+    series.append(step=140, grad_sq_norm=1.0, example_noise=1.0)
+    series.append({"scale": (1.0, 2.0), "bias": (3.0, 4.0)}, step=141)
     layers = series.estimate().per_layer
     counts = {name: (e.count, e.num_skipped) for name, e in layers.items()}
     assert counts == {"kernel": (40, 2), "bias": (41, 1), "scale": (1, 41)}
@@ -177,40 +182,13 @@ def test_estimate_says_what_it_assumes():
         assert "loss_not_finite" in series.estimate().assumptions
 
 
-class Short(NoiseSeries):
-    """A series that is short already, of a sixteenth of the rows."""
-
-    _MOST_ROWS = 1024
-
-
-def long_pair(length, rate=lambda step: 0.1):
-    """The same observations in a `Short` series, and all of them."""
-    rng = np.random.default_rng(0)
-    pair = Short(), NoiseSeries()
-    for step in range(1, length + 1):
-        g, s, r = rng.normal((1, 40, 25), (3, 5, 1))
-        row = {
-            "step": step,
-            "epoch": 1 + (step - 1) // 100,
-            "learning_rate": rate(step),
-            "rows": 32 - step % 2,
-            "batch": step,
-            "weight_sq_norm": r,
-            "grad_sq_norm": g,
-            "example_noise": s,
-        }
-        for series in pair:
-            series.append({"kernel": (g, s)}, **row)
-    return pair
-
-
 def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
-    length = 5000
-    series, whole = long_pair(length)
-    assert 768 <= len(series) <= 1024 < len(whole) == length
-    assert series["observations"].sum() == length
+    rates = (0.1,) * 5000
+    series, whole = series_of(rates, Short), series_of(rates)
+    assert 768 <= len(series) <= 1024 < len(whole) == 5000
+    assert series["observations"].sum() == 5000
     # Windows of up to 512 observations are as they were.
-    for name, size in (("steps", 512), ("epochs", 5), ("steps", 20)):
+    for name, size in (("steps", 3 * 512), ("epochs", 150), ("steps", 20)):
         part, expected = (s.window(**{name: size}) for s in (series, whole))
         assert part == expected
     # Of longer ones the count and the means are, but for rounding.
@@ -220,7 +198,7 @@ def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
         (actual, expected),
         (actual.per_layer["kernel"], expected.per_layer["kernel"]),
     ):
-        assert one.count == other.count == length
+        assert one.count == other.count == 5000
         assert one.grad_sq_norm == pytest.approx(other.grad_sq_norm, rel=1e-12)
         assert one.example_noise == pytest.approx(other.example_noise)
         ends = other.interval()
@@ -236,25 +214,25 @@ def test_long_series_keep_their_newest_rows_and_the_means_of_the_others():
 
 
 def test_rows_of_two_stretches_never_become_one():
-    series, _ = long_pair(1_500, lambda step: 0.1 * 0.5 ** ((step - 1) // 333))
+    series = series_of([0.1 * 0.5 ** (i // 333) for i in range(1500)], Short)
     assert len(series) < 1_100
     counts = [part["observations"].sum() for part in series.stretches()]
     assert counts == [333] * 4 + [1_500 - 4 * 333]
     assert all(part.has_constant_rate for part in series.stretches())
 
 
-@pytest.mark.parametrize("make", [Short, lambda: long_pair(1_100)[0]])
-def test_series_that_was_saved_goes_on_as_the_other(make):
-    series = make()
+@pytest.mark.parametrize("rows", [0, 1_100])
+def test_series_that_was_saved_goes_on_as_the_other(rows):
+    series = series_of((0.1,) * rows, Short)
     series.append(step=7)
     series.couplings.append((3, 0.25))
     series.codes.add("masked_loss")
     saved = json.dumps(series.to_dict(), allow_nan=False)
     again = Short.from_dict(json.loads(saved))
     assert again == series
-    for step in range(1_101, 2_000):
+    for step in range(4_000, 5_000):
         again.append(step=step, epoch=12, grad_sq_norm=1.0)
-        assert step > 1_101 or again != series
+        assert step > 4_000 or again != series
         series.append(step=step, epoch=12, grad_sq_norm=1.0)
     assert again == series
     assert again.estimate(8) == series.estimate(8)

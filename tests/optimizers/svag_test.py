@@ -214,6 +214,19 @@ def test_either_of_a_pair_gets_the_larger_weight_in_every_part_of_an_epoch():
         assert np.mean(z**2) < 1 + 4 * (2 / len(first)) ** 0.5
 
 
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_rows_in_one_order_count_alike(pairing):
+    # Of each pair the first row's target is 0, the second's is 1.
+    arguments = {"learning_rate": 0.05, "ell": 2, "pairing": pairing}
+    variable, optimizer = built("sgd", [0.5], **arguments)
+    places = []
+    step = tf.function(lambda target: optimizer.apply([variable - target]))
+    for target in map(tf.constant, 600 * [0.0, 1.0]):
+        step(target)
+        places.append(float(variable[0]))
+    assert np.mean(places) == pytest.approx(0.5, abs=0.05)
+
+
 def test_float64_variables_keep_their_precision_and_losses_are_unscaled():
     arguments = {"learning_rate": 0.25, "ell": 2, "loss_scale_factor": 4.0}
     variable, optimizer = built("sgd", np.ones(2), "float64", **arguments)

@@ -21,24 +21,20 @@ class MyAdamW(keras.optimizers.AdamW):
 
 
 # What the rules of [G17] and [M22] change, at κ = 4.
-SGD = keras.optimizers.SGD
+SGD, RMSPROP = keras.optimizers.SGD, keras.optimizers.RMSprop
 ROOT = {"learning_rate": 1.0, "epsilon": 5e-5}
 CASES = [
     (SGD(0.5, momentum=0.9, weight_decay=0.01), {"learning_rate": 2.0}),
-    (SGD(0.5), {"learning_rate": 2.0}),
     (SVAG(0.5, ell=3, weight_decay=0.01), {"learning_rate": 2.0}),
     (
         MyAdamW(0.5, epsilon=1e-4, weight_decay=0.01, trust=0.3),
         ROOT | {"beta_1": 0.6, "beta_2": 0.996, "weight_decay": 0.02},
     ),
-    (
-        SVAGAdam(0.5, beta_1=0.0, ell=2, epsilon=1e-4),
-        ROOT | {"beta_2": 0.996},
-    ),
+    (SVAGAdam(0.5, beta_1=0.0, ell=2, epsilon=1e-4), ROOT | {"beta_2": 0.996}),
     # In the root: that of √(v + ε) is 1/κ.
     (
-        keras.optimizers.RMSprop(0.5, rho=0.95, epsilon=1e-4),
-        ROOT | {"rho": 0.8, "epsilon": 2.5e-5},
+        RMSPROP(0.5, rho=0.95, epsilon=1e-4),
+        ROOT | {"rho": 0.8, "epsilon": 25e-6},
     ),
 ]
 

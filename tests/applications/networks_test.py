@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import keras
@@ -15,6 +16,7 @@ from keras_svag.backend.tensorflow.normalization import (
     BatchNormalization,
     GroupNormalization,
 )
+from tests.helpers.small_problems import dtype_policy
 
 IMAGE = (8, 8, 3)
 
@@ -35,53 +37,20 @@ def mlp(**kwargs):
     return ScaleInvariantMLP(IMAGE, 10, **{"seed": 0, **kwargs})
 
 
-@pytest.fixture
-def dtype_policy():
-    policy = keras.config.dtype_policy()
-    yield keras.config.set_dtype_policy
-    keras.config.set_dtype_policy(policy)
-
-
 def images(model, count=6, seed=0):
     shape = (count, *model.input_shape[1:])
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def loss_gradient(model, x):
+def gradients(model, x):
     labels = np.arange(len(x)) % 10
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with tf.GradientTape() as tape:
         value = loss(labels, model(x, training=True))
-    return tape.gradient(value, model.trainable_variables)
+    return map(np.asarray, tape.gradient(value, model.trainable_variables))
 
 
-def size(variables):
-    return sum(math.prod(v.shape) for v in variables)
-
-
-def resnet_count(depth, width, per_channel):
-    """Weights of the convolutions, and what each has for every channel.
-
-    `per_channel`: 2 for scale and offset, 1 for a bias.
-    """
-    widths = [(3, width, 9), (width, 2 * width, 1), (2 * width, 4 * width, 1)]
-    before = width
-    for after in (width, 2 * width, 4 * width):
-        inner = [(after, after, 9)] * ((depth - 2) // 3 - 1)
-        widths += [(before, after, 9), *inner]
-        before = after
-    return sum((k * a + per_channel) * b for a, b, k in widths)
-
-
-def vgg_count(depth, width, per_channel):
-    plans = {11: "11222", 13: "22222", 16: "22333", 19: "22444"}
-    count, before = 0, 3
-    for layers, times in zip(plans[depth], (1, 2, 4, 8, 8), strict=True):
-        for _ in range(int(layers)):
-            after = times * width
-            count += 9 * before * after + per_channel * after
-            before = after
-    return count
+VGG_LAYERS = {11: "11222", 13: "22222", 16: "22333", 19: "22444"}
 
 
 @pytest.mark.parametrize(
@@ -95,22 +64,36 @@ def vgg_count(depth, width, per_channel):
         (VGG, 19, "batch", 1),
     ],
 )
-def test_networks_have_the_papers_sizes(
+def test_networks_have_the_papers_layers(
     build, depth, normalization, widen_factor
 ):
     options = {"normalization": normalization, "widen_factor": widen_factor}
     model = build(depth, (32, 32, 3), 10, base_width=16, **options)
-    width, bias = 16 * widen_factor, int(normalization == "none")
+    kinds = [type(layer).__name__ for layer in model.layers]
+    width = 16 * widen_factor
+    # Convolutions in each stage with their width, and 1 x 1 shortcuts.
     if build is VGG:
-        expected = vgg_count(depth, width, bias)
-        kinds = [type(layer).__name__ for layer in model.layers]
-        # Its three dense layers are one here.
-        assert kinds.count("Conv2D") == depth - 3
-        assert kinds.count("AveragePooling2D") == 5
+        stages = zip(VGG_LAYERS[depth], (1, 2, 4, 8, 8), strict=True)
+        shortcuts = []
+        # Its three dense layers are one here, and that is frozen.
         assert kinds[-2:] == ["GlobalAveragePooling2D", "Dense"]
+        assert kinds.count("AveragePooling2D") == 5
+        each, head = 1, 0
     else:
-        expected = resnet_count(depth, width, 2 - bias) + (4 * width + 1) * 10
-    assert size(model.trainable_variables) == expected
+        count = (depth - 2) // 3
+        stages = (1, 1), (count, 1), (count, 2), (count, 4)
+        shortcuts = [(1, 1, n * width, 2 * n * width) for n in (1, 2)]
+        each, head = 3, 2
+    widths = [n * width for count, n in stages for _ in range(int(count))]
+    shapes = [(3, 3, *ends) for ends in itertools.pairwise([3, *widths])]
+    shapes = sorted([*shapes, *shortcuts])
+    convolutions = [x for x in model.layers if type(x).__name__ == "Conv2D"]
+    assert sorted(tuple(x.kernel.shape) for x in convolutions) == shapes
+    # Besides a kernel there are a scale and an offset, none of VGG's, or else
+    # a bias.
+    if normalization == "none":
+        each = 2
+    assert len(model.trainable_variables) == each * len(shapes) + head
 
 
 @pytest.mark.parametrize(
@@ -131,10 +114,10 @@ def test_networks_have_the_papers_sizes(
     ],
 )
 def test_scale_of_the_weights_changes_the_logits_of_ordinary_networks_only(
-    network, arguments, is_invariant, dtype_policy
+    network, arguments, is_invariant
 ):
-    dtype_policy("float64")
-    model = network(**arguments)
+    with dtype_policy("float64"):
+        model = network(**arguments)
     x = images(model)
 
     def change(expected, actual):
@@ -168,38 +151,29 @@ def test_head_is_frozen_normal_with_zero_bias(network):
 
 
 def test_seed_fixes_the_weights():
-    one, same, other = (
-        [np.array(v) for v in resnet(seed=seed).trainable_variables]
-        for seed in (0, 0, 1)
-    )
-    for a, b, c in zip(one, same, other, strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert np.ptp(a) == 0 or np.abs(a - c).max() > 0
-
-
-def test_blank_images_give_finite_gradients():
-    model = preresnet()
-    gradients = loss_gradient(model, 0 * images(model))
-    assert all(np.isfinite(np.asarray(g)).all() for g in gradients)
+    weights = [resnet(seed=seed).get_weights() for seed in (0, 0, 1)]
+    for one, same, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert np.ptp(one) == 0 or np.abs(one - other).max() > 0
 
 
 @pytest.mark.parametrize(
-    ("network", "policy"),
-    [(preresnet, "mixed_float16"), (mlp, "mixed_bfloat16")],
+    ("network", "policy", "tolerance"),
+    [(preresnet, "mixed_float16", 0.03), (mlp, "mixed_bfloat16", 0.2)],
 )
-def test_mixed_precision(network, policy, dtype_policy):
+def test_mixed_precision(network, policy, tolerance):
     full = network()
-    dtype_policy(policy)
-    mixed = network()
+    with dtype_policy(policy):
+        mixed = network()
     mixed.set_weights(full.get_weights())
     x = images(full)
-    logits = mixed(x, training=True)
+    logits, expected = mixed(x, training=True), full(x, training=True)
     assert logits.dtype == "float32"
-    expected = np.asarray(full(x, training=True))
     error = np.abs(logits - expected).max() / np.abs(expected).max()
-    assert error < (0.03 if policy == "mixed_float16" else 0.2)
-    for gradient in loss_gradient(mixed, x):
-        assert np.isfinite(np.asarray(gradient)).all()
+    assert error < tolerance
+    # In full precision those of blank images are finite too.
+    for model, given in ((mixed, x), (full, 0 * x)):
+        assert all(np.isfinite(g).all() for g in gradients(model, given))
 
 
 @pytest.mark.parametrize(
@@ -213,9 +187,8 @@ def test_networks_survive_saving(network, normalization, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     x = images(model)
     np.testing.assert_array_equal(loaded(x), model(x))
-    assert [v.path for v in loaded.trainable_variables] == [
-        v.path for v in model.trainable_variables
-    ]
+    paths = [[v.path for v in m.trainable_variables] for m in (loaded, model)]
+    assert paths[0] == paths[1]
 
 
 def reference_preresnet(model, x, normalization, blocks):
@@ -255,9 +228,9 @@ def reference_preresnet(model, x, normalization, blocks):
 @pytest.mark.parametrize(
     ("normalization", "depth"), [("group", 8), ("batch", 14)]
 )
-def test_preresnet_is_the_papers(normalization, depth, dtype_policy):
-    dtype_policy("float64")
-    model = PreResNet(depth, IMAGE, 10, normalization=normalization, seed=0)
+def test_preresnet_is_the_papers(normalization, depth):
+    with dtype_policy("float64"):
+        model = PreResNet(depth, IMAGE, 10, normalization=normalization, seed=0)
     x = images(model).astype("float32")
     expected = reference_preresnet(
         model, x.astype("float64"), normalization, blocks=(depth - 2) // 6

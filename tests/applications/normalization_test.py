@@ -32,7 +32,8 @@ def value_and_gradients(layer, x, weights, **kwargs):
     return [np.asarray(t, "float64") for t in (y, *gradients)]
 
 
-def assert_same_layer(layer, reference, x, tolerance, **kwargs):
+def assert_same_layer(layer, reference, x, **kwargs):
+    tolerance = TOLERANCES[layer.dtype_policy.name]
     layer.build(x.shape)
     reference.build(x.shape)
     for variable in reference.variables:
@@ -61,29 +62,26 @@ MASK = np.repeat([True, False], [6, 2]).reshape(SMALL[:3])
 @pytest.mark.parametrize(
     ("shape", "arguments", "given"),
     [
-        (SMALL, {"momentum": 0.7, "epsilon": 1e-2}, {"training": True}),
+        (SMALL, {"momentum": 0.7, "epsilon": 1e-2}, {}),
         (SMALL, {"center": False, "scale": False}, {"training": False}),
-        (SMALL, {"scale": False, "dtype": "float64"}, {"training": True}),
-        (SMALL, {"dtype": "mixed_float16"}, {"training": True}),
-        (SMALL, {"dtype": "mixed_bfloat16"}, {"training": True}),
+        (SMALL, {"scale": False, "dtype": "float64"}, {}),
+        (SMALL, {"dtype": "mixed_float16"}, {}),
+        (SMALL, {"dtype": "mixed_bfloat16"}, {}),
         # What is left to Keras.
-        ((6, 5), {}, {"training": True}),
-        ((3, 4, 5), {}, {"training": True}),
-        ((3, 4, 4, 5), {"axis": 1}, {"training": True}),
-        ((3, 4, 4, 5), {"renorm": True}, {"training": True}),
-        ((3, 4, 4, 5), {"synchronized": True}, {"training": True}),
-        (SMALL, {}, {"training": True, "mask": tf.constant(MASK)}),
-        ((1, 1, 1, 5), {}, {"training": True}),
+        ((6, 5), {}, {}),
+        ((3, 4, 5), {}, {}),
+        ((3, 4, 4, 5), {"axis": 1}, {}),
+        ((3, 4, 4, 5), {"renorm": True}, {}),
+        ((3, 4, 4, 5), {"synchronized": True}, {}),
+        (SMALL, {}, {"mask": tf.constant(MASK)}),
+        ((1, 1, 1, 5), {}, {}),
     ],
 )
 def test_batch_normalization_equals_keras(shape, arguments, given):
-    assert_same_layer(
-        BatchNormalization(**arguments),
-        keras.layers.BatchNormalization(**arguments),
-        normal(shape, mean=0.5),
-        TOLERANCES[arguments.get("dtype", "float32")],
-        **given,
-    )
+    layer = BatchNormalization(**arguments)
+    reference = keras.layers.BatchNormalization(**arguments)
+    given = {"training": True} | given
+    assert_same_layer(layer, reference, normal(shape, mean=0.5), **given)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +97,11 @@ def test_batch_normalization_equals_keras(shape, arguments, given):
 )
 def test_group_normalization_equals_keras(policy, affine, shape, groups):
     arguments = {"center": affine, "scale": affine, "dtype": policy}
-    assert_same_layer(
-        GroupNormalization(groups, epsilon=1e-4, **arguments),
-        keras.layers.GroupNormalization(groups, epsilon=1e-4, **arguments),
-        normal(shape, mean=0.5),
-        TOLERANCES[policy],
+    layer = GroupNormalization(groups, epsilon=1e-4, **arguments)
+    reference = keras.layers.GroupNormalization(
+        groups, epsilon=1e-4, **arguments
     )
+    assert_same_layer(layer, reference, normal(shape, mean=0.5))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

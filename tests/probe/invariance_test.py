@@ -11,14 +11,9 @@ X = np.random.default_rng(1).normal(size=(16, 6)).astype("float32")
 
 def normalized(*layers, dtype=None, **kwargs):
     """Scale-invariant, but for what `layers` add behind."""
-    return keras.Sequential(
-        [
-            keras.Input((6,)),
-            keras.layers.Dense(8, use_bias=False, dtype=dtype, **kwargs),
-            keras.layers.UnitNormalization(dtype=dtype),
-            *layers,
-        ]
-    )
+    dense = keras.layers.Dense(8, use_bias=False, dtype=dtype, **kwargs)
+    norm = keras.layers.UnitNormalization(dtype=dtype)
+    return keras.Sequential([keras.Input((6,)), dense, norm, *layers])
 
 
 def batch_normalization(epsilon=1e-12, **arguments):

@@ -1,5 +1,6 @@
 """Short trainings at another batch size, and a model that knows nothing."""
 
+import dataclasses
 import math
 import random
 
@@ -8,17 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag import (
-    SVAG,
-    BranchTest,
-    ScalingRuleCheck,
-    SVAGModel,
-    branch_test,
-)
+from keras_svag import SVAG, ScalingRuleCheck, SVAGModel, branch_test
 from keras_svag.branching import branches
 from keras_svag.branching.branches import _difference
 from tests.helpers import public_layers
 from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.noise_runs import branch
 from tests.helpers.small_problems import (
     compiled,
     dense_network,
@@ -27,6 +23,7 @@ from tests.helpers.small_problems import (
     regression,
 )
 
+X, Y = regression(64)
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.01, 20, 0.7)
 
 
@@ -58,17 +55,16 @@ def life(make, optimizer, is_eager, is_tested):
     # One of its own, for an optimizer belongs to one model.
     optimizer = type(optimizer).from_config(optimizer.get_config())
     model.compile(optimizer, "mse", metrics=["mae"], run_eagerly=is_eager)
-    x, y = regression(64)
     settings = {"batch_size": 8, "verbose": 0}
-    model.fit(x, y, epochs=2, **settings)
+    model.fit(X, Y, epochs=2, **settings)
     kept = model.history, model.train_function, optimizer.get_config()
     if is_tested:
         counts = {"examples": 32, "seeds": 2, "num_batches": 4}
-        branch_test(model, (x, y), 2, **counts, **settings)
+        branch_test(model, (X, Y), 2, **counts, **settings)
     found = model.history, model.train_function, optimizer.get_config()
     assert found == kept
     # In batches of the size that was tried, whose step is traced only now.
-    second = model.fit(x, y, **settings | {"batch_size": 16})
+    second = model.fit(X, Y, **settings | {"batch_size": 16})
     return bits_of(model), second.history
 
 
@@ -79,9 +75,8 @@ def test_everything_is_put_back(name):
 
 
 def test_an_interrupted_one_puts_everything_back(monkeypatch):
-    x, y = regression(64)
     model = compiled(optimizer=keras.optimizers.Adam(0.01))
-    model.fit(x, y, verbose=0)
+    model.fit(X, Y, verbose=0)
     before, config = bits_of(model), model.optimizer.get_config()
 
     def interrupted(*args):
@@ -89,7 +84,7 @@ def test_an_interrupted_one_puts_everything_back(monkeypatch):
 
     monkeypatch.setattr(branches, "_moments", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        branch_test(model, (x, y), 2, examples=64, batch_size=8, verbose=0)
+        branch_test(model, (X, Y), 2, examples=64, batch_size=8, verbose=0)
     after = bits_of(model)
     for part in ("model", "optimizer", "metrics"):
         assert_same_bits(after[part], before[part])
@@ -134,34 +129,17 @@ def test_interval_covers_seeds_and_held_examples():
     # Effects of the seed, of the part of the held examples and of both: the
     # mean of all possible ones is 0.
     rng = np.random.default_rng(0)
-    covered = []
-    for _ in range(2000):
-        drawn = (
-            rng.normal(size=(3, 1))
-            + 2 * rng.normal(size=16)
-            + 0.5 * rng.normal(size=(3, 16))
-        )
-        _, low, high = _difference(drawn, 0.9)
-        covered.append(low <= 0 <= high)
-    error = math.sqrt(0.9 * 0.1 / 2000)
-    assert 0.9 - 3 * error <= np.mean(covered) <= 0.97
+    effects = rng.normal(size=(2000, 3, 1)) + 2 * rng.normal(size=(2000, 1, 16))
+    drawn = effects + 0.5 * rng.normal(size=(2000, 3, 16))
+    ends = np.array([_difference(one, 0.9)[1:] for one in drawn])
+    covered = np.mean((ends[:, 0] <= 0) & (0 <= ends[:, 1]))
+    assert 0.9 - 3 * math.sqrt(0.9 * 0.1 / 2000) <= covered <= 0.97
 
 
-def result(difference, tolerance=0.1):
-    return BranchTest(
-        kappa=4,
-        batch_size=16,
-        examples=1000,
-        seeds=3,
-        rule="linear",
-        hyperparameters={"learning_rate": 0.4},
-        loss_before=3.0,
-        loss=2.0,
-        difference=difference,
-        ratios={"weight_sq_norm": (1.1, 1.0, 1.2)},
-        tolerance=tolerance,
-        level=0.95,
-    )
+def result(difference):
+    """A `BranchTest` of κ = 4 that tolerates 10% of a loss of 2."""
+    fields = {"difference": difference, "loss": 2.0, "tolerance": 0.1}
+    return dataclasses.replace(branch(4, signal=1.0), **fields)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +155,6 @@ def result(difference, tolerance=0.1):
     ],
 )
 def test_verdict_is_by_the_whole_interval(difference, verdict):
-    # 10% of a loss of 2.
     assert result(difference).verdict == verdict
 
 
@@ -185,8 +162,8 @@ def test_a_result_has_a_sentence():
     worse = result((0.3, 0.21, 0.4))
     assert worse.closeness.high == 1.2
     assert str(worse) == (
-        "Batch 64 (×4) is worse after 1,000 examples: loss +0.3 [0.21, 0.4] "
-        "against 2 at batch 16, tolerance 0.2 (3 seeds)"
+        "Batch 512 (×4) is worse after 20,000 examples: loss +0.3 [0.21, 0.4] "
+        "against 2 at batch 128, tolerance 0.2 (3 seeds)"
     )
 
 
@@ -202,7 +179,7 @@ def test_a_loss_that_is_not_finite_is_worse():
 
 
 def test_a_function_makes_the_batches_of_each_size():
-    data = tf.data.Dataset.from_tensor_slices(regression(64))
+    data = tf.data.Dataset.from_tensor_slices((X, Y))
     sizes = []
 
     def make(batch_size):
@@ -221,34 +198,35 @@ def test_a_function_makes_the_batches_of_each_size():
         branch_test(model, data.batch, 2, **options, **held, verbose=0)
 
 
-def test_what_it_refuses():
-    model = compiled()
-    with pytest.raises(ValueError, match="`optimizer` must be one that the r"):
-        branch_test(model, regression(64), 2, examples=64, rule="square_root")
-    x, y = regression(64)
-    held = {"validation_data": x, "batch_size": 8, "examples": 64}
-    for name, data in (("data", x), ("validation_data", (x, y))):
-        with pytest.raises(ValueError, match=f"`{name}` must have targets y"):
-            branch_test(model, data, 2, **held)
-    with pytest.raises(ValueError, match="must be compiled"):
-        branch_test(dense_network(), regression(64), 2, examples=64)
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"rule": "square_root"}, "`optimizer` must be one that the r"),
+        ({"data": X}, "`data` must have targets y"),
+        ({"validation_data": X}, "`validation_data` must have targets y"),
+        ({"model": dense_network()}, "must be compiled"),
+    ],
+)
+def test_what_it_refuses(arguments, sentence):
+    given = {"model": compiled(), "data": (X, Y), "kappa": 2, "examples": 64}
+    with pytest.raises(ValueError, match=sentence):
+        branch_test(**given | {"batch_size": 8} | arguments)
 
 
 def test_a_report_has_what_it_was_asked_to_try():
-    x, y = regression(64)
     model = compiled()
     check = ScalingRuleCheck(every=1, verbose=0)
-    model.fit(x, y, batch_size=4, epochs=2, callbacks=[check], verbose=0)
+    model.fit(X, Y, batch_size=4, epochs=2, callbacks=[check], verbose=0)
     options = {"examples": 16, "seeds": 2, "num_batches": 4, "verbose": 0}
-    one = check.report.branch_test(model, (x, y), 4, **options)
-    two = one.branch_test(model, (x, y), 2, **options, tolerance=0.5)
-    again = two.branch_test(model, (x, y), 4, **options, tolerance=0.2)
+    one = check.report.branch_test(model, (X, Y), 4, **options)
+    two = one.branch_test(model, (X, Y), 2, **options, tolerance=0.5)
+    again = two.branch_test(model, (X, Y), 4, **options, tolerance=0.2)
     # B and the rule are those of the verdict.
     assert [
         (t.kappa, t.tolerance, t.scaled_batch_size) for t in again.branches
     ] == [(2, 0.5, 8), (4, 0.2, 16)]
-    direct = branch_test(model, (x, y), 4, batch_size=4, **options)
+    direct = branch_test(model, (X, Y), 4, batch_size=4, **options)
     assert one.branches == (direct,)
     assert check.report.branches == () and again.verdict is one.verdict
     with pytest.raises(TypeError, match="`prediction` must be a ClosenessPred"):
-        one.branch_test(model, (x, y), 4, prediction=3, **options)
+        one.branch_test(model, (X, Y), 4, prediction=3, **options)

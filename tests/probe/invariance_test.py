@@ -5,6 +5,7 @@ import pytest
 from keras_svag.probe.invariance import is_scale_invariant
 from tests.helpers.bits import assert_same_bits
 from tests.helpers.public_layers import Breaking
+from tests.helpers.public_models import adversaries
 
 X = np.random.default_rng(1).normal(size=(16, 6)).astype("float32")
 
@@ -74,3 +75,5 @@ def test_what_cannot_be_compared_is_refused():
         is_scale_invariant(frozen, X)
     with pytest.raises(ValueError, match="not finite"):
         is_scale_invariant(normalized(), np.full_like(X, np.nan))
+    with pytest.raises(ValueError, match="must have a `call`.*Adversaries"):
+        is_scale_invariant(adversaries().model, X)

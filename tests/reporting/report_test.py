@@ -5,12 +5,14 @@ import re
 import keras
 import pytest
 
+from keras_svag import SVAGAdam
 from keras_svag.reporting.report import LOG_KEYS
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.reasons import Reason
 from tests.helpers.noise_runs import (
     DECAY,
     RATE,
+    SGD,
     equilibrium_sq_norm,
     report,
     run,
@@ -122,6 +124,17 @@ def test_adaptive_optimizers_are_judged_in_their_norm():
     assert ["×4", "512", "0.6", "0.96", "5e-08"] in rows
     # 1 - 16 (1 - β₁) is below 0.
     assert ["×16", "2,048", "–", "–", "–"] in rows
+
+
+def test_the_compared_runs_are_named():
+    svag = conditions_of(SVAGAdam(ell=4))
+    for conditions, words in (
+        (SGD, "SGD at (κB, κη) against this run of SGD"),
+        (svag, "Adam at κB by the square-root rule against this run of SVAGAd"),
+    ):
+        text = " ".join(str(report(run({}), conditions)).split())
+        assert words in text
+    assert "against this run of SVAGAdam with ell 4" in text
 
 
 def test_logs_have_the_same_keys_always():

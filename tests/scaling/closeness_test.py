@@ -42,3 +42,6 @@ def test_degrees_of_freedom_are_welchs(first, second, dof):
 def test_exact_values_have_an_interval_of_no_width():
     result = c_closeness(exact(2.0, 0.0, 3), exact(3.0, 0.0, 3))
     assert result.low == result.value == result.high == 1.5
+    # The noise is compared at one batch size: that of κB times κ.
+    first, second = (EquilibriumStatistics(2, 1, n) for n in (1, 0.5))
+    assert c_closeness(first, second, kappa=8.0).value == 4

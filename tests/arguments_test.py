@@ -91,13 +91,13 @@ WRONG = {
     for value, names in (
         (-1, "learning_rate weight_decay epsilon seed tolerance steps count"),
         (-1, "grad_sq_norm_se example_noise_se weight_sq_norm_se reference"),
-        (-1, "noise_trace_se num_skipped degrees_of_freedom kappa"),
+        (-1, "noise_trace_se num_skipped degrees_of_freedom"),
         (-1, "probe_batch_size effective_sample_size noise_to_signal"),
         (0, "ell every update_freq per_layer log_dir rule window window_steps"),
         (0, "model batch_size rtol preconditioned epochs on_heuristic groups"),
         (0, "max_batch_size estimate conditions depth widen_factor base_width"),
         (0, "trainable_head balance process num_batches num_examples"),
-        (0, "rows1 rows2"),
+        (0, "rows1 rows2 kappa"),
         (1, "closeness scale_invariant level beta_1 beta_2 rho"),
         (1, "num_classes momentum decoupled epsilon_in_root seeds"),
         ("1", "grad_sq_norm example_noise noise_trace covariance iteration"),
@@ -118,8 +118,6 @@ WRONG = {
 # Keras or Python say at once what is wrong with these.
 OF_KERAS = {"self", "name", "loss", "x", "y", "sample_weight", "callbacks"}
 OF_KERAS |= {"var_list"}
-# What functions of the library fill in.
-FILLED = {"assumptions", "blocks", "largest_share", "per_layer", "probe"}
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 10, "depth": 8}
 LARGE = SMALL | {"depth": 11, "input_shape": (32, 32, 3)}
@@ -135,7 +133,10 @@ C, LEVEL = {"closeness": 2.0}, {"level": 0.9}
 MOMENTS = ("grad_sq_norm", "example_noise", "covariance")
 MOMENTS += ("grad_sq_norm_se", "example_noise_se")
 TRAINED = {"model": trained(), "verbose": 0}
-BRANCH = {"examples": 16, "batch_size": 4, "seeds": 2, "num_batches": 4}
+MEASURED = TRAINED | {"data": (X, Y), "num_batches": 2}
+BRANCHED = TRAINED | {"data": (X, Y), "kappa": 2, "examples": 16, "seeds": 2}
+BRANCHED |= {"batch_size": 4, "num_batches": 4}
+GROWING = TRAINED | {"x": X, "y": Y, "max_batch_size": 64}
 ADAM = keras.optimizers.Adam()
 OTHER = scaling.EquilibriumStatistics(1.0, 2.0, 3.0)
 PREDICTION = scaling.predict_closeness({1: STATE, 2: OTHER})
@@ -151,12 +152,9 @@ ROWS = [
     (keras_svag.SVAGModel, {}),
     (keras_svag.GradientNoiseMonitor, {}),
     (keras_svag.ScalingRuleCheck, {}),
-    (
-        keras_svag.measure_gradient_noise,
-        TRAINED | {"data": (X, Y), "num_batches": 2},
-    ),
-    (keras_svag.branch_test, TRAINED | BRANCH | {"data": (X, Y), "kappa": 2}),
-    (keras_svag.fit_growing, TRAINED | {"x": X, "y": Y, "max_batch_size": 64}),
+    (keras_svag.measure_gradient_noise, MEASURED),
+    (keras_svag.branch_test, BRANCHED),
+    (keras_svag.fit_growing, GROWING),
     (keras_svag.is_scale_invariant, {"model": dense_network(), "x": X}),
     (keras_svag.pair_moments, {"g1": [X], "g2": [X], "rows1": 8, "rows2": 8}),
     (NoiseEstimate, dict.fromkeys(MOMENTS, 1.0) | {"count": 1}),
@@ -199,11 +197,19 @@ ROWS = [
 ]
 
 
+# What functions of the library fill in; and κ = 0 is the SDE.
+UNCHECKED = {
+    NoiseEstimate: {"assumptions", "blocks", "largest_share", "per_layer"}
+    | {"probe"},
+    PREDICTION.closeness: {"kappa"},
+}
+
+
 def names_of(call):
     """The arguments of which the library says what is wrong."""
     of = inspect.signature(call.__init__ if isinstance(call, type) else call)
     names = {p.name for p in of.parameters.values() if p.kind != p.VAR_KEYWORD}
-    return names - OF_KERAS - (FILLED if call is NoiseEstimate else set())
+    return names - OF_KERAS - UNCHECKED.get(call, set())
 
 
 def half():
@@ -213,7 +219,6 @@ def half():
 RESNET, VGG = applications.PreResNet, applications.VGG
 SQUARE_ROOT = scaling.square_root_scaling_rule
 OPTIMIZER, AT_4 = scaling.scale_optimizer, {"kappa": 4}
-OF_ADAM = {"optimizer": ADAM}
 # Other wrong arguments, the first one by name, and what is said of it.
 OTHERS = [
     # What the simulating optimizers cannot honour, and why.
@@ -228,6 +233,7 @@ OTHERS = [
     (keras_svag.SVAGRMSprop, {}, {"momentum": 0.9}, "SVAGAdam"),
     (keras_svag.SVAGRMSprop, {}, {"centered": True}, "plain"),
     (RESNET, SMALL, {"depth": 10}, "6n + 2"),
+    (applications.ResNet, SMALL, {"depth": 10}, "6n + 2"),
     (VGG, LARGE, {"depth": 12}, "one of 11, 13, 16, 19"),
     (RESNET, SMALL, {"input_shape": (64, 3, 3)}, "4 x 4"),
     (VGG, LARGE, {"input_shape": (31, 64, 3)}, "32 x 32"),
@@ -270,7 +276,20 @@ OTHERS = [
     (OPTIMIZER, {"optimizer": ADAM}, {"kappa": 10}, "keep kappa below"),
     (keras_svag.GradientNoiseMonitor, {}, {"num_examples": 1}),
     (NoiseEstimate.from_observations, SERIES_OF, {"num_examples": 1}),
-    (scaling.min_closeness, Q, {"kappa": 0}),
+    (keras_svag.measure_gradient_noise, MEASURED, {"num_batches": 1}),
+    (keras_svag.branch_test, BRANCHED, {"data": (X[:3], Y[:3])}),
+    (keras_svag.branch_test, BRANCHED, {"kappa": 1.3}),
+    (keras_svag.branch_test, BRANCHED, {"num_batches": 3}),
+    (keras_svag.branch_test, BRANCHED, {"seed": None}),
+    (keras_svag.fit_growing, GROWING, {"max_batch_size": 8}),
+    (SERIES.window, {}, {"steps": 0}),
+    (scaling.min_noise_to_signal, C, {"ell": 0.5}),
+    (scaling.max_batch_multiplier, Q | C, {"ell": 0.5}),
+    (scaling.equilibrium_balance, BALANCE, {"ell": 0.5}),
+    (scaling.equilibrium_balance, BALANCE, {"learning_rate": 0}),
+    (scaling.equilibrium_balance, BALANCE, {"weight_decay": 0}),
+    *((scaling.EquilibriumStatistics, NORMS, {name: INF}) for name in NORMS),
+    (scaling.EquilibriumStatistics, NORMS, {"count": 0}),
     (SERIES.append, {}, {"rows": "8"}),
     (SERIES.layer, {}, {"name": "nonsense"}),
     (scaling.equilibrium_balance, BALANCE, {"weight_sq_norm": -1}),

@@ -106,11 +106,11 @@ class Variables:
             after[place] = value
         return gradients, others, after
 
-    def gradients_of(self, loss, batch):
+    def gradients_of(self, loss, batch, factor=1.0):
         """Float32 gradients of a `TrainingLoss`; only the seeds go on."""
         weights = gradient_weights(loss.model)
         gradients, scale, after = self.gradients(
-            lambda: loss.scaled_loss(batch), weights, self.values()
+            lambda: loss.scaled_loss(batch, factor), weights, self.values()
         )
         seeds = {id(seed) for seed in self.seeds}
         for variable, value in zip(self.variables, after, strict=True):
@@ -302,8 +302,8 @@ class Gradients(pairs.Gradients):
         super().__init__(model, *args, **kwargs)
         self._all = Variables.of(model)
 
-    def _gradients(self, batch):
-        return self._all.gradients_of(self, batch)
+    def _gradients(self, batch, factor):
+        return self._all.gradients_of(self, batch, factor)
 
     def compiled(self, function):
         if not _is_compiled(self.model):

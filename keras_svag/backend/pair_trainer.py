@@ -165,10 +165,11 @@ class PairTrainer(keras.Model):
         values = observation(self, *zip(*moved, strict=True), rows, rows)
         values["rows"] *= self._replicas
         values["batch"] = fingerprint(batch)
-        layers = values.pop("layers") * unscale**2
+        unscale = unscale**2
+        layers = values.pop("layers") * unscale
         for name in MOMENTS:
             if name in values:
-                values[name] *= unscale**2
+                values[name] *= unscale
         values |= place_in_training(self)
         return [values.get(name, float("nan")) for name in ROW], layers
 

@@ -1,6 +1,7 @@
 """Gradients of batches and pairs, and what they say, on any backend."""
 
 import contextlib
+import itertools
 import random
 
 import keras
@@ -80,10 +81,10 @@ class TrainingLoss:
             self._objective, x, y, y_pred, sample_weight, training
         )
 
-    def scaled_loss(self, batch):
-        """The loss times the optimizer's scale of it, and the scale."""
+    def scaled_loss(self, batch, factor=1.0):
+        """The loss times a scale of it, the optimizer's times `factor`."""
         loss = self.loss_of(batch)
-        scale = loss_scale(self._scaled)
+        scale = loss_scale(self._scaled) * factor
         return loss * ops.cast(scale, loss.dtype), scale
 
 
@@ -186,9 +187,19 @@ class Gradients(TrainingLoss):
         if preconditioned:
             self._scales = inverse_roots(model.optimizer, self.variables)
 
-    def of(self, batch):
-        """The gradient of each variable on a batch, float32 and dense."""
-        gradients = self._gradients(batch)
+    @property
+    def loss_scale(self):
+        """What the optimizer multiplies the loss by."""
+        return float(ops.convert_to_numpy(loss_scale(self._scaled)))
+
+    def of(self, batch, factor=1.0):
+        """The gradient of each variable on a batch, float32 and dense.
+
+        Args:
+            batch: The batch.
+            factor: Of the loss scale while they are computed.
+        """
+        gradients = self._gradients(batch, factor)
         if self._scales is None:
             return gradients
         return [g * s for g, s in zip(gradients, self._scales, strict=True)]
@@ -227,9 +238,9 @@ def observation(model, g1, g2, rows1, rows2):
         "layers": layers,
     }
     for prefix, moments in pairs.items():
-        totals = ops.sum(moments, axis=0)
-        for place, name in enumerate(_MOMENTS):
-            values[prefix + name] = totals[place]
+        totals = ops.unstack(ops.sum(moments, axis=0))
+        for name, total in zip(_MOMENTS, totals, strict=True):
+            values[prefix + name] = total
     return values
 
 
@@ -238,18 +249,18 @@ def fingerprint(batch):
 
     It is a sum over the rows of all arrays, each with a factor of its own.
     """
-    number = ops.zeros(())
-    for leaf in arrays_of(batch):
-        for part in _parts(leaf):
-            dtype = keras.backend.standardize_dtype(part.dtype)
-            if dtype == "string" or not len(part.shape):
-                continue
-            rows = ops.cast(part, "float32")
-            if len(part.shape) > 1:
-                rows = ops.sum(rows, axis=tuple(range(1, len(part.shape))))
-            places = ops.cast(ops.arange(ops.shape(rows)[0]), "float32")
-            number = number / 2 + ops.sum(rows * ops.cos(places))
-    return number
+    rows = []
+    for part in itertools.chain(*map(_parts, arrays_of(batch))):
+        dtype = keras.backend.standardize_dtype(part.dtype)
+        if dtype == "string" or not len(part.shape):
+            continue
+        part, axes = ops.cast(part, "float32"), range(1, len(part.shape))
+        rows.append(ops.sum(part, axis=tuple(axes)) if axes else part)
+    if not rows:
+        return ops.zeros(())
+    rows = ops.concatenate(rows)
+    places = ops.cast(ops.arange(ops.shape(rows)[0]), "float32")
+    return ops.sum(rows * ops.cos(places))
 
 
 def _parts(leaf):

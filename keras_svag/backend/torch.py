@@ -226,9 +226,9 @@ def _gradients_at(weights, loss):
     return [next(found) if t.requires_grad else None for t in tensors]
 
 
-def _gradients_of(loss, batch):
+def _gradients_of(loss, batch, factor=1.0):
     """Float32 gradients of a `TrainingLoss`, None where there is none."""
-    scaled, scale = loss.scaled_loss(batch)
+    scaled, scale = loss.scaled_loss(batch, factor)
     gradients = _gradients_at(gradient_weights(loss.model), scaled)
     return [None if g is None else g.float() / scale for g in gradients]
 
@@ -342,10 +342,10 @@ class PairTrainer(HostTrainer):
 class Gradients(pairs.Gradients):
     """Takes the gradient of the training loss on one batch after another."""
 
-    def _gradients(self, batch):
+    def _gradients(self, batch, factor):
         state = _State(self.model)
         try:
-            gradients = _gradients_of(self, batch)
+            gradients = _gradients_of(self, batch, factor)
         finally:
             state.put_back(draws=False)
         return [

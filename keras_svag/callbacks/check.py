@@ -250,7 +250,7 @@ class ScalingRuleCheck(GradientNoiseMonitor):
         weights = self._model_seen.trainable_variables
         if not all(np.isfinite(ops.convert_to_numpy(v)).all() for v in weights):
             return
-        model, data = self._model_seen, self._data
+        model, data = self._model_seen, self._epoch_size.data
         with backend.python_state_kept(model, not data.is_read_in_python):
             self._measured_invariance = is_scale_invariant(model, inputs)
 

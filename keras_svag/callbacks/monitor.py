@@ -2,9 +2,9 @@
 
 import collections
 import contextlib
+import functools
 import math
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -13,6 +13,10 @@ import keras
 import numpy as np
 
 from keras_svag import arguments, backend
+from keras_svag.callbacks.blocks import Blocks
+from keras_svag.callbacks.epoch_size import EpochSize
+from keras_svag.callbacks.measurable import check_measurable, failed_half
+from keras_svag.callbacks.own_steps import OwnSteps
 from keras_svag.callbacks.tensorboard import NoiseSummaries, check_writable
 from keras_svag.models.svag_model import SVAGModel
 from keras_svag.noise.estimate import NoiseEstimate
@@ -25,11 +29,15 @@ _LOGGED = 100
 _WAITING = 32
 # Relative differences of two losses that float32 may make.
 _ROUNDING = 1e-6
-# Where `every` is None: in blocks of 4 steps for 2,000 steps, then of a 500th
-# of the steps done, until a hundredth of the steps is measured.
-_FIRST_BLOCK, _BLOCKS_IN_RUN, _LONGEST_BLOCK = 4, 500, 100
-# What has a terminal print Keras's errors in bold; a KeyError shows escapes.
-_STYLE = re.compile(r"(?:\x1b|\\x1b)\[\d*m|\\n")
+# Attributes that are part of the state.
+_NUMBERS = (
+    "steps",
+    "steps_before_epoch",
+    "settled",
+    "epoch",
+    "epochs_of_earlier_fits",
+    "next_look",
+)
 
 
 class GradientNoiseMonitor(keras.callbacks.Callback):
@@ -156,32 +164,25 @@ their kin |
 
     def _start_anew(self):
         self._series = NoiseSeries()
-        self._random = np.random.default_rng(self.seed or 0)
+        self._blocks = Blocks(self.seed)
         # Steps done before this epoch, and before the call that begins.
         self._steps_before_epoch = self._steps = 0
         # Observations of an optimizer that was compiled with before.
         self._settled = 0
         self._epoch = self._epochs_of_earlier_fits = 0
-        # The first step after the block, and the one to measure, from 0.
-        self._block_end = self._due = 0
         # The first step at which the loss of a batch is looked at.
         self._next_look = 0
 
     def _forget_model(self):
-        self._model_seen = self._program = self._observations = None
+        self._model_seen = self._program = None
+        # The steps of an `SVAGModel`, which are their own observations.
+        self._own: OwnSteps | None = None
         self._function_seen = self._optimizer_seen = None
-        # Steps of an `SVAGModel`: how many it has counted when its rows were
-        # last taken, what that is short of the steps done, the step at which
-        # they were, and those to keep where not all are kept.
-        self._last_own = self._ahead = 0
-        self._taken_at: int | None = None
-        self._chosen: set[int] = set()
         self._is_watching = self._layers_are_known = False
         self._feed = backend.Feed()
+        # Values on the device, each with the function that takes them.
         self._waiting: collections.deque = collections.deque()
-        self._data = backend.FitData()
-        # Examples of the epoch that ends, where they are counted.
-        self._examples_in_loss: int | None = None
+        self._epoch_size = EpochSize()
         self._rows_vary = False
         self._is_first_epoch_of_fit = False
         self._summaries = None
@@ -190,12 +191,9 @@ their kin |
     # Keras and the script may copy a callback in the middle of a fit.
     def __getstate__(self):
         self._fetch()
-        state = self.__dict__.copy()
-        for name in ("_model", "_program", "_observations", "_summaries"):
-            state[name] = None
-        for name in ("_model_seen", "_function_seen", "_optimizer_seen"):
-            state[name] = None
-        return state
+        of_the_fit = ("model", "program", "own", "summaries")
+        seen = ("model_seen", "function_seen", "optimizer_seen")
+        return self.__dict__ | {f"_{name}": None for name in of_the_fit + seen}
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
@@ -207,14 +205,16 @@ their kin |
         self._model_seen = model
         if isinstance(model, SVAGModel) and model.compiled:
             # Before `fit` makes the training step.
-            self._observations = model.observe(self.per_layer)
+            observations = model.observe(self.per_layer)
+            if self._own is None:
+                self._own = OwnSteps(observations)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._data = backend.data_of_fit()
+        self._epoch_size.data = backend.data_of_fit()
         self._check_model()
         if self._writes_events:
             check_writable(self.log_dir)
-        self._settle_num_examples()
+        self._epoch_size.settle(self._series, self.num_examples)
         self._is_first_epoch_of_fit = True
 
     def on_epoch_begin(
@@ -227,10 +227,10 @@ their kin |
             number = self._epoch + 1
         self._is_first_epoch_of_fit = False
         self._epoch = number
-        self._taken_at = None
+        self._leave_own_steps()
         lost = self._series.lost_epochs
         lost -= {epoch for epoch in lost if epoch >= number}
-        self._examples_in_loss = None
+        self._epoch_size.begin_epoch()
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -240,26 +240,25 @@ their kin |
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         # Within `fit`, at an epoch's end; then Keras counts anew.
-        self._count_examples()
+        self._epoch_size.count(self._model_seen)
 
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
         self._fetch()
-        steps, is_stopped = (
-            self.params.get("steps"),
-            self._model_seen.stop_training,
-        )
+        model, steps = self._model_seen, self.params.get("steps")
+        is_stopped = model.stop_training
         begun = self._steps - self._steps_before_epoch
-        done = begun + self._model_seen.steps_per_execution
+        done = begun + model.steps_per_execution
         if steps is None:
             # Without a stop, the last call that began met the end of the data.
             steps = done if is_stopped else begun
         elif is_stopped:
             steps = min(steps, done)
         if not is_stopped:
-            self._note_examples(steps)
-        self._settle_num_examples()
+            rows = self._series.largest_rows
+            self._epoch_size.end_epoch(model, steps, rows)
+        self._epoch_size.settle(self._series, self.num_examples)
         self._note_loss(logs)
         self._steps_before_epoch += steps
         self._steps = self._steps_before_epoch
@@ -269,7 +268,7 @@ their kin |
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._fetch()
-        self._taken_at = None
+        self._leave_own_steps()
         self._write_end()
         if self._summaries is not None:
             self._summaries.close()
@@ -296,7 +295,7 @@ their kin |
         self.set_model(model)
         self.on_train_begin()
         self._epoch = max(self._epoch, 1)
-        self._taken_at = None
+        self._leave_own_steps()
         hers = model.train_function
         self._is_watching = True
 
@@ -390,89 +389,16 @@ their kin |
 
     def _check_model(self):
         """Refuses, before the first step, what cannot be measured."""
-        model, is_own = self._model_seen, self._observations is not None
+        model = self._model_seen
         if model.built and not model.trainable_variables:
             raise ValueError(
                 f"The model {model.name!r} has no trainable weights, so there "
                 "is no gradient whose noise could be measured; make a layer "
                 "trainable."
             )
-        if is_own:
-            return
-        if not backend.overrides(model, "call"):
-            raise ValueError(
-                f"{type(self).__name__} computes the loss from `model(x)`, and "
-                f"{type(model).__name__} has no `call`; give it one, and its "
-                "loss as `loss`, or leave the callback out where several "
-                "losses are trained in turn, as in a GAN."
-            )
-        if (
-            self.loss is None
-            and backend.has_own_step(model)
-            and not backend.overrides(model, "compute_loss")
-            and model.loss is None
-        ):
-            raise ValueError(
-                f"{type(self).__name__} does not know the loss of "
-                f"{type(model).__name__}, whose own `train_step` computes it; "
-                "give it as `loss`, a function of (y, y_pred), or of (x, "
-                "y_pred) where the data have no targets y, or compute it in "
-                "the model's `compute_loss`."
-            )
-        if backend.has_fixed_batch_size(model):
-            raise ValueError(
-                f"{type(self).__name__} halves every batch, and the model "
-                f"{model.name!r} takes batches of one size only: "
-                f"{backend.CANNOT_HALVE}"
-            )
-        if self._data.batch_size == 1:
-            raise ValueError(
-                f"{type(self).__name__} halves every batch, and those of this "
-                f"fit have one row: {backend.CANNOT_HALVE}"
-            )
-
-    def _settle_num_examples(self):
-        """Notes how the batches are drawn, as far as it is known by now."""
-        given, data = self.num_examples, self._data
-        known = data.examples
-        if given is None:
-            self._series.sampling = "independent"
-            return
-        if given != "auto":
-            if known not in (None, given):
-                raise ValueError(
-                    arguments.refusal(
-                        "num_examples",
-                        f"{known:,}, the examples that fit runs through",
-                        given,
-                        "leave it out",
-                    )
-                )
-            known = given
-        elif data.batches is None:
-            # Each epoch may draw other examples.
-            known = None
-        elif known is None and len(self._series):
-            # All but the last batch are sure to have as many rows.
-            known = data.batches * int(np.max(self._series["rows"]))
-        self._series.sampling = "shuffle" if known else None
-        self._series.num_examples = known
-
-    def _count_examples(self):
-        """Notes how many examples the epoch had, as Keras counts them."""
-        model, data = self._model_seen, self._data
-        is_open = data.is_whole and data.examples is None
-        if is_open and self._examples_in_loss is None:
-            if backend.is_one_process(model):
-                self._examples_in_loss = backend.examples_in_loss(model)
-
-    def _note_examples(self, steps):
-        """Takes the examples of an epoch of so many steps as those of all."""
-        self._count_examples()
-        count, rows = self._examples_in_loss, self._series.largest_rows
-        # Else batches differ, or Keras has counted those of an evaluation.
-        if count and rows and (steps - 1) * rows < count <= steps * rows:
-            self._data = self._data._replace(examples=count)
+        if self._own is None:
+            name, data = type(self).__name__, self._epoch_size.data
+            check_measurable(name, model, self.loss, data)
 
     def _note_loss(self, logs):
         loss = (logs or {}).get("loss")
@@ -500,7 +426,7 @@ their kin |
             batches = series["iteration"][first] - done
             batches *= backend.accumulated_batches(optimizer)
             self._steps = round(series["step"][first] - 1 - batches)
-            self._steps_before_epoch = self._block_end = self._steps
+            self._steps_before_epoch = self._blocks.end = self._steps
             self._epoch = 0
             self._series = self._series[: settled + first]
 
@@ -509,12 +435,8 @@ their kin |
         model, self._steps = self._model_seen, step
         steps = model.steps_per_execution
         self._write()
-        if step + steps > self._block_end:
-            # Whole calls, so that an epoch may end within one.
-            length = max(self._steps_of_block(step) // steps, 1) * steps
-            self._block_end = step + length
-            self._due = step + int(self._random.integers(length))
-        is_due = step <= self._due < step + steps
+        every = self.every or (None if self._own is None else 1)
+        is_due = self._blocks.is_due(step, steps, every)
         function = backend.innermost(model.train_function)
         if function is None:
             # In a loop of the script's own, `train_on_batch` makes it later.
@@ -524,40 +446,29 @@ their kin |
         if is_new:
             # Another loss, or other weights, may be trained from now on.
             self._program, self._layers_are_known = None, False
-        if self._observations is not None:
+        if self._own is not None:
             if is_due and not is_new:
                 self._look_at_own_batch()
             if is_due:
-                self._chosen.add(self._due + 1)
-            taken_at, room = self._taken_at, self._observations.room
-            if taken_at is None or step + steps - taken_at > room:
+                self._own.choose(self._blocks.due + 1)
+            if self._own.is_full(step + steps):
                 self._take_own(step)
                 self._fetch(keep=1)
         elif is_new:
             # It gets its trace from `fit`, and not from a batch of ours.
             backend.FirstCall(model, self._feed, self._note_rows)
-            self._due = max(self._due, step + steps)
+            self._blocks.due = max(self._blocks.due, step + steps)
         elif is_due:
             backend.Beside(
                 model,
                 self._feed,
-                self._choose,
+                self._blocks.choose,
                 self._observe,
                 self._is_watching,
             )
 
     def _note_rows(self, vary):
         self._rows_vary = vary
-
-    def _steps_of_block(self, done):
-        if self.every is not None:
-            return self.every
-        if self._observations is not None:
-            return 1
-        return min(max(_FIRST_BLOCK, done // _BLOCKS_IN_RUN), _LONGEST_BLOCK)
-
-    def _choose(self, count):
-        return int(self._random.integers(count)) if count > 1 else 0
 
     def _observe(self, batch, place):
         """Measures a batch that is about to be trained on."""
@@ -578,24 +489,15 @@ their kin |
             if not backend.is_one_process(self._model_seen):
                 # Perhaps another worker is gone.
                 raise
-            self._refuse_half(error)
+            sentence = failed_half(type(self).__name__, self._model_seen, error)
+            if not len(self.series):
+                raise ValueError(sentence) from error
+            # Other batches could be halved, and training shall not end.
+            warnings.warn(sentence, stacklevel=2)
             return
-        self._wait(self._steps + place + 1, values, self._program.layers)
-
-    def _refuse_half(self, error):
-        """Ends training at the first half that fails, and later only warns."""
-        why = " ".join(_STYLE.sub(" ", str(error)).split())
-        sentence = (
-            f"{type(self).__name__} cannot compute the loss of half a batch "
-            f"from `model(x)` of {self._model_seen.name!r} "
-            f"({type(error).__name__}: {why:.300}); where a `train_step` "
-            "computes it otherwise, do so in the model's `compute_loss`, and "
-            f"where it is that of whole batches only, {backend.CANNOT_HALVE}"
-        )
-        if not len(self.series):
-            raise ValueError(sentence) from error
-        # Other batches could be halved, and training shall not end.
-        warnings.warn(sentence, stacklevel=2)
+        step, layers = self._steps + place + 1, self._program.layers
+        self._wait(values, self._append, step, self._epoch, layers)
+        self._fetch(keep=_WAITING)
 
     def _make_program(self):
         if self._program is None:
@@ -603,7 +505,7 @@ their kin |
                 self._model_seen,
                 self.loss,
                 self.per_layer,
-                keeps_generators=not self._data.is_read_in_python,
+                keeps_generators=not self._epoch_size.data.is_read_in_python,
                 rows_vary=self._rows_vary,
             )
 
@@ -613,7 +515,7 @@ their kin |
             backend.Beside(
                 self._model_seen,
                 self._feed,
-                self._choose,
+                self._blocks.choose,
                 lambda batch, _: self._look_at_batch(batch),
                 self._is_watching,
             )
@@ -635,80 +537,57 @@ their kin |
             # A model may compute something else where it is not trained, and
             # training must not end because of it.
             return
-        self._waiting.append((self._steps, self._epoch, losses, None, ()))
+        self._wait(losses, self._append_losses, self._steps, self._epoch)
 
     @property
     def _pairs_are_batches(self):
         """Whether the halves are batches of the SGD that is simulated."""
-        if self._observations is None:
+        if self._own is None:
             return False
         optimizer = self._model_seen.optimizer
         return backend.without_loss_scale(optimizer).pairing == "independent"
 
-    def _take_own(self, step=None):
-        """Takes the rows of an `SVAGModel`, lest later ones replace them.
+    def _leave_own_steps(self):
+        if self._own is not None:
+            self._own.leave()
 
-        Args:
-            step: How many steps are done, None where that is not known.
-        """
-        own = self._observations
+    def _take_own(self, done=None):
+        """Takes the rows of an `SVAGModel`, after so many steps if known."""
         begun = self._steps + self._model_seen.steps_per_execution
-        place = step, begun, self._taken_at is None
-        self._waiting.append((place, self._epoch, own.last(), own, own.layers))
-        if step is not None:
-            self._taken_at = step
+        rows, place = self._own.take(begun, done)
+        layers = self._own.layers
+        self._wait(rows, self._append_own, place, self._epoch, layers)
 
-    def _wait(self, step, values, layers):
-        self._waiting.append((step, self._epoch, values, None, layers))
-        self._fetch(keep=_WAITING)
+    def _wait(self, values, append, *where):
+        """Has values of the device appended when they are surely there."""
+        self._waiting.append((values, functools.partial(append, *where)))
 
     def _fetch(self, keep=0):
         """Appends to the series what has waited on the device."""
-        if not keep and self._taken_at is not None:
+        if not keep and self._own is not None and self._own.is_watched:
             self._take_own()
         while len(self._waiting) > keep:
-            step, epoch, values, own, layers = self._waiting.popleft()
-            values = backend.fetched(values)
-            if own is not None:
-                self._append_own(*step, epoch, *values, own, layers)
-            elif "whole" in values:
-                whole, mean = float(values["whole"]), float(values["mean"])
-                if not (math.isfinite(whole) and math.isfinite(mean)):
-                    self._series.lost_epochs.add(epoch)
-                    continue
-                size = max(abs(whole), abs(mean)) or 1.0
-                difference = abs(whole - mean) / size
-                if difference < _ROUNDING:
-                    # The last bits are the program's, made anew on resuming.
-                    difference = 0.0
-                self._series.couplings.append((step, difference))
-            else:
-                self._append(step, epoch, values, layers)
+            values, append = self._waiting.popleft()
+            append(backend.fetched(values))
 
-    def _append_own(
-        self, done, begun, is_first, epoch, count, rows, own, layers
-    ):
-        """Appends the rows of an `SVAGModel` that are new.
+    def _append_losses(self, step, epoch, losses):
+        whole, mean = float(losses["whole"]), float(losses["mean"])
+        if not (math.isfinite(whole) and math.isfinite(mean)):
+            self._series.lost_epochs.add(epoch)
+            return
+        size = max(abs(whole), abs(mean)) or 1.0
+        difference = abs(whole - mean) / size
+        if difference < _ROUNDING:
+            # The last bits are the program's, made anew on resuming.
+            difference = 0.0
+        self._series.couplings.append((step, difference))
 
-        Args:
-            done: Steps done when they were taken, None if not known.
-            begun: Those that had begun at most.
-            is_first: Whether earlier steps were not watched.
-            count: Steps that the model had counted.
-        """
-        if done is not None:
-            self._ahead = done - int(count)
-        earlier, self._last_own = self._last_own, int(count)
-        for row in () if is_first else rows:
-            step = self._ahead + int(row[0])
-            is_new = row[0] > earlier and step <= begun
-            if is_new and (self.every in (None, 1) or step in self._chosen):
-                self._append(step, epoch, own.unpacked(row), layers)
-        self._chosen = {
-            step for step in self._chosen if step > self._ahead + count
-        }
+    def _append_own(self, place, epoch, layers, rows):
+        keeps_all = self.every in (None, 1)
+        for step, values in self._own.new_rows(rows, place, keeps_all):
+            self._append(step, epoch, layers, values)
 
-    def _append(self, step, epoch, values, layers):
+    def _append(self, step, epoch, layers, values):
         model, codes = self._model_seen, self._series.codes
         if not self._layers_are_known:
             # Of this train function: a layer may be frozen at first.
@@ -716,7 +595,7 @@ their kin |
             is_normalized = backend.has_batch_normalization(model)
             if is_normalized and not self._pairs_are_batches:
                 codes.add("batch_normalization")
-            if self._observations is None and backend.has_own_step(model):
+            if self._own is None and backend.has_own_step(model):
                 codes.add("own_train_step")
         if self._program is not None and self._program.is_masked:
             codes.add("masked_loss")
@@ -765,17 +644,9 @@ their kin |
     def state_dict(self) -> dict[str, Any]:
         """What the callback has seen, as plain values for strict JSON."""
         self._fetch()
-        return {
-            "series": self._series.to_dict(),
-            "steps": self._steps,
-            "steps_before_epoch": self._steps_before_epoch,
-            "settled": self._settled,
-            "epoch": self._epoch,
-            "epochs_of_earlier_fits": self._epochs_of_earlier_fits,
-            "block": [self._block_end, self._due],
-            "next_look": self._next_look,
-            "generator": self._random.bit_generator.state,
-        }
+        numbers = {name: getattr(self, f"_{name}") for name in _NUMBERS}
+        series = {"series": self._series.to_dict()}
+        return series | numbers | self._blocks.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` returned.
@@ -785,30 +656,18 @@ their kin |
         """
         try:
             series = NoiseSeries.from_dict(state["series"])
-            generator = np.random.default_rng()
-            generator.bit_generator.state = state["generator"]
             numbers = {
                 name: arguments.integer(name, state[name], least=0)
-                for name in (
-                    "steps",
-                    "steps_before_epoch",
-                    "settled",
-                    "epoch",
-                    "epochs_of_earlier_fits",
-                    "next_look",
-                )
+                for name in _NUMBERS
             }
-            block_end, due = (
-                arguments.integer("block", number, least=0)
-                for number in state["block"]
-            )
+            blocks = Blocks()
+            blocks.load_state_dict(state)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 "`state` must be what `state_dict` returned, got "
                 f"{state!r:.200}."
             ) from error
-        self._series, self._random = series, generator
-        self._block_end, self._due = block_end, due
+        self._series, self._blocks = series, blocks
         for name, number in numbers.items():
             setattr(self, f"_{name}", number)
         self._optimizer_seen = None

@@ -179,8 +179,8 @@ def measure_gradient_noise(
     if skipped:
         warnings.warn(
             f"{skipped:,} of {drawn:,} batches have gradients that are not "
-            "finite and were left out: if these are the largest, as where a "
-            "loss scale is too large for float16, G and N are too low.",
+            "finite and were left out: if these are the largest, as where "
+            "float16 overflows, G and N are too low.",
             stacklevel=2,
         )
     fields = {
@@ -226,18 +226,29 @@ class SequentialGradients:
         self._alternating_sum = list(self._mean_sum)
         self._moments = []
         self.layers = backend.names_of(self._gradients.variables)
-        self.count = 0
+        self.count, self._factor = 0, 1.0
 
     def add(self, batch):
-        """Compares one more gradient with those before it."""
-        moments, is_finite, *sums = self._step(
-            batch,
-            self._mean_sum,
-            self._alternating_sum,
-            ops.convert_to_tensor(self.count, "float32"),
-        )
-        if not is_finite:
-            return
+        """Compares one more gradient with those before it.
+
+        Where it is not finite, the loss scale is halved, to 1 at the least, as
+        training would do it.
+        """
+        factor = self._factor
+        while True:
+            moments, is_finite, *sums = self._step(
+                batch,
+                self._mean_sum,
+                self._alternating_sum,
+                ops.convert_to_tensor(self.count, "float32"),
+                ops.convert_to_tensor(factor, "float32"),
+            )
+            if is_finite:
+                break
+            if factor * self._gradients.loss_scale <= 1.0:
+                return
+            factor /= 2.0
+        self._factor = factor
         self._mean_sum, self._alternating_sum = sums
         if self.count:
             self._moments.append(ops.convert_to_numpy(moments))
@@ -258,8 +269,8 @@ class SequentialGradients:
         (g, n), *_ = sequential_moments(*self.moments())
         return [("noise_to_signal", n / g if g else math.nan)]
 
-    def _compare(self, batch, mean_sum, alternating_sum, count):
-        gradients = self._gradients.of(batch)
+    def _compare(self, batch, mean_sum, alternating_sum, count, factor):
+        gradients = self._gradients.of(batch, factor)
         is_finite = ops.isfinite(sum(ops.sum(g * g) for g in gradients))
         past = ops.maximum(count, 1.0)
         sign = 1.0 - 2.0 * ops.mod(count, 2.0)

@@ -249,16 +249,18 @@ def test_inputs_alone_suffice_where_the_loss_needs_no_targets():
     assert measure(script.model, script.x, 8).grad_sq_norm > 0
 
 
-def test_mixed_float16_is_unscaled():
-    # Of this size the gradients are 0 in float16 unless the loss is scaled.
-    data = (*regression(), np.full(60, 1e-8))
+# In float16 such gradients are 0 unless the loss is scaled, or infinite where
+# it is scaled as at the beginning of a training.
+@pytest.mark.parametrize("size", [1e-8, 100.0])
+def test_mixed_float16_is_unscaled(size):
+    data = (*regression(), np.full(60, size))
     estimates = []
     for policy in ("mixed_float16", "float32"):
         with dtype_policy(policy):
             model = dense_network(5, 1)
         estimates.append(measure(compiled(model), data, 8))
     mixed, single = map(moments, estimates)
-    assert single[0] > 0
+    assert single[0] > 0 and not estimates[0].num_skipped
     np.testing.assert_allclose(mixed, single, rtol=0.02)
 
 

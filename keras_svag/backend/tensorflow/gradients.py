@@ -21,11 +21,11 @@ class Gradients(AnyGradients):
         self._weights = [replicas(v)[0] for v in self.variables]
         self._state = _all_but_seeds(model)
 
-    def _gradients(self, batch):
+    def _gradients(self, batch, factor):
         # No copies, unless a layer assigns another value.
         kept = [(v, tf.convert_to_tensor(v)) for v in self._state]
         with tf.GradientTape() as tape:
-            loss, scale = self.scaled_loss(batch)
+            loss, scale = self.scaled_loss(batch, factor)
         gradients = tape.gradient(
             loss, self._weights, unconnected_gradients="zero"
         )

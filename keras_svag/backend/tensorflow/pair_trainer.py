@@ -215,17 +215,14 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
         # Keras divides a loss by the number of replicas.
         unscale = self._replicas / loss_scale(self)
         row, layers = self._observed(g1, g2, batch, rows, unscale)
-        # A step is counted on the host to more digits than float32 has.
-        step, *row = row
-        row = tf.cast(tf.stack(row), "float64")
-        row = tf.concat([tf.cast(step, "float64")[None], row], 0)
+        iteration, *row = row
+        row = tf.stack(row)
         if self._observations.per_layer:
-            layers = tf.cast(tf.reshape(layers, [-1]), "float64")
-            row = tf.concat([row, layers], 0)
+            row = tf.concat([row, tf.reshape(layers, [-1])], 0)
         if self._replicas > 1:
             context = tf.distribute.get_replica_context()
             row = context.all_reduce(tf.distribute.ReduceOp.MEAN, row)
-        self._observations.add(row)
+        self._observations.add(iteration, row)
 
 
 class Observations(AnyObservations):
@@ -242,11 +239,13 @@ class Observations(AnyObservations):
             self._count = _variable(0.0)
         self._count.assign_add(1.0)
 
-    def add(self, row: Any) -> None:
+    def add(self, iteration: Any, row: Any) -> None:
         """Adds the row of a step, in place of the oldest one."""
         if self._rows is None:
-            self._rows = _variable(np.zeros([self.room, 1 + row.shape[0]]))
-        row = tf.concat([self._count[None], row], 0)
+            self._rows = _variable(np.zeros([self.room, 2 + row.shape[0]]))
+        # Steps have more digits than float32.
+        steps = tf.stack([self._count, tf.cast(iteration, "float64")])
+        row = tf.concat([steps, tf.cast(row, "float64")], 0)
         self._rows.assign(tf.concat([self._rows[1:], row[None]], 0))
 
     def last(self) -> Any:

@@ -99,8 +99,8 @@ def measure_gradient_noise(
 
     Returns:
         A `NoiseEstimate`, with N stated at the size of the batches. Batches
-        whose gradient is not finite, as happens in float16, are left out and
-        counted in `num_skipped`.
+        whose gradient is not finite, at no loss scale, are left out and counted
+        in `num_skipped`.
 
     Raises:
         TypeError: If `model` is no `keras.Model`, `data` nothing that `fit`

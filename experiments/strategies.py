@@ -101,7 +101,7 @@ def _digest(value):
 
 
 def _gathered(strategy, rows):
-    """The rows of all the replicas, which may have several."""
+    """The rows of all the replicas, whose numbers may differ."""
     # Integers of 64 bits are exchanged by all devices, and as they are.
     rows = tf.constant(rows, tf.int64)
     rows = strategy.experimental_distribute_values_from_function(lambda _: rows)

@@ -1,5 +1,6 @@
 """What two processes have to share to train to the same weights."""
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -22,14 +23,12 @@ _ENVIRONMENT = (
 )
 
 
+@functools.cache
 def code():
     """Versions and the checksum of the code, by their names."""
-    folders = [
-        pathlib.Path(file).parents[1] for file in (backend.__file__, __file__)
-    ]
-    files = [
-        path for folder in folders for path in sorted(folder.rglob("*.py"))
-    ]
+    root = pathlib.Path(__file__).parents[2]
+    files = [*sorted((root / "keras_svag").rglob("*.py"))]
+    files += sorted((root / "experiments").rglob("*.py"))
     return {
         "the version of keras_svag": __version__,
         "the version of Keras": keras.__version__,

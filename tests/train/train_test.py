@@ -101,6 +101,10 @@ def test_mirrored_run_is_that_of_one_device(finished, tmp_path):
     )
     assert program.wait() == 0, program.printed(2)
     np.testing.assert_allclose(weights(tmp_path), weights(folder), atol=1e-5)
+    accuracy = numbers(folder, "val_accuracy")
+    assert numbers(tmp_path, "val_accuracy") == pytest.approx(
+        accuracy, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("sampling", ["with_replacement", "shuffle"])

@@ -17,7 +17,6 @@ from experiments.datasets.sampling import (
     sub_batch_indices,
 )
 from experiments.epoch_plan import EpochPlan
-from tests.helpers.processes import Program
 
 NUM_EXAMPLES = 37
 IMAGES = np.random.default_rng(0).integers(
@@ -94,40 +93,6 @@ def test_a_full_batch_is_the_whole_set_in_order():
     assert x.dtype == "float32"
     np.testing.assert_array_equal(x, [standardized(IMAGES)] * 2)
     np.testing.assert_array_equal(y, [LABELS] * 2)
-
-
-REPLICAS = """
-import numpy as np, tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2)
-from experiments.datasets import evaluation_batches, training_batches
-from experiments.epoch_plan import EpochPlan
-from tests.experiments.datasets.pipeline_test import DATASET, LABELS
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-plan = EpochPlan(37, 4)
-dataset = training_batches(DATASET, plan, sampling="shuffle", seed=0)
-distributed = strategy.experimental_distribute_dataset(dataset)
-spec = distributed.element_spec[0]
-assert all(s.shape == (4, 8, 8, 3) for s in spec._value_specs), spec
-iterator = iter(distributed)
-for _, y in dataset.take(3):
-    local = strategy.experimental_local_results(next(iterator)[1])
-    assert [v.shape for v in local] == [(4,), (4,)], local
-    assert np.array_equal(np.concatenate(local), y), (local, y)
-evaluation = evaluation_batches(DATASET, 10)
-seen = [v for _, y in strategy.experimental_distribute_dataset(evaluation)
-        for v in strategy.experimental_local_results(y)]
-assert np.array_equal(np.concatenate(seen), LABELS[::-1]), seen
-"""
-
-
-def test_replicas_get_whole_pairs_in_static_shapes(tmp_path):
-    # A process of its own: the number of devices is fixed at first use.
-    (tmp_path / "replicas.py").write_text(REPLICAS)
-    program = Program(str(tmp_path / "replicas.py"))
-    _, errors = program.communicate()
-    assert program.returncode == 0, errors
 
 
 def test_no_data_set_is_sharded_by_files():

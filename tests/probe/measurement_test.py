@@ -1,3 +1,4 @@
+import functools
 import math
 
 import keras
@@ -5,19 +6,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_svag.probe.invariance import is_scale_invariant
 from keras_svag.probe.measurement import measure_gradient_noise
 from tests.helpers import public_layers, public_models
 from tests.helpers.bits import assert_same_bits, bits_of
 from tests.helpers.refusals import check_sentence
 from tests.helpers.small_problems import (
+    batches_of,
     compiled,
     dense_network,
     dtype_policy,
+    linear_model,
     over_all_pairs,
+    slopes,
 )
 
-WEIGHT = 0.1
+measure = functools.partial(
+    measure_gradient_noise, num_batches=30, seed=0, verbose=0
+)
 
 
 def regression(rows=60, features=5, seed=0):
@@ -27,42 +32,30 @@ def regression(rows=60, features=5, seed=0):
     return x, y.astype("float32")
 
 
-def batches_of(x, y, size=6):
-    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+X, Y = regression()
+BATCHES = batches_of(X, Y, size=6)
 
 
-def linear_model(loss="mse", **kwargs):
-    model = keras.Sequential(
-        [keras.Input((5,)), keras.layers.Dense(1, use_bias=False)]
-    )
-    model.layers[0].set_weights([np.full((5, 1), WEIGHT, "float32")])
-    model.compile("sgd", loss, **kwargs)
-    return model
+def linear(loss="mse", **compilation):
+    return compiled(linear_model(5), loss=loss, **compilation)
 
 
-def example_gradients(x, y):
-    """Those of the linear model's squared error."""
-    x, y = x.astype("float64"), y.astype("float64")
-    return 2 * (x @ np.full((5, 1), WEIGHT) - y) * x
+def behind(*layers):
+    """The linear model behind other layers."""
+    model = keras.Sequential([keras.Input((5,)), *layers, linear_model(5)])
+    return compiled(model, run_eagerly=True)
 
 
 def moments(estimate):
     return estimate.grad_sq_norm, estimate.example_noise
 
 
-def measure(model, data, batch_size=None, num_batches=30, **kwargs):
-    kwargs = {"seed": 0, "verbose": 0, **kwargs}
-    return measure_gradient_noise(
-        model, data, batch_size, num_batches, **kwargs
-    )
-
-
 def test_linear_regression_has_its_known_noise():
-    x, y = regression()
-    gradients = example_gradients(x, y)
+    model = linear()
+    gradients = slopes(model, X, Y)
     mean = gradients.mean(0)
-    g, s = mean @ mean, np.sum((gradients - mean) ** 2) / len(x)
-    estimate = measure(linear_model(), (x, y), 8, 400)
+    g, s = mean @ mean, np.sum((gradients - mean) ** 2) / len(X)
+    estimate = measure(model, (X, Y), 8, num_batches=400)
     assert (estimate.count, estimate.batch_size) == (400, 8)
     assert estimate.degrees_of_freedom == 400 // 3
     assert (estimate.sampling, estimate.num_examples) == ("independent", 60)
@@ -75,57 +68,48 @@ def test_linear_regression_has_its_known_noise():
 
 
 def test_estimate_is_that_over_all_pairs_of_the_batches():
-    keras.utils.set_random_seed(1)
     penalty = keras.regularizers.L2(0.3)
-    hidden = keras.layers.Dense(4, "tanh", kernel_regularizer=penalty)
-    inner = [keras.Input((5,)), hidden, keras.layers.Dense(1)]
-    model = keras.Sequential(inner)
-    model.compile("sgd", "mse")
-    batches = batches_of(*regression())
+    model = compiled(dense_network(5, 1, kernel_regularizer=penalty))
     gradients = []
-    for x, y in batches:
+    for x, y in BATCHES:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(x) - y) ** 2)
-            loss += 0.3 * tf.reduce_sum(hidden.kernel**2)
+            loss += 0.3 * tf.reduce_sum(model.layers[0].kernel ** 2)
         parts = tape.gradient(loss, model.trainable_weights)
-        gradients.append([np.ravel(part) for part in parts])
-    estimate = measure(model, batches, per_layer=True)
+        gradients.append([np.ravel(part).astype("float64") for part in parts])
+    estimate = measure(model, BATCHES, per_layer=True)
     assert (estimate.count, estimate.batch_size) == (10, 6)
-    whole = np.array([np.concatenate(parts) for parts in gradients], "float64")
-    expected = over_all_pairs(whole, 6)
-    np.testing.assert_allclose(moments(estimate), expected, rtol=1e-4)
+    whole = [np.concatenate(parts) for parts in gradients]
+    layers = zip(*gradients, strict=True)
     paths = [v.path for v in model.trainable_weights]
     assert list(estimate.per_layer) == paths
-    for index, layer in enumerate(estimate.per_layer.values()):
-        own = np.array([parts[index] for parts in gradients], "float64")
-        expected = over_all_pairs(own, 6)
-        np.testing.assert_allclose(moments(layer), expected, rtol=1e-4)
-    assert measure(model, batches).per_layer is None
+    for found, own in zip(
+        (estimate, *estimate.per_layer.values()), (whole, *layers), strict=True
+    ):
+        expected = over_all_pairs(np.array(own), 6)
+        np.testing.assert_allclose(moments(found), expected, rtol=1e-4)
+    assert measure(model, BATCHES).per_layer is None
 
 
 def test_seed_is_that_of_the_draws():
-    data, model = regression(), linear_model()
-    drawn = [measure(model, data, 8, 5, seed=seed) for seed in (0, 0, 1)]
+    take = functools.partial(measure, linear(), (X, Y), 8, num_batches=5)
+    drawn = [take(seed=seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert measure(model, data, 8, 5, seed=None) != measure(
-        model, data, 8, 5, seed=None
-    )
+    assert take(seed=None) != take(seed=None)
 
 
 @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
 def test_preconditioned_gradients_are_those_over_the_root(name):
-    x, y = regression()
-    model = linear_model()
     # An epsilon that is not small: forgetting it is seen.
     optimizer = getattr(keras.optimizers, name)(0.0, epsilon=0.5)
-    model.compile(optimizer, "mse")
+    model = linear(optimizer=optimizer)
     with pytest.raises(ValueError, match="train first"):
-        measure(model, batches_of(x, y), preconditioned=True)
-    model.fit(x, y, epochs=2, verbose=0)
+        measure(model, BATCHES, preconditioned=True)
+    model.fit(X, Y, epochs=2, verbose=0)
     v = np.ravel(optimizer._velocities[0]).astype("float64")
     root = np.sqrt(v + 0.5) if name == "RMSprop" else np.sqrt(v) + 0.5
-    gradients = [example_gradients(*b).mean(0) for b in batches_of(x, y)]
-    estimate = measure(model, batches_of(x, y), preconditioned=True)
+    gradients = [slopes(model, *batch).mean(0) for batch in BATCHES]
+    estimate = measure(model, BATCHES, preconditioned=True)
     expected = over_all_pairs(gradients / root, 6)
     np.testing.assert_allclose(moments(estimate), expected, rtol=1e-4)
 
@@ -148,32 +132,24 @@ def test_training_goes_on_as_if_nothing_had_been_measured(make):
         script = make()
         for _ in range(2):
             if is_measured:
+                counts = {"num_batches": 3, "seed": None}
                 data = script.x, script.y
-                count = measure(script.model, data, 8, 3, seed=None).count
-                assert count == 3
+                assert measure(script.model, data, 8, **counts).count == 3
             script.model.fit(script.x, script.y, batch_size=8, verbose=0)
         draw = float(tf.random.normal(()))
         left.append((bits_of(script.model), draw, len(script.model.losses)))
     assert_same_bits(*left)
 
 
-def behind(*layers):
-    """The linear model behind other layers."""
-    model = keras.Sequential([keras.Input((5,)), *layers, linear_model()])
-    model.compile("sgd", "mse", run_eagerly=True)
-    return model
-
-
 def test_state_is_restored_when_interrupted():
-    x, y = regression()
     breaking = public_layers.Breaking()
     states = keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
     model = behind(*states, breaking)
-    model.train_on_batch(x[:8], y[:8])
+    model.train_on_batch(*BATCHES[0])
     before = [v.numpy() for v in model.variables]
     breaking.countdown = 4
     with pytest.raises(KeyboardInterrupt):
-        measure(model, (x, y), 8)
+        measure(model, (X, Y), 8)
     assert breaking.countdown == 0
     assert_same_bits([v.numpy() for v in model.variables], before)
 
@@ -188,8 +164,7 @@ def test_state_is_restored_when_interrupted():
     ],
 )
 def test_noise_of_equal_batches_is_that_of_the_random_draws(layer, is_random):
-    batch = [part[:6] for part in regression()]
-    estimate = measure(behind(layer), [batch] * 10)
+    estimate = measure(behind(layer), BATCHES[:1] * 10)
     assert estimate.grad_sq_norm > 0
     assert (estimate.noise_to_signal > 1e-3) == is_random
     assert is_random or estimate.noise_to_signal < 1e-6
@@ -197,41 +172,47 @@ def test_noise_of_equal_batches_is_that_of_the_random_draws(layer, is_random):
 
 def test_batch_normalization_is_in_training_mode():
     model = behind(keras.layers.BatchNormalization())
-    expected = measure(model, regression(), 8)
+    expected = measure(model, (X, Y), 8)
     model.layers[0].moving_mean.assign(np.full(5, 100.0))
     model.layers[0].moving_variance.assign(np.full(5, 1e4))
-    assert measure(model, regression(), 8) == expected
+    assert measure(model, (X, Y), 8) == expected
     with pytest.raises(ValueError, match="at least 2 rows"):
-        measure(model, regression(), 1)
+        measure(model, (X, Y), 1)
     model.layers[0].trainable = False
-    assert measure(model, regression(), 1).count == 30
+    assert measure(model, (X, Y), 1).count == 30
 
 
 def test_given_loss_replaces_the_compiled_one():
-    data = regression()
-    expected = measure(linear_model(), data, 8)
-    uncompiled = keras.Sequential(linear_model().layers)
-    assert measure(uncompiled, data, 8, loss="mse") == expected
-    assert measure(linear_model("mae"), data, 8, loss="mse") == expected
+    expected = measure(linear(), (X, Y), 8)
+    uncompiled = linear_model(5)
+    assert measure(uncompiled, (X, Y), 8, loss="mse") == expected
+    assert measure(linear("mae"), (X, Y), 8, loss="mse") == expected
     with pytest.raises(ValueError, match="not compiled; give `loss`"):
-        measure(uncompiled, data, 8)
-
-
-def test_sample_weights_count():
-    x, y = regression()
-    double = measure(linear_model(), (x, y, np.full(60, 2.0)), 8)
-    single = measure(linear_model(), (x, y), 8)
-    np.testing.assert_allclose(double.example_noise, 4 * single.example_noise)
+        measure(uncompiled, (X, Y), 8)
+    # Without targets it is one of the inputs.
+    model = compiled(dense_network(5, 5), loss="mae")
+    alone, pair = (measure(model, data, 8, loss="mse") for data in (X, (X, X)))
+    assert alone == pair
 
 
 def test_noise_and_its_errors_are_those_of_one_example():
-    batches = batches_of(*regression())
-    twice = [tuple(np.repeat(a, 2, axis=0) for a in batch) for batch in batches]
-    one, other = (measure(linear_model(), data) for data in (batches, twice))
-    assert other.grad_sq_norm == pytest.approx(one.grad_sq_norm)
-    for name in ("example_noise", "example_noise_se", "covariance"):
-        expected = 2 * getattr(one, name)
-        assert getattr(other, name) == pytest.approx(expected, rel=1e-4)
+    one = measure(linear(), BATCHES)
+    for data, factor in (
+        ([tuple(np.repeat(a, 2, axis=0) for a in b) for b in BATCHES], 1),
+        # Sample weights count.
+        ([(x, y, np.full(6, 2.0)) for x, y in BATCHES], 4),
+    ):
+        other = measure(linear(), data)
+        expected = factor * one.grad_sq_norm
+        assert other.grad_sq_norm == pytest.approx(expected)
+        for name, power in (
+            ("example_noise", 1),
+            ("example_noise_se", 1),
+            ("covariance", 2),
+        ):
+            size = other.batch_size / one.batch_size
+            expected = size * factor**power * getattr(one, name)
+            assert getattr(other, name) == pytest.approx(expected, rel=1e-4)
 
 
 class SquaredOutputs(keras.Sequential):
@@ -240,11 +221,9 @@ class SquaredOutputs(keras.Sequential):
 
 
 def test_inputs_alone_suffice_where_the_loss_needs_no_targets():
-    x, y = regression()
-    model = SquaredOutputs(linear_model().layers)
-    model.compile("sgd", "mse")
-    expected = moments(measure(linear_model(), (x, 0 * y), 8))
-    assert moments(measure(model, x, 8)) == pytest.approx(expected, rel=1e-5)
+    model = compiled(SquaredOutputs(linear_model(5).layers))
+    expected = moments(measure(linear(), (X, 0 * Y), 8))
+    assert moments(measure(model, X, 8)) == pytest.approx(expected, rel=1e-5)
     script = public_models.loss_of_a_layer()
     assert measure(script.model, script.x, 8).grad_sq_norm > 0
 
@@ -253,8 +232,7 @@ def test_inputs_alone_suffice_where_the_loss_needs_no_targets():
 # it is scaled as at the beginning of a training.
 @pytest.mark.parametrize("size", [1e-8, 100.0])
 def test_mixed_float16_is_unscaled(size):
-    data = (*regression(), np.full(60, size))
-    estimates = []
+    data, estimates = (X, Y, np.full(60, size)), []
     for policy in ("mixed_float16", "float32"):
         with dtype_policy(policy):
             model = dense_network(5, 1)
@@ -274,17 +252,24 @@ def test_scales_of_float8_are_no_weights():
 
 
 def test_batches_that_are_not_finite_are_left_out_and_counted():
-    batches = batches_of(*regression())
-    expected = measure(linear_model(), batches[:3] + batches[4:])
-    batches[3][1][0] = np.inf
+    lost = X[:6], np.full((6, 1), np.inf, "float32")
     with pytest.warns(UserWarning, match="1 of 10 batches .* not finite"):
-        estimate = measure(linear_model(), batches)
+        estimate = measure(linear(), [*BATCHES[:3], lost, *BATCHES[4:]])
     assert (estimate.num_skipped, estimate.count) == (1, 9)
+    expected = measure(linear(), BATCHES[:3] + BATCHES[4:])
     assert moments(estimate) == moments(expected)
-    nothing = measure(linear_model(), batches[3:4] * 5)
+    nothing = measure(linear(), [lost] * 5)
     assert (nothing.num_skipped, nothing.count) == (5, 0)
     assert math.isnan(nothing.grad_sq_norm)
     assert nothing.interval() == (0.0, math.inf)
+
+
+def test_batches_of_other_sizes_are_left_out_with_a_warning():
+    data = [(X[:rows], Y[:rows]) for rows in (8, 6, 8, 6, 6, 6)]
+    with pytest.warns(UserWarning, match="4 of 6 batches .* 8 rows"):
+        assert measure(linear(), data).count == 2
+    alone = measure(linear(), data[:1])
+    assert "one batch alone has no noise" in alone.describe()
 
 
 def test_stops_at_the_relative_error_asked_for():
@@ -297,87 +282,60 @@ def test_stops_at_the_relative_error_asked_for():
             - 2 * e.covariance / (g * s)
         )
 
-    data, model = regression(), linear_model()
-    estimate = measure(model, data, 8, 500, rtol=0.07)
+    take = functools.partial(measure, linear(), (X, Y), 8)
+    estimate = take(num_batches=500, rtol=0.07)
     assert 20 < estimate.count < 400
     assert relative_error(estimate) <= 0.07
-    one_less = measure(model, data, 8, estimate.count - 1)
-    assert relative_error(one_less) > 0.07
-    assert measure(model, data, 8, 500, rtol=9.0).count == 20
-    assert measure(model, data, 8, 9, rtol=9.0).count == 9
+    assert relative_error(take(num_batches=estimate.count - 1)) > 0.07
+    assert take(num_batches=500, rtol=9.0).count == 20
+    assert take(num_batches=9, rtol=9.0).count == 9
 
 
 def test_says_what_it_took(capsys):
-    measure(linear_model(), regression(), 8, verbose=2)
-    printed = capsys.readouterr().out
-    assert "30/30" in printed
-    assert "at batch size 8, from 30 batches" in printed
-    measure(linear_model(), batches_of(*regression()), verbose=1)
-    assert "from 10 batches" in capsys.readouterr().out
-    measure(linear_model(), regression(), 8, verbose=0)
+    for verbose, fragments in (
+        (2, ("30/30", "at batch size 8, from 30 batches")),
+        (1, ("from 30 batches",)),
+    ):
+        measure(linear(), (X, Y), 8, verbose=verbose)
+        printed = capsys.readouterr().out
+        assert all(fragment in printed for fragment in fragments)
+    measure(linear(), (X, Y), 8)
     assert capsys.readouterr().out == ""
 
 
-def test_a_model_without_call_is_told_what_can_be_done():
-    script = public_models.adversaries()
-    for call in (
-        lambda: measure(script.model, (script.x, script.x), 8),
-        lambda: is_scale_invariant(script.model, script.x),
-    ):
-        with pytest.raises(ValueError) as raised:
-            call()
-        check_sentence(str(raised.value), "must have a `call`", "Adversaries")
-
-
-def test_a_label_out_of_range_is_one_sentence():
-    model = linear_model()
-    model.compile(loss="sparse_categorical_crossentropy")
-    x, _ = regression()
-    with pytest.raises(ValueError) as raised:
-        measure(model, (x, np.full(len(x), 7)))
-    check_sentence(
-        str(raised.value),
-        "`data` must have batches of which the loss can be computed",
-        "(Received a label value of 7 which is outside the valid range",
-    )
-    assert raised.value.__suppress_context__
-
-
 def frozen_model():
-    model = linear_model()
+    model = linear()
     model.trainable = False
     return model
 
 
+LABELS = "sparse_categorical_crossentropy"
+
+
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    ("arguments", "fragments"),
     [
-        ({"preconditioned": True}, "`preconditioned` must be False, unless"),
-        ({"model": linear_model(loss=None)}, "No loss"),
-        ({"data": regression()[0]}, "must have targets y"),
-        ({"model": frozen_model()}, "no trainable weights"),
+        ({"preconditioned": True}, ["`preconditioned` must be False, unless"]),
+        ({"model": linear(loss=None)}, ["No loss"]),
+        ({"data": X}, ["must have targets y"]),
+        ({"model": frozen_model()}, ["no trainable weights"]),
+        (
+            {"model": public_models.adversaries().model},
+            ["must have a `call`", "Adversaries"],
+        ),
+        (
+            {"model": linear(LABELS), "data": (X, np.full(60, 7))},
+            [
+                "`data` must have batches of which the loss can be computed",
+                "(Received a label value of 7 which is outside the valid range",
+            ],
+        ),
     ],
 )
-def test_what_cannot_be_measured_is_refused(arguments, sentence):
-    arguments = {"model": linear_model(), "data": regression(), **arguments}
-    with pytest.raises(ValueError, match=sentence) as raised:
-        measure(**arguments)
-    assert "\n" not in str(raised.value)
-
-
-def test_without_targets_a_given_loss_is_one_of_the_inputs():
-    x, _ = regression()
-    inputs = keras.Input((5,))
-    model = keras.Model(inputs, keras.layers.Dense(5)(inputs))
-    model.compile("sgd", "mae")
-    alone, pair = (measure(model, data, 8, loss="mse") for data in (x, (x, x)))
-    assert alone == pair
-
-
-def test_many_batches_that_are_left_out_are_counted():
-    x, y = regression()
-    data = [(x[:rows], y[:rows]) for rows in (8, 6, 8, 6, 6, 6)]
-    with pytest.warns(UserWarning, match="4 of 6 batches .* 8 rows"):
-        assert measure(linear_model(), data, batch_size=None).count == 2
-    alone = measure(linear_model(), data[:1], batch_size=None)
-    assert "one batch alone has no noise" in alone.describe()
+def test_what_cannot_be_measured_is_refused(arguments, fragments):
+    with pytest.raises(ValueError) as raised:
+        measure(**{"model": linear(), "data": (X, Y)} | arguments)
+    check_sentence(str(raised.value), *fragments)
+    # What it came from is not shown besides.
+    error = raised.value
+    assert error.__suppress_context__ or error.__context__ is None

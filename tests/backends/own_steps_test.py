@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 from keras_svag import GradientNoiseMonitor
-from tests.helpers.bits import assert_same_bits, bits_of
-from tests.helpers.small_problems import regression
+from tests.helpers.bits import assert_trains_alike
+from tests.helpers.small_problems import compiled, regression
 
 if keras.backend.backend() != "jax":
     pytest.skip("for JAX", allow_module_level=True)
@@ -63,32 +63,30 @@ class ByValue(keras.Model):
 
 def model_of(kind, *inner):
     inputs = outputs = keras.Input(X.shape[1:])
-    for layer in inner:
+    for layer in (*inner, layers.Dense(2)):
         outputs = layer(outputs)
-    return kind(inputs, layers.Dense(2)(outputs))
+    return compiled(kind(inputs, outputs), "adam", jit_compile=True)
 
 
-CASES = {
+def drawing_on_the_host():
     # JAX waits for a program that is smaller.
-    "draws on the host": lambda: model_of(
-        keras.Model, NoiseOfHost(), layers.Dense(5), layers.Dense(5)
-    ),
-    "two batches a call": lambda: model_of(TwoBatchesACall),
-    "not compiled": lambda: model_of(ByValue),
-}
+    inner = NoiseOfHost(), layers.Dense(5), layers.Dense(5)
+    return model_of(keras.Model, *inner)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_training_has_the_bits_of_training_without(name):
-    ends = []
-    for monitors in ([], [GradientNoiseMonitor(every=1)]):
-        keras.utils.set_random_seed(0)
-        model = CASES[name]()
-        model.compile("adam", "mse", jit_compile=True)
+@pytest.mark.parametrize(
+    "build_model",
+    [
+        drawing_on_the_host,
+        lambda: model_of(TwoBatchesACall),
+        lambda: model_of(ByValue),
+    ],
+)
+def test_training_has_the_bits_of_training_without(build_model):
+    def life(model, monitors):
         model.fit(X, Y, 8, epochs=8, verbose=0, callbacks=monitors)
-        ends.append(bits_of(model))
-    assert len(monitors[0].series) > 2
-    assert_same_bits(*ends)
+
+    assert_trains_alike(build_model, life, [GradientNoiseMonitor(every=1)])
 
 
 def test_a_loop_that_is_watched_on_devices_is_built_by_its_first_batch():
@@ -96,7 +94,6 @@ def test_a_loop_that_is_watched_on_devices_is_built_by_its_first_batch():
     monitor = GradientNoiseMonitor(every=1)
     with keras.distribution.DataParallel(devices=devices).scope():
         model = model_of(keras.Model)
-        model.compile("adam", "mse")
         with monitor.watch(model):
             for _ in range(3):
                 model.train_on_batch(X[:8], Y[:8])
@@ -107,7 +104,6 @@ def test_a_gradient_of_the_models_own_is_an_assumption():
     codes = {}
     for kind in (keras.Model, OwnGradient):
         model, monitor = model_of(kind), GradientNoiseMonitor(every=2)
-        model.compile("sgd", "mse")
         model.fit(X, Y, batch_size=8, verbose=0, callbacks=[monitor])
         codes[kind] = monitor.estimate().assumptions
     assert codes == {keras.Model: (), OwnGradient: ("own_train_step",)}

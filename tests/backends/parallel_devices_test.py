@@ -1,9 +1,12 @@
 """`keras.distribution.DataParallel` on JAX: several devices equal one."""
 
+import functools
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -15,50 +18,55 @@ if keras.backend.backend() != "jax":
     pytest.skip("JAX alone has data parallelism", allow_module_level=True)
 
 
-def run(devices, script, *arguments, flags=""):
-    """Runs one of the helpers on so many virtual devices."""
-    flags += f" --xla_force_host_platform_device_count={devices}"
-    # What is not compiled is not written down.
-    own = {"XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    subprocess.run(
-        [sys.executable, "-m", f"tests.helpers.{script}", *arguments],
-        env={**os.environ, **own},
-        cwd=ROOT,
-        check=True,
-    )
-
-
-def test_four_devices_give_the_noise_and_the_weights_of_one(tmp_path):
-    found = []
-    for devices in (1, 4):
-        path = tmp_path / f"{devices}.npz"
-        run(devices, "parallel_devices", path)
-        found.append(dict(np.load(path)))
-    one, four = found
-    assert (one.pop("devices"), four.pop("devices")) == (1, 4)
-    for key, value in one.items():
-        scale = np.abs(value).max()
-        np.testing.assert_allclose(
-            four[key], value, 0, 1e-6 * scale, err_msg=key
+@functools.cache
+def trained_on(devices):
+    """What the trainings on so many virtual devices give."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = (
+            f"--xla_force_host_platform_device_count={devices} "
+            f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
         )
+        # What is not compiled is not written down.
+        own = {"XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        results, name = (
+            f"{folder}/results.json",
+            "tests.helpers.parallel_devices",
+        )
+        subprocess.run(
+            [sys.executable, "-m", name, results, folder],
+            env={**os.environ, **own},
+            cwd=ROOT,
+            check=True,
+        )
+        return json.loads(pathlib.Path(results).read_text())
 
 
-def test_gradients_are_exchanged_as_in_plain_training(tmp_path):
-    results = tmp_path / "results.json"
-    flags = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
-    run(4, "exchanges", tmp_path, results, flags=flags)
-    programs = json.loads(results.read_text())
+@pytest.mark.parametrize("training", ["SGD measured", "SVAGModel measured"])
+def test_four_devices_give_the_noise_and_the_weights_of_one(training):
+    one, four = map(trained_on, (1, 4))
+    assert (one["devices"], four["devices"]) == (1, 4)
+    for key, value in one[training]["numbers"].items():
+        error = 1e-6 * np.abs(value).max()
+        found = four[training]["numbers"][key]
+        np.testing.assert_allclose(found, value, 0, error, err_msg=key)
+
+
+def test_gradients_are_exchanged_as_in_plain_training():
+    trainings = trained_on(4)
 
     def exchanged(training, program="jit_train_step"):
-        (_, sizes), *others = programs[training][program]
+        (_, sizes), *others = trainings[training]["programs"][program]
         assert not others
         return sizes
 
     plain = exchanged("SGD")
     assert max(plain) == 192  # The gradient of the dense kernel.
     # All steps are done by one program of hers, measured or not.
-    hers = programs["SGD"]["jit_train_step"]
-    assert programs["SGD measured"]["jit_train_step"] == hers
+    hers, measured = (
+        trainings[name]["programs"]["jit_train_step"]
+        for name in ("SGD", "SGD measured")
+    )
+    assert measured == hers
     # A measured step has two gradients more and sums of each half's arrays,
     # another look three losses.
     twice = sorted(2 * plain)

@@ -1,12 +1,14 @@
 """Scripts in the manner of PyTorch train with a monitor as without it."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
 
 from keras_svag import GradientNoiseMonitor
-from tests.helpers.bits import assert_same_bits, bits_of
-from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.bits import assert_trains_alike, without_noise
+from tests.helpers.small_problems import compiled, dense_network, regression
 
 if keras.backend.backend() != "torch":
     pytest.skip("for PyTorch alone", allow_module_level=True)
@@ -15,9 +17,11 @@ import torch  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 
-def batches():
+def fit(model, monitors):
     rows = TensorDataset(*map(torch.as_tensor, regression(64)))
-    return DataLoader(rows, 8, shuffle=True)
+    data = DataLoader(rows, 8, shuffle=True)
+    logs = model.fit(data, epochs=2, verbose=0, callbacks=monitors).history
+    return without_noise(logs)
 
 
 class EverySecondStep(keras.Sequential):
@@ -57,41 +61,33 @@ class NoisyByNumPy(keras.layers.Layer):
         return x + np.random.normal()
 
 
+def centered(y, y_pred):
+    """A loss that changes its targets in place."""
+    y -= y.mean()
+    return ((y_pred - y) ** 2).mean(-1)
+
+
 def gradient_of_two_steps():
-    network = dense_network()
-    model = EverySecondStep([keras.Input((4,)), *network.layers])
-    model.compile("adam", "mse")
-    return model
+    layers = dense_network().layers
+    return compiled(EverySecondStep([keras.Input((4,)), *layers]))
 
 
 def frozen_by_its_flag():
     model = dense_network()
     model.layers[0].kernel.value.requires_grad = False
-    model.compile("adam", "mse")
-    return model
+    return compiled(model)
 
 
-def targets_changed_in_place():
-    def loss(y, y_pred):
-        y -= y.mean()
-        return ((y_pred - y) ** 2).mean(-1)
-
-    model = dense_network()
-    model.compile("adam", loss)
-    return model
+def behind(layer):
+    layers = layer, keras.layers.Dense(2)
+    return compiled(keras.Sequential([keras.Input((4,)), *layers]))
 
 
-def loss_with_a_variable():
-    model = dense_network()
-    model.compile("adam", ToCenter())
-    return model
-
-
-def noisy_by_numpy():
-    model = dense_network()
-    model.add(NoisyByNumPy())
-    model.compile("adam", "mse")
-    return model
+def normalized():
+    """By PyTorch's own BatchNorm, whose running averages are buffers."""
+    module = torch.nn.BatchNorm1d(4)
+    shape = (None, 4)
+    return behind(keras.layers.TorchModuleWrapper(module, output_shape=shape))
 
 
 @pytest.mark.parametrize(
@@ -99,20 +95,70 @@ def noisy_by_numpy():
     [
         gradient_of_two_steps,
         frozen_by_its_flag,
-        targets_changed_in_place,
-        loss_with_a_variable,
-        noisy_by_numpy,
+        normalized,
+        lambda: behind(NoisyByNumPy()),
+        lambda: compiled(loss=centered),
+        lambda: compiled(loss=ToCenter()),
     ],
 )
 def test_training_is_the_same(make_model):
-    ends = []
-    for monitors in ([], [GradientNoiseMonitor(every=2)]):
-        keras.utils.set_random_seed(0)
-        model = make_model()
-        logs = model.fit(batches(), epochs=2, verbose=0, callbacks=monitors)
-        ends.append((bits_of(model), logs.history["loss"]))
-    assert len(monitors[0].series) > 2
-    assert_same_bits(*ends)
+    _, [monitor] = assert_trains_alike(make_model, fit)
+    is_normalized = make_model is normalized
+    assert ("batch_normalization" in monitor.series.codes) == is_normalized
+
+
+class Remembering(keras.layers.Layer):
+    """Shifts its inputs by what an attribute remembers of other batches."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what, self.calls, self.means, self.seen = what, 0, [], set()
+        self.last = collections.deque([0.0], 3)
+        self.array, self.mean = np.zeros(4, "float32"), torch.zeros(4)
+        self.register_buffer("buffer", torch.zeros(4))
+        self.generator = torch.Generator()
+        self.numpy_generator = np.random.default_rng(0)
+
+    def call(self, x):
+        if x.is_meta:
+            return x
+        mean = x.mean(0).detach()
+        self.calls += 1
+        self.means.append(mean)
+        self.last.append(float(mean.sum()))
+        self.seen.add(float(mean.sum()))
+        self.array += mean.numpy()
+        self.mean += mean
+        self.buffer = self.buffer + mean
+        return (
+            x
+            + {
+                "number": self.calls,
+                "list": sum(self.means),
+                "queue": sum(self.last),
+                "set": len(self.seen),
+                "array": self.array.sum(),
+                "tensor": self.mean,
+                "another buffer": self.buffer,
+                "generator": torch.rand(4, generator=self.generator),
+                "NumPy's generator": self.numpy_generator.normal(),
+            }[self.what]
+        )
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("number", "list", "queue", "set", "array", "tensor"),
+        *("another buffer", "generator", "NumPy's generator"),
+    ],
+)
+def test_what_attributes_remember_is_put_back(what):
+    def life(model, monitors):
+        logs = fit(model, monitors)
+        return logs, model.predict(regression(8)[0], verbose=0)
+
+    assert_trains_alike(lambda: behind(Remembering(what)), life)
 
 
 class WithDropout(keras.Model):
@@ -128,8 +174,6 @@ class WithDropout(keras.Model):
 
 
 def test_inference_is_in_the_mode_of_inference():
-    model = WithDropout()
-    model.compile("sgd", "mse")
     monitor = GradientNoiseMonitor(every=1)
-    model.fit(batches(), verbose=0, callbacks=[monitor])
+    fit(compiled(WithDropout()), [monitor])
     assert all(difference < 1e-5 for _, difference in monitor.series.couplings)

@@ -6,7 +6,7 @@ import pytest
 
 import keras_svag
 from keras_svag.backend.pairs import fingerprint
-from tests.helpers.backend_cases import numbers
+from tests.helpers.backend_cases import compiled_for, numbers
 from tests.helpers.small_problems import dense_network
 
 ROWS, BATCH_SIZE = 48, 8
@@ -16,21 +16,11 @@ Y = np.argsort(X[:, 0]).argsort() % 2
 
 def observed(wraps, rate=0.01, epochs=3):
     """The series of a run that measures every step."""
-    keras.utils.set_random_seed(0)
-    model, optimizer = dense_network(), keras.optimizers.SGD(rate)
-    if wraps:
-        model = keras_svag.SVAGModel(model)
-        optimizer = keras_svag.SVAG(rate, ell=2)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss)
+    model = compiled_for(wraps, dense_network(), rate, loss)
     monitor = keras_svag.GradientNoiseMonitor(every=1)
-    model.fit(
-        *(X, Y, BATCH_SIZE),
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[monitor],
-    )
+    way = {"epochs": epochs, "shuffle": False, "verbose": 0}
+    model.fit(X, Y, BATCH_SIZE, callbacks=[monitor], **way)
     return monitor.series
 
 

@@ -7,7 +7,7 @@ import scipy.sparse
 from keras import layers
 
 import keras_svag
-from tests.helpers.backend_cases import numbers
+from tests.helpers.backend_cases import compiled_for, numbers
 
 if keras.backend.backend() == "torch":
     pytest.skip("Keras has none on PyTorch", allow_module_level=True)
@@ -24,12 +24,7 @@ def model(is_sparse):
 
 def trained(x, wraps):
     """The series and the weights of a few steps."""
-    trainee = model(x is not WORDS)
-    optimizer = keras.optimizers.SGD(0.1)
-    if wraps:
-        trainee = keras_svag.SVAGModel(trainee)
-        optimizer = keras_svag.SVAG(0.1, ell=2)
-    trainee.compile(optimizer, "mse")
+    trainee = compiled_for(wraps, model(x is not WORDS))
     monitor = keras_svag.GradientNoiseMonitor(every=1)
     y = numbers(24, 2, seed=1)
     trainee.fit(x, y, batch_size=8, verbose=0, callbacks=[monitor])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
-from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.bits import assert_trains_alike
 from tests.helpers.public_layers import NumPyNoise
-from tests.helpers.small_problems import dense_network, regression
+from tests.helpers.small_problems import compiled, regression
 
 X, Y = regression(64)
 
@@ -31,48 +31,35 @@ class Drawn(keras.utils.PyDataset):
 )
 @pytest.mark.parametrize("data", [drawn, Drawn])
 def test_data_and_a_layer_may_draw_from_one_generator(data):
-    ends = []
-    for monitors in ([], [GradientNoiseMonitor(every=2)]):
-        keras.utils.set_random_seed(0)
+    def build_model():
         inner = keras.Input((4,)), NumPyNoise(), keras.layers.Dense(2)
-        model = keras.Sequential(inner)
-        model.compile("sgd", "mse", run_eagerly=True)
+        return compiled(keras.Sequential(inner), run_eagerly=True)
+
+    def life(model, monitors):
         model.fit(data(), steps_per_epoch=6, verbose=0, callbacks=monitors)
-        ends.append(bits_of(model))
-    assert_same_bits(*ends)
 
-
-class Asks(keras.callbacks.Callback):
-    """Asks for a report, and sets a learning rate that Keras may not see."""
-
-    def __init__(self, monitors, optimizer):
-        super().__init__()
-        self.monitors, self.optimizer = monitors, optimizer
-        self.rates = []
-
-    def on_train_batch_begin(self, batch, logs=None):
-        for monitor in self.monitors:
-            if monitor.report is not None:
-                run = monitor.report.verdict.conditions
-                self.rates.append(run.learning_rate)
-        self.optimizer.learning_rate = 0.5 / (1 + batch)
+    assert_trains_alike(build_model, life, [GradientNoiseMonitor(every=1)])
 
 
 def test_a_report_within_an_epoch_changes_nothing():
-    ends = []
-    for monitors in ([], [ScalingRuleCheck(every=1, verbose=0)]):
-        model = dense_network()
-        model.compile("adam", "mse")
-        asks = Asks(monitors, model.optimizer)
-        model.fit(X, Y, 8, verbose=0, callbacks=[*monitors, asks])
-        ends.append(bits_of(model))
-    assert len(asks.rates) == 6
-    assert_same_bits(*ends)
+    asked = []
+
+    def life(model, monitors):
+        def ask(batch, logs):
+            asked.extend(m.report for m in monitors if m.report is not None)
+            # Which Keras may not see.
+            model.optimizer.learning_rate = 0.5 / (1 + batch)
+
+        asking = keras.callbacks.LambdaCallback(on_train_batch_begin=ask)
+        model.fit(X, Y, 8, verbose=0, callbacks=[*monitors, asking])
+
+    check = ScalingRuleCheck(every=1, verbose=0)
+    assert_trains_alike(compiled, life, [check])
+    assert len(asked) == 6
 
 
 def test_a_loop_that_calls_callbacks_trains_without_being_measured():
-    model, monitor = dense_network(), GradientNoiseMonitor(every=1)
-    model.compile("sgd", "mse")
+    model, monitor = compiled(), GradientNoiseMonitor(every=1)
     callbacks = keras.callbacks.CallbackList([monitor], model=model)
     callbacks.on_train_begin()
     for batch in range(3):
@@ -86,8 +73,7 @@ def test_a_loop_that_calls_callbacks_trains_without_being_measured():
 
 
 def test_a_list_of_callbacks_without_parameters_is_as_good_as_another():
-    model, monitor = dense_network(), GradientNoiseMonitor(every=1)
-    model.compile("sgd", "mse")
+    model, monitor = compiled(), GradientNoiseMonitor(every=1)
     callbacks = keras.callbacks.CallbackList([monitor], True, model=model)
     history = model.fit(X, Y, 8, verbose=0, callbacks=callbacks).history
     assert len(history["noise_to_signal"]) == 1

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
-from tests.helpers.bits import assert_same_bits, bits_of, without_noise
+from tests.helpers.bits import assert_trains_alike, bits_of, without_noise
 from tests.helpers.public_layers import Breaking
 from tests.helpers.small_problems import (
     compiled,
@@ -22,6 +22,8 @@ from tests.helpers.small_problems import (
 
 ROWS, BATCH_SIZE, STEPS = 43, 8, 6
 X, Y = regression(ROWS)
+BATCHES = [slice(i, i + BATCH_SIZE) for i in range(0, ROWS, BATCH_SIZE)]
+slow = pytest.mark.slow
 
 
 def network(**compilation):
@@ -29,13 +31,13 @@ def network(**compilation):
 
 
 def fit(model, callbacks=(), x=X, y=Y, **arguments):
-    arguments = {
-        "batch_size": BATCH_SIZE if y is not None else None,
-        "epochs": 2,
-        "verbose": 0,
-        "callbacks": list(callbacks),
-    } | arguments
-    return without_noise(model.fit(x, y, **arguments).history)
+    way = {"batch_size": BATCH_SIZE, "epochs": 2, "verbose": 0} | arguments
+    history = model.fit(x, y, callbacks=list(callbacks), **way).history
+    return without_noise(history)
+
+
+def train_on_batch(model):
+    return model.train_on_batch(X, Y)
 
 
 def every_step():
@@ -53,62 +55,18 @@ def at(hook, count, action):
     return keras.callbacks.LambdaCallback(**{hook: on_call})
 
 
-def assert_lives_alike(life, build_model=network, monitors=None):
-    """Compares a life without a monitor with one that is measured.
+def among(monitors, callback):
+    """The callback behind the first monitor, and before the other."""
+    return [*monitors[:1], callback, *monitors[1:]]
 
-    Args:
-        life: function of a model and a list of monitors, which trains.
-        build_model: makes a model.
-        monitors: one that measures every step if none are given.
 
-    Returns:
-        What the measured life returned, and the monitors.
-    """
-    left, measured = [], monitors or [every_step()]
-    for monitors in ([], measured):
-        model = build_model()
-        left.append((life(model, monitors), bits_of(model)))
-    theirs, ours = left
-    assert_same_bits(ours, theirs)
-    assert all(len(monitor.series) > 0 for monitor in measured)
-    return ours[0], measured
+def assert_lives_alike(life, build_model=network, monitors=1):
+    """`assert_trains_alike`, with so many monitors of every step."""
+    monitors = [every_step() for _ in range(monitors)]
+    return assert_trains_alike(build_model, life, monitors)
 
 
 # Interruptions
-
-
-def stop(error):
-    def action():
-        raise error
-
-    return action
-
-
-def train_on_batch(model):
-    return model.train_on_batch(X, Y)
-
-
-@pytest.mark.parametrize(
-    ("hook", "error", "later"),
-    [
-        ("on_train_batch_begin", KeyboardInterrupt, train_on_batch),
-        ("on_train_batch_end", ZeroDivisionError, fit),
-    ],
-)
-def test_after_an_interruption_nothing_is_measured(hook, error, later):
-    def life(model, monitors):
-        model.train_on_batch(X, Y)
-        hers = model.train_function
-        interruption = at(hook, 4, stop(error))
-        with pytest.raises(error):
-            fit(model, [*monitors[:1], interruption, *monitors[1:]])
-        observed = [len(monitor.series) for monitor in monitors]
-        assert all(observed)
-        later(model)
-        assert [len(monitor.series) for monitor in monitors] == observed
-        assert model.train_function is hers
-
-    assert_lives_alike(life, monitors=[every_step(), every_step()])
 
 
 def test_interruption_while_measuring_leaves_the_model_as_before_the_step():
@@ -135,41 +93,20 @@ def test_interruption_while_measuring_leaves_the_model_as_before_the_step():
     assert_lives_alike(life, build_model)
 
 
-BATCHES = [slice(i, i + BATCH_SIZE) for i in range(0, ROWS, BATCH_SIZE)]
-
-
-def break_in_the_data(model, monitor):
-    def batches():
-        for rows in BATCHES[:4]:
-            yield X[rows], Y[rows]
-        raise OSError("the disk is gone")
-
-    with pytest.raises(Exception, match="the disk is gone"):
-        fit(model, [monitor], batches(), None)
-
-
-def break_in_a_loop(model, monitor):
+def test_after_a_break_in_a_loop_nothing_is_measured():
+    model, monitor = network(), every_step()
+    train_on_batch(model)
+    hers = model.train_function
     with pytest.raises(KeyboardInterrupt), monitor.watch(model):
         for rows in BATCHES[:4]:
             model.train_on_batch(X[rows], Y[rows])
         raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("begin", [break_in_the_data, break_in_a_loop])
-def test_after_a_break_outside_of_callbacks_nothing_is_measured(begin):
-    """The bits are not compared: Keras draws a batch within the graph of its
-    step, some of which it has done when the data fail."""
-    model, monitor = network(), every_step()
-    model.train_on_batch(X, Y)
-    hers = model.train_function
-    begin(model, monitor)
     assert model.train_function is hers
-    assert len(monitor.series) == 3
     fit(model)
     assert len(monitor.series) == 3
 
 
-# Several monitors, several fits
+# Several fits, and other callbacks
 
 
 def test_two_monitors_and_weights_that_are_frozen_between_fits():
@@ -181,12 +118,9 @@ def test_two_monitors_and_weights_that_are_frozen_between_fits():
         return histories
 
     monitors = [every_step(), ScalingRuleCheck(every=1, verbose=0)]
-    assert_lives_alike(life, monitors=monitors)
+    assert_trains_alike(network, life, monitors)
     first, second = (monitor.series["grad_sq_norm"] for monitor in monitors)
     np.testing.assert_array_equal(first, second)
-
-
-# Other callbacks
 
 
 def compile_anew(model):
@@ -199,9 +133,6 @@ def force_a_new_function(model):
 
 def freeze(model):
     model.layers[0].trainable = False
-
-
-slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -220,16 +151,16 @@ def test_callback_that_acts_on_the_model(action, hook):
 
     def life(model, monitors):
         count = 1 if hook == "on_epoch_end" else 4
-        callback = at(hook, count, lambda: action(model))
         try:
-            return fit(model, [*monitors[:1], callback, *monitors[1:]])
+            acting = at(hook, count, lambda: action(model))
+            return fit(model, among(monitors, acting))
         except Exception as error:
             return type(error).__name__, str(error)
 
-    assert_lives_alike(life, monitors=[every_step(), every_step()])
+    assert_lives_alike(life, monitors=2)
 
 
-@pytest.mark.slow
+@slow
 def test_model_is_saved_exported_and_copied_in_fit(tmp_path):
     def life(model, monitors):
         def keep():
@@ -246,13 +177,12 @@ def test_model_is_saved_exported_and_copied_in_fit(tmp_path):
             ):
                 np.testing.assert_allclose(kept(X), expected, atol=1e-6)
 
-        look = at("on_train_batch_begin", 2, keep)
-        return fit(model, [*monitors[:1], look, *monitors[1:]])
+        return fit(model, among(monitors, at("on_train_batch_begin", 2, keep)))
 
-    assert_lives_alike(life, monitors=[every_step(), every_step()])
+    assert_lives_alike(life, monitors=2)
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(1, marks=slow)])
 def test_callback_that_wraps_the_train_function_for_good(count):
     """It comes later in the list, so that it finds what the monitor put."""
 
@@ -270,10 +200,10 @@ def test_callback_that_wraps_the_train_function_for_good(count):
             wrappers.append(counting)
 
         callback = at("on_train_batch_begin", count, wrap)
-        histories = [fit(model, [*monitors, callback])]
-        assert model.train_function is wrappers[0]
-        histories.append(fit(model, monitors))
-        assert model.train_function is wrappers[0]
+        histories = []
+        for callbacks in ([*monitors, callback], monitors):
+            histories.append(fit(model, callbacks))
+            assert model.train_function is wrappers[0]
         return histories, calls
 
     (_, calls), [monitor] = assert_lives_alike(life)
@@ -296,22 +226,6 @@ def test_training_that_ends_on_nan():
 
 
 # Ways of the train function
-
-
-@pytest.mark.parametrize(
-    ("steps", "jit_compile"),
-    [(4, False), pytest.param(1, True, marks=pytest.mark.slow)],
-)
-def test_short_last_batch_and_a_remainder_of_steps(steps, jit_compile):
-    def build_model():
-        return network(steps_per_execution=steps, jit_compile=jit_compile)
-
-    def life(model, monitors):
-        return fit(model, monitors, epochs=4)
-
-    _, [monitor] = assert_lives_alike(life, build_model)
-    rows = np.where(monitor.series["step"] % STEPS == 0, ROWS % BATCH_SIZE, 8)
-    np.testing.assert_array_equal(monitor.series["rows"], rows)
 
 
 class Traced(keras.Sequential):
@@ -347,21 +261,17 @@ def test_second_fit_traces_nothing_and_the_first_pays_two_traces(rows):
     assert ours == [training + 1, inference + sizes]
 
 
-# Loops of one's own
-
-
 def test_loop_that_is_watched_returns_the_same_logs():
     def life(model, monitors):
         def loop():
             return [model.train_on_batch(X[rows], Y[rows]) for rows in BATCHES]
 
-        model.train_on_batch(X, Y)
+        train_on_batch(model)
         hers, logs = model.train_function, []
-        contexts = [monitor.watch(model) for monitor in monitors]
-        for context in contexts or [contextlib.nullcontext()]:
-            with context:
-                logs += loop()
-            assert model.train_function is hers
+        watching = (monitor.watch(model) for monitor in monitors)
+        with next(watching, contextlib.nullcontext()):
+            logs += loop()
+        assert model.train_function is hers
         observed = [len(monitor.series) for monitor in monitors]
         logs += loop()
         assert [len(monitor.series) for monitor in monitors] == observed
@@ -386,19 +296,20 @@ class TensorFlowNoise(keras.layers.Layer):
 
 
 def test_limits_are_those_of_the_documents():
-    weights, calls = [], []
-    for monitors in ([], [every_step()]):
-        keras.utils.set_random_seed(0)
-        noise = TensorFlowNoise()
-        inner = [keras.Input((4,)), noise, keras.layers.Dense(2)]
-        model = compiled(keras.Sequential(inner), run_eagerly=True)
-        before = noise.calls
+    def build_model():
+        inner = [keras.Input((4,)), TensorFlowNoise(), keras.layers.Dense(2)]
+        return compiled(keras.Sequential(inner), run_eagerly=True)
+
+    calls = []
+
+    def life(model, monitors):
+        before = model.layers[0].calls
         fit(model, monitors)
-        weights.append(model.get_weights()[0])
-        calls.append(noise.calls - before)
-    assert 2 * STEPS == calls[0] < calls[1]
+        calls.append(model.layers[0].calls - before)
+
     # Only on several replicas does it draw other numbers.
-    np.testing.assert_array_equal(*weights)
+    assert_lives_alike(life, build_model)
+    assert 2 * STEPS == calls[0] < calls[1]
     documented = " ".join(GradientNoiseMonitor.__doc__.split())
     assert "Attributes of Python objects" in documented
     assert "`tf.random.normal`" in documented

@@ -4,6 +4,7 @@ Another program (of other shapes, or called by itself) has other last bits, and
 what draws by `tf.random` begins anew in it.
 """
 
+import functools
 import gc
 import weakref
 
@@ -13,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from keras_svag import GradientNoiseMonitor, backend
-from tests.helpers.bits import assert_same_bits, bits_of
+from tests.helpers.bits import assert_trains_alike
 from tests.helpers.small_problems import regression
 
 # Batches of 12 rows: a division by 12 is no shift of the exponent.
@@ -31,6 +32,18 @@ class NumPyNoise(keras.layers.Layer):
     def call(self, x):
         noise = tf.numpy_function(np.random.normal, [0.0, 1.0], tf.float64)
         return x + tf.cast(tf.ensure_shape(noise, ()), x.dtype)
+
+
+class Counting(keras.layers.Layer):
+    """Scales by its calls, counted in a variable that Keras does not know."""
+
+    def __init__(self, keep):
+        super().__init__()
+        variable = tf.Variable(1.0)
+        self.count, self.kept = lambda: variable, keep(variable)
+
+    def call(self, x):
+        return x / self.count().assign_add(1.0)
 
 
 class Mixup(keras.Model):
@@ -94,35 +107,45 @@ def perceptron(kind=keras.Model, layer=keras.layers.Identity):
     return kind(inputs, keras.layers.Dense(3)(hidden))
 
 
-CASES = {
-    "another structure": (perceptron, fit_another_structure),
-    "after train_on_batch": (perceptron, fit_after_train_on_batch),
-    "short batches later": (perceptron, fit_short_batches_later),
-    "tf.random in a layer": (lambda: perceptron(layer=Noise), fit_arrays),
-    "tf.random in train_step": (lambda: perceptron(Mixup), fit_arrays),
-    "NumPy in the graph": (lambda: perceptron(layer=NumPyNoise), fit_arrays),
-    "own train function": (lambda: perceptron(OwnLoop), fit_arrays),
-    "a scalar in the batch": (Tempered, fit_tempered),
-}
-SETTINGS = [(name, {}) for name in CASES]
-SETTINGS += [("tf.random in a layer", {"run_eagerly": True})]
-SETTINGS += [("tf.random in a layer", {"steps_per_execution": 3})]
+def having(layer, *arguments):
+    return lambda: perceptron(layer=functools.partial(layer, *arguments))
 
 
-@pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_training_has_the_bits_of_training_without(name, settings):
-    make, train = CASES[name]
-    ends = []
-    for monitors in ([], [GradientNoiseMonitor(every=2)]):
-        keras.utils.set_random_seed(0)
+def nested(variable):
+    return {1: {"in": (variable,)}, "other": 2}
+
+
+EAGER = {"run_eagerly": True}
+
+
+@pytest.mark.parametrize(
+    ("make", "train", "settings"),
+    [
+        (perceptron, fit_another_structure, {}),
+        (perceptron, fit_after_train_on_batch, {}),
+        (perceptron, fit_short_batches_later, {}),
+        (having(Noise), fit_arrays, {}),
+        (having(Noise), fit_arrays, EAGER),
+        (having(Noise), fit_arrays, {"steps_per_execution": 3}),
+        (having(NumPyNoise), fit_arrays, {}),
+        (having(Counting, lambda variable: variable), fit_arrays, {}),
+        (having(Counting, lambda variable: [variable]), fit_arrays, EAGER),
+        (having(Counting, nested), fit_arrays, EAGER),
+        (lambda: perceptron(Mixup), fit_arrays, {}),
+        (lambda: perceptron(OwnLoop), fit_arrays, {}),
+        (Tempered, fit_tempered, {}),
+    ],
+)
+def test_training_has_the_bits_of_training_without(make, train, settings):
+    def build_model():
         model = make()
         model.compile("adam", "mse", **settings)
-        train(model, monitors)
-        ends.append(bits_of(model))
-    assert len(monitors[0].series) > 2
-    assert_same_bits(*ends)
-    is_own = isinstance(model, Mixup)
-    assumptions = monitors[0].estimate().assumptions
+        return model
+
+    _, [monitor] = assert_trains_alike(build_model, train)
+    assert len(monitor.series) > 2
+    is_own = isinstance(build_model(), Mixup)
+    assumptions = monitor.estimate().assumptions
     assert ("own_train_step" in assumptions) == is_own
 
 
@@ -140,11 +163,15 @@ def test_a_batch_that_was_not_read_is_not_handed_on_later():
     assert left() is None
 
 
-class EightRows(keras.layers.Layer):
-    """Knows the rows of a batch by itself."""
+class AtLeast(keras.layers.Layer):
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
 
     def call(self, x):
-        return x + tf.ones((8, 8))
+        if (x.shape[0] or self.rows) < self.rows:
+            raise ValueError("too few rows")
+        return x
 
 
 def of_eight_rows(y, y_pred):
@@ -152,12 +179,12 @@ def of_eight_rows(y, y_pred):
 
 
 @pytest.mark.parametrize(
-    ("layer", "loss"),
+    ("make", "loss"),
     # Seen while the half is traced, and when it is run.
-    [(EightRows, "mse"), (keras.layers.Identity, of_eight_rows)],
+    [(having(AtLeast, 8), "mse"), (perceptron, of_eight_rows)],
 )
-def test_a_half_that_cannot_be_computed_is_refused_in_a_sentence(layer, loss):
-    model = perceptron(layer=layer)
+def test_a_half_that_cannot_be_computed_is_refused_in_a_sentence(make, loss):
+    model = make()
     model.compile("sgd", loss)
     monitors = [GradientNoiseMonitor(every=1)]
     with pytest.raises(ValueError, match="half a batch .*whole batches") as e:
@@ -165,15 +192,8 @@ def test_a_half_that_cannot_be_computed_is_refused_in_a_sentence(layer, loss):
     assert "\x1b" not in str(e.value)
 
 
-class AtLeastThree(keras.layers.Layer):
-    def call(self, x):
-        if (x.shape[0] or 3) < 3:
-            raise ValueError("too few rows")
-        return x
-
-
 def test_a_later_half_that_cannot_be_computed_ends_no_training():
-    model, monitor = perceptron(layer=AtLeastThree), GradientNoiseMonitor(1)
+    model, monitor = having(AtLeast, 3)(), GradientNoiseMonitor(1)
     model.compile("sgd", "mse", run_eagerly=True)
     with pytest.warns(UserWarning, match="too few rows"):
         fit(model, [monitor], X[:28], Y[:28], batch_size=12)
@@ -200,16 +220,12 @@ class Autoencoder(keras.Model):
 
 def test_without_targets_the_given_loss_is_one_of_the_inputs():
     noise = []
-    for kind, loss, given in (
-        (keras.Model, "mse", None),
-        (Autoencoder, None, "mse"),
-    ):
+    for kind, data in ((keras.Model, (X, X)), (Autoencoder, (X,))):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((8,))
         model = kind(inputs, keras.layers.Dense(8)(inputs))
-        model.compile("sgd", loss)
-        monitor = GradientNoiseMonitor(every=1, loss=given)
-        data = [X] if given else [X, X]
+        model.compile("sgd", "mse" if kind is keras.Model else None)
+        monitor = GradientNoiseMonitor(every=1, loss="mse")
         fit(model, [monitor], *data, batch_size=12)
         noise.append(monitor.series["example_noise"])
     np.testing.assert_allclose(*noise, rtol=1e-4)

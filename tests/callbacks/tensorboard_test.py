@@ -50,36 +50,24 @@ def test_directory_that_cannot_be_written_is_refused_before_the_first_step(
     assert model.optimizer.iterations == 0
 
 
-def events(log_dir):
+def read(log_dir, plugin):
+    """`{tag: {step: value}}` of what a plugin of TensorBoard shows."""
     accumulator = event_accumulator.EventAccumulator(
         str(log_dir / "gradient_noise"), size_guidance={"tensors": 0}
-    )
-    return accumulator.Reload()
-
-
-def scalars(accumulator):
-    """`{tag: {step: value}}` of everything but the layout and the cards."""
+    ).Reload()
     return {
         tag: {
-            event.step: float(tensor_util.make_ndarray(event.tensor_proto))
+            event.step: tensor_util.make_ndarray(event.tensor_proto).item()
             for event in accumulator.Tensors(tag)
         }
-        for tag in accumulator.PluginTagToContent("scalars")
+        for tag in accumulator.PluginTagToContent(plugin)
     }
 
 
-def card(accumulator, tag):
-    assert tag in accumulator.PluginTagToContent("text")
-    (event,) = accumulator.Tensors(tag)
-    return tensor_util.make_ndarray(event.tensor_proto).item().decode()
-
-
-def charts(accumulator):
+def charts(log_dir):
     """`{line: (lower, upper)}` of the charts of the layout that counts."""
-    *_, event = accumulator.Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(
-        tensor_util.make_ndarray(event.tensor_proto).item()
-    )
+    [layouts] = read(log_dir, "custom_scalars").values()
+    layout = layout_pb2.Layout.FromString([*layouts.values()][-1])
     (category,) = layout.category
     drawn = {}
     for chart in category.chart:
@@ -101,38 +89,31 @@ def test_a_fit_writes_at_epochs_or_after_so_many_steps(
 ):
     is_judged, steps = make is ScalingRuleCheck, 4
     one = make(every=1, log_dir=tmp_path, **settings)
-    x, y = regression(8 * steps)
-    compiled(run_eagerly=True).fit(
-        x, y, 8, epochs=2, verbose=0, callbacks=[one]
-    )
+    model, way = compiled(run_eagerly=True), {"epochs": 2, "verbose": 0}
+    model.fit(*regression(8 * steps), 8, callbacks=[one], **way)
     expected = {}
     for place in places:
         seen = one.series[: np.sum(one.series["step"] <= place)]
         window = seen.window(epochs=1) if is_judged else seen
         step = place // steps if is_judged else place
         expected[step] = window.estimate().grad_sq_norm
-    accumulator = events(tmp_path)
-    assert scalars(accumulator)[G] == pytest.approx(expected)
-    assert ("linear rule" in accumulator.Tags()["tensors"]) == is_judged
+    assert read(tmp_path, "scalars")[G] == pytest.approx(expected)
+    if is_judged:
+        assert "linear rule" in read(tmp_path, "text")
 
 
-@pytest.fixture
-def written(tmp_path):
-    def write(*reports):
-        summaries = NoiseSummaries(tmp_path)
-        for one in reports:
-            summaries.write_scalars(one, one.last_epoch)
-        summaries.write_report(reports[-1], reports[-1].last_epoch)
-        summaries.close()
-        return events(tmp_path)
-
-    return write
+def write(log_dir, *reports):
+    summaries = NoiseSummaries(log_dir)
+    for one in reports:
+        summaries.write_scalars(one, one.last_epoch)
+    summaries.write_report(reports[-1], reports[-1].last_epoch)
+    summaries.close()
 
 
-def test_every_epoch_has_its_values_and_bands(written):
+def test_every_epoch_has_its_values_and_bands(tmp_path):
     reports = [report(1, noise(1.0, 20.0)), report(2, noise(2.0, 30.0))]
-    accumulator = written(*reports)
-    actual = scalars(accumulator)
+    write(tmp_path, *reports)
+    actual = read(tmp_path, "scalars")
     low, high = reports[1].estimate.interval()
     verdict = reports[0].verdict
     for tag, step, expected in (
@@ -150,7 +131,7 @@ def test_every_epoch_has_its_values_and_bands(written):
     ):
         assert actual[tag][step] == pytest.approx(expected, rel=1e-3), tag
     # The layout has all that is written, the last one shown first.
-    drawn = charts(accumulator)
+    drawn = charts(tmp_path)
     tags = {tag for line in drawn.items() for tag in (line[0], *line[1])}
     assert tags == set(actual)
     assert drawn[BALANCE] == (BALANCE, BALANCE)
@@ -165,25 +146,25 @@ def test_what_is_not_known_is_left_out(tmp_path):
         (1, 0.1, [N, G]),
         (2, 1.0, [MAX_BATCH_SIZE, RATIO, N, G]),
     ):
-        summaries.write_scalars(
-            report(epoch, noise(g, 30.0), conditions), epoch
-        )
-        assert list(charts(events(tmp_path))) == lines
+        one = report(epoch, noise(g, 30.0), conditions)
+        summaries.write_scalars(one, epoch)
+        assert list(charts(tmp_path)) == lines
     summaries.close()
-    actual = scalars(events(tmp_path))
+    actual = read(tmp_path, "scalars")
     for end in ("", " (low end)", " (high end)"):
         assert set(actual[f"{RATIO}{end}"]) == {2}
         assert set(actual[f"{MAX_BATCH_SIZE}{end}"]) == {2}
     assert set(actual[G]) == {1, 2}
 
 
-def test_layers_are_in_the_card(written):
+def test_layers_are_in_the_card(tmp_path):
     order = np.random.default_rng(0).permutation(30)
     layers = {f"layer{i}/kernel": noise(1.0, float(i)) for i in order}
     layers["layer27/kernel"] = noise(-1.0, 27.0)
     layers["layer28/kernel"] = noise(0.05, 28.0)
-    accumulator = written(report(1, noise(30.0, 435.0, per_layer=layers)))
-    lines = card(accumulator, "linear rule").splitlines()
+    write(tmp_path, report(1, noise(30.0, 435.0, per_layer=layers)))
+    [card] = read(tmp_path, "text")["linear rule"].values()
+    lines = card.decode().splitlines()
     rows = [line for line in lines if line.startswith("| layer")]
     names = [row.split("|")[1].strip() for row in rows]
     assert names == [f"layer{i}/kernel" for i in range(29, 19, -1)]

@@ -4,6 +4,7 @@
 backend has, against which the others are held.
 """
 
+import functools
 import json
 import pathlib
 
@@ -27,29 +28,23 @@ def tokens(words):
     return rng.choice(words, (ROWS, 7), replace=words < 7 * ROWS)
 
 
+def sequential(inputs, *inner):
+    return keras.Sequential([inputs, *inner, layers.Dense(3)])
+
+
 def perceptron():
-    model = keras.Sequential(
-        [
-            keras.Input((6,)),
-            layers.Dense(16, "tanh"),
-            layers.Dense(8, "relu"),
-            layers.Dense(3),
-        ]
-    )
-    return model, numbers(ROWS, 6)
+    inner = layers.Dense(16, "tanh"), layers.Dense(8, "relu")
+    return sequential(keras.Input((6,)), *inner), numbers(ROWS, 6)
 
 
 def convolutions():
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            layers.Conv2D(4, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(3),
-        ]
+    model = sequential(
+        keras.Input((8, 8, 3)),
+        layers.Conv2D(4, 3, padding="same", use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.MaxPooling2D(),
+        layers.Flatten(),
     )
     return model, numbers(ROWS, 8, 8, 3)
 
@@ -67,25 +62,13 @@ def transformer():
 
 
 def lstm():
-    model = keras.Sequential(
-        [
-            keras.Input((7, 4)),
-            layers.LSTM(6),
-            layers.Dense(3),
-        ]
-    )
+    model = sequential(keras.Input((7, 4)), layers.LSTM(6))
     return model, numbers(ROWS, 7, 4)
 
 
 def embeddings():
-    model = keras.Sequential(
-        [
-            keras.Input((7,), dtype="int32"),
-            layers.Embedding(20, 6),
-            layers.Flatten(),
-            layers.Dense(3),
-        ]
-    )
+    inputs = keras.Input((7,), dtype="int32")
+    model = sequential(inputs, layers.Embedding(20, 6), layers.Flatten())
     return model, tokens(20)
 
 
@@ -101,6 +84,16 @@ def built(network):
         value = numbers(*weight.shape, seed=place) / np.sqrt(fan_in)
         weight.assign(offset + 0.5 * value)
     return model, x, numbers(ROWS, 3, seed=1)
+
+
+def compiled_for(wraps, model, rate=0.1, loss="mse"):
+    """The model compiled with SGD, or with SVAG in an `SVAGModel`."""
+    optimizer = keras.optimizers.SGD(rate)
+    if wraps:
+        model = keras_svag.SVAGModel(model)
+        optimizer = keras_svag.SVAG(rate, ell=2)
+    model.compile(optimizer, loss)
+    return model
 
 
 def noise(network):
@@ -154,23 +147,24 @@ def steps(optimizer, ell, pairing, is_wrapped):
 def cases():
     """Maps the name of each case to the function that computes it."""
     found = {
-        f"noise of {network.__name__}": lambda network=network: noise(network)
+        f"noise of {network.__name__}": functools.partial(noise, network)
         for network in NETWORKS
     }
     for name in OPTIMIZERS:
-        for ell, pairing, is_wrapped in (
+        for arguments in (
             (1, "independent", True),
             (1, "halves", False),
             (4, "independent", False),
             (4, "halves", True),
         ):
-            arguments = name, ell, pairing, is_wrapped
+            ell, pairing, is_wrapped = arguments
             key = f"{name}, ell={ell}, {pairing}"
             key += ", in an SVAGModel" if is_wrapped else ""
-            found[key] = lambda a=arguments: steps(*a)
+            found[key] = functools.partial(steps, name, *arguments)
     return found
 
 
 if __name__ == "__main__":
     values = {name: compute() for name, compute in cases().items()}
-    REFERENCE.write_text(json.dumps(values, indent=0) + "\n")
+    lines = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in values.items())
+    REFERENCE.write_text("{\n" + ",\n".join(lines) + "\n}\n")

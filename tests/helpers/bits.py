@@ -5,19 +5,14 @@ import random
 import keras
 import numpy as np
 
+from keras_svag import GradientNoiseMonitor
+from keras_svag.reporting.report import LOG_KEYS
+
 # What the monitor, and a check, add to the logs of an epoch.
 LOGS = {
-    "max_batch_size",
-    "max_batch_size_low",
-    "max_batch_size_high",
-    "noise_to_signal_low",
-    "noise_to_signal_high",
-    "grad_sq_norm",
-    "noise_trace",
-    "noise_to_signal",
-    "noise_scale",
-    "weight_sq_norm",
-    "preconditioned_noise_to_signal",
+    *LOG_KEYS,
+    *("grad_sq_norm", "noise_trace", "noise_scale", "weight_sq_norm"),
+    *("noise_to_signal", "preconditioned_noise_to_signal"),
 }
 
 
@@ -53,3 +48,25 @@ def assert_same_bits(ours, theirs):
         a, b = np.asarray(a), np.asarray(b)
         assert (a.dtype, a.shape) == (b.dtype, b.shape), path
         assert a.tobytes() == b.tobytes(), (path, a, b)
+
+
+def assert_trains_alike(build_model, life, monitors=None):
+    """Compares a training with monitors with the same one without.
+
+    Args:
+        build_model: Makes a model, from the same seed each time.
+        life: Function of the model and a list of monitors, which trains it.
+        monitors: One that measures every second step if None.
+
+    Returns:
+        What the measured `life` returned, and the monitors.
+    """
+    measured, ends = monitors or [GradientNoiseMonitor(every=2)], []
+    for monitors in ([], measured):
+        keras.utils.set_random_seed(0)
+        model = build_model()
+        ends.append((life(model, monitors), bits_of(model)))
+    theirs, ours = ends
+    assert_same_bits(ours, theirs)
+    assert len(measured[0].series) > 0
+    return ours[0], measured

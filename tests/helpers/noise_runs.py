@@ -26,13 +26,7 @@ def equilibrium_sq_norm(g, n, rate=RATE):
 
 
 def run(*epochs, every=4, **fields):
-    """A `NoiseSeries` of epochs.
-
-    Args:
-        *epochs: Arguments of `add_epoch`, a dict for each epoch.
-        every: Training steps from one observation to the next.
-        **fields: Those of `NoiseSeries`.
-    """
+    """A `NoiseSeries` of epochs, each the arguments of `add_epoch`."""
     series = NoiseSeries(**{"sampling": "independent"} | fields)
     for number, epoch in enumerate(epochs, 1):
         add_epoch(series, number, every=every, **epoch)
@@ -59,12 +53,10 @@ def add_epoch(
     Args:
         g, n: G, and N at `BATCH_SIZE`.
         rate, last_rate: η of the first and of the last observation.
-        count: Observations.
         g_spread, n_spread: Their standard deviations, relative to the means.
         weight_sq_norm: R; that of equilibrium if None.
-        every: Training steps from one to the next.
+        every: Training steps from one observation to the next.
         preconditioned: (G, N) in the norm of an optimizer, or None.
-        rows: Of the batches.
     """
     random = np.random.default_rng(len(series))
     noise = random.normal(size=(count, 2))

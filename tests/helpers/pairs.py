@@ -38,30 +38,28 @@ def taken(data, rows):
 
     def of_one(array):
         if isinstance(array, tf.SparseTensor):
-            dense = tf.sparse.to_dense(array).numpy()
-            return tf.sparse.from_dense(dense[rows])
-        if isinstance(array, tf.RaggedTensor):
-            return tf.gather(array, rows)
-        return np.asarray(array)[rows]
+            dense = tf.sparse.to_dense(array)
+            return tf.sparse.from_dense(tf.gather(dense, rows))
+        ragged = isinstance(array, tf.RaggedTensor)
+        return tf.gather(array, rows) if ragged else np.asarray(array)[rows]
 
     return keras.tree.map_structure(of_one, data)
 
 
 def fit_plain(model, x, y=None, sample_weight=None, **arguments):
     """Trains on 40 rows, in consecutive batches of 4."""
-    return _fit_rows(
-        model, np.arange(40), SUB_BATCH, x, y, sample_weight, arguments
-    )
+    data = {"x": x, "y": y, "sample_weight": sample_weight}
+    return _fit_rows(model, np.arange(40), SUB_BATCH, data, arguments)
 
 
 def fit_pairs(model, x, y=None, sample_weight=None, **arguments):
     """Trains on the same rows, two of those batches interleaved in each."""
-    rows = interleaved(np.arange(40), SUB_BATCH)
-    return _fit_rows(model, rows, 2 * SUB_BATCH, x, y, sample_weight, arguments)
-
-
-def _fit_rows(model, rows, batch_size, x, y, sample_weight, arguments):
     data = {"x": x, "y": y, "sample_weight": sample_weight}
+    rows = interleaved(np.arange(40), SUB_BATCH)
+    return _fit_rows(model, rows, 2 * SUB_BATCH, data, arguments)
+
+
+def _fit_rows(model, rows, batch_size, data, arguments):
     data = {k: taken(v, rows) for k, v in data.items() if v is not None}
     return fit(model, batch_size=batch_size, **data, **arguments)
 

@@ -13,19 +13,15 @@ except ImportError:
 class Codebook(layers.Layer):
     """Vector quantization; moving averages of the inputs are the codes."""
 
-    def __init__(self, codes=4, **kwargs):
-        super().__init__(**kwargs)
-        self.codes = codes
+    codes = 4
 
     def build(self, shape):
-        def weight(shape, initializer):
-            return self.add_weight(
-                shape=shape, initializer=initializer, trainable=False
-            )
+        def weight(*shape, start="ones"):
+            return self.add_weight(shape, start, trainable=False)
 
-        self.table = weight((self.codes, shape[-1]), "random_normal")
-        self.sums = weight((self.codes, shape[-1]), "ones")
-        self.counts = weight((self.codes,), "ones")
+        self.table = weight(self.codes, shape[-1], start="random_normal")
+        self.sums = weight(self.codes, shape[-1])
+        self.counts = weight(self.codes)
 
     def call(self, x, training=False):
         distances = ops.sum((x[:, None] - self.table) ** 2, -1)
@@ -88,10 +84,8 @@ class EverySecondMean(layers.Layer):
     """Follows the mean of its inputs in every second call in training."""
 
     def build(self, shape):
-        self.mean, self.count = (
-            self.add_weight(shape=shape, initializer="zeros", trainable=False)
-            for shape in (shape[1:], ())
-        )
+        self.mean = self.add_weight(shape[1:], "zeros", trainable=False)
+        self.count = self.add_weight((), "zeros", trainable=False)
 
     def call(self, x, training=False):
         if training:
@@ -151,18 +145,6 @@ class NumPyNoise(layers.Layer):
         if training:
             x += np.random.normal(0, 0.1, x.shape[-1]).astype("float32")
         return x
-
-
-class Sampling(layers.Layer):
-    """Draws a code from its mean and the logarithm of its variance (VAE)."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.seed_generator = keras.random.SeedGenerator(3)
-
-    def call(self, mean, log_variance):
-        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
-        return mean + ops.exp(log_variance / 2) * noise
 
 
 class Breaking(layers.Layer):

@@ -11,7 +11,6 @@ import numpy as np
 from keras import layers, ops
 
 from tests.helpers import public_layers
-from tests.helpers.public_layers import Sampling
 from tests.helpers.small_problems import dtype_policy
 
 BACKEND = keras.backend.backend()
@@ -29,14 +28,7 @@ BATCH_SIZE = 8
 
 
 class Script(NamedTuple):
-    """What a script makes before it calls `fit`.
-
-    Args:
-        model: a compiled `keras.Model`.
-        x, y, sample_weight: arrays, or nests of arrays.
-        fit: further arguments of `fit`.
-        monitor: what `GradientNoiseMonitor` needs for this model.
-    """
+    """A compiled model, its data, and more arguments of `fit` and monitors."""
 
     model: keras.Model
     x: Any
@@ -108,13 +100,8 @@ def convolutions():
 
 def frozen_batch_normalization():
     """Transfer learning: the backbone with its statistics is frozen."""
-    backbone = keras.Sequential(
-        [
-            keras.Input((6, 6, 2)),
-            layers.Conv2D(3, 3),
-            layers.BatchNormalization(),
-        ]
-    )
+    inner = layers.Conv2D(3, 3), layers.BatchNormalization()
+    backbone = keras.Sequential([keras.Input((6, 6, 2)), *inner])
     backbone.trainable = False
     return _images(backbone, layers.ReLU())
 
@@ -137,16 +124,12 @@ def half_precision():
 
 
 def layers_with_state():
-    of_backend = []
-    if keras.backend.backend() != "jax":  # No branch of it may assign.
-        of_backend += [public_layers.EverySecondMean()]
-    if keras.backend.backend() == "tensorflow":
-        of_backend += [public_layers.TensorFlowState()]
-    return _regression(
-        layers.SpectralNormalization(_hidden()),
-        public_layers.Codebook(),
-        *of_backend,
-    )
+    inner = [layers.SpectralNormalization(_hidden()), public_layers.Codebook()]
+    if BACKEND != "jax":  # No branch of it may assign.
+        inner += [public_layers.EverySecondMean()]
+    if BACKEND == "tensorflow":
+        inner += [public_layers.TensorFlowState()]
+    return _regression(*inner)
 
 
 def noise_without_a_seed():
@@ -205,11 +188,8 @@ def _two_outputs(y):
     """Of a list of outputs the second has no loss."""
     x = keras.Input((6,))
     hidden = _hidden()(x)
-    outputs = [
-        layers.Dense(units, name=name)(hidden)
-        for name, units in (("score", 1), ("embedding", 3))
-    ]
-    model = keras.Model(x, outputs)
+    heads = layers.Dense(1, name="score"), layers.Dense(3, name="embedding")
+    model = keras.Model(x, [head(hidden) for head in heads])
     model.compile("sgd", ["mse", None])
     return Script(model, numbers(ROWS, 6), y)
 
@@ -225,9 +205,8 @@ def target_that_is_none():
 def loss_of_a_layer():
     """No loss is compiled, and `fit` is given no targets."""
     inputs = {name: keras.Input((2,), name=name) for name in ("x", "targets")}
-    outputs = public_layers.LogisticEndpoint()(
-        layers.Dense(2)(inputs["x"]), inputs["targets"]
-    )
+    endpoint, logits = public_layers.LogisticEndpoint(), layers.Dense(2)
+    outputs = endpoint(logits(inputs["x"]), inputs["targets"])
     model = keras.Model(inputs, outputs)
     model.compile("sgd")
     targets = (numbers(ROWS, 2) > 0).astype("float32")
@@ -407,13 +386,14 @@ class Autoencoder(OwnTrainStep):
 
     def __init__(self):
         super().__init__("reconstruction", "divergence")
-        self.encoder = layers.Dense(4)
-        self.sampling = Sampling()
-        self.decoder = layers.Dense(6)
+        self.encoder, self.decoder = layers.Dense(4), layers.Dense(6)
+        self.seed = keras.random.SeedGenerator(3)
 
     def encode(self, x):
+        """The mean of a code, the logarithm of its variance, and a draw."""
         mean, log_variance = ops.split(self.encoder(x), 2, -1)
-        return mean, log_variance, self.sampling(mean, log_variance)
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed)
+        return mean, log_variance, mean + ops.exp(log_variance / 2) * noise
 
     def call(self, x):
         return self.decoder(self.encode(x)[-1])
@@ -502,6 +482,6 @@ def averaged_and_decayed():
 
 def accumulated_and_clipped():
     optimizer = keras.optimizers.RMSprop(
-        gradient_accumulation_steps=4, global_clipnorm=0.1
+        gradient_accumulation_steps=4, global_clipnorm=0.1, centered=True
     )
     return _regression(optimizer=optimizer)

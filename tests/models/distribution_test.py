@@ -4,25 +4,23 @@ import functools
 
 import pytest
 
-from tests.helpers.distribution.run import CHECKS
+from tests.helpers.distribution.run import OF_REPLICAS, outcomes
 from tests.helpers.processes import Program
 
 pytestmark = pytest.mark.slow
 
 
 @functools.cache
-def outcomes(replicas):
-    """Runs the checks on so many replicas; maps each to its outcome."""
+def outcomes_on(replicas):
     # A second MirroredStrategy in one process can die.
-    program = Program("tests.helpers.distribution.run", replicas)
-    printed, errors = program.communicate(timeout=900)
-    assert program.returncode == 0, errors[-3000:]
-    return dict(line.split(": ", 1) for line in printed.splitlines())
+    name = "tests.helpers.distribution.run"
+    return outcomes(Program(name, "replicas", replicas), 900)
 
 
 @pytest.mark.parametrize(
     ("replicas", "check"),
-    [(replicas, check) for replicas in CHECKS for check in CHECKS[replicas]],
+    [(count, check) for count, named in OF_REPLICAS.items() for check in named],
 )
 def test_replicas(replicas, check):
-    assert outcomes(replicas)[check] == "passed"
+    found = outcomes_on(replicas)
+    assert found.get(check, found[None]) == "passed"

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from tests.helpers.workers.processes import free_addresses, start
-from tests.helpers.workers.run import CHECKS, LAST
+from tests.helpers.distribution.run import LAST, OF_WORKERS, outcomes
+from tests.helpers.workers import free_addresses, start
 
 pytestmark = pytest.mark.slow
 
@@ -14,30 +14,23 @@ SECONDS = 540
 
 
 @functools.cache
-def outcomes():
-    """Outcomes of all checks by name, and the exit status, of each worker."""
+def workers():
+    """The outcomes of all checks, and the exit status, of each worker."""
     addresses = free_addresses(2)
-    workers = [
-        start(index, addresses, "tests.helpers.workers.run", SECONDS)
-        for index in range(2)
-    ]
-    results = []
-    for worker in workers:
-        printed, errors = worker.communicate(timeout=SECONDS + 60)
-        found = dict(line.split(": ", 1) for line in printed.splitlines())
-        results.append((found, worker.returncode, errors[-3000:]))
-    return results
+    arguments = addresses, "tests.helpers.distribution.run", "worker", SECONDS
+    programs = [start(index, *arguments) for index in range(2)]
+    return [(outcomes(p, SECONDS + 60), p.returncode) for p in programs]
 
 
-@pytest.mark.parametrize("check", [name for name in CHECKS if name not in LAST])
+@pytest.mark.parametrize("check", [c for c in OF_WORKERS if c not in LAST])
 def test_two_workers(check):
-    for found, _, end in outcomes():
-        assert found.get(check, end) == "passed"
+    for found, _ in workers():
+        assert found.get(check, found[None]) == "passed"
 
 
 def test_killed_worker_stops_the_other():
-    (found, status, end), (_, killed, _) = outcomes()
+    (found, status), (_, killed) = workers()
     assert killed == -signal.SIGKILL
-    assert status == 0, end
+    assert status == 0, found[None]
     for check in LAST:
-        assert found.get(check, end) == "passed"
+        assert found.get(check, found[None]) == "passed"

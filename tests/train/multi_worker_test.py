@@ -6,7 +6,7 @@ import pytest
 from tests.helpers.contents import contents
 from tests.helpers.processes import Program
 from tests.helpers.small_runs import weights
-from tests.helpers.workers.processes import free_addresses, start
+from tests.helpers.workers import free_addresses, start
 
 pytestmark = pytest.mark.slow
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from experiments.ngd_model import NGDModel
 from keras_svag import SVAG, GradientNoiseMonitor, SVAGAdam, SVAGModel, backend
+from tests.helpers.bits import assert_same_bits
 from tests.helpers.pairs import observation
 from tests.helpers.small_problems import (
     dense_network,
@@ -82,38 +83,34 @@ def under(strategy, make_optimizer=svag, build_model=dense_network, **kwargs):
     return compiled(build_model, optimizer, strategy.scope(), **kwargs)
 
 
-def halves_gradients(x, y, kernel):
-    """The gradients of a linear model's mse on the halves of some rows."""
-    return [
-        2 * x[i::2].T @ (x[i::2] @ kernel - y[i::2]) / len(x[i::2])
-        for i in (0, 1)
-    ]
+def mean_observation(replicas, x, y, kernel, scales=(1.0,)):
+    """The replicas' mean (G, S) of a linear model's mse, for each scale."""
+    found = []
+    parts = (np.array_split(rows, replicas) for rows in (x, y))
+    for x, y in zip(*parts, strict=True):
+        pair = [
+            2 * x[i::2].T @ (x[i::2] @ kernel - y[i::2]) / len(x[i::2])
+            for i in (0, 1)
+        ]
+        found.append([observation(pair, len(x), scale) for scale in scales])
+    return np.mean(found, 0).ravel()
 
 
 def observed_on_one_device(make_optimizer, replicas):
     """A trained linear model, and the replicas' mean observation of a step."""
-    x, y = pairs(num_outputs=1)
     model = compiled(lambda: linear_model(4), make_optimizer())
     optimizer = model.optimizer
     optimizer.build(model.trainable_variables)
-    rows, observations = 2 * SUB_BATCH // replicas, []
-    for start in range(0, len(x), 2 * SUB_BATCH):
-        kernel = model.get_weights()[0]
-        scale = np.nan
+    observations = []
+    batches = (np.split(rows, NUM_STEPS) for rows in pairs(num_outputs=1))
+    for batch in zip(*batches, strict=True):
+        kernel, scale = model.get_weights()[0], np.nan
         if isinstance(optimizer, SVAGAdam):
             v = optimizer._velocities[0].numpy()
-            root = np.sqrt(v) + optimizer.epsilon * ELL**0.5
-            scale = (v > 0) / root
-        of_replicas = []
-        for first in range(start, start + 2 * SUB_BATCH, rows):
-            part = slice(first, first + rows)
-            pair = halves_gradients(x[part], y[part], kernel)
-            of_replicas.append(
-                observation(pair, rows) + observation(pair, rows, scale)
-            )
-        observations.append(np.mean(of_replicas, 0))
-        batch = slice(start, start + 2 * SUB_BATCH)
-        model.train_on_batch(x[batch], y[batch])
+            scale = (v > 0) / (np.sqrt(v) + optimizer.epsilon * ELL**0.5)
+        seen = mean_observation(replicas, *batch, kernel, (1.0, scale))
+        observations.append(seen)
+        model.train_on_batch(*batch)
     return model, np.array(observations)
 
 
@@ -125,25 +122,20 @@ def check_svag_model_and_its_noise_are_those_of_one_device(strategy):
         )
         model = under(strategy, make_optimizer, lambda: linear_model(4))
         monitor = GradientNoiseMonitor()
-        logs = fit(
-            model, *pairs(num_outputs=1), 2 * SUB_BATCH, callbacks=[monitor]
-        )
+        data = pairs(num_outputs=1)
+        logs = fit(model, *data, 2 * SUB_BATCH, callbacks=[monitor])
         assert largest_difference(model, expected) < 1e-6
         assert model.optimizer.effective_iterations == NUM_STEPS / ELL
-        times = [
-            keras.ops.convert_to_numpy(m.optimizer.continuous_time)
-            for m in (model, expected)
-        ]
+        times = [m.optimizer.continuous_time for m in (model, expected)]
+        times = map(keras.ops.convert_to_numpy, times)
         np.testing.assert_allclose(*times, rtol=1e-9)
         series = monitor.series
         found = np.array([series[name] for name in series.COLUMNS[6:10]]).T
         np.testing.assert_allclose(found, observations, rtol=1e-4, atol=1e-6)
         assert series["rows"].tolist() == NUM_STEPS * [2 * SUB_BATCH]
         assert series["iteration"].tolist() == [*range(NUM_STEPS)]
-        kernel = linear_model(4).get_weights()[0]
-        np.testing.assert_allclose(
-            series["weight_sq_norm"][0], np.sum(kernel**2), rtol=1e-5
-        )
+        norm = np.sum(linear_model(4).get_weights()[0] ** 2)
+        np.testing.assert_allclose(series["weight_sq_norm"][0], norm, 1e-5)
         halves = adam is make_optimizer
         assert monitor.batch_size == (2 if halves else 1) * SUB_BATCH
         assert ("preconditioned_noise_to_signal" in logs) == halves
@@ -167,13 +159,11 @@ def check_plain_model_equals_one_device(strategy):
     assert model.optimizer.effective_iterations == NUM_STEPS / ELL
 
 
-def operations(strategy, model):
-    """The operations of a training step that no branch or loop holds."""
-    x, y = (tf.constant(rows[: 2 * SUB_BATCH]) for rows in pairs())
-    data = tf.data.Dataset.from_tensors((x, y)).unbatch()
-    data = data.batch(2 * SUB_BATCH, drop_remainder=True).repeat()
+def collectives(strategy, model):
+    """Numbers of elements that each all-reduce of a training step carries."""
+    data = tf.data.Dataset.from_tensor_slices(tuple(pairs())).repeat()
+    data = data.batch(2 * SUB_BATCH, drop_remainder=True)
     batch = next(iter(strategy.experimental_distribute_dataset(data)))
-
     with strategy.scope():
         model.optimizer.build(model.trainable_variables)
 
@@ -182,15 +172,10 @@ def operations(strategy, model):
         return strategy.run(model.train_step, args=(batch,))
 
     graph = step.get_concrete_function(batch).graph
-    graphs = [graph, *(f.graph for f in graph._functions.values())]
-    return [operation for g in graphs for operation in g.get_operations()]
-
-
-def collectives(strategy, model):
-    """Numbers of elements that each all-reduce of a training step carries."""
     return sorted(
         operation.inputs[0].shape.num_elements()
-        for operation in operations(strategy, model)
+        for g in (graph, *(f.graph for f in graph._functions.values()))
+        for operation in g.get_operations()
         if operation.type.startswith("CollectiveReduce")
     )
 
@@ -211,16 +196,12 @@ def check_evaluate_and_predict(strategy):
     # is too small to split.
     for rows, batch_size in ((31, 11), (25, 12)):
         x, y = regression(rows)
-        logs = model.evaluate(
-            x, y, batch_size=batch_size, verbose=0, return_dict=True
-        )
+        way = {"batch_size": batch_size, "verbose": 0}
+        logs = model.evaluate(x, y, return_dict=True, **way)
         assert set(logs) == {"loss"}
-        loss = expected.evaluate(x, y, batch_size=batch_size, verbose=0)
+        loss = expected.evaluate(x, y, **way)
         np.testing.assert_allclose(logs["loss"], loss, rtol=1e-5)
-        predictions = [
-            m.predict(x, batch_size=batch_size, verbose=0)
-            for m in (model, expected)
-        ]
+        predictions = [m.predict(x, **way) for m in (model, expected)]
         np.testing.assert_allclose(*predictions, atol=1e-5)
 
 
@@ -241,7 +222,7 @@ def check_state_of_every_replica_is_restored(strategy):
     own = [*model.non_trainable_variables, *model.metrics_variables]
     shared = [*model.trainable_variables, *model.optimizer.variables]
     saved = backend.replica_values(strategy, own)
-    saved_shared = [keras.ops.convert_to_numpy(v) for v in shared]
+    saved_shared = [*map(keras.ops.convert_to_numpy, shared)]
     assert any(np.any(values != values[0]) for values in saved)
     for variable, values in zip(own, saved, strict=True):
         assert values.shape[1:] == tuple(variable.shape)
@@ -255,22 +236,19 @@ def check_state_of_every_replica_is_restored(strategy):
         backend.assign_replica_values(strategy, own, saved)
         for variable, value in zip(shared, saved_shared, strict=True):
             variable.assign(value)
-    restored = backend.replica_values(strategy, own)
-    for ours, theirs in (trained, (restored, saved)):
-        for one, other in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(one, other)
+    assert_same_bits(*trained)
+    assert_same_bits(backend.replica_values(strategy, own), saved)
 
 
 def check_noisy_gradient_descent_equals_one_device(strategy):
     x, y = regression(48)
-    models = []
+    models, logs = [], []
     for scope in (strategy.scope(), contextlib.nullcontext()):
         with scope:
-            model = NGDModel(dense_network(), 8, 18, seed=1)
-            model.compile(keras.optimizers.SGD(0.5), "mse", metrics=["mae"])
-        logs = fit(model, x, y, len(x), epochs=3)
-        models.append((model, logs))
-    (model, logs), (expected, expected_logs) = models
-    assert largest_difference(model, expected) < 1e-6
-    for key, values in expected_logs.items():
-        np.testing.assert_allclose(logs[key], values, rtol=1e-5)
+            models.append(NGDModel(dense_network(), 8, 18, seed=1))
+            optimizer = keras.optimizers.SGD(0.5)
+            models[-1].compile(optimizer, "mse", metrics=["mae"])
+        logs.append(fit(models[-1], x, y, len(x), epochs=3))
+    assert largest_difference(*models) < 1e-6
+    for key, values in logs[1].items():
+        np.testing.assert_allclose(logs[0][key], values, rtol=1e-5)

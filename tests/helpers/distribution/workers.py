@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import signal
 import tempfile
 import time
@@ -9,6 +10,7 @@ import zlib
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from experiments.run_folder import WorkDir
@@ -36,44 +38,32 @@ def assert_workers_agree(strategy, values):
         np.testing.assert_array_equal(row, values)
 
 
-class Logs(keras.callbacks.Callback):
-    """Keeps the last logs of a step and of an epoch."""
+def check_workers_agree_and_logs_are_scalars(strategy, wrap=SVAGModel):
+    """All of them have one series and one history."""
+    of_step, of_epoch = {}, {}
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: of_step.update(logs),
+        on_epoch_end=lambda epoch, logs: of_epoch.update(logs),
+    )
+    monitor = GradientNoiseMonitor(every=1, per_layer=True)
+    model = under(strategy, adam, wrap=wrap, metrics=["mae"])
+    way = {"validation_data": regression(31), "callbacks": [monitor, look]}
+    history = fit(model, *pairs(), 2 * SUB_BATCH, epochs=2, **way)
+    keys = {"loss", "mae", "val_loss", "val_mae"}
+    keys |= {"noise_to_signal", "preconditioned_noise_to_signal"}
+    assert keys <= set(history)
+    series = monitor.series
+    assert len(series) == (8 if wrap is SVAGModel else 7)
+    observed = [series[name] for name in series.COLUMNS]
+    observed += [series.layer(name) for name in series.layers]
+    seen = *history.values(), *model.get_weights(), *observed
+    assert_workers_agree(strategy, seen)
+    assert not any(map(np.ndim, [*of_step.values(), *of_epoch.values()]))
+    assert set(of_step) <= set(of_epoch)
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.of_step = dict(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.of_epoch = dict(logs)
-
-
-def check_workers_agree_and_logs_are_scalars(strategy):
-    """All of them have one series, of an SVAGModel and beside a model."""
-    for wrap in (SVAGModel, Replicated):
-        logs, monitor = Logs(), GradientNoiseMonitor(every=1, per_layer=True)
-        model = under(strategy, adam, wrap=wrap, metrics=["mae"])
-        history = fit(
-            model,
-            *pairs(),
-            2 * SUB_BATCH,
-            epochs=2,
-            validation_data=regression(31),
-            callbacks=[monitor, logs],
-        )
-        assert {"loss", "mae", "val_loss", "val_mae"} <= set(history)
-        assert {"noise_to_signal", "preconditioned_noise_to_signal"} <= set(
-            history
-        )
-        series = monitor.series
-        assert len(series) == (8 if wrap is SVAGModel else 7)
-        columns = [series[name] for name in series.COLUMNS]
-        layers = [series.layer(name) for name in series.layers]
-        assert_workers_agree(
-            strategy,
-            [*history.values(), *model.get_weights(), *columns, *layers],
-        )
-        for values in (logs.of_step, logs.of_epoch):
-            assert all(np.ndim(value) == 0 for value in values.values())
-        assert set(logs.of_step) <= set(logs.of_epoch)
+def check_workers_agree_beside_a_plain_model(strategy):
+    check_workers_agree_and_logs_are_scalars(strategy, Replicated)
 
 
 def check_chief_alone_writes(strategy):
@@ -96,23 +86,16 @@ def check_chief_alone_writes(strategy):
     assert_workers_agree(strategy, [zlib.crc32(str(check.report).encode())])
 
 
-def raised(action):
-    try:
-        action()
-    except Exception as error:
-        return str(error)
-    raise AssertionError("nothing was raised")
-
-
 def check_what_differs_is_named_on_all_workers(strategy):
     index = strategy.cluster_resolver.task_id
     facts = {"rate": 0.5 * index, "same": "x", "units": [8, 8 + index]}
-    sentence = raised(lambda: agree(strategy, lambda: 0, lambda _: facts))
-    assert "do not agree on rate, units; start" in sentence
+    with pytest.raises(Exception, match="do not agree on rate, units; start"):
+        agree(strategy, lambda: 0, lambda _: facts)
     # No two numbers of facts may leave one waiting for the other.
     facts = {f"file {i}": "x" for i in range(1000 * index)}
-    sentence = raised(lambda: agree(strategy, lambda: 0, lambda _: facts))
-    assert "do not agree on their versions of the code; start" in sentence
+    sentence = "do not agree on their versions of the code; start"
+    with pytest.raises(Exception, match=sentence):
+        agree(strategy, lambda: 0, lambda _: facts)
     assert agree(strategy, lambda: 3, lambda _: {"same": "x"}) == 3
 
 
@@ -123,19 +106,18 @@ def check_a_worker_that_cannot_begin_leaves_none_waiting(strategy):
         if index == 1:
             raise OSError("no such data")
 
-    sentence = raised(lambda: agree(strategy, action))
-    assert sentence == (
-        "no such data"
-        if index
-        else "Another worker could not begin, and says why in its own output."
-    )
+    other = "Another worker could not begin, and says why in its own output."
+    sentence = f"^{'no such data' if index else re.escape(other)}$"
+    with pytest.raises(Exception, match=sentence):
+        agree(strategy, action)
 
 
 def check_folders_that_are_not_shared_are_noticed(strategy):
     with tempfile.TemporaryDirectory() as folder:
         workdir = WorkDir(folder, {})
-        sentence = raised(lambda: begin_together(strategy, workdir))
-        assert "agree on config.json in --workdir; start" in sentence, sentence
+        sentence = "agree on config.json in --workdir; start"
+        with pytest.raises(Exception, match=sentence):
+            begin_together(strategy, workdir)
 
 
 def check_a_checkpoint_that_one_worker_cannot_read_is_noticed(strategy):
@@ -150,30 +132,22 @@ def check_a_checkpoint_that_one_worker_cannot_read_is_noticed(strategy):
             open(path, "wb").close()
         del workdir
         workdir = WorkDir(folder, {})
-        sentence = raised(lambda: begin_together(strategy, workdir))
-        assert "agree on the training step to go on from;" in sentence, sentence
-
-
-class KillsAWorker(keras.callbacks.Callback):
-    def __init__(self, kills_this_one):
-        super().__init__()
-        self.kills_this_one = kills_this_one
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.last_step = time.monotonic()
-        if self.kills_this_one and batch == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+        sentence = "agree on the training step to go on from;"
+        with pytest.raises(Exception, match=sentence):
+            begin_together(strategy, workdir)
 
 
 def last_worker_dies(strategy):
     """The others notice; nothing can be exchanged after this check."""
-    last = strategy.num_replicas_in_sync - 1
-    kills = KillsAWorker(strategy.cluster_resolver.task_id == last)
-    model = under(strategy)
-    try:
+    last, model = strategy.num_replicas_in_sync - 1, under(strategy)
+    ends = []
+
+    def end_step(batch, logs):
+        ends.append(time.monotonic())
+        if batch == 3 and strategy.cluster_resolver.task_id == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    kills = keras.callbacks.LambdaCallback(on_train_batch_end=end_step)
+    with pytest.raises(LOST_WORKER):
         fit(model, *pairs(), 2 * SUB_BATCH, epochs=10**6, callbacks=[kills])
-    except Exception as error:
-        assert isinstance(error, LOST_WORKER), error
-        assert time.monotonic() - kills.last_step < LONGEST_WAIT
-    else:
-        raise AssertionError("training went on without a worker")
+    assert time.monotonic() - ends[-1] < LONGEST_WAIT

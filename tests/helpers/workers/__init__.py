@@ -1,1 +1,0 @@
-"""Checks that run on several workers, each a process."""

@@ -28,7 +28,6 @@ class NGDStudy(study.Study):
         return NGD if name == "ngd" else None
 
     def measure(self):
-        super().measure()
         sgd, ngd = self.means[SGD], self.means[NGD]
         self.difference = welch_difference(ngd["accuracy"], sgd["accuracy"])
         self.closeness = seeds.closeness_over_seeds(sgd, ngd)

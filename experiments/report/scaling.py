@@ -74,7 +74,6 @@ class ScalingStudy(study.Study):
         return found
 
     def measure(self):
-        super().measure()
         # The N/G below which training leaves its SDE.
         self.threshold = min_noise_to_signal(self.target)
         self.first = min(self.groups)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from experiments.optimizers import square_root_scaled
-from experiments.report import scaling, seeds, study
+from experiments.report import scaling, study
 from experiments.report.linear_scaling import LinearScaling
 from keras_svag.noise.numerals import number
 from keras_svag.scaling.bounds import max_batch_multiplier
@@ -16,22 +16,14 @@ class SquareRootScaling(scaling.ScalingStudy):
 
     Beyond the bound some coordinate cannot keep its effective learning rate
     within C: κ > C² + (C² - 1) q_P (derived, section 7 of docs/theory.md).
-
-    Attributes:
-        linear: `{B: means}` of the runs of the linear rule beside these.
     """
 
     name = "square-root"
     differ_in = (
         "batch_size with Adam's or RMSprop's numbers by the square-root rule"
     )
-    free = {
-        "batch_size",
-        "learning_rate",
-        "epsilon",
-        "weight_decay",
-        *scaling.BETAS,
-    }
+    free = {"batch_size", "learning_rate", "epsilon", "weight_decay"}
+    free |= scaling.BETAS.keys()
     kind_beside = LinearScaling
     title = "Square-root scaling"
     rule = "the square-root rule"
@@ -41,11 +33,7 @@ class SquareRootScaling(scaling.ScalingStudy):
     drawn = "q_P, test accuracy and training loss"
 
     def measure(self):
-        beside = self.beside.groups if self.beside else {}
-        self.linear = {
-            size: seeds.means_over_seeds(runs, self.window_of)
-            for size, runs in beside.items()
-        }
+        self.linear = self.beside.means if self.beside else {}
         super().measure()
 
     @staticmethod
@@ -57,9 +45,8 @@ class SquareRootScaling(scaling.ScalingStudy):
             scaled = square_root_scaled(config, 1 / config["batch_size"])
         except (TypeError, ValueError):
             return None
-        scaled |= {
-            key: 1 - scaled[key] for key in scaled.keys() & scaling.BETAS
-        }
+        for beta in scaled.keys() & scaling.BETAS:
+            scaled[beta] = 1 - scaled[beta]
         # Of the logarithm: decimal fractions lie on no edge of it.
         return tuple(
             (key, value and round(1e4 * math.log(value)))

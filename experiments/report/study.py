@@ -5,6 +5,7 @@ Ito, told apart by colour-blind readers; line styles and markers tell them apart
 without colour.
 """
 
+import functools
 import io
 import math
 import operator
@@ -55,11 +56,10 @@ class Study:
     configuration in which they may; `value_of(run)`, in what runs are compared,
     or None if one takes no part; the `headline`, what is found; `parts()`, the
     tables and sentences below that; and `plots()`, `{what is shown: (caption,
-    height, function of a figure)}`.
+    height, function of a figure)}`. They are asked for after `measure()`.
 
     Attributes:
         groups: `{value: runs}`, in the order of the values.
-        means: `{value: means_over_seeds}`.
         target: C, the closeness asked for.
     """
 
@@ -97,9 +97,10 @@ class Study:
         """What is equal in runs that are compared, or None: it takes no part"""
         return seeds.setting(run, cls.free)
 
-    def measure(self):
-        """Finds what there is to say."""
-        self.means = {
+    @functools.cached_property
+    def means(self):
+        """`{value: means_over_seeds}`."""
+        return {
             value: seeds.means_over_seeds(runs, self.window_of)
             for value, runs in self.groups.items()
         }

@@ -32,7 +32,6 @@ class SVAGStudy(study.Study):
         return run.ell
 
     def measure(self):
-        super().measure()
         kind = optimizer_kind(self.config["optimizer"])
         self.simulated = kind.simulates
         self.title = f"SVAG and {self.simulated}"

@@ -70,18 +70,13 @@ def write_run(
     results=None,
     **config,
 ):
-    """Writes a run; what is not given is that of `CONFIG`.
+    """Writes a run whose configuration is `CONFIG` but for `**config`.
 
-    Args:
-        folder: a Path.
-        accuracy: the final one, on the test set.
-        noise, weight_sq_norm, reasons, earlier: as for `window`, of the last
-            one; None for no noise.
-        losses, accuracies: of the epochs; halving and constant ones if None.
-        finished: whether there is a results.json.
-        columns: `{column: values}` that the history has besides.
-        results: `{key with dots: value}`, what results.json has instead.
-        **config: what the configuration has instead.
+    The `accuracy` is the final one, on the test set. `noise`, if there is any,
+    and what follows it are as for `window`, of the last one. The history has
+    halving `losses` and constant `accuracies` if none are given, and `columns`
+    besides. In results.json, which a run that is not `finished` lacks,
+    `results` replaces values, `{key with dots: value}`.
     """
     folder.mkdir(parents=True)
     config = json.loads(json.dumps({**CONFIG, **config}))

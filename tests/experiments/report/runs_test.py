@@ -1,5 +1,4 @@
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -7,6 +6,7 @@ import pytest
 from experiments.report import writing
 from experiments.report.runs import find_runs
 from experiments.report.writing import write_report
+from experiments.run_folder import CHECKSUM
 from keras_svag.scaling.reasons import Reason
 from keras_svag.version import __version__
 from tests.helpers.refusals import check_sentence
@@ -113,6 +113,7 @@ DAMAGED = [
         ("config.json", {"version": v}, f"made by keras_svag {v}, newer")
         for v in NEWER
     ),
+    ("results.json", {CHECKSUM: "x"}, "holds the results of another conf"),
     ("results.json", {"accuracy": "x"}, "'x'"),
     ("results.json", {"gradient_noise": [1]}, "saved"),
     ("results.json", {"linear_scaling": 3}, "cannot be used"),
@@ -187,13 +188,3 @@ def test_nonsense_in_one_run_is_no_end_of_the_report(
         text = report.read()
     assert "## SVAG and SGD: dataset = mnist" in text
     assert "digits/1-0" in text
-
-
-def test_results_of_another_configuration_are_named(tmp_path):
-    for name, rate in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
-        write_run(tmp_path / name, learning_rate=rate)
-    shutil.copy(tmp_path / "a/results.json", tmp_path / "b/results.json")
-    runs, _, unusable = find_runs(str(tmp_path))
-    assert [run.name for run in runs] == ["a", "c"]
-    assert [*unusable] == ["b"]
-    check_sentence(unusable["b"], "b/results.json holds the results of another")

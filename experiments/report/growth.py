@@ -73,15 +73,12 @@ class GrowthStudy(study.Study):
                 mean, fewer = seeds.seed_mean(logs), sum(x < 0 for x in logs)
                 value, low, high = np.exp([mean.value, *mean.interval()])
                 found = within(low, value, high)
-                where = f"in {fewer} of {mean.count} seeds"
                 if mean.count == 1:
                     found = f"{number(value)} (no interval: one seed)"
-                    where = "in the one seed" if fewer else "in no seed"
-                elif fewer == mean.count:
-                    where = f"in all {fewer} seeds"
                 yield (
                     f"To a {self._loss(column)}, {name} takes {found} times "
-                    f"the steps of {first}: fewer steps {where}."
+                    f"the steps of {first}: fewer steps in {fewer} of "
+                    f"{mean.count} seeds."
                 )
 
     @property

@@ -205,8 +205,7 @@ class LinearScaling(scaling.ScalingStudy):
             "The threshold 1/(C² − 1) for SGD's own N/G is "
             f"{number(self.threshold)}."
         )
-        reasons = seeds.reasons_of(self.runs, self.window_of)
-        if reasons:
+        if reasons := seeds.reasons_of(self.runs, self.window_of):
             found = study.reasons_text(reasons)
             yield f"The condition is only a heuristic: {found}."
 
@@ -238,11 +237,11 @@ class LinearScaling(scaling.ScalingStudy):
         return plots
 
     def draw_moments(self, axes):
-        labels = {"G": "G = |∇L|²", "N": "N = Tr Σ at B"}
+        error = "(± standard error)"
+        labels = {"G": f"G = |∇L|² {error}", "N": f"N = Tr Σ at B {error}"}
         for index, (name, label) in enumerate(labels.items(), 1):
             means = self.column(name).items()
             shown = {size: mean for size, mean in means if mean.value > 0}
-            label += " (± standard error)"
             study.draw_points(axes, shown, index, label=label)
         study.make_logarithmic(axes)
         axes.set_ylabel("squared gradient units")

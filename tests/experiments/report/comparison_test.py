@@ -5,27 +5,18 @@ import pandas
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.config import flat
 from experiments.report.linear_scaling import LinearScaling
 from experiments.report.ngd import NGDStudy
 from experiments.report.runs import Run
 from experiments.report.study import make_logarithmic
 from experiments.report.svag import SVAGStudy
-
-CONFIG = {
-    "optimizer": "svag",
-    "ell": 1,
-    "batch_size": 16,
-    "learning_rate": 0.2,
-    "sampling": "with_replacement",
-    "lsr.closeness": 1.5,
-    "lsr.kappas": (2, 4),
-    "seed": 0,
-}
+from tests.helpers.synthetic_runs import CONFIG
 
 
 def run(losses=(1.0,), **config):
     history = pandas.DataFrame({"loss": losses})
-    return Run("run", {**CONFIG, **config}, history, 0.5)
+    return Run("run", {**flat(CONFIG), **config}, history, 0.5)
 
 
 def test_runs_of_several_ell_are_grouped_in_the_order_of_ell():

@@ -1,7 +1,9 @@
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.report.linear_scaling import LinearScaling
 from experiments.report.square_root_scaling import SquareRootScaling
+from experiments.report.study import ACCURACY, LOSS
 from keras_svag.scaling import square_root_scaling_rule
 from tests.helpers.synthetic_runs import (
     cells_of,
@@ -116,14 +118,16 @@ def test_the_bound_is_the_condition_at_the_noise_of_each(tmp_path, ell):
         for size in sizes[1:]
     }
     text = text_of(study)
-    assert f"up to B = {largest} and ruled out beyond {largest}" in text
+    bound = f"up to B = {largest} and ruled out beyond {largest}"
+    assert f"{bound} (point estimate B* = {largest})" in text
     assert "derived for this project" in text
     cells = cells_of(study, 1)
     assert (cells["B"], cells["β₁"]) == ("16", "0.98")
     assert cells["q_P"].startswith("1.5 [")
-    study.make([], "square-root-1")
-    [(_, picture)] = study.pictures.values()
-    assert len(picture) > 10_000
+    figure = Figure()
+    study.draw_batch_sizes(figure)
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["q_P (dimensionless)", ACCURACY, LOSS]
 
 
 def test_noise_without_an_upper_end_rules_nothing_out(tmp_path):

@@ -99,11 +99,10 @@ def write(folder, **files):
 
 
 def results(runs):
-    found = {
-        path.parent.name: json.loads(path.read_text())
-        for path in runs.glob("*/results.json")
-    }
-    for content in found.values():
+    """`{run: what its results.json holds beside what all hold}`."""
+    found = {}
+    for path in runs.glob("*/results.json"):
+        content = found[path.parent.name] = json.loads(path.read_text())
         del content["configuration_checksum"]
     return found
 
@@ -153,9 +152,7 @@ def test_a_run_that_fails_or_is_interrupted_does_not_stop_the_others(
     assert printed == "a step before"
     code, [*_, interrupted, _] = sweep("ell=1,7")
     assert code == 130
-    assert interrupted == (
-        "ell=7 was interrupted; the same command goes on with it"
-    )
+    assert interrupted.startswith("ell=7 was interrupted; the same command")
     assert sweep("ell=1,3,7")[0] == 1
 
 
@@ -165,10 +162,7 @@ def test_an_interrupted_sweep_ends_its_processes(sweep, runs, ell, monkeypatch):
     code, lines = sweep(f"ell=1,{ell},4")
     assert code == 143
     assert set(results(runs)) == {"ell=1"}
-    assert lines[-1] == (
-        "Interrupted: 1 of 3 runs are finished; the same command goes on "
-        "from here."
-    )
+    assert lines[-1].startswith("Interrupted: 1 of 3 runs are finished; the")
     assert not is_running((runs / f"ell={ell}" / "pid").read_text())
 
 
@@ -287,7 +281,7 @@ def test_a_killed_sweep_takes_its_processes_along(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     log, text = tmp_path / "runs" / "ell=1" / "output.log", ""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while text.count("\n") < 2:
         text = log.read_text() if log.exists() else ""
         assert time.monotonic() < deadline
@@ -296,6 +290,8 @@ def test_a_killed_sweep_takes_its_processes_along(tmp_path):
     assert is_running(child)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
+    # Long before it would end by itself.
+    deadline = time.monotonic() + 30
     while is_running(child):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -51,13 +51,13 @@ def test_values_get_the_type_of_their_key():
     assert "model.hidden_units=(16,16),num_examples" in second.name
 
 
-ADAM = {
-    "optimizer": "adam",
-    "learning_rate": 0.01,
-    "weight_decay": 0.1,
-    "scale_lr": "square_root",
-}
+ADAM = {"optimizer": "adam", "learning_rate": 0.01, "weight_decay": 0.1}
+SQUARE_ROOT = ADAM | {"scale_lr": "square_root"}
 LINEAR = {"learning_rate": 0.2, "scale_lr": "linear"}
+
+
+def rates(*values):
+    return [{"learning_rate": value} for value in values]
 
 
 def by_the_square_root_rule(kappa):
@@ -75,25 +75,13 @@ def by_the_square_root_rule(kappa):
     "specifications, overrides, scaled",
     [
         # η of the configuration is that of its own batch size, 16.
-        (
-            ["batch_size=8,16,64"],
-            LINEAR,
-            [{"learning_rate": 0.2 * kappa} for kappa in (1 / 2, 1, 4)],
-        ),
-        (
-            ["batch_size=32", "learning_rate=0.1,0.3"],
-            LINEAR,
-            [{"learning_rate": 0.2}, {"learning_rate": 0.6}],
-        ),
+        (["batch_size=8,16,64"], LINEAR, rates(0.1, 0.2, 0.8)),
+        (["batch_size=32", "learning_rate=0.1,0.3"], LINEAR, rates(0.2, 0.6)),
         # It scales no more of Adam than the rate.
-        (
-            ["batch_size=64"],
-            ADAM | {"scale_lr": "linear"},
-            [{"learning_rate": 0.04}],
-        ),
+        (["batch_size=64"], ADAM | {"scale_lr": "linear"}, rates(0.04)),
         (
             ["batch_size=4,16,64", "seed=0"],
-            ADAM | {"beta_1": 0.95},
+            SQUARE_ROOT | {"beta_1": 0.95},
             [by_the_square_root_rule(kappa) for kappa in (1 / 4, 1, 4)],
         ),
         # Without the rule, or another batch size, it stays.
@@ -131,7 +119,7 @@ def test_a_rule_scales_what_goes_with_the_batch(
         (["ell=1", "seed=0", "ell=2"], {}, "has 'ell' twice"),
         (["batch_size=1"], {"scale_lr": "cubic"}, "`scale_lr` must be one of"),
         # 1 - beta_1 is 0.1 at 16.
-        (["batch_size=16,320"], ADAM, "batch_size=320: .*below 10.$"),
+        (["batch_size=16,320"], SQUARE_ROOT, "batch_size=320: .*below 10.$"),
     ],
 )
 def test_bad_sweep_is_one_sentence(specifications, overrides, sentence):

@@ -17,12 +17,9 @@ def test_every_item_is_in_one_part_and_parts_cost_about_the_same(count):
     assert max(shares) - min(shares) <= max(costs)
 
 
-def array(task, first, count):
-    return {
-        "SLURM_ARRAY_TASK_ID": str(task),
-        "SLURM_ARRAY_TASK_MIN": str(first),
-        "SLURM_ARRAY_TASK_COUNT": str(count),
-    }
+def array(*numbers):
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "COUNT")]
+    return dict(zip(names, map(str, numbers), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,14 @@ def test_set_without_blocks_inverts_the_test_of_every_ratio(
     square = stats.t.ppf(0.95, dof) ** 2
     own = variance([[0.2**2, cross], [cross, 0.5**2]])
     check_ends((n - RATIOS * g) ** 2 <= square * own, low, high)
+    # The bands of G and of N are Student's.
+    bands = one.bands(0.9)
+    for name, value, error in (
+        ("grad_sq_norm", g, 0.2),
+        ("noise_trace", n, 0.5),
+    ):
+        ends = value - square**0.5 * error, value, value + square**0.5 * error
+        assert bands[name] == pytest.approx(ends)
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,10 @@ class Study:
                     markevery=(first, max(count // 8, 1)),
                     markersize=6,
                 )
-                ends = curves.min(axis=0), curves.max(axis=0)
-                band = {"color": style["color"], "alpha": 0.15}
-                axes.fill_between(epochs + 1, *ends, **band)
+                if len(curves) > 1:
+                    ends = curves.min(axis=0), curves.max(axis=0)
+                    band = {"color": style["color"], "alpha": 0.15}
+                    axes.fill_between(epochs + 1, *ends, **band)
         axes.set_xlabel("SGD epochs")
         steps = ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10])
         axes.xaxis.set_major_locator(steps)

@@ -93,6 +93,7 @@ def test_the_verdict_and_its_reason(
         assert condition.min_noise_to_signal == pytest.approx(least)
         codes = runs.get("reasons", ())
         assert condition.reasons == tuple(map(Reason, codes))
+        assert ("It is only a heuristic here: " in text) == bool(codes)
 
 
 @pytest.mark.parametrize(

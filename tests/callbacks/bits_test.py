@@ -226,19 +226,25 @@ def test_model_trains_as_without_the_monitor(make_script, way):
     assert_trains_alike(build_model, life, monitors)
 
 
+FILES = (".keras", ".weights.h5", ".h5")
+
+
 @pytest.mark.slow
-def test_a_checkpoint_is_that_of_a_fit_without_the_monitor(tmp_path):
-    """So it loads where keras_svag is not imported, too."""
-    weights = []
-    for monitors in ([], [GradientNoiseMonitor(every=2)]):
+def test_checkpoints_are_those_of_a_fit_without_the_monitor(tmp_path):
+    """So they load where keras_svag is not imported, too."""
+    written = []
+    for callbacks in ([], [GradientNoiseMonitor(every=2)]):
         keras.backend.clear_session()
         keras.utils.set_random_seed(0)
-        checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
+        paths = [tmp_path / f"model{end}" for end in FILES]
+        callbacks += [
+            keras.callbacks.ModelCheckpoint(path, save_weights_only=index == 1)
+            for index, path in enumerate(paths)
+        ]
         script = models.convolutions()
-        script.model.fit(
-            **arrays(script), verbose=0, callbacks=[*monitors, checkpoint]
-        )
-        with zipfile.ZipFile(tmp_path / "model.keras") as file:
-            weights.append(file.read("model.weights.h5"))
+        script.model.fit(**arrays(script), verbose=0, callbacks=callbacks)
+        with zipfile.ZipFile(paths[0]) as file:
             assert b"keras_svag" not in file.read("config.json")
-    assert weights[0] == weights[1]
+            weights = file.read("model.weights.h5")
+        written.append([weights, *(path.read_bytes() for path in paths[1:])])
+    assert written[0] == written[1]

@@ -6,6 +6,7 @@ import json
 import os
 import time
 import weakref
+import zipfile
 
 import keras
 
@@ -61,6 +62,7 @@ class WorkDir:
             self._lock()
             # Another process may have begun, and ended, in the meantime.
             self._check_whose()
+            self._check_places()
             remove_partial(self.path)
             _write_json(self.file("config.json"), self._config)
         except OSError as error:
@@ -102,9 +104,12 @@ class WorkDir:
     def finish(self, model, results):
         """Writes `model.keras`, and then `results.json`."""
         self.check_ours()
+        self._check_places()
         results = {CHECKSUM: self._checksum, **results}
         with replaced(self.file("model.keras")) as partial:
             model.save(partial)
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.comment = self._checksum.encode()
         _write_json(self.file("results.json"), results)
         self.checkpoints.remove()
 
@@ -129,6 +134,18 @@ class WorkDir:
                 "that of a run of train.py, which has a config.json, but it "
                 f"holds {_first(found)}; give another --workdir."
             )
+
+    def _check_places(self):
+        """Refuses a model or results that are not the run's."""
+        _ = self.results
+        path = self.file("model.keras")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                is_ours = archive.comment == self._checksum.encode()
+        except (zipfile.BadZipFile, OSError):
+            is_ours = not os.path.lexists(path)
+        if not is_ours:
+            raise foreign(path)
 
     def _foreign_names(self):
         try:

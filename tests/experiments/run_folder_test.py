@@ -3,6 +3,7 @@
 import glob
 import os
 import shutil
+import zipfile
 
 import keras
 import pytest
@@ -64,11 +65,23 @@ def test_a_folder_with_files_of_somebody_else_is_refused_and_kept(
     assert contents_of(tmp_path) == before
 
 
-def test_results_of_somebody_else_are_refused(tmp_path):
+@pytest.mark.parametrize("kind", ["file", "folder", "archive"])
+@pytest.mark.parametrize("name", ["results.json", "model.keras"])
+def test_a_model_or_results_of_somebody_else_are_refused_and_kept(
+    tmp_path, name, kind
+):
     workdir, _ = begun(tmp_path)
-    put(tmp_path / "results.json", "file")
-    with pytest.raises(ValueError, match="results.json is not what this"):
-        _ = workdir.results
+    if kind == "archive":
+        zipfile.ZipFile(tmp_path / name, "w").close()
+    else:
+        put(tmp_path / name, kind)
+    before = contents_of(tmp_path)
+    with pytest.raises(ValueError, match=name):
+        workdir.finish(dense_network(), {})
+    del workdir
+    with pytest.raises(ValueError, match=name):
+        begun(tmp_path)
+    assert contents_of(tmp_path) == before
 
 
 def test_a_directory_in_use_is_refused_until_it_is_free(tmp_path):

@@ -196,7 +196,7 @@ class Gradients(TrainingLoss):
 
         Args:
             batch: The batch.
-            factor: Of the loss scale while they are computed.
+            factor: What the loss scale is multiplied by meanwhile.
         """
         gradients = self._gradients(batch, factor)
         if self._scales is None:

@@ -99,8 +99,8 @@ def measure_gradient_noise(
 
     Returns:
         A `NoiseEstimate`, with N stated at the size of the batches. Batches
-        whose gradient is not finite, at no loss scale, are left out and counted
-        in `num_skipped`.
+        whose gradient is not finite even at a loss scale of 1 are left out and
+        counted in `num_skipped`.
 
     Raises:
         TypeError: If `model` is no `keras.Model`, `data` nothing that `fit`
@@ -231,8 +231,8 @@ class SequentialGradients:
     def add(self, batch):
         """Compares one more gradient with those before it.
 
-        Where it is not finite, the loss scale is halved, to 1 at the least, as
-        training would do it.
+        Where it is not finite, the batch is measured again with half the loss
+        scale, which training would halve too, until that is 1.
         """
         factor = self._factor
         while True:

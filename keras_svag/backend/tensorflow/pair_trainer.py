@@ -243,7 +243,7 @@ class Observations(AnyObservations):
         """Adds the row of a step, in place of the oldest one."""
         if self._rows is None:
             self._rows = _variable(np.zeros([self.room, 2 + row.shape[0]]))
-        # Steps have more digits than float32.
+        # Numbers of steps may have more digits than float32.
         steps = tf.stack([self._count, tf.cast(iteration, "float64")])
         row = tf.concat([steps, tf.cast(row, "float64")], 0)
         self._rows.assign(tf.concat([self._rows[1:], row[None]], 0))

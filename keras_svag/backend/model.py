@@ -261,11 +261,17 @@ def data_of_fit():
 
 
 def _epochs_of_fit():
-    frame = sys._getframe()
+    # From the caller on, and of `fit` alone: the locals of a frame that were
+    # asked for live as long as it, and in the frame of this function as long as
+    # the garbage collector leaves them. What deletes an iterator of tf.data may
+    # then wait for seconds.
+    frame = sys._getframe(1)
     while frame is not None:
-        epochs = frame.f_locals.get("epoch_iterator")
-        if isinstance(epochs, EpochIterator):
-            return epochs
+        code = frame.f_code
+        if "epoch_iterator" in code.co_varnames + code.co_cellvars:
+            epochs = frame.f_locals.get("epoch_iterator")
+            if isinstance(epochs, EpochIterator):
+                return epochs
         frame = frame.f_back
     return None
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import gc
 import itertools
 import pickle
+import weakref
 
 import keras
 import numpy as np
@@ -313,3 +315,17 @@ def test_limits_are_those_of_the_documents():
     documented = " ".join(GradientNoiseMonitor.__doc__.split())
     assert "Attributes of Python objects" in documented
     assert "`tf.random.normal`" in documented
+
+
+def test_data_are_let_go_with_their_fit():
+    """Not by the collector: deleting an iterator can hold up a later `fit`."""
+    model = network()
+    gc.disable()
+    try:
+        x = X.copy()
+        kept = weakref.ref(x)
+        fit(model, [every_step()], x=x)
+        del x
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -35,11 +35,11 @@ class Blocks:
             # Whole calls, so that an epoch may end within one.
             length = max(every // steps, 1) * steps
             self.end = step + length
-            self.due = step + int(self._random.integers(length))
+            self.due = step + self.choose(length)
         return step <= self.due < step + steps
 
     def choose(self, count: int) -> int:
-        """The index of one of `count` batches."""
+        """One of the numbers from 0 to `count - 1`."""
         return int(self._random.integers(count)) if count > 1 else 0
 
     def state_dict(self) -> dict:

@@ -100,13 +100,12 @@ class NoiseSeries:
             ValueError: If `layer_moments` are no pairs.
         """
         layer_moments = layer_moments or {}
-        row = np.full(len(self.COLUMNS), math.nan)
         values = {"observations": 1, **values}
         arguments.integer("observations", values["observations"])
-        for name, value in values.items():
-            if not arguments.is_number(value):
-                value = arguments.array(name, value)
-            row[self._column(name)] = value
+        for name in values.keys() - set(self.COLUMNS):
+            raise KeyError(name)
+        row = [values.get(name, math.nan) for name in self.COLUMNS]
+        row = arguments.array("values", row)
         for pair in layer_moments.values():
             if np.shape(pair) != (2,):
                 raise ValueError(

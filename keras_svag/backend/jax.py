@@ -260,7 +260,7 @@ class PairTrainer(HostTrainer):
                 }
                 logs = others[0], own
             with variables.having(before):
-                gradients = list(map(self._mix, g1, g2, weights))
+                gradients = self._mixed(g1, g2)
         logs = {**logs[0], **logs[1]}
         if self._observations is not None:
             self._observations.name_layers(weights)

@@ -134,17 +134,23 @@ class PairTrainer(keras.Model):
         """Whether the second half of a batch trains nothing."""
         return without_loss_scale(self.optimizer).trains_on_first
 
-    def _mix(self, first, second, weight):
+    def _mixed(self, g1, g2):
+        """The mixed gradients of a pair, of all weights."""
         optimizer = without_loss_scale(self.optimizer)
-        if first is None:
-            return None
-        if _is_overwritten(weight):
-            return first if optimizer.trains_on_first else second
-        mix = optimizer.mix
-        if not is_sparse(first):
-            return mix(first, second)
-        *rows, indices = common_rows(first, second)
-        return type(first)(mix(*rows), indices, first.dense_shape)
+        sign = optimizer.sign_of_step()
+
+        def mixed(first, second, weight):
+            if first is None:
+                return None
+            if _is_overwritten(weight):
+                return first if optimizer.trains_on_first else second
+            if not is_sparse(first):
+                return optimizer.mix(first, second, sign)
+            *rows, indices = common_rows(first, second)
+            values = optimizer.mix(*rows, sign)
+            return type(first)(values, indices, first.dense_shape)
+
+        return list(map(mixed, g1, g2, self.trainable_weights))
 
     def _observed(self, g1, g2, batch, rows, unscale):
         """The observation of a pair: a list of scalar tensors, and layers.

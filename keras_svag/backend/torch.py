@@ -295,7 +295,7 @@ class PairTrainer(HostTrainer):
                 }
             if self._observations is not None:
                 self._keep_observation(g1, g2, data, rows)
-            gradients = list(map(self._mix, g1, g2, self.trainable_weights))
+            gradients = self._mixed(g1, g2)
         if not gradients:
             warnings.warn("There are no trainable weights.", stacklevel=2)
         else:

@@ -184,16 +184,25 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         """Whether it is SGD on the first of a pair; no other one is read."""
         return self.ell == 1 and self.pairing == "independent"
 
-    def mix(self, first: Any, second: Any) -> Any:
+    def sign_of_step(self) -> Any:
+        """1 or -1: which gradient of this step's pair has the weight w1.
+
+        A hash of the step: where the rows come in one order in all epochs,
+        none of them has the same weight every time.
+        """
+        return random_sign(self._steps())
+
+    def mix(self, first: Any, second: Any, sign: Any) -> Any:
         """The gradients of a pair, one times w1 and the other times w2.
 
-        A hash of the step says which: where the rows come in one order in all
-        epochs, none of them has the same weight every time.
+        Args:
+            first, second: the gradients of one variable.
+            sign: the `sign_of_step`, the same for all variables.
         """
         if self.trains_on_first:
             return first
         w1, w2 = self.gradient_weights
-        spread = ops.cast(random_sign(self._steps()), first.dtype) * (w1 - w2)
+        spread = ops.cast(sign, first.dtype) * (w1 - w2)
         return ops.add(
             ops.multiply(first, (1 + spread) / 2),
             ops.multiply(second, (1 - spread) / 2),
@@ -231,7 +240,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
             gradient = dense(gradient, variable)
             kept = self._first_gradients[self._get_variable_index(variable)]
             first = ops.convert_to_tensor(kept)
-            mixed = self.mix(first, gradient)
+            mixed = self.mix(first, gradient, self.sign_of_step())
             # Branch-free: a collective inside a branch fails when replicated.
             completes_pair = self._completes_pair()
             step, state = self._decayed_step(mixed, variable, learning_rate)

@@ -175,7 +175,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             logs = {key: (logs[key] + others[key]) / 2 for key in logs}
         if self._observations is not None:
             self._keep_observation(g1, g2, data, rows)
-        self._apply(list(map(self._mix, g1, g2, self.trainable_weights)))
+        self._apply(self._mixed(g1, g2))
         return logs
 
     def _gradients(self, half):

@@ -54,5 +54,5 @@ class Observations(AnyObservations):
     def last(self) -> Any:
         return self._count, list(self._rows)
 
-    def unpacked(self, row: Any) -> dict[str, Any]:
-        return super().unpacked(np.concatenate([[row[0]], row[1]]))
+    def unpacked(self, rows: Any) -> tuple[Any, dict[str, Any]]:
+        return super().unpacked([np.append(*row) for row in rows])

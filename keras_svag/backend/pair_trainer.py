@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_svag.backend.model import examples_of, names_of
 from keras_svag.backend.pairs import (
@@ -22,7 +23,7 @@ MOMENTS = (
     "preconditioned_example_noise",
 )
 # Rows that wait on the device: taking them costs as much as a small step.
-_ROOM = 32
+_ROOM = 128
 # What a row of the observations begins with; moments by layer follow.
 ROW = (
     "iteration",
@@ -231,12 +232,17 @@ class Observations:
         """
         raise NotImplementedError
 
-    def unpacked(self, row: Any) -> dict[str, Any]:
-        """A row as `{column: number}`, with `layers` where they are kept."""
-        values = dict(zip(ROW, row[1:], strict=False))
+    def unpacked(self, rows: Any) -> tuple[Any, dict[str, Any]]:
+        """Rows as the numbers of their steps and `{column: array}`.
+
+        With `layers` where they are kept, of shape `(rows, variables, 2)`.
+        """
+        steps, *columns = np.transpose(rows)
+        values = dict(zip(ROW, columns, strict=False))
         if self.per_layer:
-            values["layers"] = row[1 + len(ROW) :].reshape(-1, 2)
-        return values
+            layers = np.transpose(columns[len(ROW) :])
+            values["layers"] = layers.reshape(len(rows), -1, 2)
+        return steps, values
 
 
 def _is_overwritten(weight):

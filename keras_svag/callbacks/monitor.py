@@ -584,8 +584,9 @@ their kin |
 
     def _append_own(self, place, epoch, layers, rows):
         keeps_all = self.every in (None, 1)
-        for step, values in self._own.new_rows(rows, place, keeps_all):
-            self._append(step, epoch, layers, values)
+        values = self._own.new_rows(rows, place, keeps_all)
+        if values:
+            self._append(values.pop("step"), epoch, layers, values)
 
     def _append(self, step, epoch, layers, values):
         model, codes = self._model_seen, self._series.codes
@@ -602,11 +603,12 @@ their kin |
         moments = values.pop("layers", ())
         if not self.per_layer:
             moments = layers = ()
+        of_layers = np.moveaxis(moments, -2, 0) if len(layers) else ()
         self._series.append(
             step=step,
             epoch=epoch,
-            layer_moments=dict(zip(layers, moments, strict=True)),
-            **{name: float(value) for name, value in values.items()},
+            layer_moments=dict(zip(layers, of_layers, strict=True)),
+            **values,
         )
 
     def _write(self, is_epoch=False):

@@ -1,7 +1,9 @@
 """The observations that the steps of an `SVAGModel` make themselves."""
 
-from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from keras_svag.backend.pair_trainer import Observations
 
@@ -55,16 +57,19 @@ class OwnSteps:
 
     def new_rows(
         self, rows: Any, place: Any, keeps_all: bool
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields `(step, values)` of rows that were fetched and are new."""
+    ) -> dict[str, NDArray[np.float64]]:
+        """The values of rows that were fetched and are new, by column."""
         (count, rows), (begun, done, is_first) = rows, place
         if done is not None:
             self._ahead = done - int(count)
         earlier, self._last = self._last, int(count)
-        for row in () if is_first else rows:
-            step = self._ahead + int(row[0])
-            is_new = row[0] > earlier and step <= begun
-            if is_new and (keeps_all or step in self._chosen):
-                yield step, self._observations.unpacked(row)
-        end = self._ahead + self._last
-        self._chosen = {step for step in self._chosen if step > end}
+        chosen = [*self._chosen]
+        self._chosen = {s for s in chosen if s > self._ahead + self._last}
+        if is_first or not len(rows):
+            return {}
+        numbers, values = self._observations.unpacked(rows)
+        values["step"] = self._ahead + numbers
+        is_new = (numbers > earlier) & (values["step"] <= begun)
+        if not keeps_all:
+            is_new &= np.isin(values["step"], chosen)
+        return {name: column[is_new] for name, column in values.items()}

@@ -86,13 +86,15 @@ class NoiseSeries:
     def append(
         self,
         layer_moments: Mapping[str, ArrayLike] | None = None,
-        **values: float,
+        **values: ArrayLike,
     ) -> None:
-        """Adds one observation.
+        """Adds one observation, or several of them.
 
         Args:
             layer_moments: `{name: (G, S)}` of the variables kept apart.
-            **values: Any of `COLUMNS`, by name.
+            **values: Any of `COLUMNS`, by name. Each may be an array with a
+                value for each of several rows, and the moments one of shape
+                `(rows, 2)`.
 
         Raises:
             KeyError: If there is no such column.
@@ -104,10 +106,13 @@ class NoiseSeries:
         arguments.integer("observations", values["observations"])
         for name in values.keys() - set(self.COLUMNS):
             raise KeyError(name)
-        row = [values.get(name, math.nan) for name in self.COLUMNS]
-        row = arguments.array("values", row)
+        columns = [
+            arguments.array(name, values.get(name, math.nan))
+            for name in self.COLUMNS
+        ]
+        rows = np.atleast_2d(np.stack(np.broadcast_arrays(*columns), axis=-1))
         for pair in layer_moments.values():
-            if np.shape(pair) != (2,):
+            if np.shape(pair)[-1:] != (2,):
                 raise ValueError(
                     arguments.refusal(
                         "layer_moments", "{name: (G, S)}", layer_moments
@@ -121,18 +126,31 @@ class NoiseSeries:
             self._layer_values = np.concatenate(
                 [self._layer_values, unknown], axis=1
             )
-        most = self._MOST_ROWS
-        if self._length >= most and self._length % (most // 4) == 0:
+        moments = np.full((len(rows), len(self.layers), 2), math.nan)
+        for index, name in enumerate(self.layers):
+            if name in layer_moments:
+                moments[:, index] = layer_moments[name]
+        rows, moments = _finite(rows), _finite(moments)
+        while len(rows):
+            if self._length == len(self._values):
+                self._make_room()
+            room = slice(self._length, self._length + len(rows))
+            taken = len(self._values[room])
+            self._values[room] = rows[:taken]
+            self._layer_values[room] = moments[:taken]
+            self._length += taken
+            rows, moments = rows[taken:], moments[taken:]
+
+    def _make_room(self):
+        """Makes room for half as many rows more, or thins them out first."""
+        quarter = self._MOST_ROWS // 4
+        if self._length >= self._MOST_ROWS and self._length % quarter == 0:
             self._thin()
-        if self._length == len(self._values):
-            self._values = _with_room(self._values)
-            self._layer_values = _with_room(self._layer_values)
-        missing = (math.nan, math.nan)
-        moments = [layer_moments.get(name, missing) for name in self.layers]
-        self._values[self._length] = _finite(row)
-        if moments:
-            self._layer_values[self._length] = _finite(moments)
-        self._length += 1
+        size = max(16, self._length + self._length // 2)
+        # It is full wherever it may be thinned out.
+        size = min(size, self._length // quarter * quarter + quarter)
+        self._values = _with_room(self._values, size)
+        self._layer_values = _with_room(self._layer_values, size)
 
     def __len__(self) -> int:
         return self._length
@@ -448,15 +466,13 @@ def _changes(values):
     return np.concatenate([values[:1] == values[:1], values[1:] != values[:-1]])
 
 
-def _with_room(values):
-    shape = (max(16, len(values) + len(values) // 2), *values.shape[1:])
-    grown = np.full(shape, math.nan)
+def _with_room(values, size):
+    grown = np.full((size, *values.shape[1:]), math.nan)
     grown[: len(values)] = values
     return grown
 
 
 def _finite(values):
-    values = np.asarray(values, np.float64)
     return np.where(np.isfinite(values), values, math.nan)
 
 

@@ -54,6 +54,18 @@ def test_rows_are_kept_in_their_order_and_what_is_missing_is_nan():
     assert len(series) == 41
 
 
+def test_many_rows_at_once_are_as_one_after_the_other():
+    rates = (0.1,) * 3000
+    rows = series_of(rates)
+    series = Short()
+    for part in (rows[i : i + 300] for i in range(0, len(rows), 300)):
+        moments = {name: part.layer(name) for name in part.layers}
+        series.append(
+            moments, **{c: part[c] for c in rows.COLUMNS if c != "observations"}
+        )
+    assert series == series_of(rates, Short)
+
+
 def test_parts_grow_apart_and_share_what_is_known_of_the_loss():
     series = series_of()
     part = series[10:20]

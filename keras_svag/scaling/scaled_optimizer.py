@@ -29,8 +29,8 @@ def scale_optimizer(
 
     The linear rule changes the learning rate alone, momentum stays; the
     square-root rule also β, ε and decoupled weight decay. A schedule is kept,
-    with its rates scaled and its steps shortened by κ. Train for as many
-    epochs as before.
+    with its rates scaled and its steps shortened by κ, as are the steps of a
+    warm-up. Train for as many epochs as before.
 
     Args:
         optimizer: A Keras optimizer, or SVAG or its kin, built or not. A loss
@@ -130,6 +130,10 @@ def _changes(optimizer, config, kappa, rule, start):
         )
     if schedule is not None:
         scaled["learning_rate"] = ScaledSchedule(schedule, factor, kappa, start)
+    if warmup := config.get("warmup_steps"):
+        # What is over already stays over.
+        rest = max(warmup - start, 0)
+        scaled["warmup_steps"] = max(round(warmup - rest + rest / kappa), 1)
     return {
         name: value
         for name, value in scaled.items()

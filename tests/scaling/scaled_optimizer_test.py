@@ -10,14 +10,15 @@ from keras_svag.scaling.scaled_optimizer import rescale
 
 
 class MyAdamW(keras.optimizers.AdamW):
-    """Has an argument of its own."""
+    """Has arguments of its own, one as Keras's `ScheduleFreeAdamW` has it."""
 
-    def __init__(self, *args, trust=1.0, **kwargs):
+    def __init__(self, *args, trust=1.0, warmup_steps=0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.trust = trust
+        self.trust, self.warmup_steps = trust, warmup_steps
 
     def get_config(self):
-        return super().get_config() | {"trust": self.trust}
+        own = {"trust": self.trust, "warmup_steps": self.warmup_steps}
+        return super().get_config() | own
 
 
 # What the rules of [G17] and [M22] change, at κ = 4.
@@ -27,8 +28,12 @@ CASES = [
     (SGD(0.5, momentum=0.9, weight_decay=0.01), {"learning_rate": 2.0}),
     (SVAG(0.5, ell=3, weight_decay=0.01), {"learning_rate": 2.0}),
     (
-        MyAdamW(0.5, epsilon=1e-4, weight_decay=0.01, trust=0.3),
-        ROOT | {"beta_1": 0.6, "beta_2": 0.996, "weight_decay": 0.02},
+        MyAdamW(
+            0.5, epsilon=1e-4, weight_decay=0.01, trust=0.3, warmup_steps=100
+        ),
+        ROOT
+        | {"beta_1": 0.6, "beta_2": 0.996, "weight_decay": 0.02}
+        | {"warmup_steps": 25},
     ),
     (SVAGAdam(0.5, beta_1=0.0, ell=2, epsilon=1e-4), ROOT | {"beta_2": 0.996}),
     # In the root: that of √(v + ε) is 1/κ.
@@ -74,6 +79,11 @@ def test_a_rescaled_schedule_goes_on_from_where_it_is():
     # 20 steps of one batch, 20 of 2 and 3 of 8 of them: 84 of 100 are done.
     optimizer.iterations.assign(43)
     assert float(optimizer.learning_rate) == pytest.approx(8 * 0.16)
+    for done, warm in ((20, 40), (100, 100), (300, 100)):
+        optimizer = MyAdamW(0.5, epsilon=1e-4, warmup_steps=100)
+        optimizer.iterations.assign(done)
+        rescale(optimizer, 4)
+        assert optimizer.warmup_steps == warm
 
 
 def test_a_trained_optimizer_is_scaled_as_it_stands():

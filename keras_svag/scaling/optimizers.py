@@ -39,7 +39,6 @@ class OptimizerKind(SavedFields):
     name: str = ""
 
 
-_NO_MOMENTS = OptimizerKind("square_root")
 _ADAM = OptimizerKind(
     rule="square_root",
     second_moments="_velocities",
@@ -47,12 +46,8 @@ _ADAM = OptimizerKind(
     is_derived=True,
     hyperparameters=("beta_1", "beta_2", "epsilon"),
 )
-_RMSPROP = OptimizerKind(
-    rule="square_root",
-    second_moments="_velocities",
-    root="epsilon inside",
-    is_derived=True,
-    hyperparameters=("rho", "epsilon"),
+_RMSPROP = dataclasses.replace(
+    _ADAM, root="epsilon inside", hyperparameters=("rho", "epsilon")
 )
 
 # Those of Keras by their names there, for not every release has all of them.
@@ -75,12 +70,10 @@ _KERAS_KINDS = {
         is_derived=False,
         hyperparameters=("epsilon",),
     ),
-    "Adadelta": _NO_MOMENTS,
-    "Adafactor": _NO_MOMENTS,
-    "Ftrl": _NO_MOMENTS,
-    "Lamb": _NO_MOMENTS,
-    "Lion": _NO_MOMENTS,
-    "Muon": _NO_MOMENTS,
+    **dict.fromkeys(
+        ("Adadelta", "Adafactor", "Ftrl", "Lamb", "Lion", "Muon"),
+        OptimizerKind("square_root"),
+    ),
 }
 _KINDS = {
     getattr(keras.optimizers, name): kind

@@ -24,9 +24,7 @@ _PHRASES = {
     "clipped": "gradients are clipped",
     "weights_not_finite": "a weight was NaN or infinite within the window",
     "loss_not_finite": "a loss was NaN or infinite",
-    "regularizer": (
-        "the loss contains a regularizer; use the optimizer's decay"
-    ),
+    "regularizer": "the loss contains a regularizer; use the optimizer's decay",
     "none_decayed": "weight decay excludes every trainable weight",
     "noisy_gradient_descent": (
         "the run is one of noisy gradient descent, not of SGD"
@@ -63,9 +61,7 @@ _PHRASES = {
     "coupled_loss": (
         "the loss of a batch differs from the mean of its halves' by {}%"
     ),
-    "masked_loss": (
-        "a mask divides the loss by the entries that a batch keeps"
-    ),
+    "masked_loss": "a mask divides the loss by the entries that a batch keeps",
     "batch_normalization": "batch normalization saw halves of a batch apart",
     "own_train_step": (
         "the model's own train_step may train by another loss than that whose "

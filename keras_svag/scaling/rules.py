@@ -62,11 +62,9 @@ def linear_scaling_rule(
             f"{kappa!r} with learning_rate * weight_decay = {decay!r}; keep "
             f"kappa below {2 / decay:.4g}."
         )
-    scaled = {
-        "learning_rate": kappa * learning_rate,
-        "weight_decay": weight_decay,
-    }
-    return _finite(scaled) | _scaled_sizes(kappa, batch_size, steps)
+    rate = kappa * learning_rate
+    scaled = {"learning_rate": rate, "weight_decay": weight_decay}
+    return _with_sizes(scaled, kappa, batch_size, steps)
 
 
 def square_root_scaling_rule(
@@ -132,27 +130,18 @@ def square_root_scaling_rule(
     if weight_decay is not None:
         arguments.number("weight_decay", weight_decay, least=0)
         scaled["weight_decay"] = weight_decay * (root if decoupled else 1)
-    return _finite(scaled) | _scaled_sizes(kappa, batch_size, steps)
+    return _with_sizes(scaled, kappa, batch_size, steps)
 
 
 def can_average(kappa: float, rate: float) -> bool:
-    """Whether κ (1 - β) is below 1, not by rounding alone.
-
-    Args:
-        kappa: κ.
-        rate: 1 - β.
-    """
+    """Whether κ (1 - β) is below 1, not by rounding alone; 1 - β is `rate`."""
     return kappa * rate < 1 - 1e-9
 
 
-def _finite(scaled):
+def _with_sizes(scaled, kappa, batch_size, steps):
+    """The scaled hyperparameters, if they are finite, and the sizes."""
     for name, value in scaled.items():
         arguments.number(f"scaled {name}", value, remedy="take another kappa")
-    return scaled
-
-
-def _scaled_sizes(kappa, batch_size, steps):
-    scaled = {}
     if batch_size is not None:
         scaled["batch_size"] = scaled_batch_size(kappa, batch_size)
     if steps is not None:
@@ -177,11 +166,8 @@ def scaled_batch_size(kappa, batch_size):
 
 def decay_per_step(learning_rate, weight_decay):
     """u = ηλ, 0 where either is not known."""
-    for name, value in (
-        ("learning_rate", learning_rate),
-        ("weight_decay", weight_decay),
-    ):
-        arguments.number(name, value, least=0, optional=True)
+    arguments.number("learning_rate", learning_rate, least=0, optional=True)
+    arguments.number("weight_decay", weight_decay, least=0, optional=True)
     decay = (learning_rate or 0.0) * (weight_decay or 0.0)
     if decay >= 2:
         raise ValueError(

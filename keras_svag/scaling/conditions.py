@@ -159,7 +159,7 @@ class RunConditions(SavedFields):
         """Whether an equilibrium identity holds for the run."""
         return (
             self.rule == "linear"
-            and self.optimizer.rule == "linear"
+            and self.refusal is None
             and self.optimizer.is_derived
             and bool(self.scale_invariant)
             and self.learning_rate > 0
@@ -168,7 +168,6 @@ class RunConditions(SavedFields):
             and self.constant_rate
             and not self.momentum
             and not self.other_reasons
-            and not self.diverges
         )
 
     @property
@@ -193,13 +192,16 @@ class RunConditions(SavedFields):
         rates = self.adaptive.averaging_rates
         if not all(can_average(kappa, rate) for rate in rates):
             return None
-        hyperparameters: dict[str, Any] = self.adaptive.hyperparameters
+        return self.by_square_root(kappa, self.learning_rate)
+
+    def by_square_root(self, kappa, learning_rate):
+        """What the square-root rule makes of a rate and of all the rest."""
         return square_root_scaling_rule(
-            self.learning_rate,
+            learning_rate,
             kappa,
             weight_decay=self.weight_decay or None,
             epsilon_in_root=self.optimizer.root == "epsilon inside",
-            **hyperparameters,
+            **self.adaptive.hyperparameters,
         )
 
     def observed(
@@ -226,39 +228,44 @@ class RunConditions(SavedFields):
         g, n = moments[:, np.isfinite(moments).all(axis=0)]
         balance = None
         if len(g):
+            means = weight_sq_norm, g.mean(), n.mean()
+            rates = self.learning_rate, self.weight_decay
             # SVAG with ell 1 is SGD.
-            balance = equilibrium_balance(
-                "svag",
-                float(weight_sq_norm),
-                g.mean(),
-                n.mean(),
-                self.learning_rate,
-                self.weight_decay,
-                self.ell,
-            )
+            balance = equilibrium_balance("svag", *means, *rates, self.ell)
         rest, drift = at_rest(balance, g, n, closeness)
         return dataclasses.replace(
             self, balance=balance, rest=rest, drift=drift
         )
 
     def reasons(self, estimate: NoiseEstimate) -> tuple[Reason, ...]:
-        """Assumptions that fail or are not known to hold.
+        """Assumptions that fail or are not known to hold, of run and noise."""
+        return tuple(self._reasons(estimate))
 
-        Args:
-            estimate: The run's `NoiseEstimate`.
-        """
-        of_the_rule = (
-            self._reasons_of_sgd()
-            if self.adaptive is None
-            else self.adaptive.reasons(self.optimizer, self.ell)
-        )
-        return (
-            *_reasons_of_signal(estimate),
-            *of_the_rule,
-            *_reasons_of_sampling(estimate),
-            *_reasons_of_loss(estimate),
-            *self._reasons_of_the_script(),
-        )
+    def _reasons(self, estimate):
+        if estimate.grad_sq_norm_sign() == "negative":
+            yield Reason("negative_signal")
+        if self.adaptive is None:
+            yield from self._reasons_of_sgd()
+        else:
+            yield from self.adaptive.reasons(self.optimizer, self.ell)
+        if estimate.sampling is None:
+            yield Reason("sampling_unknown")
+        elif not estimate.corrected_for_sampling:
+            yield Reason("num_examples_unknown")
+        elif estimate.noise_scale_warning:
+            yield Reason("large_noise_scale")
+        difference = estimate.loss_difference
+        percent = math.nan if difference is None else 100 * abs(difference)
+        for code in estimate.assumptions:
+            yield Reason(code, (percent,) if code == "coupled_loss" else ())
+        yield from map(Reason, self.other_reasons)
+        if not self.constant_rate:
+            yield Reason("rate_changes")
+        if self.adaptive is not None:
+            if self.momentum:
+                yield Reason("adaptive_momentum", (self.momentum,))
+        elif self.weight_decay and not self.all_weights_decayed:
+            yield Reason("not_all_decayed")
 
     def _reasons_of_sgd(self):
         if not (self.optimizer.rule == "linear" and self.optimizer.is_derived):
@@ -278,16 +285,6 @@ class RunConditions(SavedFields):
             rates = self.momentum, self.effective_learning_rate
             yield Reason("momentum", rates)
 
-    def _reasons_of_the_script(self):
-        yield from map(Reason, self.other_reasons)
-        if not self.constant_rate:
-            yield Reason("rate_changes")
-        if self.adaptive is not None:
-            if self.momentum:
-                yield Reason("adaptive_momentum", (self.momentum,))
-        elif self.weight_decay and not self.all_weights_decayed:
-            yield Reason("not_all_decayed")
-
 
 def conditions_of(optimizer: Any, rule: str = "auto") -> RunConditions:
     """The conditions of a run, as far as its optimizer tells them.
@@ -305,67 +302,32 @@ def conditions_of(optimizer: Any, rule: str = "auto") -> RunConditions:
     arguments.choice("rule", rule, ("auto", "linear", "square_root"))
     optimizer = without_loss_scale(optimizer)
     kind = kind_of(optimizer)
-    is_square_root = (kind.rule if rule == "auto" else rule) == "square_root"
-    rate = optimizer.learning_rate
+    is_clipped = any(getattr(optimizer, name, None) for name in _CLIPPING)
+    other_reasons = ["clipped"] if is_clipped else []
+    adaptive = None
+    if (kind.rule if rule == "auto" else rule) == "square_root":
+        hyperparameters = {
+            name: float(getattr(optimizer, name))
+            for name in kind.hyperparameters
+        }
+        if not hyperparameters.get("beta_1", 1.0):
+            # Nothing is averaged, and nothing is to be at κB.
+            del hyperparameters["beta_1"]
+        adaptive = AdaptiveConditions(hyperparameters)
+        variants = ("amsgrad", "centered")
+        other_reasons += [v for v in variants if getattr(optimizer, v, False)]
+    rate, momentum = optimizer.learning_rate, getattr(optimizer, "momentum", 0)
     return RunConditions(
         optimizer=kind,
         learning_rate=float(keras.ops.convert_to_numpy(rate)),
         weight_decay=float(optimizer.weight_decay or 0),
-        momentum=_momentum(optimizer),
+        momentum=float(momentum) if isinstance(momentum, (int, float)) else 0.0,
         ell=getattr(optimizer, "ell", 1),
         # A schedule or a function gives a value, which is no variable.
         constant_rate=isinstance(rate, keras.Variable),
-        other_reasons=tuple(_hyperparameter_reasons(optimizer, is_square_root)),
-        adaptive=_adaptive_conditions(optimizer, kind)
-        if is_square_root
-        else None,
+        other_reasons=tuple(other_reasons),
+        adaptive=adaptive,
     )
-
-
-def _adaptive_conditions(optimizer, kind):
-    hyperparameters = {
-        name: float(getattr(optimizer, name)) for name in kind.hyperparameters
-    }
-    if not hyperparameters.get("beta_1", 1.0):
-        # Nothing is averaged, and nothing is to be at κB.
-        del hyperparameters["beta_1"]
-    return AdaptiveConditions(hyperparameters)
-
-
-def _momentum(optimizer):
-    momentum = getattr(optimizer, "momentum", 0.0)
-    return float(momentum) if isinstance(momentum, (int, float)) else 0.0
-
-
-def _hyperparameter_reasons(optimizer, is_square_root):
-    if any(getattr(optimizer, name, None) for name in _CLIPPING):
-        yield "clipped"
-    if is_square_root:
-        for name in ("amsgrad", "centered"):
-            if getattr(optimizer, name, False):
-                yield name
-
-
-def _reasons_of_signal(estimate):
-    if estimate.grad_sq_norm_sign() == "negative":
-        yield Reason("negative_signal")
-
-
-def _reasons_of_sampling(estimate):
-    if estimate.sampling is None:
-        yield Reason("sampling_unknown")
-    elif estimate.sampling == "shuffle":
-        if not estimate.corrected_for_sampling:
-            yield Reason("num_examples_unknown")
-        elif estimate.noise_scale_warning:
-            yield Reason("large_noise_scale")
-
-
-def _reasons_of_loss(estimate):
-    difference = estimate.loss_difference
-    percent = math.nan if difference is None else 100 * abs(difference)
-    for code in estimate.assumptions:
-        yield Reason(code, (percent,) if code == "coupled_loss" else ())
 
 
 def at_rest(

@@ -9,10 +9,7 @@ from keras import ops
 from keras_svag import arguments
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.optimizers import rule_refusal, without_loss_scale
-from keras_svag.scaling.rules import (
-    linear_scaling_rule,
-    square_root_scaling_rule,
-)
+from keras_svag.scaling.rules import linear_scaling_rule
 
 
 def scale_optimizer(
@@ -49,10 +46,7 @@ def scale_optimizer(
             hyperparameters, or the learning rate is a function.
     """
     arguments.instance(
-        "optimizer",
-        optimizer,
-        keras.optimizers.Optimizer,
-        "a Keras optimizer",
+        "optimizer", optimizer, keras.optimizers.Optimizer, "a Keras optimizer"
     )
     arguments.number("kappa", kappa, above=0)
     optimizer = without_loss_scale(optimizer)
@@ -71,13 +65,8 @@ def rescale(
     They are those of `scale_optimizer`, in place: a schedule goes on from the
     rate that it has now. A momentum's velocity holds learning rates, and is
     scaled with them; other state stays. A training step that is traced already
-    has to be made anew.
-
-    Args:
-        optimizer, kappa, rule: As for `scale_optimizer`.
-
-    Raises:
-        ValueError: As `scale_optimizer` does. Nothing is changed then.
+    has to be made anew. What `scale_optimizer` refuses is refused, and nothing
+    is changed then.
     """
     optimizer = without_loss_scale(optimizer)
     steps = getattr(optimizer, "effective_iterations", optimizer.iterations)
@@ -106,7 +95,17 @@ def _changes(optimizer, config, kappa, rule, start):
         )
     schedule, rate = None, config["learning_rate"]
     if isinstance(rate, dict):
-        schedule, rate = _schedule(rate), 0.0
+        # Of these Keras would not make a function again.
+        if rate.get("class_name") in ("function", "__lambda__"):
+            raise ValueError(
+                arguments.refusal(
+                    "optimizer",
+                    "one whose learning rate is a number or a schedule",
+                    "a function",
+                    "scale what it returns",
+                )
+            )
+        schedule, rate = keras.saving.deserialize_keras_object(rate), 0.0
     if conditions.adaptive is None:
         factor = kappa
         scaled = linear_scaling_rule(rate, kappa, conditions.weight_decay)
@@ -121,13 +120,7 @@ def _changes(optimizer, config, kappa, rule, start):
                 )
             )
         factor = math.sqrt(kappa)
-        scaled = square_root_scaling_rule(
-            rate,
-            kappa,
-            weight_decay=conditions.weight_decay,
-            epsilon_in_root=conditions.optimizer.root == "epsilon inside",
-            **conditions.adaptive.hyperparameters,
-        )
+        scaled = conditions.by_square_root(kappa, rate)
     if schedule is not None:
         scaled["learning_rate"] = ScaledSchedule(schedule, factor, kappa, start)
     if warmup := config.get("warmup_steps"):
@@ -139,20 +132,6 @@ def _changes(optimizer, config, kappa, rule, start):
         for name, value in scaled.items()
         if config.get(name) is not None
     }
-
-
-def _schedule(saved):
-    # Of these Keras would not make a function again.
-    if saved.get("class_name") in ("function", "__lambda__"):
-        raise ValueError(
-            arguments.refusal(
-                "optimizer",
-                "one whose learning rate is a number or a schedule",
-                "a function",
-                "scale what it returns",
-            )
-        )
-    return keras.saving.deserialize_keras_object(saved)
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")

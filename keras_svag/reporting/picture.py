@@ -60,14 +60,13 @@ def draw(report, ax):
                 color="C0",
                 label=str(answer),
             )
-    seen = [test.closeness for test in tests]
     if report.prediction is not None:
         value, low, high = report.prediction.closeness(grid)
         ax.fill_between(grid, low, high, color="C1", alpha=0.2, linewidth=0)
         ax.plot(grid, value, color="C1", label="C predicted")
-    if seen:
-        at = np.array([c.value for c in seen])
-        ends = np.array([(c.low, c.high) for c in seen]).T
+    if tests:
+        seen = [test.closeness for test in tests]
+        at, *ends = np.array([(c.value, c.low, c.high) for c in seen]).T
         ax.errorbar(
             [test.kappa for test in tests],
             at,

@@ -11,10 +11,7 @@ from keras_svag.scaling.closeness import (
     EquilibriumStatistics,
     c_closeness,
 )
-from keras_svag.scaling.prediction import (
-    ClosenessPrediction,
-    predict_closeness,
-)
+from keras_svag.scaling.prediction import ClosenessPrediction, predict_closeness
 from keras_svag.scaling.rules import (
     linear_scaling_rule,
     square_root_scaling_rule,

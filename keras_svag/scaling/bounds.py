@@ -130,25 +130,11 @@ def min_batch_multiplier(
     """Smallest κ that the linear scaling condition does not rule out.
 
     Fewer examples a batch: the measured run is then the large one (derived).
-    `(2a - q) / (1 + a u)` as in `max_batch_multiplier`, with
-    `a = b (q + 1/ell) / (C² (2 - u/ell))`; for SGD without weight decay
-    `(1 - (C² - 1) q) / C²`, and 0 from q = 1 / (C² - 1) on: where a run may be
-    C-close to its SDE it may be C-close to any smaller batch.
-
-    Args:
-        noise_to_signal: q, at least 0, a number or array; NaN stays NaN.
-        closeness: C, above 1.
-        learning_rate, weight_decay: η and λ of the measured run, or None.
-        ell: SVAG's amplification in the measured run; 1 is SGD.
-        balance: b, above 0; 1 takes the measured run as at equilibrium.
-
-    Returns:
-        κ_min, at least 0, and at most 1 for SGD at equilibrium: a float, or an
-        array like `noise_to_signal`.
-
-    Raises:
-        TypeError: If an argument is no number.
-        ValueError: If one is out of range.
+    Arguments are those of `max_batch_multiplier`, and so is the formula,
+    `(2a - q) / (1 + a u)`, but with `a = b (q + 1/ell) / (C² (2 - u/ell))`; for
+    SGD without weight decay it is `(1 - (C² - 1) q) / C²`, and 0 from
+    q = 1 / (C² - 1) on: where a run may be C-close to its SDE it may be C-close
+    to any smaller batch. For SGD at equilibrium it is at most 1.
     """
     square = checked_closeness(closeness) ** 2
     q, decay = _checked(

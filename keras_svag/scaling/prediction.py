@@ -213,7 +213,6 @@ def predict_closeness(
         ValueError: If there are fewer than two ell, or one of R, G and N is
             not above 0.
     """
-    remedy = "give runs of at least two ell, such as {1: ..., 2: ...}"
     arguments.instance("statistics", statistics, dict, "a dict")
     for ell, run in statistics.items():
         key = f"statistics[{ell!r}]"
@@ -229,7 +228,7 @@ def predict_closeness(
                 "statistics",
                 "of two ell or more",
                 f"those of {len(statistics)}",
-                remedy,
+                "give runs of at least two ell, such as {1: ..., 2: ...}",
             )
         )
     arguments.number("level", level, above=0, below=1)

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from keras_svag.noise.numerals import exact, number, whole, within
 from keras_svag.scaling.reasons import equilibrium_text
 
@@ -40,7 +42,7 @@ def _range(verdict):
     """What is not ruled out, and what is."""
     one, beyond = verdict.batch_size, verdict.ruled_out_beyond
     down_to = math.ceil(verdict.min_multiplier_high * one)
-    up_to = _floor(verdict.not_ruled_out_up_to)
+    up_to = np.floor(verdict.not_ruled_out_up_to)
     # Below the end by less than the batch is a whole number.
     end = verdict.rule_defined_below * one
     first = f"from batch {_with_factor(down_to, one)} to " * (down_to > 1)
@@ -57,7 +59,7 @@ def _range(verdict):
     if below > 1:
         ruled_out.append(f"below {_with_factor(below, one)}")
     if beyond < end:
-        ruled_out.append(f"beyond {_with_factor(_floor(beyond), one)}")
+        ruled_out.append(f"beyond {_with_factor(np.floor(beyond), one)}")
     if ruled_out:
         words += f"; {' and '.join(ruled_out)} it is ruled out"
     if up_to < beyond == end == math.inf:
@@ -69,13 +71,10 @@ def _range(verdict):
 
 def ends(verdict):
     """Up to which batch nothing is ruled out, and beyond which all is."""
-    up_to, beyond = verdict.not_ruled_out_up_to, verdict.ruled_out_beyond
-    return f"up to {whole(_floor(up_to))}", f"beyond {whole(_floor(beyond))}"
-
-
-def _floor(size):
-    """A largest batch size: it is not rounded up."""
-    return math.floor(size) if math.isfinite(size) else size
+    sizes = verdict.not_ruled_out_up_to, verdict.ruled_out_beyond
+    # A largest batch size is not rounded up.
+    up_to, beyond = map(whole, np.floor(sizes))
+    return f"up to {up_to}", f"beyond {beyond}"
 
 
 def _with_factor(size, baseline):
@@ -123,22 +122,21 @@ def sde(verdict):
 
 def process(verdict):
     """What the measured run is one of, such as `SVAG with ell 4`."""
-    if verdict.ell > 1:
-        name = verdict.optimizer if verdict.is_square_root else "SVAG"
-        return f"{name} with ell {verdict.ell}"
-    return verdict.optimizer if verdict.is_square_root else "SGD"
+    of_sgd = "SVAG" if verdict.ell > 1 else "SGD"
+    name = verdict.optimizer if verdict.is_square_root else of_sgd
+    return f"{name} with ell {verdict.ell}" if verdict.ell > 1 else name
 
 
 def compared(verdict):
     """The two processes that a verdict compares, a phrase."""
-    if verdict.is_square_root:
-        simulated = verdict.conditions.optimizer.simulates or verdict.optimizer
-        return (
-            f"{simulated} at κB by the square-root rule against this run "
-            f"of {process(verdict)}, by a condition derived here, not in a "
-            "paper"
-        )
-    return f"SGD at (κB, κη) against this run of {process(verdict)}"
+    measured_run = f"against this run of {process(verdict)}"
+    if not verdict.is_square_root:
+        return f"SGD at (κB, κη) {measured_run}"
+    simulated = verdict.conditions.optimizer.simulates or verdict.optimizer
+    return (
+        f"{simulated} at κB by the square-root rule {measured_run}, by a "
+        "condition derived here, not in a paper"
+    )
 
 
 def scaled_run(run):

@@ -225,24 +225,19 @@ class ScalingVerdict:
     @property
     def refusal(self) -> Reason | None:
         """`Reason` why there is no verdict at all, or None."""
-        refusal = self.conditions.refusal
-        if refusal is None and not (
-            self.estimate.grad_sq_norm or self.estimate.example_noise
-        ):
-            return Reason("zero_gradients")
-        return refusal
+        estimate, refusal = self.estimate, self.conditions.refusal
+        if refusal or estimate.grad_sq_norm or estimate.example_noise:
+            return refusal
+        return Reason("zero_gradients")
 
     @property
     def _identity(self) -> dict[str, Any]:
         """The run as the bounds ask for it."""
         # Where the weights diverge no bound is defined: there is no verdict.
-        decays = not self.conditions.diverges
-        return {
-            # η and λ count by their product alone.
-            "learning_rate": 1.0,
-            "weight_decay": self.conditions.decay_per_step if decays else 0.0,
-            "ell": self.ell,
-        }
+        decay = self.conditions.decay_per_step
+        decay = 0.0 if self.conditions.diverges else decay
+        # η and λ count by their product alone.
+        return {"learning_rate": 1.0, "weight_decay": decay, "ell": self.ell}
 
     @property
     def _balance_in_bound(self) -> float:
@@ -383,11 +378,7 @@ class ScalingVerdict:
         return asked.scaled_by(batch_size / self.batch_size)
 
     def allows(self, batch_size: int) -> bool | None:
-        """Whether the condition allows a batch size: `at(batch_size).allowed`.
-
-        True where it is not ruled out, which promises nothing; False where it
-        is ruled out; None where that is undetermined.
-        """
+        """Whether a batch size is allowed: see `ScaledRun.allowed`."""
         return self.at(batch_size).allowed
 
     def scaled_by(self, kappa: float) -> ScaledRun:

@@ -100,11 +100,7 @@ class ScalingReport(SavedFields):
         return self.verdict.at(batch_size, level=level, closeness=closeness)
 
     def allows(self, batch_size: int) -> bool | None:
-        """Whether the condition allows a batch size.
-
-        True where it is not ruled out, which promises nothing; False where it
-        is ruled out; None where that is undetermined.
-        """
+        """Whether a batch size is allowed: see `ScaledRun.allowed`."""
         return self.verdict.allows(batch_size)
 
     def branch_test(
@@ -253,14 +249,11 @@ class ScalingReport(SavedFields):
             verdict.not_ruled_out_up_to,
             verdict.ruled_out_beyond,
         )
+        # None becomes NaN.
+        values = np.array([*sizes, *verdict.interval], float)
         if verdict.refusal:
-            sizes = (None, math.nan, math.nan)
-        return {
-            key: math.nan if value is None else float(value)
-            for key, value in zip(
-                LOG_KEYS, (*sizes, *verdict.interval), strict=True
-            )
-        }
+            values[:3] = math.nan
+        return dict(zip(LOG_KEYS, values.tolist(), strict=True))
 
     def to_frame(self) -> Any:
         """A pandas frame with a row for each κ of each stretch.
@@ -270,31 +263,24 @@ class ScalingReport(SavedFields):
         """
         import pandas
 
-        rows: list[dict[str, Any]] = []
-        for report in self.stretches:
-            verdict = report.verdict
-            stretch = {
+        return pandas.DataFrame(
+            {
                 "first_epoch": report.first_epoch,
                 "last_epoch": report.last_epoch,
+                "kappa": run.kappa,
+                "batch_size": run.batch_size,
+                **(run.hyperparameters or {}),
+                "verdict": str(run.verdict),
+                "min_closeness": run.min_closeness.value,
+                "min_closeness_low": run.min_closeness.low,
+                "min_closeness_high": run.min_closeness.high,
+                "heuristic": report.verdict.heuristic,
+                "at_equilibrium": report.verdict.at_equilibrium,
+                **report.estimate.diagnostics,
             }
-            for run in verdict.runs.values():
-                low, value, high = run.min_closeness
-                rows.append(
-                    {
-                        **stretch,
-                        "kappa": run.kappa,
-                        "batch_size": run.batch_size,
-                        **(run.hyperparameters or {}),
-                        "verdict": str(run.verdict),
-                        "min_closeness": value,
-                        "min_closeness_low": low,
-                        "min_closeness_high": high,
-                        "heuristic": verdict.heuristic,
-                        "at_equilibrium": verdict.at_equilibrium,
-                        **report.estimate.diagnostics,
-                    }
-                )
-        return pandas.DataFrame(rows)
+            for report in self.stretches
+            for run in report.verdict.runs.values()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON: the verdict's, the estimate's, more.
@@ -325,11 +311,8 @@ def scaling_report(
     series,
     conditions,
     *,
-    batch_size,
-    closeness=2**0.5,
     window=None,
     window_steps=None,
-    preconditioned=False,
     epochs=None,
     **settings,
 ):
@@ -345,14 +328,13 @@ def scaling_report(
         series: `NoiseSeries` of the run.
         conditions: `RunConditions`; what depends on the window is taken from
             the series.
-        batch_size: B of the largest batches of the series; a stretch of
-            smaller ones is judged at theirs.
-        closeness: As for `scaling_verdict`.
         window: Epochs to average over; a quarter of those trained if None.
         window_steps: Training steps to average over, instead.
-        preconditioned: Whether N / G is that in the optimizer's norm.
         epochs: Epochs trained; if None, those that the series has seen.
-        **settings: `kappas` and `level`, as for `scaling_verdict`.
+        **settings: `batch_size`, B of the largest batches of the series (a
+            stretch of smaller ones is judged at theirs); `preconditioned`,
+            whether N / G is that in the optimizer's norm; and `closeness`,
+            `kappas` and `level`, as for `scaling_verdict`.
 
     Returns:
         A `ScalingReport`.
@@ -366,10 +348,7 @@ def scaling_report(
         _judged,
         conditions=conditions,
         in_steps=window_steps is not None,
-        preconditioned=preconditioned,
-        batch_size=batch_size,
         largest_rows=series.largest_rows,
-        closeness=closeness,
         **settings,
     )
     *before, last = series.stretches()
@@ -381,44 +360,44 @@ def scaling_report(
 
 def _longest(stretches):
     long_enough = [s for s in stretches if len(s) >= _FEWEST_OBSERVATIONS]
-    sizes = np.array([len(stretch) for stretch in long_enough])
-    longest = np.argsort(-sizes, kind="stable")[:_MOST_EARLIER]
-    return [long_enough[place] for place in sorted(longest)]
+    longest = sorted(long_enough, key=len, reverse=True)[:_MOST_EARLIER]
+    return sorted(longest, key=lambda stretch: stretch["step"][0])
 
 
 def _judged(
     window,
     conditions,
     in_steps,
-    preconditioned,
-    batch_size,
     largest_rows,
+    batch_size,
+    preconditioned=False,
+    closeness=2**0.5,
     **settings,
 ):
     if window.largest_rows:
         batch_size = round(batch_size * window.largest_rows / largest_rows)
     steps, rates = window["step"], window.repeated("learning_rate")
     iterations = window["iteration"]
-    adaptive = conditions.adaptive
-    if adaptive is not None:
-        adaptive = dataclasses.replace(
-            adaptive,
-            second_moment_steps=int(iterations[0]),
-            window_steps=int(iterations[-1] - iterations[0]),
-        )
     conditions = dataclasses.replace(
         conditions,
         # Of equal rates the mean is exactly theirs.
         learning_rate=float(rates[0] + np.mean(rates - rates[0])),
         constant_rate=window.has_constant_rate,
-        adaptive=adaptive,
+        adaptive=conditions.adaptive
+        and dataclasses.replace(
+            conditions.adaptive,
+            second_moment_steps=int(iterations[0]),
+            window_steps=int(iterations[-1] - iterations[0]),
+        ),
     )
-    weight_sq_norm = _mean(window.repeated("weight_sq_norm"))
+    squares = window.repeated("weight_sq_norm")
+    squares = squares[np.isfinite(squares)]
+    weight_sq_norm = float(squares.mean()) if len(squares) else math.nan
     conditions = conditions.observed(
         weight_sq_norm,
         window.repeated("grad_sq_norm"),
         window.repeated("example_noise") / batch_size,
-        settings["closeness"],
+        closeness,
     )
     is_lost = np.isnan(window["weight_sq_norm"])
     if np.any(is_lost & np.isnan(window["grad_sq_norm"])):
@@ -426,7 +405,9 @@ def _judged(
         conditions = dataclasses.replace(conditions, other_reasons=others)
     estimate = window.estimate(batch_size, preconditioned)
     return ScalingReport(
-        verdict=scaling_verdict(estimate, conditions, **settings),
+        verdict=scaling_verdict(
+            estimate, conditions, closeness=closeness, **settings
+        ),
         first_epoch=int(window["epoch"][0]),
         last_epoch=int(window["epoch"][-1]),
         weight_sq_norm=weight_sq_norm,
@@ -437,11 +418,6 @@ def _judged(
         first_step=int(steps[0]) if in_steps else None,
         last_step=int(steps[-1]) if in_steps else None,
     )
-
-
-def _mean(values):
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else math.nan
 
 
 def _times_to_tell_apart(estimate, level):

@@ -12,10 +12,7 @@ from keras import ops
 from keras_svag import arguments, backend
 from keras_svag.branching.result import BranchTest
 from keras_svag.noise.ratio import fieller_interval, student_t_quantile
-from keras_svag.probe.measurement import (
-    check_targets,
-    measure_gradient_noise,
-)
+from keras_svag.probe.measurement import check_targets, measure_gradient_noise
 from keras_svag.scaling.conditions import conditions_of
 from keras_svag.scaling.optimizers import kind_of
 from keras_svag.scaling.rules import scaled_batch_size
@@ -129,13 +126,13 @@ def branch_test(
     bar = keras.utils.Progbar(
         2 * seeds, verbose=0 if verbose == 0 else 1, unit_name="training"
     )
-    branches = [_Branch(model, factor, rule) for factor in (1, kappa)]
+    functions = {1: model.train_function}
     losses = np.empty((seeds, 2, len(source.held)))
     moments = np.empty((seeds, 2, len(_STATISTICS)))
-    with branches[0].begun(0):
+    with _branch(model, 1, rule, 0, functions):
         before = np.mean(_losses(model, source.held))
     for index, place in itertools.product(range(seeds), (0, 1)):
-        with branches[place].begun(index):
+        with _branch(model, (1, kappa)[place], rule, index, functions):
             steps = _Steps()
             model.fit(
                 **source.of(index, sizes[place]),
@@ -186,43 +183,38 @@ class _Steps(keras.callbacks.Callback):
         self.done = batch + 1
 
 
-class _Branch:
-    """Trainings of a model at κB, after which it is what it was before."""
+@contextlib.contextmanager
+def _branch(model, kappa, rule, index, functions):
+    """A training at κB, after which the model is what it was before.
 
-    def __init__(self, model, kappa, rule):
-        self._model, self._kappa, self._rule = model, kappa, rule
-        # Hers; a scaled one is made once, for all seeds.
-        self._function = model.train_function if kappa == 1 else None
-
-    @contextlib.contextmanager
-    def begun(self, index):
-        """Context of the training with the index of a seed."""
-        model, put_back = self._model, contextlib.ExitStack()
-        optimizer = backend.without_loss_scale(model.optimizer)
-        for owner, names in (
-            (model, _OF_FIT),
-            (optimizer, (*kind_of(optimizer).hyperparameters, "weight_decay")),
-        ):
-            for name in names:
-                put_back.callback(
-                    setattr, owner, name, getattr(owner, name, None)
-                )
-        schedule = backend.learning_rate_schedule(optimizer)
-        if schedule is not None:
-            put_back.callback(setattr, optimizer, "learning_rate", schedule)
-        with (
-            backend.python_state_kept(model, keeps_generators=True),
-            backend.preserved_state(model, trains=True),
-            put_back,
-        ):
-            for state in backend.seeds_of(model):
-                # Other masks of dropout with each seed.
-                state.assign(state + ops.cast([index, 0], state.dtype))
-            if self._kappa != 1:
-                rescale(optimizer, self._kappa, self._rule)
-            model.train_function = self._function
-            yield
-            self._function = model.train_function
+    Args:
+        index: Index of the seed.
+        functions: `{κ: train function}`, to which it adds its own.
+    """
+    put_back = contextlib.ExitStack()
+    optimizer = backend.without_loss_scale(model.optimizer)
+    for owner, names in (
+        (model, _OF_FIT),
+        (optimizer, (*kind_of(optimizer).hyperparameters, "weight_decay")),
+    ):
+        for name in names:
+            put_back.callback(setattr, owner, name, getattr(owner, name, None))
+    schedule = backend.learning_rate_schedule(optimizer)
+    if schedule is not None:
+        put_back.callback(setattr, optimizer, "learning_rate", schedule)
+    with (
+        backend.python_state_kept(model, keeps_generators=True),
+        backend.preserved_state(model, trains=True),
+        put_back,
+    ):
+        for state in backend.seeds_of(model):
+            # Other masks of dropout with each seed.
+            state.assign(state + ops.cast([index, 0], state.dtype))
+        if kappa != 1:
+            rescale(optimizer, kappa, rule)
+        model.train_function = functions.get(kappa)
+        yield
+        functions[kappa] = model.train_function
 
 
 def _losses(model, batches):
@@ -241,12 +233,7 @@ def _moments(model, source, num_batches, seed):
     weights = backend.decayed_variables(model) or model.trainable_variables
     squares = (np.square(ops.convert_to_numpy(v)).sum() for v in weights)
     noise = measure_gradient_noise(
-        model,
-        source.probed(),
-        source.probed_size,
-        num_batches,
-        seed=seed,
-        verbose=0,
+        model, *source.probed(), num_batches, seed=seed, verbose=0
     )
     return float(sum(squares)), noise.grad_sq_norm, noise.example_noise
 
@@ -302,7 +289,6 @@ class _Arrays:
         else:
             self.held = _parts_of(self._rows, order[:count])
         self._data = data
-        self.probed_size = sizes[0]
 
     def first(self):
         return self._rows.take(self._trained[: self._sizes[0]])
@@ -310,24 +296,20 @@ class _Arrays:
     def of(self, index, size):
         """Arguments of the `fit` of a pair of trainings."""
         rng = np.random.default_rng([self._seed, index])
-        count, rows = self._examples, []
-        while count > 0:
-            rows.append(rng.permutation(self._trained)[:count])
-            count -= len(rows[-1])
-        rows = np.concatenate(rows)[: self._examples // size * size]
+        epochs = range(math.ceil(self._examples / len(self._trained)))
+        rows = np.concatenate([rng.permutation(self._trained) for _ in epochs])
+        rows = rows[: self._examples // size * size]
         x, y, weight = keras.utils.unpack_x_y_sample_weight(
             self._rows.take(rows)
         )
         return {"x": x, "y": y, "sample_weight": weight, "batch_size": size}
 
     def probed(self):
-        return self._data
+        return self._data, self._sizes[0]
 
 
 class _Function:
     """What a function makes for each batch size."""
-
-    probed_size = None
 
     def __init__(self, make, validation_data, sizes, examples, seed):
         if validation_data is None:
@@ -346,13 +328,11 @@ class _Function:
 
     def of(self, index, size):
         """Arguments of the `fit` of a pair of trainings."""
-        return {
-            "x": self._make(size),
-            "steps_per_epoch": self._examples // size,
-        }
+        steps = self._examples // size
+        return {"x": self._make(size), "steps_per_epoch": steps}
 
     def probed(self):
-        return self._make(self._size)
+        return self._make(self._size), None
 
 
 def _held_batches(data):

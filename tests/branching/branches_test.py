@@ -24,6 +24,7 @@ from tests.helpers.small_problems import (
 )
 
 X, Y = regression(64)
+FEW = {"seeds": 2, "num_batches": 4, "verbose": 0}
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.01, 20, 0.7)
 
 
@@ -59,8 +60,7 @@ def life(make, optimizer, is_eager, is_tested):
     model.fit(X, Y, epochs=2, **settings)
     kept = model.history, model.train_function, optimizer.get_config()
     if is_tested:
-        counts = {"examples": 32, "seeds": 2, "num_batches": 4}
-        branch_test(model, (X, Y), 2, **counts, **settings)
+        branch_test(model, (X, Y), 2, examples=32, batch_size=8, **FEW)
     found = model.history, model.train_function, optimizer.get_config()
     assert found == kept
     # In batches of the size that was tried, whose step is traced only now.
@@ -99,17 +99,8 @@ def test_difference_and_ratios_are_those_of_gradient_descent(kappa):
     model = compiled(linear_model(1), keras.optimizers.SGD(rate))
     model.set_weights([np.array([[3.0]])])
     x = np.ones((64, 1), "float32")
-    test = branch_test(
-        model,
-        (x, x),
-        kappa,
-        examples=steps * 4,
-        batch_size=4,
-        validation_data=(x, x),
-        seeds=2,
-        tolerance=0,
-        verbose=0,
-    )
+    options = {"examples": steps * 4, "batch_size": 4, "tolerance": 0} | FEW
+    test = branch_test(model, (x, x), kappa, validation_data=(x, x), **options)
     distance = 2 * (1 - 2 * rate) ** steps
     scaled = 2 * (1 - 2 * kappa * rate) ** (steps / kappa)
     assert test.loss_before == pytest.approx(4)
@@ -172,8 +163,7 @@ def test_a_loss_that_is_not_finite_is_worse():
     # as large, 26 times.
     model = compiled(linear_model(1), keras.optimizers.SGD(0.9))
     x = np.ones((100, 1), "float32")
-    options = {"batch_size": 4, "seeds": 2, "num_batches": 4, "verbose": 0}
-    test = branch_test(model, (x, x), 4, examples=26 * 16, **options)
+    test = branch_test(model, (x, x), 4, examples=26 * 16, batch_size=4, **FEW)
     assert test.verdict == "worse" and "loss is not finite" in str(test)
     assert np.isfinite(model.get_weights()[0]).all()
 
@@ -187,15 +177,15 @@ def test_a_function_makes_the_batches_of_each_size():
         return data.batch(batch_size).repeat()
 
     model, held = compiled(), {"validation_data": data.batch(16)}
-    options = {"examples": 128, "batch_size": 8, "num_batches": 4}
-    test = branch_test(model, make, 2, **options, **held, verbose=0)
+    options = FEW | {"examples": 128, "batch_size": 8}
+    test = branch_test(model, make, 2, **options, **held)
     assert {*sizes} == {8, 16}
     assert test.loss < test.loss_before
     with pytest.raises(ValueError, match="`validation_data` must be the held"):
         branch_test(model, make, 2, **options)
     # Keras ends a training where the data end, and says so in a warning.
     with pytest.raises(ValueError, match="have 128 examples.* 8 batches of 8"):
-        branch_test(model, data.batch, 2, **options, **held, verbose=0)
+        branch_test(model, data.batch, 2, **options, **held)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +207,7 @@ def test_a_report_has_what_it_was_asked_to_try():
     model = compiled()
     check = ScalingRuleCheck(every=1, verbose=0)
     model.fit(X, Y, batch_size=4, epochs=2, callbacks=[check], verbose=0)
-    options = {"examples": 16, "seeds": 2, "num_batches": 4, "verbose": 0}
+    options = FEW | {"examples": 16}
     one = check.report.branch_test(model, (X, Y), 4, **options)
     two = one.branch_test(model, (X, Y), 2, **options, tolerance=0.5)
     again = two.branch_test(model, (X, Y), 4, **options, tolerance=0.2)

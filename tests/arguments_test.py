@@ -128,6 +128,7 @@ RULE = {"learning_rate": 0.1, "kappa": 4.0, "weight_decay": 0.1, "steps": 4}
 NORMS = dict.fromkeys(("weight_sq_norm", "grad_sq_norm", "noise_trace"), 1.0)
 BALANCE = {"process": "svag", "ell": 1.0} | RATES | NORMS
 SERIES_OF = {"grad_sq_norm": [1.0, 2.0], "example_noise": [2.0, 3.0]}
+COMPARED = {"first": STATE, "second": STATE, "kappa": 2.0}
 WINDOW = {"balance": 1.0, "grad_sq_norms": [1.0], "noise_traces": [1.0]}
 C, LEVEL = {"closeness": 2.0}, {"level": 0.9}
 MOMENTS = ("grad_sq_norm", "example_noise", "covariance")
@@ -177,10 +178,7 @@ ROWS = [
     (scaling.min_closeness, Q | {"kappa": 2.0}),
     (scaling.equilibrium_balance, BALANCE),
     (scaling.EquilibriumStatistics, NORMS),
-    (
-        scaling.c_closeness,
-        {"first": STATE, "second": STATE, "kappa": 2.0} | LEVEL,
-    ),
+    (scaling.c_closeness, COMPARED | LEVEL),
     (scaling.predict_closeness, {"statistics": {1: STATE, 2: OTHER}} | LEVEL),
     (PREDICTION.closeness, {"kappa": 2.0, "reference": 1.0}),
     (PREDICTION.max_batch_multiplier, C | {"reference": 1.0}),
@@ -217,8 +215,12 @@ def half():
 
 
 RESNET, VGG = applications.PreResNet, applications.VGG
+MLP, MULTIPLE = applications.ScaleInvariantMLP, "[1]` must be a multiple of"
+GROUPED, LAYERED = {"normalization": "group"}, {"normalization": "layer"}
+LINEAR = scaling.linear_scaling_rule
 SQUARE_ROOT = scaling.square_root_scaling_rule
 OPTIMIZER, AT_4 = scaling.scale_optimizer, {"kappa": 4}
+RATE = {"learning_rate": 0.1}
 # Other wrong arguments, the first one by name, and what is said of it.
 OTHERS = [
     # What the simulating optimizers cannot honour, and why.
@@ -238,30 +240,17 @@ OTHERS = [
     (RESNET, SMALL, {"input_shape": (64, 3, 3)}, "4 x 4"),
     (VGG, LARGE, {"input_shape": (31, 64, 3)}, "32 x 32"),
     (RESNET, SMALL, {"input_shape": (64, 64)}),
-    (
-        *(RESNET, SMALL | {"normalization": "group"}),
-        *({"base_width": 12}, "by groups = 8"),
-    ),
+    (RESNET, SMALL | GROUPED, {"base_width": 12}, "by groups = 8"),
     # A group of one unit would be normalized to 0.
-    *(
-        (
-            *(applications.ScaleInvariantMLP, UNITS | {"normalization": kind}),
-            *({"hidden_units": (64, n)}, "[1]` must be a multiple of groups"),
-        )
-        for kind, n in (("layer", 1), ("group", 60), ("group", 8))
-    ),
+    (MLP, UNITS | LAYERED, {"hidden_units": (64, 1)}, MULTIPLE),
+    (MLP, UNITS | GROUPED, {"hidden_units": (64, 60)}, MULTIPLE),
+    (MLP, UNITS | GROUPED, {"hidden_units": (64, 8)}, MULTIPLE),
     (scaling.max_batch_multiplier, Q | C, {"learning_rate": 20.0}, "below 2"),
-    (scaling.linear_scaling_rule, RATES, {"kappa": 200}, "keep kappa below"),
-    (
-        *(scaling.linear_scaling_rule, {"learning_rate": 0.1}),
-        *({"kappa": 0.3, "batch_size": 7}, "a whole number"),
-    ),
+    (LINEAR, RATES, {"kappa": 200}, "keep kappa below"),
+    (LINEAR, RATE, {"kappa": 0.3, "batch_size": 7}, "a whole number"),
     *(
-        (
-            *(SQUARE_ROOT, {"learning_rate": 0.1, beta: 0.5}, AT_4),
-            *(f"* (1 - `{beta}`)", "keep kappa below 2"),
-        )
-        for beta in ("beta_1", "beta_2", "rho")
+        (SQUARE_ROOT, RATE | {b: 0.5}, AT_4, f"* (1 - `{b}`)", "kappa below 2")
+        for b in ("beta_1", "beta_2", "rho")
     ),
     *(
         (OPTIMIZER, AT_4 | {"rule": rule}, {"optimizer": optimizer}, says)

@@ -13,11 +13,7 @@ from hypothesis.extra import numpy as arrays
 from keras_svag import NoiseEstimate, scaling
 from keras_svag.noise.estimate import SAMPLING
 from keras_svag.scaling.conditions import RunConditions
-from keras_svag.scaling.verdict import (
-    ScalingVerdict,
-    Verdict,
-    scaling_verdict,
-)
+from keras_svag.scaling.verdict import ScalingVerdict, Verdict, scaling_verdict
 
 closenesses = st.floats(1 + 1e-6, 1e6)
 kappas = st.floats(1, 1e9)

@@ -61,7 +61,7 @@ class AdaptiveConditions(SavedFields):
         return [
             1 - beta
             for name, beta in self.hyperparameters.items()
-            if name != "epsilon" and beta < 1
+            if name != "epsilon"
         ]
 
     def reasons(self, kind: OptimizerKind, ell: int) -> Iterator[Reason]:
@@ -310,9 +310,10 @@ def conditions_of(optimizer: Any, rule: str = "auto") -> RunConditions:
             name: float(getattr(optimizer, name))
             for name in kind.hyperparameters
         }
-        if not hyperparameters.get("beta_1", 1.0):
-            # Nothing is averaged, and nothing is to be at κB.
-            del hyperparameters["beta_1"]
+        # Where nothing is averaged, or nothing ever changes, it stays so at κB.
+        for item in (("beta_1", 0), ("beta_1", 1), ("beta_2", 1), ("rho", 1)):
+            if item in hyperparameters.items():
+                del hyperparameters[item[0]]
         adaptive = AdaptiveConditions(hyperparameters)
         variants = ("amsgrad", "centered")
         other_reasons += [v for v in variants if getattr(optimizer, v, False)]

@@ -249,9 +249,13 @@ def test_conditions_of_an_optimizer():
     )
     assert conditions_of(rmsprop, "linear").adaptive is None
     assert conditions_of(SVAGAdam(ell=4)).ell == 4
-    # Without memory, there is none to be shortened.
-    no_memory = conditions_of(keras.optimizers.Adam(beta_1=0.0))
-    assert "beta_1" not in no_memory.adaptive.hyperparameters
+    # Without memory, or with one that never changes, none is to be shortened.
+    for betas in ((0.0, 1.0), (1.0, 1.0)):
+        no_memory = conditions_of(keras.optimizers.Adam(1e-3, *betas))
+        assert no_memory.adaptive.hyperparameters == {"epsilon": 1e-7}
+        assert no_memory.reasons(estimate()) == (
+            Reason("second_moment_does_not_follow", ("Adam",)),
+        )
 
 
 def test_what_is_short_against_the_memory_of_v_is_named():

@@ -74,27 +74,19 @@ def _runs(verdict):
 def _branches(report):
     """Bound, prediction and what short trainings have seen."""
     tests, prediction = report.branches, report.prediction
-    columns = {
-        "κ": lambda test: f"×{number(test.kappa)}",
-        "C at least": lambda test: sentences.closeness(
-            report.verdict.scaled_by(test.kappa)
-        ),
-        "C predicted": lambda test: _bracketed(
-            *prediction.closeness(test.kappa)
-        ),
-        "C seen": lambda test: _bracketed(
-            test.closeness.value, test.closeness.low, test.closeness.high
-        ),
-    }
-    if prediction is None:
-        del columns["C predicted"]
-    yield _table(
-        "C by the bound, the prediction and short trainings"
-        if prediction
-        else "C by the bound and by short trainings",
-        columns,
-        ([column(test) for column in columns.values()] for test in tests),
-    )
+    title, header = "C by the bound and by short trainings", ["κ", "C at least"]
+    if prediction is not None:
+        title = "C by the bound, the prediction and short trainings"
+        header.append("C predicted")
+    rows = []
+    for test in tests:
+        run, seen = report.verdict.scaled_by(test.kappa), test.closeness
+        row = [f"×{number(test.kappa)}", sentences.closeness(run)]
+        if prediction is not None:
+            value, low, high = prediction.closeness(test.kappa)
+            row.append(within(low, value, high))
+        rows.append([*row, within(seen.low, seen.value, seen.high)])
+    yield _table(title, [*header, "C seen"], rows)
     yield _table(
         "Loss after short trainings, against that at batch "
         f"{whole(report.verdict.batch_size)}",
@@ -110,10 +102,6 @@ def _branches(report):
             for test in tests
         ),
     )
-
-
-def _bracketed(value, low, high):
-    return within(low, value, high)
 
 
 def _earlier(report):

@@ -61,7 +61,7 @@ class AdaptiveConditions(SavedFields):
         return [
             1 - beta
             for name, beta in self.hyperparameters.items()
-            if name != "epsilon"
+            if name != "epsilon" and beta < 1
         ]
 
     def reasons(self, kind: OptimizerKind, ell: int) -> Iterator[Reason]:

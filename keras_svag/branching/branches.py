@@ -133,20 +133,16 @@ def branch_test(
         before = np.mean(_losses(model, source.held))
     for index, place in itertools.product(range(seeds), (0, 1)):
         with _branch(model, (1, kappa)[place], rule, index, functions):
-            steps = _Steps()
-            model.fit(
-                **source.of(index, sizes[place]),
-                shuffle=False,
-                verbose=0,
-                callbacks=[steps],
-            )
-            if steps.done < examples // sizes[place]:
+            size, steps = sizes[place], _Steps()
+            given = source.of(index, size)
+            model.fit(**given, shuffle=False, verbose=0, callbacks=[steps])
+            if steps.done < examples // size:
                 raise ValueError(
                     arguments.refusal(
                         "data",
                         f"a function whose data sets have {examples:,} "
                         "examples",
-                        f"one of {steps.done:,} batches of {sizes[place]:,}",
+                        f"one of {steps.done:,} batches of {size:,}",
                         "repeat them",
                     )
                 )
@@ -298,10 +294,8 @@ class _Arrays:
         rng = np.random.default_rng([self._seed, index])
         epochs = range(math.ceil(self._examples / len(self._trained)))
         rows = np.concatenate([rng.permutation(self._trained) for _ in epochs])
-        rows = rows[: self._examples // size * size]
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(
-            self._rows.take(rows)
-        )
+        taken = self._rows.take(rows[: self._examples // size * size])
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(taken)
         return {"x": x, "y": y, "sample_weight": weight, "batch_size": size}
 
     def probed(self):

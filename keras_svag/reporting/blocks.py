@@ -92,9 +92,8 @@ class Table:
         rows = [[*map(printable, row)] for row in (self.header, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
-        return "\n".join(
-            [wrapped(f"{self.title}:"), *map("    {}".format, lines)]
-        )
+        title = wrapped(f"{self.title}:")
+        return "\n".join([title, *map("    {}".format, lines)])
 
     def to_html(self) -> str:
         return f"<p>{html.escaped(self.title)}:</p>" + html.table(

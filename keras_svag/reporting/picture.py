@@ -40,12 +40,8 @@ def draw(report, ax):
         label=f"{verdict.level:.0%} interval",
     )
     ax.plot(grid, values, color="C0", label="C at least")
-    ax.axhline(
-        verdict.closeness,
-        color="C3",
-        linestyle="--",
-        label=f"asked for: {number(verdict.closeness)}",
-    )
+    asked = f"asked for: {number(verdict.closeness)}"
+    ax.axhline(verdict.closeness, color="C3", linestyle="--", label=asked)
     for answer, marker in _MARKERS.items():
         places = [
             (run.kappa, least if value is None else value)
@@ -54,12 +50,8 @@ def draw(report, ax):
             for least, value, _ in [run.min_closeness]
         ]
         if places:
-            ax.plot(
-                *zip(*places, strict=True),
-                marker,
-                color="C0",
-                label=str(answer),
-            )
+            xs, ys = zip(*places, strict=True)
+            ax.plot(xs, ys, marker, color="C0", label=str(answer))
     if report.prediction is not None:
         value, low, high = report.prediction.closeness(grid)
         ax.fill_between(grid, low, high, color="C1", alpha=0.2, linewidth=0)
@@ -81,16 +73,12 @@ def draw(report, ax):
     shown = values[np.isfinite(values)]
     ax.set_ylim(1.0, 1.1 * max(*shown, verdict.closeness))
     ax.set_xlim(grid[0], grid[-1])
-    ax.set_xticks(
-        kappas,
-        [
-            f"×{number(kappa)}\n{whole(kappa * verdict.batch_size)}"
-            for kappa in kappas
-        ],
-    )
+    one = verdict.batch_size
+    ticks = [f"×{number(kappa)}\n{whole(kappa * one)}" for kappa in kappas]
+    ax.set_xticks(kappas, ticks)
     ax.minorticks_off()
     ax.set_xlabel("κ, and batch size κB (examples)")
-    ax.set_ylabel(f"C to the run at batch {whole(verdict.batch_size)} (ratio)")
+    ax.set_ylabel(f"C to the run at batch {whole(one)} (ratio)")
     ax.legend()
 
 

@@ -278,13 +278,8 @@ def like(argument, result):
 
 def _checked(noise_to_signal, learning_rate, weight_decay, ell, balance):
     """q as an array and u = ηλ, if these and the others are in their ranges."""
-    q = arguments.array(
-        "noise_to_signal",
-        noise_to_signal,
-        least=0,
-        remedy="a negative measured ratio means that G is not told apart "
-        "from 0",
-    )
+    remedy = "a negative measured ratio means that G is not told apart from 0"
+    q = arguments.array("noise_to_signal", noise_to_signal, 0, remedy)
     decay = decay_per_step(learning_rate, weight_decay)
     arguments.number("ell", ell, least=1)
     arguments.number("balance", balance, above=0)

@@ -131,12 +131,8 @@ def c_closeness(
             arguments.number(f"{run}.{name}", getattr(values, name), above=0)
     arguments.number("kappa", kappa, above=0)
     arguments.number("level", level, above=0, below=1)
-    dofs = np.array(
-        [
-            math.inf if run.count is None else max(run.count - 1, 1)
-            for run in (first, second)
-        ]
-    )
+    counts = first.count, second.count
+    dofs = np.array([math.inf if n is None else max(n - 1, 1) for n in counts])
     dofs[np.isfinite(dofs)] = dofs.min()
     ratios = {}
     for name in STATISTICS:
@@ -149,11 +145,9 @@ def c_closeness(
         parts = ratio * ratio * our_variance, their_variance
         # Rounding must not cost a degree of freedom.
         dof = np.floor(satterthwaite(parts, dofs) * (1 + 1e-9))
-        ends = fieller_interval(
-            (ours, theirs),
-            np.diag([our_variance, their_variance]),
-            student_t_quantile(1 - (1 - level) / 3, dof),
-        )
+        covariance = np.diag([our_variance, their_variance])
+        quantile = student_t_quantile(1 - (1 - level) / 3, dof)
+        ends = fieller_interval((ours, theirs), covariance, quantile)
         ratios[name] = ratio, *ends
     return Closeness.from_ratios(ratios)
 

@@ -129,8 +129,6 @@ def equilibrium_text(
     if balance is not None and not math.isnan(balance):
         parts.append(f"balance {number(balance)}")
     if drift:
-        factors = (
-            f"{name} × {interval(*ends)}" for name, ends in drift.items()
-        )
+        factors = (f"{key} × {interval(*ends)}" for key, ends in drift.items())
         parts.append("over the window's halves " + ", ".join(factors))
     return "; ".join(parts)

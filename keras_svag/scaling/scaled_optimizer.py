@@ -127,11 +127,7 @@ def _changes(optimizer, config, kappa, rule, start):
         # What is over already stays over.
         rest = max(warmup - start, 0)
         scaled["warmup_steps"] = max(round(warmup - rest + rest / kappa), 1)
-    return {
-        name: value
-        for name, value in scaled.items()
-        if config.get(name) is not None
-    }
+    return {k: v for k, v in scaled.items() if config.get(k) is not None}
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")

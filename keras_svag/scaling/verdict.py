@@ -263,10 +263,9 @@ class ScalingVerdict:
             for q in self.interval
             for b in (1.0, balance)
         ]
-        point = self.noise_to_signal
-        value = (
-            None if point is None else function(point, **asked, balance=balance)
-        )
+        value, point = None, self.noise_to_signal
+        if point is not None:
+            value = function(point, **asked, balance=balance)
         return Bound(min(ends), value, max(ends))
 
     @functools.cached_property
@@ -392,15 +391,13 @@ class ScalingVerdict:
                 or kappa > self.max_multiplier_high,
             )
         low, ratio, high = self._bound(forced_ratio, kappa=kappa)
-        value, nearest, farthest = distance(
-            math.nan if ratio is None else ratio, low, high
-        )
+        point = math.nan if ratio is None else ratio
+        value, nearest, farthest = distance(point, low, high)
+        value = None if ratio is None else value
         return ScaledRun(
             kappa=kappa,
             verdict=verdict,
-            min_closeness=Bound(
-                nearest, None if ratio is None else value, farthest
-            ),
+            min_closeness=Bound(nearest, value, farthest),
             hyperparameters=scaled,
             baseline=self,
         )

@@ -30,9 +30,7 @@ def test_the_line_is_the_least_c_and_the_points_are_the_runs():
     one = report(run({"count": 400, "n": 3.0}), kappas=(0.5, 2, 64))
     ax = drawn(one)
     line, asked, *points = ax.lines
-    least = [
-        min_closeness(3.0, kappa, RATE, DECAY) for kappa in line.get_xdata()
-    ]
+    least = [min_closeness(3.0, x, RATE, DECAY) for x in line.get_xdata()]
     assert line.get_ydata() == pytest.approx(least)
     assert set(asked.get_ydata()) == {2**0.5}
     shown = {line.get_label(): [*line.get_xdata()] for line in points}

@@ -11,11 +11,8 @@ LEVEL_OF_EACH = 1 - 0.05 / 3
 def quantile_behind(first, second):
     """The quantile with which the interval of R's ratio was made."""
     _, low, _ = c_closeness(first, second).ratios["weight_sq_norm"]
-    variance = (
-        second.weight_sq_norm_se**2 + (low * first.weight_sq_norm_se) ** 2
-    )
-    distance = second.weight_sq_norm - low * first.weight_sq_norm
-    return distance / math.sqrt(variance)
+    error = math.hypot(second.weight_sq_norm_se, low * first.weight_sq_norm_se)
+    return (second.weight_sq_norm - low * first.weight_sq_norm) / error
 
 
 def exact(value, error, count):

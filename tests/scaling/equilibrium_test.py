@@ -29,15 +29,10 @@ def drift_of(x):
     parts = np.reshape(x, (2, -1))
     waves = fft.dct(parts)[:, 1:9] / math.sqrt(2) / len(parts[0])
     error = np.sqrt(np.mean(waves**2))
-    level, means = 0.9, parts.mean(1)
     # The set of a ratio, with Student's 16 degrees of freedom.
-    one = NoiseEstimate(
-        *(*means, error, error, 0.0),
-        count=2,
-        degrees_of_freedom=16,
-        batch_size=1,
-    )
-    return one.interval(level)
+    fields = {"count": 2, "degrees_of_freedom": 16, "batch_size": 1}
+    one = NoiseEstimate(*parts.mean(1), error, error, 0.0, **fields)
+    return one.interval(0.9)
 
 
 G, N = window(0, 1.0), window(1, 5.0)

@@ -122,11 +122,8 @@ def test_without_errors_there_is_no_interval():
 
 def test_a_line_that_is_0_below_the_runs_has_no_upper_end_there():
     # 1 / N is h - 0.1, which the step 0 of the SDE is beyond.
-    runs = {
-        ell: EquilibriumStatistics(1.0, 1.0, 1 / (1 / ell - 0.1))
-        for ell in (1, 2)
-    }
-    prediction = predict_closeness(runs)
+    first, second = (EquilibriumStatistics(1.0, 1.0, 1 / x) for x in (0.9, 0.4))
+    prediction = predict_closeness({1: first, 2: second})
     value, low, high = prediction.closeness(1.0, reference=0.0)
     assert value == high == math.inf
     # By the exponential, from 0.9 over 0.4 between the steps 1/2 and 1.

@@ -114,9 +114,8 @@ def branch_test(
     # What the rule refuses, it refuses here.
     scale_optimizer(optimizer, kappa, rule)
     conditions = conditions_of(optimizer, rule)
-    source = (_Function if callable(data) else _Arrays)(
-        data, validation_data, sizes, examples, seed
-    )
+    source_of = _Function if callable(data) else _Arrays
+    source = source_of(data, validation_data, sizes, examples, seed)
     first = source.first()
     check_targets(model, first)
     check_targets(model, source.held[0], name="validation_data")

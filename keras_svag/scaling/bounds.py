@@ -107,13 +107,11 @@ def max_batch_multiplier(
         ValueError: If one is out of range.
     """
     square = checked_closeness(closeness) ** 2
-    q, decay = _checked(
-        noise_to_signal, learning_rate, weight_decay, ell, balance
-    )
+    q, u = _checked(noise_to_signal, learning_rate, weight_decay, ell, balance)
     if arguments.choice("form", form, ("sharp", "loose")) == "loose":
         with np.errstate(over="ignore"):
             return like(noise_to_signal, square * (1 / ell + q))
-    bound = _solved(q, square, decay, ell, balance)
+    bound = _solved(q, square, u, ell, balance)
     # Rounding must not rule out the run itself.
     least = 1.0 if ell == 1 and balance * square >= 1 else 0.0
     return like(noise_to_signal, np.maximum(bound, least))
@@ -137,22 +135,20 @@ def min_batch_multiplier(
     to any smaller batch. For SGD at equilibrium it is at most 1.
     """
     square = checked_closeness(closeness) ** 2
-    q, decay = _checked(
-        noise_to_signal, learning_rate, weight_decay, ell, balance
-    )
-    bound = _solved(q, 1 / square, decay, ell, balance)
+    q, u = _checked(noise_to_signal, learning_rate, weight_decay, ell, balance)
+    bound = _solved(q, 1 / square, u, ell, balance)
     # Rounding must not rule out the run itself.
     most = 1.0 if ell == 1 and balance <= square else math.inf
     return like(noise_to_signal, np.clip(bound, 0.0, most))
 
 
-def _solved(q, square, decay, ell, balance):
+def _solved(q, square, u, ell, balance):
     """The κ at which κ + q = square b ρ (q + 1/ell)."""
     # Over q + 1/ell, so that q = inf is no special case.
-    a = square * balance / (2 - decay / ell)
+    a = square * balance / (2 - u / ell)
     inverse = 1 / (q + 1 / ell)
     with np.errstate(divide="ignore", over="ignore"):
-        return (2 * a - 1 + inverse / ell) / (inverse + a * decay)
+        return (2 * a - 1 + inverse / ell) / (inverse + a * u)
 
 
 def min_closeness(
@@ -197,12 +193,10 @@ def forced_ratio(
 ):
     """r of `min_closeness`: monotone in each of N / G and `balance`."""
     arguments.number("kappa", kappa, above=0)
-    q, decay = _checked(
-        noise_to_signal, learning_rate, weight_decay, ell, balance
-    )
-    if kappa * decay >= 2:
+    q, u = _checked(noise_to_signal, learning_rate, weight_decay, ell, balance)
+    if kappa * u >= 2:
         return like(noise_to_signal, np.full_like(q, math.inf))
-    rho = (2 - kappa * decay) / (2 - decay / ell)
+    rho = (2 - kappa * u) / (2 - u / ell)
     # (κ + q) / (q + 1/ell), which is 1 at q = inf.
     with np.errstate(over="ignore"):
         square = (1 + (kappa - 1 / ell) / (q + 1 / ell)) / (balance * rho)

@@ -161,6 +161,11 @@ def instance(name, value, kind, wanted):
     return value
 
 
+def wrong(name, wanted, given, remedy=""):
+    """The `ValueError` about a wrong argument, with the one sentence."""
+    return ValueError(refusal(name, wanted, given, remedy))
+
+
 def refusal(name, wanted, given, remedy="", optional=False):
     """The one sentence about a wrong argument."""
     none = "None or " if optional else ""

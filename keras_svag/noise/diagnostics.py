@@ -10,17 +10,12 @@ from keras_svag.noise.ratio import covariance_of_mean, differences
 def effective_sample_size(observations):
     """How many independent observations would have the error of these.
 
-    The variance of D = S - q G at the point estimate over the long-run
-    variance of its mean, see `covariance_of_mean`: below T where neighbours
-    are alike, above T where they alternate. It is itself known to a third,
-    from 16 cosines.
-
-    Args:
-        observations: (G, S), array of shape (T, 2), in the order of time.
-
-    Returns:
-        A float; None where D does not vary, for fewer than 2 observations, or
-        for such that are too large to be summed.
+    Of (G, S), an array of shape (T, 2) in the order of time: the variance of
+    D = S - q G at the point estimate over the long-run variance of its mean,
+    see `covariance_of_mean`: below T where neighbours are alike, above T where
+    they alternate. It is itself known to a third, from 16 cosines. None where D
+    does not vary, for fewer than 2 observations, or for such that are too large
+    to be summed.
     """
     if len(observations) < 2:
         return None
@@ -37,9 +32,6 @@ def largest_share(observations):
     Gaussian noise around 0 it is 0.04; near 1 a mean rests on a few bursts,
     and no interval knows the bursts that were not seen.
 
-    Args:
-        observations: (G, S), array of shape (T, 2).
-
     Returns:
         `(share in G, share in S)`; None for fewer than 2 observations, or
         where all of a kind are 0.
@@ -51,22 +43,3 @@ def largest_share(observations):
     largest = sizes[-math.ceil(len(sizes) / 100) :]
     shares = largest.sum(axis=0) / sizes.sum(axis=0)
     return float(shares[0]), float(shares[1])
-
-
-def sample_size_over_runs(variances, weights, sizes):
-    """The effective sample size of a weighted mean over independent runs.
-
-    Args:
-        variances: Of each run's part in the mean of D, its weight squared times
-            the variance of its own mean.
-        weights: Of the runs; their sum is 1.
-        sizes: Effective sample sizes of the runs.
-
-    Returns:
-        A float; None where it is not defined for one of them.
-    """
-    if None in sizes or not variances.max() > 0:
-        return None
-    shares = variances / variances.max()
-    # Each run's variance of D itself is its size times that of its mean.
-    return float(shares @ (np.asarray(sizes) / weights) / shares.sum())

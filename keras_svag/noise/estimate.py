@@ -10,11 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_svag import arguments
 from keras_svag.noise import sentences
-from keras_svag.noise.diagnostics import (
-    effective_sample_size,
-    largest_share,
-    sample_size_over_runs,
-)
+from keras_svag.noise.diagnostics import effective_sample_size, largest_share
 from keras_svag.noise.plots import draw_layers
 from keras_svag.noise.ratio import (
     MOST_BLOCKS,
@@ -62,7 +58,7 @@ class NoiseEstimate(SavedFields):
             and where it is not defined.
         largest_share: `(in G, in S)`, the share of the largest 1% of the
             observations, one at least, in the sum of all their sizes; of
-            several runs the mean of theirs. None as above.
+            several runs their weighted mean. None as above.
         num_batches: How many different batches the observations are of, on
             which the errors rest, or None if not known.
         num_examples: Size n of the data set, or None if not known.
@@ -122,12 +118,13 @@ class NoiseEstimate(SavedFields):
             arguments.integer(name, getattr(self, name), least=0)
         for name in ("num_batches", "batch_size", "num_examples"):
             arguments.integer(name, getattr(self, name), optional=True)
-        for name, least in (
-            ("degrees_of_freedom", 0),
-            ("probe_batch_size", 0),
-            ("effective_sample_size", 0),
-            ("loss_difference", None),
-        ):
+        names = (
+            "degrees_of_freedom",
+            "probe_batch_size",
+            "effective_sample_size",
+        )
+        for name in (*names, "loss_difference"):
+            least = 0 if name in names else None
             value = getattr(self, name)
             arguments.number(name, value, least, optional=True, unknown=True)
         arguments.choice("sampling", self.sampling, SAMPLING, optional=True)
@@ -164,33 +161,28 @@ class NoiseEstimate(SavedFields):
             batch = arguments.array("batches", batches)
         rows = np.stack([g.ravel(), s.ravel(), batch.ravel()], axis=1)
         z, batch = rows[:, :2], rows[:, 2]
-        means, covariance = np.full(2, math.nan), np.full((2, 2), math.nan)
-        dof, blocks = None, np.empty((0, 2))
+        covariance, dof, blocks = np.full((2, 2), math.nan), None, []
         # Squares of the largest numbers overflow; there are no errors then.
         with np.errstate(over="ignore", invalid="ignore"):
             if sampling == "shuffle" and n is not None:
                 z = z @ [[1.0, 0.0], [1.0 / n, (n - 1.0) / n]]
             finite = np.isfinite(z).all(axis=1)
-            z = z[finite]
-            count, num_batches, share = len(z), None, largest_share(z)
-            if count:
-                means = z.mean(axis=0)
-            batch = batch[finite]
+            z, batch = z[finite], batch[finite]
+            count, share = len(z), largest_share(z)
+            means = z.mean(axis=0) if count else np.full(2, math.nan)
             z = distinct(z, batch)
-            if np.isfinite(batch).any():
-                num_batches = len(z)
             if len(z) > 1:
                 covariance, dof = covariance_of_mean(z)
             if np.isfinite(covariance).all():
-                blocks = block_means(z)
+                blocks = block_means(z).tolist()
             size = effective_sample_size(z)
         return cls(
             **_moment_fields(means, covariance),
             count=count,
-            num_batches=num_batches,
+            num_batches=len(z) if np.isfinite(batch).any() else None,
             num_skipped=int(np.sum(~finite)),
             degrees_of_freedom=dof,
-            blocks=_tuples(blocks),
+            blocks=tuple(map(tuple, blocks)),
             effective_sample_size=size,
             largest_share=share,
             **fields,
@@ -208,8 +200,8 @@ class NoiseEstimate(SavedFields):
         """
         estimates = list(estimates)
         mean = cls.from_observations(
-            [estimate.grad_sq_norm for estimate in estimates],
-            [estimate.example_noise for estimate in estimates],
+            [e.grad_sq_norm for e in estimates],
+            [e.example_noise for e in estimates],
             per_layer=_by_layer(cls.mean_of, estimates),
         )
         # They are corrected already.
@@ -243,27 +235,27 @@ class NoiseEstimate(SavedFields):
         direction = np.array([-means[1], means[0]])
         variances = direction @ parts @ direction
         sizes = [run.effective_sample_size for run in runs]
+        size = None
+        if None not in sizes and variances.max() > 0:
+            # A run's variance of D itself is its size times that of its mean.
+            own = variances @ (np.array(sizes) / weights)
+            size = float(own / variances.sum())
         shares = [run.largest_share for run in runs]
         share = None
         if None not in shares:
             share = tuple((weights @ shares).tolist())
-        blocks = np.empty((0, 2))
+        blocks = []
         if all(run.blocks for run in runs):
             counts = np.round(MOST_BLOCKS * weights).astype(int).clip(1)
-            blocks = np.concatenate(
-                [*map(block_means, [run.blocks for run in runs], counts)]
-            )
+            for run, number in zip(runs, counts, strict=True):
+                blocks += block_means(run.blocks, number).tolist()
         return cls(
             **_moment_fields(means, parts.sum(axis=0)),
             **common,
             count=count,
-            degrees_of_freedom=satterthwaite(
-                variances, [run._dof for run in runs]
-            ),
-            blocks=_tuples(blocks),
-            effective_sample_size=sample_size_over_runs(
-                variances, weights, sizes
-            ),
+            degrees_of_freedom=satterthwaite(variances, [r._dof for r in runs]),
+            blocks=tuple(map(tuple, blocks)),
+            effective_sample_size=size,
             largest_share=share,
         )
 
@@ -486,14 +478,9 @@ class NoiseEstimate(SavedFields):
         estimates = {"all": self} | (self.per_layer or {})
         rows = []
         for estimate in estimates.values():
-            low, high = estimate.interval(level)
-            columns = (*_MOMENTS, "noise_trace", "noise_to_signal")
-            row = {name: getattr(estimate, name) for name in columns}
-            row |= {"noise_to_signal_low": low, "noise_to_signal_high": high}
-            row |= {
-                "noise_scale": estimate.noise_scale,
-                "batch_size": estimate.batch_size,
-            }
+            row = {name: getattr(estimate, name) for name in _MOMENTS}
+            row |= estimate._ratios(level)
+            row["batch_size"] = estimate.batch_size
             rows.append(row | estimate.diagnostics)
         return pandas.DataFrame(rows, index=list(estimates))
 
@@ -505,19 +492,23 @@ class NoiseEstimate(SavedFields):
         become None: `noise_to_signal_high` is None where the interval is
         unbounded. `from_dict` is the way back.
         """
-        low, high = self.interval()
-        return super().to_dict() | plain(
-            {
-                "noise_trace": self.noise_trace,
-                "noise_to_signal": self.noise_to_signal,
-                "noise_to_signal_low": low,
-                "noise_to_signal_high": high,
-                "noise_scale": self.noise_scale,
-                "grad_sq_norm_sign": self.grad_sq_norm_sign(),
-                "corrected_for_sampling": self.corrected_for_sampling,
-                "warning": self.noise_scale_warning,
-            }
-        )
+        return {
+            **super().to_dict(),
+            **plain(self._ratios(level=0.95)),
+            "grad_sq_norm_sign": self.grad_sq_norm_sign(),
+            "corrected_for_sampling": self.corrected_for_sampling,
+            "warning": self.noise_scale_warning,
+        }
+
+    def _ratios(self, level):
+        low, high = self.interval(level)
+        return {
+            "noise_trace": self.noise_trace,
+            "noise_to_signal": self.noise_to_signal,
+            "noise_to_signal_low": low,
+            "noise_to_signal_high": high,
+            "noise_scale": self.noise_scale,
+        }
 
 
 _MOMENTS = (
@@ -534,37 +525,22 @@ def _moment_fields(means, covariance):
     return dict(zip(_MOMENTS, values, strict=True))
 
 
-def _tuples(rows):
-    return tuple((float(g), float(s)) for g, s in rows)
-
-
 def _common_fields(estimates):
     """What several estimates have in common, and what adds up."""
-
-    def common(name):
-        values = {getattr(estimate, name) for estimate in estimates}
-        return values.pop() if len(values) == 1 else None
-
-    sizes = {estimate.batch_size for estimate in estimates}
-    if len(sizes) > 1:
-        raise ValueError(
-            arguments.refusal(
-                "estimates", "of one batch size", sorted(sizes, key=str)
-            )
-        )
-    codes = (code for estimate in estimates for code in estimate.assumptions)
-    differences = [
-        estimate.loss_difference
-        for estimate in estimates
-        if estimate.loss_difference is not None
-    ]
+    names = "batch_size", "num_examples", "sampling"
+    found = {name: {getattr(e, name) for e in estimates} for name in names}
+    if len(found["batch_size"]) > 1:
+        sizes = sorted(found["batch_size"], key=str)
+        raise arguments.wrong("estimates", "of one batch size", sizes)
+    codes = (code for e in estimates for code in e.assumptions)
+    differences = (e.loss_difference for e in estimates)
     return {
-        "batch_size": common("batch_size"),
-        "num_examples": common("num_examples"),
-        "sampling": common("sampling"),
-        "num_skipped": sum(estimate.num_skipped for estimate in estimates),
+        **{k: v.pop() if len(v) == 1 else None for k, v in found.items()},
+        "num_skipped": sum(e.num_skipped for e in estimates),
         "assumptions": tuple(dict.fromkeys(codes)),
-        "loss_difference": max(differences, key=abs, default=None),
+        "loss_difference": max(
+            (d for d in differences if d is not None), key=abs, default=None
+        ),
     }
 
 

@@ -39,29 +39,20 @@ def pair_moments(
         of docs/theory.md.
     """
     if len(g1) == 0:
-        raise ValueError(arguments.refusal("g1", "at least one gradient", g1))
+        raise arguments.wrong("g1", "at least one gradient", g1)
     if len(g1) != len(g2):
-        raise ValueError(
-            arguments.refusal("g2", f"{len(g1)} gradients, as g1", len(g2))
-        )
-    for one, other in zip(g1, g2, strict=True):
-        if (
-            one is not None
-            and other is not None
-            and _shape(one) != _shape(other)
-        ):
+        raise arguments.wrong("g2", f"{len(g1)} gradients, as g1", len(g2))
+    for pair in zip(g1, g2, strict=True):
+        shapes = [tuple(getattr(g, "shape", ())) for g in pair if g is not None]
+        if shapes[1:] and shapes[0] != shapes[1]:
             # They would be broadcast.
-            wanted = f"gradients of the shapes in g1, {_shape(one)}"
-            raise ValueError(arguments.refusal("g2", wanted, _shape(other)))
+            wanted = f"gradients of the shapes in g1, {shapes[0]}"
+            raise arguments.wrong("g2", wanted, shapes[1])
     for name, rows in (("rows1", rows1), ("rows2", rows2)):
         if not ops.is_tensor(rows):
             arguments.number(name, rows, above=0)
     moments = ops.sum(layer_moments(g1, g2, rows1, rows2), axis=0)
     return moments[0], moments[1]
-
-
-def _shape(gradient):
-    return tuple(getattr(gradient, "shape", ()))
 
 
 def layer_moments(g1, g2, rows1, rows2):

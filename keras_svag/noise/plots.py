@@ -80,18 +80,10 @@ def draw_layers(estimates, ax, level):
     ends = np.maximum(lows, left), np.minimum(highs, right)
     ax.hlines(places, *ends, color="C0")
     ax.plot(points, places, "o")
-    for beyond, edge, marker in (
-        (lows < left, left, "<"),
-        (highs > right, right, ">"),
-    ):
-        # An end that lies outside.
-        ax.plot(
-            np.full(beyond.sum(), edge),
-            places[beyond],
-            marker,
-            color="C0",
-            clip_on=False,
-        )
+    outside = (lows < left, left, "<"), (highs > right, right, ">")
+    for is_outside, edge, marker in outside:
+        edges = np.full(is_outside.sum(), edge)
+        ax.plot(edges, places[is_outside], f"C0{marker}", clip_on=False)
     ax.set_yticks(places, list(estimates))
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.set_xlabel(

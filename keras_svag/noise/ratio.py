@@ -37,19 +37,7 @@ NOTHING_KNOWN = Interval(0.0, math.inf)
 
 
 def student_t_quantile(level, dof):
-    """The t with P(|T| <= t) = level for Student's T.
-
-    Args:
-        level: Two-sided probability, strictly between 0 and 1.
-        dof: Degrees of freedom, above 0.
-
-    Returns:
-        A float.
-
-    Raises:
-        TypeError: If `level` is no number.
-        ValueError: If it is out of range.
-    """
+    """The t with P(|T| <= t) = level for Student's T, dof above 0."""
     return float(special.stdtrit(dof, (1 + checked_level(level)) / 2))
 
 
@@ -61,15 +49,10 @@ def checked_level(level):
 
 
 def satterthwaite(variances, degrees_of_freedom):
-    """Degrees of freedom of a sum of estimated variances.
+    """Degrees of freedom of a sum of estimated variances, from those of each.
 
-    Args:
-        variances: Array-like of shape (k,).
-        degrees_of_freedom: Theirs; infinite for those that are known.
-
-    Returns:
-        A float; the least of them if no variance is above 0, or one is not
-        known or infinite.
+    A variance that is known has infinite ones. Where no variance is above 0,
+    or one is not known or infinite, they are the least of those given.
 
     References:
         B. L. Welch, Biometrika 34 (1947). F. E. Satterthwaite, Biometrics
@@ -99,11 +82,10 @@ def fieller_interval(means, covariance, quantile):
             infinite where no ratio is to be rejected.
 
     Returns:
-        `Interval`:
-        - G significantly positive: both ends finite;
-        - not told apart from 0: `high` is infinite;
-        - S not told apart from 0 either, or one of the two significantly
-          negative, or a variance not known: `(0, inf)`, which says nothing.
+        `Interval` with two finite ends where G is significantly positive; one
+        without an upper end where it is not told apart from 0; `(0, inf)`,
+        which says nothing, where S is not either, one of the two is
+        significantly negative, or a variance is not known.
     """
     means, covariance = np.asarray(means, float), np.asarray(covariance, float)
     variances = covariance.diagonal()
@@ -146,8 +128,8 @@ def covariance_of_mean(observations, cosines=_MOST_COSINES):
         cosines: How many at most; a third of T is never exceeded.
 
     Returns:
-        `(covariance, degrees_of_freedom)`: of shape (k, k), and the number of
-        cosines, to which Student's t is referred.
+        The covariance, of shape (k, k), and its degrees of freedom, the number
+        of cosines.
     """
     length = len(observations)
     count = max(min(cosines, length // 3), 1)
@@ -168,10 +150,7 @@ def distinct(observations, batches):
     Args:
         observations: Array of shape (T, k), in the order of time.
         batches: Array of shape (T,): equal for the same batch, NaN for one
-            that does not come again.
-
-    Returns:
-        An array of shape (batches, k), in the order of their first time.
+            that does not come again. Rows are in the order of their first time.
 
     References:
         K.-Y. Liang, S. L. Zeger, Biometrika 73 (1986): clusters.
@@ -190,14 +169,8 @@ def distinct(observations, batches):
 def differences(means, values):
     """D = S - q G of values (G, S) at the point estimate q, but for a factor.
 
-    Where the mean of G is not above 0, q is infinite, and D is -G.
-
-    Args:
-        means: (G, S).
-        values: Array of shape (T, 2).
-
-    Returns:
-        An array of shape (T,).
+    Where the mean of G is not above 0, q is infinite, and D is -G. Values have
+    shape (T, 2).
     """
     # The factor is free, and so are the units of G and S.
     units = np.max(np.abs(values), axis=0)
@@ -215,11 +188,9 @@ def block_means(observations, most=MOST_BLOCKS):
 
 
 def skewness_of_mean(blocks, twice=None):
-    """The skewness of the mean of independent blocks.
+    """The skewness of the mean of independent blocks, given their means.
 
-    Args:
-        blocks: Their means.
-        twice: Index of a block that counts twice in the third moment.
+    The block of index `twice` counts twice in the third moment.
     """
     deviations = blocks - blocks.mean()
     size = np.max(np.abs(deviations))
@@ -233,16 +204,17 @@ def skewness_of_mean(blocks, twice=None):
 
 
 def skewed_quantile(quantile, skewness):
-    """The t at which a mean of this skewness has Student's `quantile`.
+    """How far above 0 the t of a mean of this skewness may be, 0 at least.
 
     It is the inverse of `(exp(a t) - 1) / a + skewness / 6`, a = 2/3 skewness,
-    and infinite where that does not reach the quantile.
+    at Student's `quantile`, and infinite where that is not reached. How far t
+    may be below 0 is that of the opposite skewness.
     """
     a = 2 / 3 * skewness
     if abs(a) < 1e-9:
         return quantile
     x = a * (quantile - skewness / 6)
-    return math.log1p(x) / a if x > -1 else math.copysign(math.inf, quantile)
+    return max(math.log1p(x) / a, 0.0) if x > -1 else math.inf
 
 
 class RunRatio:
@@ -256,10 +228,7 @@ class RunRatio:
        could as well have come twice. There the skewness is the lower one of
        this and of -G's.
 
-    Args:
-        means: (G, S).
-        covariance: Of the two means, of shape (2, 2).
-        blocks: Means (G, S) of equal blocks; none: nothing is corrected.
+    Without blocks nothing is corrected.
     """
 
     def __init__(self, means, covariance, blocks):
@@ -280,12 +249,10 @@ class RunRatio:
 
     def interval(self, quantile):
         """`Interval` of S / G at Student's quantile."""
-        low = fieller_interval(
-            self.threatened, self.covariance, _upper(quantile, self.threat)
-        ).low
-        high = fieller_interval(
-            self.means, self.covariance, _lower(quantile, self.skewness)
-        ).high
+        above = skewed_quantile(quantile, self.threat)
+        below = skewed_quantile(quantile, -self.skewness)
+        low = fieller_interval(self.threatened, self.covariance, above).low
+        high = fieller_interval(self.means, self.covariance, below).high
         g, s = map(float, self.means)
         if g > 0:
             low = min(low, max(s, 0.0) / g)
@@ -297,21 +264,11 @@ class RunRatio:
         It is positive exactly where the interval has a finite end.
         """
         g, error = self.means[0], math.sqrt(self.covariance[0, 0])
-        if g > _lower(quantile, self.skewness) * error:
+        if g > skewed_quantile(quantile, -self.skewness) * error:
             return "positive"
-        if -g > _upper(quantile, self.skewness) * error:
+        if -g > skewed_quantile(quantile, self.skewness) * error:
             return "negative"
         return "not told apart from 0"
-
-
-def _upper(quantile, skewness):
-    """How far a t may be above 0 at Student's quantile."""
-    return max(skewed_quantile(quantile, skewness), 0.0)
-
-
-def _lower(quantile, skewness):
-    """How far a t may be below 0."""
-    return max(-skewed_quantile(-quantile, skewness), 0.0)
 
 
 def probe_interval(means, covariance, spread, count, batch_size, quantile):
@@ -324,13 +281,10 @@ def probe_interval(means, covariance, spread, count, batch_size, quantile):
     own, the high end the estimate's own.
 
     Args:
-        means: (G, S).
-        covariance: Of the two means, of shape (2, 2).
+        means, covariance, quantile: As for `fieller_interval`.
         spread: Estimates of V = ∇Lᵀ Σ ∇L and of T = Tr Σ², with Σ that of a
             batch.
-        count: K, the number of batches.
-        batch_size: Examples of a batch.
-        quantile: Student's.
+        count: K, the number of batches, each of `batch_size` examples.
     """
     (g, s), (v, t) = means, spread
     # At least the average eigenvalue of Σ, at most the root of Tr Σ².
@@ -358,10 +312,9 @@ def halves(x, margin, level=0.95, cosines=8, num_series=1):
             them at `level` (Bonferroni). "yes" of each is "yes" of all.
 
     Returns:
-        `(answer, interval)`: "yes" if the two one-sided tests show the ratio
-        to be within the margin, "no" if it is shown to be outside, None if
-        neither; and the `Interval` of second half / first half of the two
-        one-sided tests.
+        "yes" if two one-sided tests show the ratio to be within the margin,
+        "no" if it is shown to be outside, None if neither; and the `Interval`
+        of second half / first half of the two tests.
     """
     x = np.asarray(x, np.float64)
     x = x[np.isfinite(x)]

@@ -2,13 +2,7 @@
 
 import math
 
-from keras_svag.noise.numerals import (
-    number,
-    percent,
-    whole,
-    with_error,
-    within,
-)
+from keras_svag.noise.numerals import number, percent, whole, with_error, within
 
 # Below 0.06 n both readings of shuffled data, as they are and corrected, cover
 # in every run of benchmarks/shuffled.py; above, in some runs one of them fails.
@@ -65,18 +59,15 @@ def noise_scale_warning(estimate):
         return None
     size = "cannot be told, because G is not measured above 0, for a set"
     if 0 < scale < math.inf:
-        size = (
-            f"is {number(scale)} examples, {number(scale / n)} of the data set"
-        )
-    state = "this reading of N/G is not corrected and can be too high"
+        share = f"{number(scale / n)} of the data set"
+        size = f"is {number(scale)} examples, {share}"
+    state = "of N/G is not corrected and can be too high"
     if estimate.corrected_for_sampling:
-        state = (
-            "this reading is corrected, which is exact only at fixed weights"
-        )
+        state = "is corrected, which is exact only at fixed weights"
     return (
         f"The noise scale {size} of {n:,} examples: gradients of disjoint "
-        f"batches are then correlated, and {state}; draw batches with "
-        "replacement, or measure with measure_gradient_noise."
+        f"batches are then correlated, and this reading {state}; draw batches "
+        "with replacement, or measure with measure_gradient_noise."
     )
 
 

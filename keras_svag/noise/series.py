@@ -66,9 +66,7 @@ class NoiseSeries:
     _MOST_ROWS = 16_384
 
     def __init__(
-        self,
-        num_examples: int | None = None,
-        sampling: str | None = None,
+        self, num_examples: int | None = None, sampling: str | None = None
     ) -> None:
         arguments.integer("num_examples", num_examples, optional=True)
         arguments.choice("sampling", sampling, SAMPLING, optional=True)
@@ -78,10 +76,10 @@ class NoiseSeries:
         self.couplings: list[tuple[int, float]] = []
         self.codes: set[str] = set()
         self.lost_epochs: set[int] = set()
-        # There is room for more than there are rows, which grows by halves.
+        # The columns, then G and S of each layer. There is room for more than
+        # there are rows, which grows by halves.
         self._length = 0
         self._values = np.empty((0, len(self.COLUMNS)))
-        self._layer_values = np.empty((0, 0, 2))
 
     def append(
         self,
@@ -113,33 +111,28 @@ class NoiseSeries:
         rows = np.atleast_2d(np.stack(np.broadcast_arrays(*columns), axis=-1))
         for pair in layer_moments.values():
             if np.shape(pair)[-1:] != (2,):
-                raise ValueError(
-                    arguments.refusal(
-                        "layer_moments", "{name: (G, S)}", layer_moments
-                    )
-                )
+                wanted = "{name: (G, S)}"
+                raise arguments.wrong("layer_moments", wanted, layer_moments)
         new = [name for name in layer_moments if name not in self.layers]
         if new:
             # Frozen before, or built later.
             self.layers = (*self.layers, *new)
-            unknown = np.full((len(self._values), len(new), 2), math.nan)
-            self._layer_values = np.concatenate(
-                [self._layer_values, unknown], axis=1
-            )
-        moments = np.full((len(rows), len(self.layers), 2), math.nan)
+            unknown = np.full((len(self._values), 2 * len(new)), math.nan)
+            self._values = np.hstack([self._values, unknown])
+        moments = np.full((len(rows), 2 * len(self.layers)), math.nan)
         for index, name in enumerate(self.layers):
             if name in layer_moments:
-                moments[:, index] = layer_moments[name]
-        rows, moments = _finite(rows), _finite(moments)
+                moments[:, 2 * index : 2 * index + 2] = layer_moments[name]
+        rows = np.hstack([rows, moments])
+        rows[~np.isfinite(rows)] = math.nan
         while len(rows):
             if self._length == len(self._values):
                 self._make_room()
             room = slice(self._length, self._length + len(rows))
             taken = len(self._values[room])
             self._values[room] = rows[:taken]
-            self._layer_values[room] = moments[:taken]
             self._length += taken
-            rows, moments = rows[taken:], moments[taken:]
+            rows = rows[taken:]
 
     def _make_room(self):
         """Makes room for half as many rows more, or thins them out first."""
@@ -149,8 +142,8 @@ class NoiseSeries:
         size = max(16, self._length + self._length // 2)
         # It is full wherever it may be thinned out.
         size = min(size, self._length // quarter * quarter + quarter)
-        self._values = _with_room(self._values, size)
-        self._layer_values = _with_room(self._layer_values, size)
+        room = np.full((size - self._length, *self._values.shape[1:]), math.nan)
+        self._values = np.concatenate([self._values, room])
 
     def __len__(self) -> int:
         return self._length
@@ -165,16 +158,14 @@ class NoiseSeries:
     def __getitem__(self, key: str | slice) -> Any:
         if isinstance(key, str):
             return self._rows[:, self._column(key)]
-        if not isinstance(key, slice):
-            raise TypeError(
-                arguments.refusal("key", "the name of a column or a slice", key)
-            )
-        return self._select(key)
+        wanted = "the name of a column or a slice"
+        return self._select(arguments.instance("key", key, slice, wanted))
 
     def layer(self, name: str) -> NDArray[np.float64]:
         """(G, S) of one layer in every row, of shape `(len(self), 2)`."""
         index = self.layers.index(arguments.choice("name", name, self.layers))
-        return self._layer_values[: self._length, index]
+        first = len(self.COLUMNS) + 2 * index
+        return self._rows[:, first : first + 2]
 
     @property
     def _rows(self):
@@ -189,7 +180,6 @@ class NoiseSeries:
     def _select(self, rows):
         part = copy.copy(self)
         part._values = self._rows[rows]
-        part._layer_values = self._layer_values[: self._length][rows]
         part._length = len(part._values)
         return part
 
@@ -203,8 +193,7 @@ class NoiseSeries:
         while done[-1] > size * self._MOST_ROWS // 4:
             size *= 2
         group = (done - counts) // size
-        layers = self._layer_values[:half].reshape(half, -1)
-        values = np.hstack([self._rows[:half], layers])
+        values = self._rows[:half]
         starts = np.isin(np.arange(half), self._stretch_starts())
         starts |= _changes(group)
         unknown, batch = np.isnan(values), self._column("batch")
@@ -222,12 +211,7 @@ class NoiseSeries:
         for name, sum_up in (("rows", np.maximum), ("observations", np.add)):
             column = self._column(name)
             means[:, column] = sum_up.reduceat(values[:, column], first)
-        rows, layers = np.split(means, [len(self.COLUMNS)], axis=1)
-        layers = layers.reshape(len(first), -1, 2)
-        self._values = np.concatenate([rows, self._rows[half:]])
-        self._layer_values = np.concatenate(
-            [layers, self._layer_values[half : self._length]]
-        )
+        self._values = np.concatenate([means, self._rows[half:]])
         self._length = len(self._values)
 
     def repeated(self, name: str) -> NDArray[np.float64]:
@@ -381,9 +365,7 @@ class NoiseSeries:
             ValueError: If there are no rows.
         """
         if not len(self):
-            raise ValueError(
-                arguments.refusal("series", "of at least one row", self)
-            )
+            raise arguments.wrong("series", "of at least one row", self)
         batch_size = arguments.integer(
             "batch_size",
             self.largest_rows if batch_size is None else batch_size,
@@ -402,11 +384,10 @@ class NoiseSeries:
         """A pandas frame of the columns, and of those of the layers."""
         import pandas
 
-        frame = pandas.DataFrame(self._rows, columns=list(self.COLUMNS))
+        columns = list(self.COLUMNS)
         for layer in self.layers:
-            for index, name in enumerate(("grad_sq_norm", "example_noise")):
-                frame[f"{layer}: {name}"] = self.layer(layer)[:, index]
-        return frame
+            columns += [f"{layer}: grad_sq_norm", f"{layer}: example_noise"]
+        return pandas.DataFrame(self._rows, columns=columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for strict JSON; NaN becomes None."""
@@ -439,13 +420,11 @@ class NoiseSeries:
         series.codes = set(saved["codes"])
         series.lost_epochs = set(saved["lost_epochs"])
         columns = [saved["columns"][name] for name in cls.COLUMNS]
-        series._values = np.array(columns, np.float64).T.copy()
-        series._length = len(series._values)
-        series._layer_values = (
-            np.array(saved["layer_moments"], np.float64)
-            .reshape(len(series.layers), series._length, 2)
-            .swapaxes(0, 1)
-        )
+        values = np.array(columns, np.float64).T
+        series._length = len(values)
+        layers = np.array(saved["layer_moments"], np.float64)
+        layers = layers.reshape(len(series.layers), len(values), 2)
+        series._values = np.hstack([values, *layers])
         return series
 
     def __eq__(self, other: object) -> bool:
@@ -464,16 +443,6 @@ def _is_same_rate(one, other):
 def _changes(values):
     """Whether each value, or row, is another than the one before it."""
     return np.concatenate([values[:1] == values[:1], values[1:] != values[:-1]])
-
-
-def _with_room(values, size):
-    grown = np.full((size, *values.shape[1:]), math.nan)
-    grown[: len(values)] = values
-    return grown
-
-
-def _finite(values):
-    return np.where(np.isfinite(values), values, math.nan)
 
 
 def _plain(values):

@@ -37,12 +37,14 @@ def measure_gradient_noise(
 ) -> NoiseEstimate:
     """Measures G = |∇L|² and the gradient noise at the model's present weights.
 
-    Takes the gradient of the training loss on each of some batches: in
-    training mode, with regularizers and `add_loss`. Each gradient is compared
-    with the mean and with the alternating sum of those before it, and
-    forgotten; two running sums are all that is kept, whatever `num_batches`.
-    That gives the unbiased estimates over all pairs of batches, and their
-    standard errors: see `sequential_moments` in `keras_svag.probe.moments`.
+    Takes the gradient of the training loss on each of some batches: of the
+    compiled loss, or that of `compute_loss`, with regularizers and `add_loss`,
+    as computed from `model(x)` in training mode. A `train_step` of the model's
+    own is not run. Each gradient is compared with the mean and with the
+    alternating sum of those before it, and forgotten; two running sums are all
+    that is kept, whatever `num_batches`. That gives the unbiased estimates over
+    all pairs of batches, and their standard errors: see `sequential_moments` in
+    `keras_svag.probe.moments`.
 
     ```python
     model.compile(optimizer="sgd", loss="mse")
@@ -63,10 +65,6 @@ def measure_gradient_noise(
     weights, moving statistics of BatchNormalization, random seeds (dropout
     draws what the next training step would), metrics, optimizer. A model in a
     `tf.distribute` strategy is measured on one device.
-
-    Measured is the loss that is compiled, that of `compute_loss` and of
-    `add_loss`, as computed from `model(x)`; a `train_step` of the model's own
-    is not run.
 
     Args:
         model: A compiled `keras.Model`; an uncompiled one with `loss`.
@@ -125,13 +123,11 @@ def measure_gradient_noise(
     if preconditioned and not (
         model.compiled and backend.has_second_moments(model.optimizer)
     ):
-        raise ValueError(
-            arguments.refusal(
-                "preconditioned",
-                "False, unless the model is compiled with an optimizer that "
-                "keeps second moments of each entry",
-                preconditioned,
-            )
+        raise arguments.wrong(
+            "preconditioned",
+            "False, unless the model is compiled with an optimizer that "
+            "keeps second moments of each entry",
+            preconditioned,
         )
     check_has_call(model)
     batches, sampling = _batches(data, batch_size, num_batches, seed)
@@ -183,11 +179,7 @@ def measure_gradient_noise(
             "float16 overflows, G and N are too low.",
             stacklevel=2,
         )
-    fields = {
-        "batch_size": rows,
-        "num_skipped": skipped,
-        **sampling,
-    }
+    fields = {"batch_size": rows, "num_skipped": skipped, **sampling}
     estimate = _estimate(gradients.moments(), gradients.count, **fields)
     if per_layer:
         layers = {
@@ -295,18 +287,14 @@ def _batches(data, batch_size, num_batches, seed):
             arrays.take(rng.integers(arrays.num_rows, size=batch_size or 32))
             for _ in range(num_batches)
         )
-        return drawn, {
-            "sampling": "independent",
-            "num_examples": arrays.num_rows,
-        }
+        known = {"sampling": "independent", "num_examples": arrays.num_rows}
+        return drawn, known
     if batch_size is not None:
-        raise ValueError(
-            arguments.refusal(
-                "batch_size",
-                "None for data that come in batches",
-                batch_size,
-                "of arrays, in a tuple (x, y), batches of any size are drawn",
-            )
+        raise arguments.wrong(
+            "batch_size",
+            "None for data that come in batches",
+            batch_size,
+            "of arrays, in a tuple (x, y), batches of any size are drawn",
         )
     return itertools.islice(backend.batches_of(data), num_batches), {}
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,19 +12,16 @@ import numpy as np
 from keras import ops
 
 from keras_svag import arguments, backend
-from keras_svag.callbacks.monitor import GradientNoiseMonitor
+from keras_svag.callbacks.monitor import GradientNoiseMonitor, Logs
 from keras_svag.probe.invariance import is_scale_invariant
-from keras_svag.reporting.report import (
-    LOG_KEYS,
-    ScalingReport,
-    scaling_report,
-)
+from keras_svag.reporting.report import LOG_KEYS, ScalingReport, scaling_report
 from keras_svag.scaling.bounds import checked_closeness
 from keras_svag.scaling.conditions import RunConditions, conditions_of
 from keras_svag.scaling.verdict import KAPPAS, checked_kappas
 
 # Enough to normalize a batch by its own statistics.
 _ROWS = 8
+_ANSWER = bool, type(None)
 _INVARIANCE = "None, True, False or a batch of inputs of the model"
 
 
@@ -106,66 +104,53 @@ class ScalingRuleCheck(GradientNoiseMonitor):
             "window_steps", window_steps, optional=True
         )
         if window is not None and window_steps is not None:
-            raise ValueError(
-                arguments.refusal(
-                    "window_steps",
-                    "None where `window` gives the epochs",
-                    window_steps,
-                )
-            )
+            wanted = "None where `window` gives the epochs"
+            raise arguments.wrong("window_steps", wanted, window_steps)
         self.level = arguments.number("level", level, above=0, below=1)
-        if not _is_answer(scale_invariant):
-            for inputs in keras.tree.flatten(scale_invariant) or [None]:
-                if not getattr(inputs, "shape", None):
-                    raise TypeError(
-                        arguments.refusal(
-                            "scale_invariant", _INVARIANCE, scale_invariant
-                        )
-                    )
+        if isinstance(scale_invariant, np.bool_):
+            scale_invariant = bool(scale_invariant)
+        if not isinstance(scale_invariant, _ANSWER):
+            leaves = keras.tree.flatten(scale_invariant) or [None]
+            if not all(getattr(leaf, "shape", None) for leaf in leaves):
+                refused = "scale_invariant", _INVARIANCE, scale_invariant
+                raise TypeError(arguments.refusal(*refused))
         self.scale_invariant = scale_invariant
         self.verbose = arguments.choice("verbose", verbose, (0, 1, 2))
 
-    def _forget_model(self):
-        super()._forget_model()
+    def _start_anew(self):
+        super()._start_anew()
         self._conditions: RunConditions | None = None
         self._measured_invariance: bool | None = None
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
-        remedy = "the run has no more"
+        check = functools.partial(
+            arguments.integer, optional=True, remedy="the run has no more"
+        )
         if epochs and not self._epoch:
-            arguments.integer(
-                "window", self.window, 1, epochs, optional=True, remedy=remedy
-            )
+            check("window", self.window, most=epochs)
         if epochs and steps and not self._steps:
-            arguments.integer(
-                "window_steps",
-                self.window_steps,
-                most=epochs * steps,
-                optional=True,
-                remedy=remedy,
-            )
+            check("window_steps", self.window_steps, most=epochs * steps)
         given = self.scale_invariant
-        if not _is_answer(given) and self._model_seen.built:
+        if not isinstance(given, _ANSWER) and self._model_seen.built:
             try:
                 self._measure_invariance(given)
             except Exception as error:
-                raise ValueError(
-                    arguments.refusal(
-                        "scale_invariant",
-                        _INVARIANCE,
-                        given,
-                        "the model cannot be called on it",
-                    )
+                remedy = "the model cannot be called on it"
+                raise arguments.wrong(
+                    "scale_invariant", _INVARIANCE, given, remedy
                 ) from error
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_end(logs)
+    def on_train_end(self, logs: Logs = None) -> None:
         report = self.report
-        if not self.verbose or report is None:
-            return
-        if backend.writes_files(self._model_seen):
+        if self._summaries is not None and report is not None:
+            in_steps = self.update_freq != "epoch"
+            place = self._steps if in_steps else self._epoch
+            self._summaries.write_report(report, place)
+        super().on_train_end(logs)
+        is_shown = self.verbose and report is not None
+        if is_shown and backend.writes_files(self._model_seen):
             print(report)
 
     @property
@@ -204,43 +189,36 @@ class ScalingRuleCheck(GradientNoiseMonitor):
         decayed = backend.decayed_variables(model)
         regularized = backend.has_regularizer(model)
         reasons = list(conditions.other_reasons)
-        adaptive = conditions.adaptive
+        adaptive, invariant = conditions.adaptive, self._measured_invariance
+        if isinstance(self.scale_invariant, bool):
+            invariant = self.scale_invariant
         if adaptive is None:
             if regularized:
                 reasons.append("regularizer")
             if conditions.weight_decay and not decayed:
                 reasons.append("none_decayed")
         elif self._judges_norm(conditions) and model.optimizer.built:
-            adaptive = dataclasses.replace(
-                adaptive,
-                epsilon_ratio=backend.epsilon_ratio(
-                    backend.gradient_weights(model), model.optimizer
-                ),
-            )
+            weights = backend.gradient_weights(model)
+            ratio = backend.epsilon_ratio(weights, model.optimizer)
+            adaptive = dataclasses.replace(adaptive, epsilon_ratio=ratio)
         return dataclasses.replace(
             conditions,
             weight_decay=conditions.weight_decay if decayed else 0.0,
             all_weights_decayed=len(decayed) == len(model.trainable_variables),
-            scale_invariant=False if regularized else self._is_invariant(),
+            scale_invariant=False if regularized else invariant,
             other_reasons=tuple(reasons),
             adaptive=adaptive,
         )
 
-    def _is_invariant(self):
-        if isinstance(self.scale_invariant, (bool, np.bool_)):
-            return bool(self.scale_invariant)
-        return self._measured_invariance
-
     def _look_at_batch(self, batch):
         super()._look_at_batch(batch)
-        given, rule = self.scale_invariant, self.rule
-        if rule == "auto":
-            rule = conditions_of(self._model_seen.optimizer).rule
+        given = self.scale_invariant
+        rule = conditions_of(self._model_seen.optimizer, self.rule).rule
         if self._measured_invariance is None and rule == "linear":
             if given is None:
                 batch = backend.first_rows(batch, _ROWS)
                 given, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            if not isinstance(given, (bool, np.bool_)):
+            if not isinstance(given, bool):
                 # What a model does with other inputs than a batch is not
                 # known, and training must not end because of it.
                 with contextlib.suppress(Exception):
@@ -260,15 +238,7 @@ class ScalingRuleCheck(GradientNoiseMonitor):
         return super()._logs() | (report.to_logs() if report else verdict)
 
     def _write_point(self, place):
-        self._summaries_of_run().write_scalars(self.report, place)
-
-    def _write_end(self):
-        report = self.report
-        if self._summaries is not None and report is not None:
-            place = self._epoch
-            if self.update_freq != "epoch":
-                place = self._steps
-            self._summaries.write_report(report, place)
+        self._summaries.write_scalars(self.report, place)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
@@ -278,10 +248,3 @@ class ScalingRuleCheck(GradientNoiseMonitor):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._measured_invariance = state.get("scale_invariant")
-
-
-def _is_answer(scale_invariant):
-    """Whether it is no batch on which to measure it."""
-    return scale_invariant is None or isinstance(
-        scale_invariant, (bool, np.bool_)
-    )

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import keras
-import numpy as np
 
 from keras_svag import arguments, backend
 from keras_svag.noise.series import NoiseSeries
@@ -57,17 +56,15 @@ class EpochSize:
         if given != "auto":
             if known not in (None, given):
                 wanted = f"{known:,}, the examples that fit runs through"
-                raise ValueError(
-                    arguments.refusal(
-                        "num_examples", wanted, given, "leave it out"
-                    )
+                raise arguments.wrong(
+                    "num_examples", wanted, given, "leave it out"
                 )
             known = given
         elif self.data.batches is None:
             # Each epoch may draw other examples.
             known = None
-        elif known is None and len(series):
+        elif known is None and series.largest_rows:
             # All but the last batch are sure to have as many rows.
-            known = self.data.batches * int(np.max(series["rows"]))
+            known = self.data.batches * series.largest_rows
         series.sampling = "shuffle" if known else None
         series.num_examples = known

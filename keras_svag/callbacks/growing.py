@@ -11,7 +11,7 @@ import numpy as np
 from keras_svag import arguments, backend
 from keras_svag.callbacks.check import ScalingRuleCheck
 from keras_svag.scaling.conditions import conditions_of
-from keras_svag.scaling.optimizers import Rule, kind_of
+from keras_svag.scaling.optimizers import Rule
 from keras_svag.scaling.scaled_optimizer import rescale, scale_optimizer
 
 _GROWTH = 2
@@ -109,10 +109,8 @@ def fit_growing(
     arguments.integer("batch_size", batch_size)
     arguments.integer("max_batch_size", max_batch_size, least=batch_size)
     arguments.integer("epochs", epochs)
-    if check is not None:
-        arguments.instance(
-            "check", check, ScalingRuleCheck, "a ScalingRuleCheck or None"
-        )
+    kinds = ScalingRuleCheck, type(None)
+    arguments.instance("check", check, kinds, "a ScalingRuleCheck or None")
     if isinstance(mode, Mapping):
         for epoch, size in mode.items():
             arguments.integer("mode", epoch, least=0)
@@ -120,17 +118,14 @@ def fit_growing(
             doublings = math.log2(size / batch_size)
             if not doublings.is_integer():
                 wanted = f"of sizes that are {batch_size} times a power of 2"
-                raise ValueError(arguments.refusal("mode", wanted, size))
+                raise arguments.wrong("mode", wanted, size)
     else:
         arguments.choice("mode", mode, ("measured", "seesaw"))
     arguments.choice("verbose", verbose, ("auto", 0, 1, 2))
     arguments.choice("on_heuristic", on_heuristic, ("stay", "grow"))
     for name in _REFUSED.keys() & fit_args.keys():
-        raise ValueError(
-            arguments.refusal(
-                name, f"left out: {_REFUSED[name]}", fit_args[name]
-            )
-        )
+        wanted = f"left out: {_REFUSED[name]}"
+        raise arguments.wrong(name, wanted, fit_args[name])
     if not model.compiled:
         raise ValueError(
             "`model` must be compiled, with the optimizer for `batch_size`; "
@@ -163,51 +158,44 @@ def fit_growing(
     )
 
 
+@dataclasses.dataclass
 class BatchGrowth:
     """Decides how far the batch may grow, and has the optimizer follow.
 
-    Args:
+    Attributes:
         first: Rows of the first batches.
         largest: Rows that no batch exceeds.
         check, mode, on_heuristic: As for `fit_growing`; without a check all
             is allowed.
-
-    Attributes:
         peak: The highest learning rate of the schedule so far, for the first
             batches: what `"seesaw"` has to know of earlier epochs.
     """
 
-    def __init__(
-        self,
-        first: int,
-        largest: int,
-        check: ScalingRuleCheck | None,
-        mode: Literal["measured", "seesaw"] | Mapping[int, int],
-        on_heuristic: Literal["stay", "grow"],
-    ) -> None:
-        self.peak = 0.0
-        self._first, self._largest = first, largest
-        self._check, self._mode = check, mode
-        self._on_heuristic = on_heuristic
-        self.rule: Rule | Literal["auto"] = (
-            "auto" if check is None else check.rule
-        )
+    first: int
+    largest: int
+    check: ScalingRuleCheck | None
+    mode: Literal["measured", "seesaw"] | Mapping[int, int]
+    on_heuristic: Literal["stay", "grow"]
+    peak: float = 0.0
+
+    @property
+    def rule(self) -> Rule | Literal["auto"]:
+        return "auto" if self.check is None else self.check.rule
 
     def check_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Raises a `ValueError` if the rule ends before the batch does."""
         planned = 0
-        if isinstance(self._mode, Mapping):
-            planned = min(max(self._mode.values(), default=0), self._largest)
-        kappa = max(planned / self._first, _GROWTH)
+        if isinstance(self.mode, Mapping):
+            planned = min(max(self.mode.values(), default=0), self.largest)
+        kappa = max(planned / self.first, _GROWTH)
         scale_optimizer(optimizer, kappa, self.rule)
 
     def note_rate(self, model: keras.Model, size: int) -> float:
         """The schedule's learning rate, from which `peak` is."""
-        optimizer = backend.without_loss_scale(model.optimizer)
-        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        kappa = size / self._first
-        rule = kind_of(optimizer).rule if self.rule == "auto" else self.rule
-        rate /= kappa if rule == "linear" else math.sqrt(kappa)
+        conditions = conditions_of(model.optimizer, self.rule)
+        kappa = size / self.first
+        scale = kappa if conditions.rule == "linear" else math.sqrt(kappa)
+        rate = conditions.learning_rate / scale
         self.peak = max(self.peak, rate)
         return rate
 
@@ -219,7 +207,7 @@ class BatchGrowth:
         grown, rate = size, self.note_rate(model, size)
         conditions = conditions_of(model.optimizer, self.rule)
         while (
-            _GROWTH * grown <= self._largest
+            _GROWTH * grown <= self.largest
             and self._is_due(epoch, grown, rate)
             # Else the rule has ended there.
             and conditions.scaled(_GROWTH * grown / size) is not None
@@ -233,23 +221,23 @@ class BatchGrowth:
         return grown
 
     def _is_due(self, epoch, size, rate):
-        if self._mode == "measured":
+        if self.mode == "measured":
             return True
-        if self._mode == "seesaw":
-            return rate < _HALVED * self.peak * self._first / size
-        planned = [self._mode[e] for e in self._mode if e <= epoch]
+        if self.mode == "seesaw":
+            return rate < _HALVED * self.peak * self.first / size
+        planned = [self.mode[e] for e in self.mode if e <= epoch]
         return _GROWTH * size <= max(planned, default=0)
 
     def _is_allowed(self, size):
         """Whether the check allows a batch size, after the first one."""
-        check = self._check
+        check = self.check
         if check is None:
             return True
         report = check.report
         if report is None or report.verdict.refusal:
             return False
         verdict = report.verdict
-        if verdict.heuristic and self._on_heuristic == "stay":
+        if verdict.heuristic and self.on_heuristic == "stay":
             return False
         series, conditions = check.series, verdict.conditions
         first = series[: np.sum(series["epoch"] == series["epoch"][0])]
@@ -295,11 +283,8 @@ def _data_of(x, y, sample_weight, batch_size):
         return _Rows(backend.ArrayRows(batch, "x"), batch_size)
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
-            raise ValueError(
-                arguments.refusal(
-                    name, "None where `x` is a function", type(value).__name__
-                )
-            )
+            given, wanted = type(value).__name__, "None where `x` is a function"
+            raise arguments.wrong(name, wanted, given)
     return _Made(x, batch_size)
 
 
@@ -315,11 +300,8 @@ class _Rows(keras.utils.PyDataset):
     def begin(self, epoch, batch_size):
         """Sets what the next epoch has."""
         self.batch_size = batch_size
-        self._order = self._shuffled(epoch)
-
-    def _shuffled(self, epoch):
         rng = np.random.default_rng([self._seed, epoch])
-        return rng.permutation(self._rows.num_rows)
+        self._order = rng.permutation(self._rows.num_rows)
 
     @property
     def num_batches(self):
@@ -348,14 +330,12 @@ class _Made(keras.utils.PyDataset):
         try:
             self.num_batches = len(self._batches)
         except TypeError:
-            raise ValueError(
-                arguments.refusal(
-                    "x",
-                    "a function that makes data sets with a len()",
-                    f"{type(self._batches).__name__} for {batch_size}",
-                    "a tf.data.Dataset has one by apply("
-                    "tf.data.experimental.assert_cardinality(batches))",
-                )
+            raise arguments.wrong(
+                "x",
+                "a function that makes data sets with a len()",
+                f"{type(self._batches).__name__} for {batch_size}",
+                "a tf.data.Dataset has one by apply("
+                "tf.data.experimental.assert_cardinality(batches))",
             ) from None
 
     num_batches = 0

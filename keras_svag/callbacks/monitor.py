@@ -23,7 +23,10 @@ from keras_svag.noise.estimate import NoiseEstimate
 from keras_svag.noise.series import NoiseSeries
 from keras_svag.optimizers.paired import PairedOptimizer
 
+Logs = dict[str, Any] | None
+
 # An epoch's logs are the estimate over at least so many observations.
+_LOGS = "grad_sq_norm", "noise_trace", "noise_to_signal", "noise_scale"
 _LOGGED = 100
 # Observations that may wait on the device until they are surely there.
 _WAITING = 32
@@ -138,28 +141,22 @@ their kin |
         self.set_params({})  # A `CallbackList` of the script's may have none.
         self.every = arguments.integer("every", every, optional=True)
         if num_examples != "auto":
+            remedy = "'auto' takes what `fit` shows of its data"
             arguments.integer(
-                "num_examples",
-                num_examples,
-                least=2,
-                optional=True,
-                remedy="'auto' takes what `fit` shows of its data",
+                "num_examples", num_examples, 2, optional=True, remedy=remedy
             )
         self.num_examples = num_examples
         self.per_layer = arguments.boolean("per_layer", per_layer)
         self.loss = loss
-        if log_dir is not None:
-            arguments.instance(
-                "log_dir", log_dir, (str, os.PathLike), "None or a path"
-            )
-        self.log_dir = log_dir
+        self.log_dir = arguments.instance(
+            "log_dir", log_dir, (str, os.PathLike, type(None)), "None or a path"
+        )
         if update_freq != "epoch":
             arguments.integer(
                 "update_freq", update_freq, remedy="or 'epoch', for its ends"
             )
         self.update_freq = update_freq
         self.seed = arguments.integer("seed", seed, least=0, optional=True)
-        self._forget_model()
         self._start_anew()
 
     def _start_anew(self):
@@ -172,8 +169,6 @@ their kin |
         self._epoch = self._epochs_of_earlier_fits = 0
         # The first step at which the loss of a batch is looked at.
         self._next_look = 0
-
-    def _forget_model(self):
         self._model_seen = self._program = None
         # The steps of an `SVAGModel`, which are their own observations.
         self._own: OwnSteps | None = None
@@ -199,7 +194,6 @@ their kin |
         super().set_model(model)
         if self._model_seen is not None and model is not self._model_seen:
             self._fetch()
-            self._forget_model()
             self._start_anew()
         # Keras's own property writes the state back on some backends.
         self._model_seen = model
@@ -209,17 +203,24 @@ their kin |
             if self._own is None:
                 self._own = OwnSteps(observations)
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._epoch_size.data = backend.data_of_fit()
-        self._check_model()
+        model = self._model_seen
+        if model.built and not model.trainable_variables:
+            raise ValueError(
+                f"The model {model.name!r} has no trainable weights, so there "
+                "is no gradient whose noise could be measured; make a layer "
+                "trainable."
+            )
+        if self._own is None:
+            name, data = type(self).__name__, self._epoch_size.data
+            check_measurable(name, model, self.loss, data)
         if self._writes_events:
             check_writable(self.log_dir)
         self._epoch_size.settle(self._series, self.num_examples)
         self._is_first_epoch_of_fit = True
 
-    def on_epoch_begin(
-        self, epoch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._drop_what_is_trained_anew()
         number = self._epochs_of_earlier_fits + epoch + 1
         if self._is_first_epoch_of_fit and number <= self._epoch:
@@ -232,19 +233,15 @@ their kin |
         lost -= {epoch for epoch in lost if epoch >= number}
         self._epoch_size.begin_epoch()
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         # Not at a batch's end: Keras would then wait for the logs of each.
         self._begin_call(self._steps_before_epoch + batch)
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         # Within `fit`, at an epoch's end; then Keras counts anew.
         self._epoch_size.count(self._model_seen)
 
-    def on_epoch_end(
-        self, epoch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._fetch()
         model, steps = self._model_seen, self.params.get("steps")
         is_stopped = model.stop_training
@@ -266,10 +263,9 @@ their kin |
             logs.update(self._logs())
         self._write(is_epoch=True)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         self._fetch()
         self._leave_own_steps()
-        self._write_end()
         if self._summaries is not None:
             self._summaries.close()
             self._summaries = None
@@ -333,29 +329,17 @@ their kin |
     def batch_size(self) -> int | None:
         """B: the examples of one update of SGD, or of the optimizer that SVAG
         simulates; None before the first observation."""
-        rows = self._series["rows"]
-        if not len(rows):
+        rows, model = self._series.largest_rows, self._model_seen
+        if rows is None:
             return None
-        return max(round(self._updates_per_batch * float(np.max(rows))), 1)
-
-    @property
-    def _updates_per_batch(self):
-        """B over the rows of a batch as it is fed."""
-        model = self._model_seen
-        optimizer = backend.without_loss_scale(
-            getattr(model, "optimizer", None)
-        )
-        if not isinstance(optimizer, PairedOptimizer):
-            return backend.accumulated_batches(optimizer)
-        factor = 1 if optimizer.pairing == "independent" else 2
-        return factor / 2 if isinstance(model, SVAGModel) else factor
-
-    @property
-    def _has_norm(self):
-        """Whether the noise is measured in the norm of the optimizer too."""
-        return backend.has_second_moments(
-            getattr(self._model_seen, "optimizer", None)
-        )
+        optimizer = getattr(model, "optimizer", None)
+        optimizer = backend.without_loss_scale(optimizer)
+        # As they are fed, for one update.
+        batches = backend.accumulated_batches(optimizer)
+        if isinstance(optimizer, PairedOptimizer):
+            batches = 1 if optimizer.pairing == "independent" else 2
+            batches /= 2 if isinstance(model, SVAGModel) else 1
+        return max(round(batches * rows), 1)
 
     def estimate(self) -> NoiseEstimate:
         """`NoiseEstimate` of the last epoch, as the epoch's logs have it.
@@ -373,32 +357,15 @@ their kin |
     def _logs(self):
         last = self._last()
         estimate = last.estimate(self.batch_size)
-        norms = last["weight_sq_norm"]
-        logs = {
-            "grad_sq_norm": estimate.grad_sq_norm,
-            "noise_trace": estimate.noise_trace,
-            "noise_to_signal": estimate.noise_to_signal,
-            "noise_scale": estimate.noise_scale,
-            "weight_sq_norm": float(np.mean(norms)) if len(norms) else None,
-        }
-        if self._has_norm:
+        logs = {name: getattr(estimate, name) for name in _LOGS}
+        norm = np.mean(last["weight_sq_norm"]) if len(last) else math.nan
+        logs["weight_sq_norm"] = float(norm)
+        optimizer = getattr(self._model_seen, "optimizer", None)
+        if backend.has_second_moments(optimizer):
             logs["preconditioned_noise_to_signal"] = last.estimate(
                 self.batch_size, preconditioned=True
             ).noise_to_signal
-        return {k: math.nan if v is None else v for k, v in logs.items()}
-
-    def _check_model(self):
-        """Refuses, before the first step, what cannot be measured."""
-        model = self._model_seen
-        if model.built and not model.trainable_variables:
-            raise ValueError(
-                f"The model {model.name!r} has no trainable weights, so there "
-                "is no gradient whose noise could be measured; make a layer "
-                "trainable."
-            )
-        if self._own is None:
-            name, data = type(self).__name__, self._epoch_size.data
-            check_measurable(name, model, self.loss, data)
+        return logs
 
     def _note_loss(self, logs):
         loss = (logs or {}).get("loss")
@@ -447,8 +414,9 @@ their kin |
             # Another loss, or other weights, may be trained from now on.
             self._program, self._layers_are_known = None, False
         if self._own is not None:
-            if is_due and not is_new:
-                self._look_at_own_batch()
+            if is_due and not is_new and self._steps >= self._next_look:
+                # Before the model trains on it.
+                self._stand_in(lambda batch, _: self._look_at_batch(batch))
             if is_due:
                 self._own.choose(self._blocks.due + 1)
             if self._own.is_full(step + steps):
@@ -456,19 +424,18 @@ their kin |
                 self._fetch(keep=1)
         elif is_new:
             # It gets its trace from `fit`, and not from a batch of ours.
-            backend.FirstCall(model, self._feed, self._note_rows)
+            note = functools.partial(setattr, self, "_rows_vary")
+            backend.FirstCall(model, self._feed, note)
             self._blocks.due = max(self._blocks.due, step + steps)
         elif is_due:
-            backend.Beside(
-                model,
-                self._feed,
-                self._blocks.choose,
-                self._observe,
-                self._is_watching,
-            )
+            self._stand_in(self._observe)
 
-    def _note_rows(self, vary):
-        self._rows_vary = vary
+    def _stand_in(self, observe):
+        """Has a function see one batch of the call that begins."""
+        choose = self._blocks.choose
+        backend.Beside(
+            self._model_seen, self._feed, choose, observe, self._is_watching
+        )
 
     def _observe(self, batch, place):
         """Measures a batch that is about to be trained on."""
@@ -481,7 +448,7 @@ their kin |
                 )
             return
         self._make_program()
-        if self._look_is_due:
+        if self._steps >= self._next_look:
             self._look_at_batch(batch)
         try:
             values = self._program.moments(batch)
@@ -509,21 +476,6 @@ their kin |
                 rows_vary=self._rows_vary,
             )
 
-    def _look_at_own_batch(self):
-        """Has a batch of an `SVAGModel` looked at before it trains on it."""
-        if self._look_is_due:
-            backend.Beside(
-                self._model_seen,
-                self._feed,
-                self._blocks.choose,
-                lambda batch, _: self._look_at_batch(batch),
-                self._is_watching,
-            )
-
-    @property
-    def _look_is_due(self):
-        return self._steps >= self._next_look
-
     def _look_at_batch(self, batch):
         """Compares the loss of a batch with the mean of its halves'."""
         # Some couplings show in a model that is trained.
@@ -542,10 +494,8 @@ their kin |
     @property
     def _pairs_are_batches(self):
         """Whether the halves are batches of the SGD that is simulated."""
-        if self._own is None:
-            return False
-        optimizer = self._model_seen.optimizer
-        return backend.without_loss_scale(optimizer).pairing == "independent"
+        optimizer = backend.without_loss_scale(self._model_seen.optimizer)
+        return self._own is not None and optimizer.pairing == "independent"
 
     def _leave_own_steps(self):
         if self._own is not None:
@@ -614,16 +564,11 @@ their kin |
     def _write(self, is_epoch=False):
         """Writes a point for TensorBoard, if it is time for one."""
         in_steps = self.update_freq != "epoch"
-        if not self._writes_events:
-            return
-        if in_steps and not is_epoch:
-            if self._steps - self._step_written < self.update_freq:
-                return
-            self._fetch()
-        elif not (is_epoch or in_steps):
-            return
-        if len(self._series):
+        since = self._steps - self._step_written
+        is_due = is_epoch or (in_steps and since >= self.update_freq)
+        if self._writes_events and is_due and len(self.series):
             self._step_written = self._steps
+            self._summaries = self._summaries or NoiseSummaries(self.log_dir)
             self._write_point(self._steps if in_steps else self._epoch)
 
     @property
@@ -633,15 +578,7 @@ their kin |
         )
 
     def _write_point(self, place):
-        self._summaries_of_run().write_estimate(self.estimate(), place)
-
-    def _summaries_of_run(self):
-        if self._summaries is None:
-            self._summaries = NoiseSummaries(self.log_dir)
-        return self._summaries
-
-    def _write_end(self):
-        """Writes what there is to say at the end of training."""
+        self._summaries.write_estimate(self.estimate(), place)
 
     def state_dict(self) -> dict[str, Any]:
         """What the callback has seen, as plain values for strict JSON."""

@@ -35,14 +35,9 @@ _CHARTS = {
 def check_writable(log_dir):
     """Raises a `ValueError` where events cannot be written; looks at disks."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError(
-            arguments.refusal(
-                "log_dir",
-                "None where the package tensorboard is not installed",
-                log_dir,
-                "pip install tensorboard",
-            )
-        )
+        wanted = "None where the package tensorboard is not installed"
+        remedy = "pip install tensorboard"
+        raise arguments.wrong("log_dir", wanted, log_dir, remedy)
     folder = os.path.join(log_dir, _FOLDER)
     if "://" in folder:
         return
@@ -51,14 +46,8 @@ def check_writable(log_dir):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(
-            arguments.refusal(
-                "log_dir",
-                "a directory that can be written",
-                log_dir,
-                error.strerror,
-            )
-        ) from error
+        wanted, why = "a directory that can be written", error.strerror
+        raise arguments.wrong("log_dir", wanted, log_dir, why) from error
 
 
 class NoiseSummaries:
@@ -78,9 +67,7 @@ class NoiseSummaries:
     """
 
     def __init__(self, log_dir):
-        from tensorboard.summary.writer.event_file_writer import (
-            EventFileWriter,
-        )
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._writer = EventFileWriter(os.path.join(log_dir, _FOLDER))
         self._tags = set()

@@ -74,7 +74,8 @@ class SVAGModel(backend.PairTrainer):
         self.model = model
         self.supports_masking = True
         self.built = model.built
-        if model.compiled and _pairs(model.optimizer):
+        optimizer = model.compiled and model.optimizer
+        if isinstance(backend.without_loss_scale(optimizer), PairedOptimizer):
             self._take_compilation()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -90,17 +91,16 @@ class SVAGModel(backend.PairTrainer):
 
     def _take_compilation(self):
         model = self.model
-        if not _pairs(model.optimizer):
-            raise ValueError(
-                arguments.refusal(
-                    "optimizer",
-                    "SVAG, SVAGAdam or SVAGRMSprop in an SVAGModel",
-                    type(model.optimizer).__name__,
-                    "compile the model itself, whose gradient noise the "
-                    "callback keras_svag.GradientNoiseMonitor measures",
-                )
+        optimizer = backend.without_loss_scale(model.optimizer)
+        if not isinstance(optimizer, PairedOptimizer):
+            raise arguments.wrong(
+                "optimizer",
+                "SVAG, SVAGAdam or SVAGRMSprop in an SVAGModel",
+                type(model.optimizer).__name__,
+                "compile the model itself, whose gradient noise the "
+                "callback keras_svag.GradientNoiseMonitor measures",
             )
-        backend.without_loss_scale(model.optimizer).pair_within_step()
+        optimizer.pair_within_step()
         super().compile(
             model.optimizer,
             run_eagerly=model.run_eagerly,
@@ -109,8 +109,8 @@ class SVAGModel(backend.PairTrainer):
             # The optimizer has its loss scale by now, if it is to have one.
             auto_scale_loss=False,
         )
-        pairing = backend.without_loss_scale(model.optimizer).pairing
-        if pairing == "halves" and backend.has_batch_normalization(model):
+        is_split = optimizer.pairing == "halves"
+        if is_split and backend.has_batch_normalization(model):
             warnings.warn(
                 "pairing='halves' with BatchNormalization: each half is "
                 "normalized by its own statistics, which is another noise "
@@ -175,7 +175,3 @@ class SVAGModel(backend.PairTrainer):
             config["model"], custom_objects=custom_objects
         )
         return cls(**{**config, "model": model})
-
-
-def _pairs(optimizer):
-    return isinstance(backend.without_loss_scale(optimizer), PairedOptimizer)

@@ -207,25 +207,3 @@ def test_batches_of_one_row_are_named_where_fit_does_not_know_them():
     with pytest.warns(UserWarning, match="one row"):
         fit(model, [monitor], ROWS.take(6).batch(1))
     assert len(monitor.series) == 0
-
-
-class Autoencoder(keras.Model):
-    def train_step(self, x):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((self(x) - x) ** 2)
-        weights = self.trainable_weights
-        self.optimizer.apply(tape.gradient(loss, weights), weights)
-        return {"loss": loss}
-
-
-def test_without_targets_the_given_loss_is_one_of_the_inputs():
-    noise = []
-    for kind, data in ((keras.Model, (X, X)), (Autoencoder, (X,))):
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((8,))
-        model = kind(inputs, keras.layers.Dense(8)(inputs))
-        model.compile("sgd", "mse" if kind is keras.Model else None)
-        monitor = GradientNoiseMonitor(every=1, loss="mse")
-        fit(model, [monitor], *data, batch_size=12)
-        noise.append(monitor.series["example_noise"])
-    np.testing.assert_allclose(*noise, rtol=1e-4)

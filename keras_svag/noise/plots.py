@@ -38,16 +38,12 @@ def draw_series(series, axes, batch_size, preconditioned, level, window):
         values = np.concatenate([line.get_ydata() for line in ax.lines[:]])
         ax.set_ylabel(label.format(f"{batch_size:,}"))
         _cut_off(ax, values)
-    axes[-1].set_xlabel(_labels(series, window))
-
-
-def _labels(series, window):
     label = "training step"
     if len(series.stretches()) > 1:
         label += "; dotted: the learning rate changes"
     if window is not None:
         label += "; gray: the window"
-    return label
+    axes[-1].set_xlabel(label)
 
 
 def _draw_band(ax, steps, ends):

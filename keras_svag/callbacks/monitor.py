@@ -25,9 +25,9 @@ from keras_svag.optimizers.paired import PairedOptimizer
 
 Logs = dict[str, Any] | None
 
-# An epoch's logs are the estimate over at least so many observations.
-_LOGS = "grad_sq_norm", "noise_trace", "noise_to_signal", "noise_scale"
+# An epoch's logs are of the estimate over at least so many observations.
 _LOGGED = 100
+_LOGS = "grad_sq_norm", "noise_trace", "noise_to_signal", "noise_scale"
 # Observations that may wait on the device until they are surely there.
 _WAITING = 32
 # Relative differences of two losses that float32 may make.
@@ -494,8 +494,10 @@ their kin |
     @property
     def _pairs_are_batches(self):
         """Whether the halves are batches of the SGD that is simulated."""
+        if self._own is None:
+            return False
         optimizer = backend.without_loss_scale(self._model_seen.optimizer)
-        return self._own is not None and optimizer.pairing == "independent"
+        return optimizer.pairing == "independent"
 
     def _leave_own_steps(self):
         if self._own is not None:

@@ -10,12 +10,12 @@ from keras_svag.noise.ratio import covariance_of_mean, differences
 def effective_sample_size(observations):
     """How many independent observations would have the error of these.
 
-    Of (G, S), an array of shape (T, 2) in the order of time: the variance of
-    D = S - q G at the point estimate over the long-run variance of its mean,
-    see `covariance_of_mean`: below T where neighbours are alike, above T where
-    they alternate. It is itself known to a third, from 16 cosines. None where D
-    does not vary, for fewer than 2 observations, or for such that are too large
-    to be summed.
+    For (G, S), an array of shape (T, 2) in the order of time, it is the
+    variance of D = S - q G at the point estimate over the long-run variance of
+    its mean, see `covariance_of_mean`: below T where neighbours are alike,
+    above T where they alternate. It is itself known to a third, from 16
+    cosines. It is None where D does not vary, for fewer than 2 observations,
+    or for such that are too large to be summed.
     """
     if len(observations) < 2:
         return None

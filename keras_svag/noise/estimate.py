@@ -238,8 +238,9 @@ class NoiseEstimate(SavedFields):
         size = None
         if None not in sizes and variances.max() > 0:
             # A run's variance of D itself is its size times that of its mean.
-            own = variances @ (np.array(sizes) / weights)
-            size = float(own / variances.sum())
+            parts_of = variances / variances.max()
+            own = parts_of @ (np.array(sizes) / weights)
+            size = float(own / parts_of.sum())
         shares = [run.largest_share for run in runs]
         share = None
         if None not in shares:

@@ -1,6 +1,7 @@
 """What the monitor observes, against closed forms in NumPy's float64."""
 
 import functools
+import itertools
 import json
 import math
 
@@ -149,6 +150,34 @@ def test_observations_are_of_the_halves_before_the_step(network):
     done = np.floor(monitor.series["iteration"])
     expected = 0 if is_own else (steps - 1) // accumulated
     np.testing.assert_array_equal(done, expected)
+
+
+ORDERS = itertools.permutations(range(4))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "num_examples"),
+    [
+        ([*itertools.product(range(4), repeat=2)], None),
+        ([*itertools.product(range(4), repeat=3)], None),
+        ([half for order in ORDERS for half in (order[:2], order[2:])], 4),
+    ],
+    ids=["all pairs", "all triples", "all permutations"],
+)
+def test_moments_are_exact_over_all_that_can_be_drawn(drawn, num_examples):
+    """At fixed weights, against G and S of a data set of four rows."""
+    monitor = GradientNoiseMonitor(every=1, num_examples=num_examples)
+    # The first batch is not measured.
+    data = ((X[list(b)], Y[list(b)]) for b in [drawn[0], *drawn])
+    linear_model(SGD(0.0)).fit(data, callbacks=[monitor], verbose=0)
+    assert len(monitor.series) == len(drawn)
+    estimate = monitor.series.estimate()
+    assert estimate.sampling == ("shuffle" if num_examples else "independent")
+    each = np.array([gradient(START, [row]) for row in range(4)])
+    mean = each.mean(axis=0)
+    exact = mean @ mean, np.sum((each - mean) ** 2) / len(each)
+    actual = estimate.grad_sq_norm, estimate.example_noise
+    assert actual == pytest.approx(exact, rel=1e-5)
 
 
 # The norm of an adaptive optimizer

@@ -142,7 +142,7 @@ def numpy_observations(model, pairing):
 @pytest.mark.parametrize(
     ("pairing", "way"),
     [
-        ("independent", {"jit_compile": False}),
+        ("independent", {"jit_compile": False, "steps_per_execution": 5}),
         ("halves", {"run_eagerly": True}),
         pytest.param("independent", {"jit_compile": True}, marks=slow),
     ],

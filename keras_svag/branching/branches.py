@@ -136,14 +136,11 @@ def branch_test(
             given = source.of(index, size)
             model.fit(**given, shuffle=False, verbose=0, callbacks=[steps])
             if steps.done < examples // size:
-                raise ValueError(
-                    arguments.refusal(
-                        "data",
-                        f"a function whose data sets have {examples:,} "
-                        "examples",
-                        f"one of {steps.done:,} batches of {size:,}",
-                        "repeat them",
-                    )
+                raise arguments.wrong(
+                    "data",
+                    f"a function whose data sets have {examples:,} examples",
+                    f"one of {steps.done:,} batches of {size:,}",
+                    "repeat them",
                 )
             losses[index, place] = _losses(model, source.held)
             moments[index, place] = _moments(
@@ -273,13 +270,11 @@ class _Arrays:
         if validation_data is not None:
             self.held = _held_batches(validation_data)
         elif count < 2 or len(self._trained) < max(sizes):
-            raise ValueError(
-                arguments.refusal(
-                    "data",
-                    "of enough rows for a batch and the held ones",
-                    f"{self._rows.num_rows} rows",
-                    "give `validation_data`",
-                )
+            raise arguments.wrong(
+                "data",
+                "of enough rows for a batch and the held ones",
+                f"{self._rows.num_rows} rows",
+                "give `validation_data`",
             )
         else:
             self.held = _parts_of(self._rows, order[:count])
@@ -306,12 +301,10 @@ class _Function:
 
     def __init__(self, make, validation_data, sizes, examples, seed):
         if validation_data is None:
-            raise ValueError(
-                arguments.refusal(
-                    "validation_data",
-                    "the held examples, where `data` is a function",
-                    None,
-                )
+            raise arguments.wrong(
+                "validation_data",
+                "the held examples, where `data` is a function",
+                None,
             )
         self._make, self._examples, self._size = make, examples, sizes[0]
         self.held = _held_batches(validation_data)
@@ -333,7 +326,7 @@ def _held_batches(data):
     if not backend.are_arrays(data):
         batches = [*backend.batches_of(data, name)]
         if not batches:
-            raise ValueError(arguments.refusal(name, "of some batches", data))
+            raise arguments.wrong(name, "of some batches", data)
         return batches
     rows = backend.ArrayRows(data, name)
     return _parts_of(rows, np.arange(rows.num_rows))

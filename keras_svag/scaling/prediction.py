@@ -223,13 +223,11 @@ def predict_closeness(
         for name in STATISTICS:
             arguments.number(f"{key}.{name}", getattr(run, name), above=0)
     if len(statistics) < 2:
-        raise ValueError(
-            arguments.refusal(
-                "statistics",
-                "of two ell or more",
-                f"those of {len(statistics)}",
-                "give runs of at least two ell, such as {1: ..., 2: ...}",
-            )
+        raise arguments.wrong(
+            "statistics",
+            "of two ell or more",
+            f"those of {len(statistics)}",
+            "give runs of at least two ell, such as {1: ..., 2: ...}",
         )
     arguments.number("level", level, above=0, below=1)
     runs = statistics.values()

@@ -85,25 +85,21 @@ def _changes(optimizer, config, kappa, rule, start):
     conditions = conditions_of(optimizer, rule)
     refused = rule_refusal(conditions.optimizer, conditions.rule)
     if refused is not None:
-        raise ValueError(
-            arguments.refusal(
-                "optimizer",
-                "one that the rule is for",
-                conditions.optimizer.name,
-                str(refused).rstrip("."),
-            )
+        raise arguments.wrong(
+            "optimizer",
+            "one that the rule is for",
+            conditions.optimizer.name,
+            str(refused).rstrip("."),
         )
     schedule, rate = None, config["learning_rate"]
     if isinstance(rate, dict):
         # Of these Keras would not make a function again.
         if rate.get("class_name") in ("function", "__lambda__"):
-            raise ValueError(
-                arguments.refusal(
-                    "optimizer",
-                    "one whose learning rate is a number or a schedule",
-                    "a function",
-                    "scale what it returns",
-                )
+            raise arguments.wrong(
+                "optimizer",
+                "one whose learning rate is a number or a schedule",
+                "a function",
+                "scale what it returns",
             )
         schedule, rate = keras.saving.deserialize_keras_object(rate), 0.0
     if conditions.adaptive is None:
@@ -111,13 +107,11 @@ def _changes(optimizer, config, kappa, rule, start):
         scaled = linear_scaling_rule(rate, kappa, conditions.weight_decay)
     else:
         if conditions.momentum:
-            raise ValueError(
-                arguments.refusal(
-                    "optimizer",
-                    "one without momentum",
-                    f"momentum={conditions.momentum:g}",
-                    "the square-root rule has no factor for it",
-                )
+            raise arguments.wrong(
+                "optimizer",
+                "one without momentum",
+                f"momentum={conditions.momentum:g}",
+                "the square-root rule has no factor for it",
             )
         factor = math.sqrt(kappa)
         scaled = conditions.by_square_root(kappa, rate)

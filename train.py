@@ -39,7 +39,7 @@ from experiments.process import fingerprint, logs
 from experiments.run_folder import WorkDir, results_table
 from experiments.sweep.command import run_sweep
 from keras_svag import backend
-from keras_svag.arguments import printable, refusal
+from keras_svag.arguments import printable, wrong
 
 
 def _said(sentence):
@@ -188,13 +188,11 @@ def _prepare(config, data_dir, strategy, checkpoint_every):
         if interval[1] < math.inf:
             wanted = "a number of SGD steps with --strategy=multi_worker, "
             wanted += "whose workers save together"
-            raise ValueError(
-                refusal("checkpoint_every", wanted, checkpoint_every)
-            )
+            raise wrong("checkpoint_every", wanted, checkpoint_every)
         if is_growing(config):
             wanted = "'none' with --strategy=multi_worker, whose workers would "
             wanted += "have to decide alike at the same moment"
-            raise ValueError(refusal("growth", wanted, config.growth))
+            raise wrong("growth", wanted, config.growth)
     return dataset, plan, interval
 
 

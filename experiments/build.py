@@ -12,7 +12,7 @@ from experiments.growth import is_growing
 from experiments.ngd_model import NGDModel, ProbedNoise
 from experiments.optimizers import SVAG_OPTIMIZERS, is_svag, make_optimizer
 from keras_svag import arguments, backend
-from keras_svag.arguments import refusal
+from keras_svag.arguments import wrong
 from keras_svag.callbacks.check import ScalingRuleCheck
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
 from keras_svag.models.svag_model import SVAGModel
@@ -48,11 +48,11 @@ def make_plan(config, num_examples):
     if config.ell != 1 and not with_ell:
         wanted = f"1 with optimizer={config.optimizer!r}"
         remedy = f"only {', '.join(map(repr, SVAG_OPTIMIZERS))} amplify noise"
-        raise ValueError(refusal("ell", wanted, config.ell, remedy))
+        raise wrong("ell", wanted, config.ell, remedy)
     if config.augmentation and is_ngd:
         wanted = "False with optimizer='ngd'"
         remedy = "its every step takes the same batch"
-        raise ValueError(refusal("augmentation", wanted, True, remedy))
+        raise wrong("augmentation", wanted, True, remedy)
     arguments.integer(
         "max_batch_size",
         config.max_batch_size,
@@ -84,7 +84,7 @@ def compile_model(config, dataset, plan):
                 f"a multiple of the {replicas} replicas with optimizer='ngd'"
             )
             remedy = f"try {rows // replicas * replicas}"
-            raise ValueError(refusal("num_examples", wanted, rows, remedy))
+            raise wrong("num_examples", wanted, rows, remedy)
         model = NGDModel(
             network, config.batch_size, config.micro_batch_size, config.seed
         )

@@ -48,7 +48,7 @@ def _epochs(name, epochs, check=arguments.integer):
 def _milestones(name, epochs):
     _epochs(name, epochs, partial(arguments.number, above=0))
     if list(epochs) != sorted(set(epochs)):
-        raise ValueError(arguments.refusal(name, "increasing epochs", epochs))
+        raise arguments.wrong(name, "increasing epochs", epochs)
 
 
 _choice, _count = arguments.choice, arguments.integer
@@ -176,16 +176,14 @@ def _check_growth(values):
     elif growth == "measured" and not is_judged:
         remedy = "'measured' needs measure_noise and lsr.enabled to be True"
     if remedy:
-        raise ValueError(
-            arguments.refusal("growth", "'none' here", growth, remedy)
-        )
+        raise arguments.wrong("growth", "'none' here", growth, remedy)
     least, largest = values["batch_size"], values["max_batch_size"]
     remedy = f"growth={growth!r} begins at batch_size"
     _count("max_batch_size", largest, least, remedy=remedy)
     epochs = values["growth_epochs"]
     if growth == "always" and not epochs:
         wanted = "epochs after which the batch doubles with growth='always'"
-        raise ValueError(arguments.refusal("growth_epochs", wanted, epochs))
+        raise arguments.wrong("growth_epochs", wanted, epochs)
 
 
 def _check_network_options(name, **options):

@@ -37,9 +37,7 @@ class EpochPlan:
         svag_weights(self.ell, self.pairing or "independent")
         if self.pairing != "independent" and self.batch_size % 2:
             wanted = "even to be split into halves"
-            raise ValueError(
-                arguments.refusal("batch_size", wanted, self.batch_size)
-            )
+            raise arguments.wrong("batch_size", wanted, self.batch_size)
 
     @property
     def sub_batch_size(self):

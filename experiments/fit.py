@@ -15,7 +15,7 @@ from experiments.checkpoint import restore_training_arrays, training_arrays
 from experiments.process.bars import progress_bar
 from experiments.process.interruption import Interruption, exit_code
 from keras_svag import backend
-from keras_svag.arguments import refusal
+from keras_svag.arguments import wrong
 from keras_svag.callbacks.monitor import GradientNoiseMonitor
 
 
@@ -30,7 +30,7 @@ def checkpoint_interval(text, steps_per_sgd_step=1):
     number = float(match[1] or match[2]) if match else 0
     if number <= 0:
         wanted = "a number of SGD steps above 0, as in 500, or of seconds, as "
-        raise ValueError(refusal("checkpoint_every", f"{wanted}in 60s", text))
+        raise wrong("checkpoint_every", f"{wanted}in 60s", text)
     if match[1]:
         return number * steps_per_sgd_step, math.inf
     return math.inf, number

@@ -5,7 +5,7 @@ import inspect
 import keras
 
 from experiments.schedules import schedule_of
-from keras_svag.arguments import refusal
+from keras_svag.arguments import wrong
 from keras_svag.optimizers.adaptive import SVAGAdam, SVAGRMSprop
 from keras_svag.optimizers.svag import SVAG
 from keras_svag.scaling.optimizers import kind_of
@@ -34,7 +34,7 @@ def optimizer_class(name):
     if found is None:
         ours = ", ".join(map(repr, (*SVAG_OPTIMIZERS, "ngd")))
         wanted = f"one of {ours} or the name of a Keras optimizer, such as "
-        raise ValueError(refusal("optimizer", f"{wanted}'sgd' or 'adam'", name))
+        raise wrong("optimizer", f"{wanted}'sgd' or 'adam'", name)
     return found
 
 
@@ -56,7 +56,7 @@ def optimizer_options(config):
             takes = ", ".join(taken) or f"none of {', '.join(OPTIONS)}"
             wanted = 0 if key == "momentum" else None
             wanted = f"{wanted} with optimizer={name!r}"
-            raise ValueError(refusal(key, wanted, value, f"it takes {takes}"))
+            raise wrong(key, wanted, value, f"it takes {takes}")
         given[key] = value
     return given
 
@@ -113,9 +113,7 @@ def square_root_scaled(config, kappa):
     if config.get("momentum"):
         wanted = "0 with scale_lr='square_root'"
         remedy = "the rule has no factor for it"
-        raise ValueError(
-            refusal("momentum", wanted, config["momentum"], remedy)
-        )
+        raise wrong("momentum", wanted, config["momentum"], remedy)
     baseline = _taken(name) | optimizer_options(config)
     baseline.pop("momentum", None)
     return square_root_scaling_rule(

@@ -136,9 +136,9 @@ class PairTrainer(keras.Model):
         return without_loss_scale(self.optimizer).trains_on_first
 
     def _mixed(self, g1, g2):
-        """The mixed gradients of a pair, of all weights."""
+        """The gradients of a pair as one, for each weight."""
         optimizer = without_loss_scale(self.optimizer)
-        sign = optimizer.sign_of_step()
+        mix = optimizer.mixer()
 
         def mixed(first, second, weight):
             if first is None:
@@ -146,10 +146,9 @@ class PairTrainer(keras.Model):
             if _is_overwritten(weight):
                 return first if optimizer.trains_on_first else second
             if not is_sparse(first):
-                return optimizer.mix(first, second, sign)
+                return mix(first, second)
             *rows, indices = common_rows(first, second)
-            values = optimizer.mix(*rows, sign)
-            return type(first)(values, indices, first.dense_shape)
+            return type(first)(mix(*rows), indices, first.dense_shape)
 
         return list(map(mixed, g1, g2, self.trainable_weights))
 

@@ -11,9 +11,9 @@ from keras import ops
 
 from keras_svag import arguments
 
-# A hash of a step: a prime, and by what the step is multiplied modulo it. All
+# A hash of a step: primes, and by what the step is multiplied modulo each. All
 # products are below 2**31, for JAX counts in int32.
-_HASH = ((32749, 17011), (32717, 12289))
+_HASH = ((32749, 32717), (17011, 12289))
 
 # In a regular expression; none is in a variable's path.
 _SPECIAL = frozenset("^$*+?[]{}()|\\")
@@ -184,29 +184,29 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         """Whether it is SGD on the first of a pair; no other one is read."""
         return self.ell == 1 and self.pairing == "independent"
 
-    def sign_of_step(self) -> Any:
-        """1 or -1: which gradient of this step's pair has the weight w1.
-
-        A hash of the step: where the rows come in one order in all epochs,
-        none of them has the same weight every time.
-        """
-        return random_sign(self._steps())
-
-    def mix(self, first: Any, second: Any, sign: Any) -> Any:
+    def mix(self, first: Any, second: Any) -> Any:
         """The gradients of a pair, one times w1 and the other times w2.
 
-        Args:
-            first, second: the gradients of one variable.
-            sign: the `sign_of_step`, the same for all variables.
+        A hash of the step says which: where the rows come in one order in all
+        epochs, none of them has the same weight every time.
         """
+        return self.mixer()(first, second)
+
+    def mixer(self) -> Callable[[Any, Any], Any]:
+        """What `mix` is in this step, whose hash is computed once for all."""
         if self.trains_on_first:
-            return first
+            return lambda first, second: first
         w1, w2 = self.gradient_weights
-        spread = ops.cast(sign, first.dtype) * (w1 - w2)
-        return ops.add(
-            ops.multiply(first, (1 + spread) / 2),
-            ops.multiply(second, (1 - spread) / 2),
-        )
+        sign = random_sign(self._steps())
+
+        def mix(first, second):
+            spread = ops.cast(sign, first.dtype) * (w1 - w2)
+            return ops.add(
+                ops.multiply(first, (1 + spread) / 2),
+                ops.multiply(second, (1 - spread) / 2),
+            )
+
+        return mix
 
     def apply(
         self,
@@ -240,7 +240,7 @@ class PairedOptimizer(keras.optimizers.Optimizer):
             gradient = dense(gradient, variable)
             kept = self._first_gradients[self._get_variable_index(variable)]
             first = ops.convert_to_tensor(kept)
-            mixed = self.mix(first, gradient, self.sign_of_step())
+            mixed = self.mix(first, gradient)
             # Branch-free: a collective inside a branch fails when replicated.
             completes_pair = self._completes_pair()
             step, state = self._decayed_step(mixed, variable, learning_rate)
@@ -407,11 +407,11 @@ def random_sign(step: Any) -> Any:
     Args:
         step: Tensor of integers >= 0.
     """
-    parity = 0
-    for prime, factor in _HASH:
-        x = ops.mod(ops.mod(ops.cast(step, "int32"), prime) * factor, prime)
-        parity += ops.mod(ops.mod(x * x, prime) * x, prime)
-    return 1 - 2 * ops.mod(parity, 2)
+    primes, factors = ops.unstack(ops.convert_to_tensor(_HASH, "int32"))
+    step = ops.expand_dims(ops.cast(step, "int32"), -1)
+    x = ops.mod(ops.mod(step, primes) * factors, primes)
+    cubes = ops.mod(ops.mod(x * x, primes) * x, primes)
+    return 1 - 2 * ops.mod(ops.sum(cubes, axis=-1), 2)
 
 
 def _replicated(variable):

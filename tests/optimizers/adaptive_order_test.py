@@ -77,11 +77,11 @@ def weak_error(kind, ell):
         for index in tf.range(TIME * ell):
             z = tf.random.stateless_normal((2, NUM_COORDINATES), [ell, index])
             before = tf.identity(x.value)
-            mixed = optimizer.mix(z[0], z[1], optimizer.sign_of_step())
+            mixed = optimizer.mix(z[0], z[1]) / ell**0.5
             for sub_batch in range(2):
                 gradient = CURVATURE * before + VARIANCE**0.5 * z[sub_batch]
                 optimizer.apply([gradient])
-            y = matrix @ y + noise[:, None] * mixed / ell**0.5
+            y = matrix @ y + noise[:, None] * mixed
         return y[0]
 
     y = train().numpy().astype("float64")

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_svag import SVAG, SVAGAdam, SVAGModel, SVAGRMSprop
+from keras_svag.optimizers import paired
 from keras_svag.optimizers.paired import random_sign
 from keras_svag.optimizers.svag import PAIRINGS, svag_weights
 from tests.helpers.pairs import fit, weights_of_step
@@ -194,10 +195,18 @@ def test_sparse_gradient_moves_every_row_s_moments(kind):
         np.testing.assert_array_equal(one, other)
 
 
-def test_no_gradient_is_kept_inside_svag_model():
+def test_a_step_of_svag_model_hashes_its_number_once(monkeypatch):
+    steps = []
+
+    def hashed(step):
+        steps.append(int(step))
+        return random_sign(step)
+
+    monkeypatch.setattr(paired, "random_sign", hashed)
     model = SVAGModel(dense_network())
-    model.compile(SVAG(0.1, ell=4), "mse")
-    fit(model, *regression(8))
+    model.compile(SVAG(0.1, ell=4), "mse", run_eagerly=True)
+    fit(model, *regression(24))
+    assert steps == [0, 1, 2]
     names = [v.name for v in model.optimizer.variables]
     assert names == ["iteration", "learning_rate", "continuous_time"]
 

@@ -37,7 +37,7 @@ class PairTrainer(AnyTrainer):
 
 
 class Observations(AnyObservations):
-    """Rows as the steps return them: a number, and a vector of a device."""
+    """Rows as the steps return them: numbers, and a vector of a device."""
 
     _count = 0
 
@@ -47,12 +47,12 @@ class Observations(AnyObservations):
     def begin(self) -> None:
         self._count += 1
 
-    def add(self, row: Any) -> None:
+    def add(self, iteration: Any, row: Any) -> None:
         """Adds the row of a step, in place of the oldest one."""
-        self._rows.append([self._count, row])
+        self._rows.append([self._count, iteration, row])
 
     def last(self) -> Any:
         return self._count, list(self._rows)
 
     def unpacked(self, rows: Any) -> tuple[Any, dict[str, Any]]:
-        return super().unpacked([np.append(*row) for row in rows])
+        return super().unpacked([np.append(row[:2], row[2]) for row in rows])

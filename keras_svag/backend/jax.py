@@ -13,12 +13,12 @@ from keras_svag.backend import pairs, slices, train_function
 from keras_svag.backend.host_observations import PairTrainer as HostTrainer
 from keras_svag.backend.model import (
     gradient_weights,
-    layers_of,
     notes_kept,
+    reset_new_metrics,
     seeds_of,
     state_of,
 )
-from keras_svag.backend.pairs import loss_scale, python_state_kept
+from keras_svag.backend.pairs import python_state_kept
 from keras_svag.backend.slices import even_number_of_rows, halves, num_rows
 from keras_svag.scaling.optimizers import without_loss_scale
 
@@ -149,16 +149,20 @@ class PairProgram(slices.PairProgram):
         return self._variables.gradients_of(self, half)
 
 
-@contextlib.contextmanager
-def _attached(model):
-    """Context in which a model's variables have the values that `fit` keeps."""
-    variables = (
+def _variables_of(model):
+    """Those whose values are the `_PARTS`."""
+    return (
         model.trainable_variables,
         model.non_trainable_variables,
         model.optimizer.variables,
         model.metrics_variables,
     )
-    parts = dict(zip(_PARTS, variables, strict=True))
+
+
+@contextlib.contextmanager
+def _attached(model):
+    """Context in which a model's variables have the values that `fit` keeps."""
+    parts = dict(zip(_PARTS, _variables_of(model), strict=True))
     pairs = [
         pair
         for part, values in model._jax_state.items()
@@ -224,7 +228,7 @@ class PairTrainer(HostTrainer):
                 return dict(last_logs), state
             logs, state = step(state, data)
             if _ROW in logs:
-                self._observations.add(logs.pop(_ROW))
+                self._observations.add(*logs.pop(_ROW))
             last_logs.update(logs)
             return logs, state
 
@@ -232,25 +236,18 @@ class PairTrainer(HostTrainer):
 
     def train_step(self, state: Any, data: Any) -> Any:
         weights = self.trainable_variables
-        variables = Variables(
-            [
-                *weights,
-                *self.non_trainable_variables,
-                *self.optimizer.variables,
-                *self.metrics_variables,
-            ]
-        )
+        variables = Variables(list(itertools.chain(*_variables_of(self))))
         ends = [0, *itertools.accumulate(map(len, state))]
         parts = list(map(slice, ends, ends[1:]))
         before = list(itertools.chain(*state))
         data = even_number_of_rows(data)
         first, second = halves(data)
-        g1, (logs, scale), after = variables.gradients(
+        g1, logs, after = variables.gradients(
             lambda: self._loss_of(first), weights, before
         )
         gradients = g1
         if not self._leaves_no_trace or self._observations is not None:
-            g2, (others, _), after_both = variables.gradients(
+            g2, others, after_both = variables.gradients(
                 lambda: self._loss_of(second), weights, after
             )
             if not self._leaves_no_trace:
@@ -263,15 +260,8 @@ class PairTrainer(HostTrainer):
                 gradients = self._mixed(g1, g2)
         logs = {**logs[0], **logs[1]}
         if self._observations is not None:
-            self._observations.name_layers(weights)
             with variables.having(before):
-                row, layers = self._observed(
-                    g1, g2, data, num_rows(first), 1.0 / scale
-                )
-            row = jnp.stack([jnp.asarray(v, "float32") for v in row])
-            if self._observations.per_layer:
-                row = jnp.concatenate([row, layers.ravel()])
-            logs[_ROW] = row
+                logs[_ROW] = self._observed(g1, g2, data, num_rows(first))
         optimizer = self.optimizer
         with without_loss_scale(optimizer).mixed_gradients():
             trainable, of_optimizer = optimizer.stateless_apply(
@@ -281,18 +271,12 @@ class PairTrainer(HostTrainer):
         return logs, state
 
     def _loss_of(self, half):
-        """The scaled loss of a half; logs, those of her own, and the scale."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
-        y_pred = self(x, training=True)
-        loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+        """The scaled loss of a half, and the logs of `_forward`."""
+        loss, counted = self._forward(half)
         self.model._loss_tracker.update_state(
             loss, sample_weight=num_rows(half)
         )
-        logs = self.compute_metrics(x, y, y_pred, sample_weight)
-        result = self.get_metrics_result()
-        own = {k: jnp.asarray(v) for k, v in logs.items() if k not in result}
-        scaled = self.optimizer.scale_loss(loss)
-        return scaled, ((result, own), loss_scale(self))
+        return self.optimizer.scale_loss(loss), counted()
 
 
 class Gradients(pairs.Gradients):
@@ -325,10 +309,9 @@ class Gradients(pairs.Gradients):
         return run
 
 
-@contextlib.contextmanager
 def one_sentence(name):
     """Context of what JAX refuses of a batch: it checks no values."""
-    yield
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -340,17 +323,13 @@ def preserved_state(model, trains=False):
     # A step of training takes the place of its arrays.
     kept = jnp.copy if trains else lambda value: value
     values = [(v, kept(v._value)) for v in state_of(model, trains)]
-    known = {id(variable) for variable, _ in values}
     try:
         with notes_kept(model):
             yield
     finally:
         for variable, value in values:
             variable._value = value
-        for layer in layers_of(model):
-            for metric in layer.metrics:
-                if not all(id(v) in known for v in metric.variables):
-                    metric.reset_state()
+        reset_new_metrics(model, [variable for variable, _ in values])
 
 
 def writes_files(model):

@@ -39,7 +39,8 @@ def layers_of(model):
 
 def overrides(model, method):
     """Whether the class of `model` has a method of its own for Keras's."""
-    return getattr(type(model), method) is not getattr(keras.Model, method)
+    own = getattr(type(model), method, None)
+    return own is not getattr(keras.Model, method, None)
 
 
 def has_batch_normalization(model):
@@ -297,9 +298,7 @@ def examples_of(data):
     if not known.is_whole or batches is None:
         return known
     if size:
-        last = size
-        if adapter.has_partial_batch:
-            last = adapter.partial_batch_size
+        last = adapter.partial_batch_size or size
         known = known._replace(examples=(batches - 1) * size + last)
     return known._replace(batches=batches)
 
@@ -308,11 +307,7 @@ def has_own_step(model):
     """Whether a model's class trains by a step, or a gradient, of its own."""
     # The latter is JAX's.
     methods = "train_step", "compute_loss_and_updates"
-    return any(
-        getattr(type(model), method, None)
-        is not getattr(keras.Model, method, None)
-        for method in methods
-    )
+    return any(overrides(model, method) for method in methods)
 
 
 def _has_python_threads(adapter):
@@ -364,6 +359,15 @@ def notes_kept(model):
             layer._losses[:] = own
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
+
+
+def reset_new_metrics(model, known):
+    """Resets the metrics with variables that are none of the known ones."""
+    known = {id(variable) for variable in known}
+    for layer in layers_of(model):
+        for metric in layer.metrics:
+            if not all(id(v) in known for v in metric.variables):
+                metric.reset_state()
 
 
 def with_values(model):

@@ -5,10 +5,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_svag.backend.model import examples_of, names_of
 from keras_svag.backend.pairs import (
     fingerprint,
+    loss_scale,
     observation,
     place_in_training,
 )
@@ -152,15 +154,44 @@ class PairTrainer(keras.Model):
 
         return list(map(mixed, g1, g2, self.trainable_weights))
 
-    def _observed(self, g1, g2, batch, rows, unscale):
-        """The observation of a pair: a list of scalar tensors, and layers.
+    def _apply_mixed(self, gradients):
+        if not gradients:
+            warnings.warn("There are no trainable weights.", stacklevel=2)
+            return
+        optimizer = self.optimizer
+        with without_loss_scale(optimizer).mixed_gradients():
+            optimizer.apply(gradients, self.trainable_weights)
+
+    def _forward(self, half):
+        """The loss of a half, and a function that counts it in the metrics.
+
+        That gives their results, and what `compute_metrics` adds to them.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
+        y_pred = self(x, training=True)
+        loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+
+        def counted():
+            logs = self.compute_metrics(x, y, y_pred, sample_weight)
+            known = self.get_metrics_result()
+            own = {
+                key: ops.stop_gradient(ops.convert_to_tensor(value))
+                for key, value in logs.items()
+                if key not in known
+            }
+            return known, own
+
+        return loss, counted
+
+    def _observed(self, g1, g2, batch, rows):
+        """What a pair says: its iteration, and the rest of `ROW` and layers.
 
         Args:
             g1, g2: Gradients of all weights, scaled as the loss is.
             batch: The examples of both.
             rows: How many those of one are.
-            unscale: What takes the scale of the loss away.
         """
+        self._observations.name_layers(self.trainable_weights)
         moved = [
             (first, second)
             for first, second, weight in zip(
@@ -171,13 +202,19 @@ class PairTrainer(keras.Model):
         values = observation(self, *zip(*moved, strict=True), rows, rows)
         values["rows"] *= self._replicas
         values["batch"] = fingerprint(batch)
-        unscale = unscale**2
-        layers = values.pop("layers") * unscale
+        # Keras divides a loss by the number of replicas.
+        unscale = (self._replicas / loss_scale(self)) ** 2
         for name in MOMENTS:
             if name in values:
                 values[name] *= unscale
         values |= place_in_training(self)
-        return [values.get(name, float("nan")) for name in ROW], layers
+        # An iteration may have more digits than float32.
+        iteration, *others = (values.get(n, float("nan")) for n in ROW)
+        row = ops.stack([ops.cast(value, "float32") for value in others])
+        if self._observations.per_layer:
+            layers = ops.ravel(values["layers"] * unscale)
+            row = ops.concatenate([row, layers])
+        return iteration, row
 
 
 class Observations:

@@ -94,9 +94,7 @@ class PairProgram(TrainingLoss):
     training loss, in training mode; whatever they change is put back.
 
     Args:
-        model: A compiled `keras.Model`.
-        loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
-            does not.
+        model, loss: As for `TrainingLoss`; the model is compiled.
         per_layer: Whether to measure each variable apart too.
         keeps_generators: Whether to put back the global generators of Python
             and NumPy. Threads that draw from them at the same time would see
@@ -166,9 +164,7 @@ class Gradients(TrainingLoss):
     `tf.distribute` strategy computes the whole batch on one device.
 
     Args:
-        model: A built `keras.Model`.
-        loss: Replaces the compiled loss, as in `keras.Model.compile`; None: it
-            does not.
+        model, loss: As for `TrainingLoss`.
         preconditioned: Whether each gradient is divided by √v + ε, as the
             model's optimizer does it with its present second moments.
 
@@ -184,7 +180,18 @@ class Gradients(TrainingLoss):
         self.variables = gradient_weights(model)
         self._scales = None
         if preconditioned:
-            self._scales = inverse_roots(model.optimizer, self.variables)
+            optimizer, scales = model.optimizer, []
+            if optimizer.built:
+                scales = [
+                    inverse_root_second_moments(optimizer, v)
+                    for v in self.variables
+                ]
+            if not any(np.any(ops.convert_to_numpy(s)) for s in scales):
+                raise ValueError(
+                    "`preconditioned` needs the optimizer's second moments, "
+                    "and it has made no step; train first."
+                )
+            self._scales = scales
 
     @property
     def loss_scale(self):
@@ -339,20 +346,3 @@ def fetched(values):
     return keras.tree.map_structure(
         lambda v: np.asarray(ops.convert_to_numpy(v), np.float64), values
     )
-
-
-def inverse_roots(optimizer, variables):
-    """`inverse_root_second_moments` of each variable.
-
-    Raises:
-        ValueError: If the optimizer has made no step.
-    """
-    scales = []
-    if optimizer.built:
-        scales = [inverse_root_second_moments(optimizer, v) for v in variables]
-    if not any(np.any(ops.convert_to_numpy(scale)) for scale in scales):
-        raise ValueError(
-            "`preconditioned` needs the optimizer's second moments, and it has "
-            "made no step; train first."
-        )
-    return scales

@@ -75,10 +75,7 @@ class PairProgram(AnyProgram):
 class FirstCall(TrainFunction):
     """Looks at the first batches, as far as they can be halved.
 
-    Args:
-        model: The model.
-        feed: The `Feed` of the `fit`.
-        note: Function of whether batches may differ in their rows.
+    See `keras_svag.backend.tensorflow.FirstCall`.
     """
 
     def __init__(self, model, feed, note):

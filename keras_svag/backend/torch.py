@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import random
-import warnings
 from collections import OrderedDict, deque
 from functools import partial
 from typing import Any
@@ -20,12 +19,12 @@ from keras_svag.backend.model import (
     gradient_weights,
     layers_of,
     notes_kept,
+    reset_new_metrics,
     seeds_of,
     state_of,
 )
-from keras_svag.backend.pairs import loss_scale, python_state_kept
+from keras_svag.backend.pairs import python_state_kept
 from keras_svag.backend.slices import even_number_of_rows, halves, num_rows
-from keras_svag.scaling.optimizers import without_loss_scale
 
 __all__ = [
     "Feed",
@@ -276,11 +275,12 @@ class PairTrainer(HostTrainer):
     _own_logs: dict[str, Any] = {}
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        if not self._is_pair(data):
-            return {**self.get_metrics_result(), **self._own_logs}
-        data = even_number_of_rows(data)
+        if self._is_pair(data):
+            self._take_step(even_number_of_rows(data))
+        return {**self.get_metrics_result(), **self._own_logs}
+
+    def _take_step(self, data):
         first, second = halves(data)
-        rows = num_rows(first)
         g1, self._own_logs = self._gradients(first)
         gradients = g1
         if not self._leaves_no_trace or self._observations is not None:
@@ -294,49 +294,23 @@ class PairTrainer(HostTrainer):
                     for key, value in self._own_logs.items()
                 }
             if self._observations is not None:
-                self._keep_observation(g1, g2, data, rows)
+                with torch.no_grad():
+                    row = self._observed(g1, g2, data, num_rows(first))
+                self._observations.add(*row)
             gradients = self._mixed(g1, g2)
-        if not gradients:
-            warnings.warn("There are no trainable weights.", stacklevel=2)
-        else:
-            optimizer = self.optimizer
-            with (
-                torch.no_grad(),
-                without_loss_scale(optimizer).mixed_gradients(),
-            ):
-                optimizer.apply(gradients, self.trainable_weights)
-        return {**self.get_metrics_result(), **self._own_logs}
+        with torch.no_grad():
+            self._apply_mixed(gradients)
 
     def _gradients(self, half):
         """Gradients of a half, scaled as its loss is, and logs of her own."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
-        y_pred = self(x, training=True)
-        loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+        loss, counted = self._forward(half)
         self.model._loss_tracker.update_state(
             loss.detach(), sample_weight=num_rows(half)
         )
         gradients = _gradients_at(
             self.trainable_weights, self.optimizer.scale_loss(loss)
         )
-        logs = self.compute_metrics(x, y, y_pred, sample_weight)
-        known = self.get_metrics_result()
-        own = {
-            key: ops.convert_to_tensor(value).detach()
-            for key, value in logs.items()
-            if key not in known
-        }
-        return gradients, own
-
-    @torch.no_grad()
-    def _keep_observation(self, g1, g2, batch, rows):
-        self._observations.name_layers(self.trainable_weights)
-        row, layers = self._observed(
-            g1, g2, batch, rows, 1.0 / loss_scale(self)
-        )
-        row = torch.stack([torch.as_tensor(v).double() for v in row])
-        if self._observations.per_layer:
-            row = torch.cat([row, layers.ravel()])
-        self._observations.add(row)
+        return gradients, counted()[1]
 
 
 class Gradients(pairs.Gradients):
@@ -358,11 +332,7 @@ class Gradients(pairs.Gradients):
 def one_sentence(name):
     """Context in which what PyTorch refuses of a batch is one sentence.
 
-    Args:
-        name: of the argument that the batch is of.
-
-    Raises:
-        ValueError: If a label or an index is out of its range, for example.
+    See `keras_svag.backend.tensorflow.one_sentence`.
     """
     try:
         yield
@@ -380,17 +350,13 @@ def preserved_state(model, trains=False):
 
     See `keras_svag.backend.tensorflow.preserved_state`.
     """
-    known = {id(variable) for variable in state_of(model, trains)}
-    state = _State(model, trains)
+    known, state = state_of(model, trains), _State(model, trains)
     try:
         with notes_kept(model), _generators_kept():
             yield
     finally:
         state.put_back()
-        for layer in layers_of(model):
-            for metric in layer.metrics:
-                if not all(id(v) in known for v in metric.variables):
-                    metric.reset_state()
+        reset_new_metrics(model, known)
 
 
 def has_batch_normalization(model):

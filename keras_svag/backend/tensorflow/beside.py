@@ -22,7 +22,6 @@ from keras_svag.backend.tensorflow.state import (
     eager_seeds_kept,
     tensorflow_variables,
 )
-from keras_svag.noise.moments import is_sparse
 
 
 class PairProgram(AnyProgram):
@@ -80,12 +79,17 @@ class PairProgram(AnyProgram):
     def _moments(self, batch):
         gradients_of = traced_once(self._gradients, self.model)
         first, second = halves(batch)
-        with self._seeds_kept():
+        # Each half draws its own numbers; then training draws as without.
+        seeds = [(handle, _read(handle)) for handle in self._seeds()]
+        try:
             g1 = gradients_of(first)
             # Unordered, both halves' activations could be held at once.
             with tf.control_dependencies([g for g in g1 if g is not None]):
                 second = map_arrays(tf.identity, second)
             g2 = gradients_of(second)
+        finally:
+            for handle, value in seeds:
+                _assign(handle, value)
         return self._observation(
             (g1, g2), batch, (first, second), dynamic_num_rows
         )
@@ -98,8 +102,7 @@ class PairProgram(AnyProgram):
             gradients = tape.gradient(loss, weights)
             # Keras divides a loss by the number of replicas.
             unscale = self._strategy.num_replicas_in_sync / scale
-            gradients = [_float32(g, unscale) for g in gradients]
-        return gradients
+            return [g if g is None else _float32(g, unscale) for g in gradients]
 
     def _losses(self, batch):
         loss_of = traced_once(self._loss_in_inference, self.model)
@@ -111,16 +114,6 @@ class PairProgram(AnyProgram):
     def _loss_in_inference(self, part):
         with State(state_of(self.model), self._handles).kept():
             return tf.cast(self.loss_of(part, training=False), "float32")
-
-    @contextlib.contextmanager
-    def _seeds_kept(self):
-        """Each half draws its own numbers; then training draws as without."""
-        kept = [(handle, _read(handle)) for handle in self._seeds()]
-        try:
-            yield
-        finally:
-            for handle, value in kept:
-                _assign(handle, value)
 
     def _seeds(self):
         """Handles of the states of random generators."""
@@ -188,17 +181,17 @@ class State:
     @contextlib.contextmanager
     def kept(self):
         """Context after which the variables have their values again."""
-        eager = tf.executing_eagerly()
-        graph = None if eager else tf.compat.v1.get_default_graph()
-        done = 0 if eager else len(graph.get_operations())
-        try:
-            yield
-        finally:
-            if eager:
+        if tf.executing_eagerly():
+            try:
+                yield
+            finally:
                 for handle, value in self._values.values():
                     _assign(handle, value)
-        if not eager:
-            self._put_back(graph, done)
+            return
+        graph = tf.compat.v1.get_default_graph()
+        done = len(graph.get_operations())
+        yield
+        self._put_back(graph, done)
 
     def _put_back(self, graph, done):
         outer = {id(inner): handle for handle, inner in graph.captures}
@@ -238,12 +231,4 @@ def _assign(handle, value):
 
 
 def _float32(gradient, factor):
-    if gradient is None:
-        return None
-    if is_sparse(gradient):
-        return tf.IndexedSlices(
-            tf.cast(gradient.values, "float32") * factor,
-            gradient.indices,
-            gradient.dense_shape,
-        )
-    return tf.cast(gradient, "float32") * factor
+    return tf.math.scalar_mul(factor, tf.cast(gradient, "float32"))

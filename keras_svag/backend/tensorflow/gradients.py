@@ -19,7 +19,13 @@ class Gradients(AnyGradients):
     def __init__(self, model, *args, **kwargs):
         super().__init__(model, *args, **kwargs)
         self._weights = [replicas(v)[0] for v in self.variables]
-        self._state = _all_but_seeds(model)
+        seeds = {id(seed) for seed in seeds_of(model)}
+        self._state = [
+            part
+            for variable in model.variables
+            if id(variable) not in seeds
+            for part in replicas(variable)
+        ]
 
     def _gradients(self, batch, factor):
         # No copies, unless a layer assigns another value.
@@ -69,14 +75,3 @@ def one_sentence(name):
             f"`{name}` must have batches of which the loss can be computed, "
             f"got one of which it cannot ({why:.200})."
         ) from None
-
-
-def _all_but_seeds(model):
-    """The variables of a model, on every replica, without random seeds."""
-    seeds = {id(seed) for seed in seeds_of(model)}
-    return [
-        part
-        for variable in model.variables
-        if id(variable) not in seeds
-        for part in replicas(variable)
-    ]

@@ -1,9 +1,7 @@
 """The training step of an `SVAGModel` on TensorFlow."""
 
-import warnings
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,7 +9,6 @@ from keras_svag.backend.batches import map_arrays
 from keras_svag.backend.model import layers_of, state_of
 from keras_svag.backend.pair_trainer import Observations as AnyObservations
 from keras_svag.backend.pair_trainer import PairTrainer as AnyTrainer
-from keras_svag.backend.pairs import loss_scale
 from keras_svag.backend.tensorflow.batches import (
     dynamic_num_rows,
     even_number_of_rows,
@@ -23,10 +20,12 @@ from keras_svag.backend.tensorflow.beside import (
     State,
     traced_once,
 )
-from keras_svag.backend.tensorflow.state import tensorflow_variables
+from keras_svag.backend.tensorflow.state import (
+    replicas,
+    tensorflow_variables,
+)
 from keras_svag.backend.tensorflow.workers import MultiWorkerModel, count_loss
 from keras_svag.noise.moments import common_rows, is_sparse
-from keras_svag.scaling.optimizers import without_loss_scale
 
 _MIRRORED = (
     tf.distribute.MirroredStrategy,
@@ -91,23 +90,22 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
     def train_step(self, data: Any) -> dict[str, Any]:
         if self._observations is not None:
             self._observations.begin()
-        with without_loss_scale(self.optimizer).mixed_gradients():
-            # In a branch of the graph nothing can be built.
-            self._build_in_step(data)
-            is_pair = self._is_pair(data)
-            if self._is_always_nominal or self._is_mirrored:
-                own = self._take_step(data)
-            else:
-                if is_pair is True:
-                    self._keep(self._take_step(data))
-                elif is_pair is not False:
-                    tf.cond(
-                        is_pair,
-                        lambda: self._keep(self._take_step(data)),
-                        lambda: None,
-                    )
-                own = map_arrays(tf.convert_to_tensor, dict(self._last_logs))
-            return {**self.get_metrics_result(), **own}
+        # In a branch of the graph nothing can be built.
+        self._build_in_step(data)
+        is_pair = self._is_pair(data)
+        if self._is_always_nominal or self._is_mirrored:
+            own = self._take_step(data)
+        else:
+            if is_pair is True:
+                self._keep(self._take_step(data))
+            elif is_pair is not False:
+                tf.cond(
+                    is_pair,
+                    lambda: self._keep(self._take_step(data)),
+                    lambda: None,
+                )
+            own = map_arrays(tf.convert_to_tensor, dict(self._last_logs))
+        return {**self.get_metrics_result(), **own}
 
     def _keep(self, logs):
         """Keeps logs for the batches that are left out, in variables."""
@@ -160,7 +158,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
         loss, g1, logs = gradients_of(first)
         count_loss(self.model, loss, rows)
         if self._leaves_no_trace and self._observations is None:
-            self._apply([_summed(g) for g in g1])
+            self._apply_mixed([_summed(g) for g in g1])
             return logs
         # Unordered, both halves' activations could be held at once. The data
         # alone wait: if every operation did, tracing would take much longer.
@@ -175,7 +173,7 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
             logs = {key: (logs[key] + others[key]) / 2 for key in logs}
         if self._observations is not None:
             self._keep_observation(g1, g2, data, rows)
-        self._apply(self._mixed(g1, g2))
+        self._apply_mixed(self._mixed(g1, g2))
         return logs
 
     def _gradients(self, half):
@@ -183,42 +181,17 @@ class PairTrainer(AnyTrainer, MultiWorkerModel):
 
         Of the logs those that no metric of the model has.
         """
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(half)
         with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = self._compute_loss(
-                x, y, y_pred, sample_weight, training=True
-            )
+            loss, counted = self._forward(half)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        logs = self.compute_metrics(x, y, y_pred, sample_weight)
-        known = self.get_metrics_result()
-        logs = {
-            key: tf.convert_to_tensor(value)
-            for key, value in logs.items()
-            if key not in known
-        }
+        _, logs = counted()
         gradients = [None if g is None else _kept_apart(g) for g in gradients]
         return loss, gradients, logs
 
-    def _apply(self, gradients):
-        if not gradients:
-            warnings.warn("There are no trainable weights.", stacklevel=2)
-            return
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_weights, strict=True)
-        )
-
     def _keep_observation(self, g1, g2, batch, rows):
         """Keeps the moments of a pair, averaged over the replicas."""
-        self._observations.name_layers(self.trainable_weights)
-        # Keras divides a loss by the number of replicas.
-        unscale = self._replicas / loss_scale(self)
-        row, layers = self._observed(g1, g2, batch, rows, unscale)
-        iteration, *row = row
-        row = tf.stack(row)
-        if self._observations.per_layer:
-            row = tf.concat([row, tf.reshape(layers, [-1])], 0)
+        iteration, row = self._observed(g1, g2, batch, rows)
         if self._replicas > 1:
             context = tf.distribute.get_replica_context()
             row = context.all_reduce(tf.distribute.ReduceOp.MEAN, row)
@@ -267,10 +240,7 @@ def _variable(value):
 
 def _read(variable):
     """What it holds now; later assignments do not change it."""
-    strategy = getattr(
-        variable, "distribute_strategy", tf.distribute.get_strategy()
-    )
-    own = strategy.experimental_local_results(variable)[0]
+    own = replicas(variable)[0]
     return tf.raw_ops.ReadVariableOp(resource=own.handle, dtype=own.dtype)
 
 

@@ -2,11 +2,17 @@
 
 import contextlib
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from keras_svag.backend.model import layers_of, notes_kept, state_of
+from keras_svag.backend.model import (
+    layers_of,
+    notes_kept,
+    reset_new_metrics,
+    state_of,
+)
 
 
 @contextlib.contextmanager
@@ -23,8 +29,8 @@ def preserved_state(model, trains=False):
         model: a `keras.Model`, built.
         trains: whether the optimizer's variables are among them.
     """
-    known = {id(variable): variable for variable in state_of(model, trains)}
-    parts = [part for v in known.values() for part in replicas(v)]
+    known = state_of(model, trains)
+    parts = [part for variable in known for part in replicas(variable)]
     values = [
         (part, tf.identity(part))
         for part in (*parts, *tensorflow_variables(model))
@@ -35,9 +41,7 @@ def preserved_state(model, trains=False):
     finally:
         for part, value in values:
             part.assign(value)
-        for metric in _all_metrics(model):
-            if not all(id(v) in known for v in metric.variables):
-                metric.reset_state()
+        reset_new_metrics(model, known)
 
 
 @contextlib.contextmanager
@@ -70,8 +74,7 @@ def tensorflow_variables(model):
             if isinstance(value, tf.random.Generator):
                 value = value.state
             if isinstance(value, tf.Variable):
-                strategy = tf.distribute.get_strategy()
-                yield from strategy.experimental_local_results(value)
+                yield from replicas(value)
 
 
 def _leaves(value):
@@ -85,16 +88,11 @@ def _leaves(value):
         yield from _leaves(part)
 
 
-def _all_metrics(model):
-    return [metric for layer in layers_of(model) for metric in layer.metrics]
-
-
 def replicas(variable):
     """The TensorFlow variable of each local replica, or the only one."""
-    value = variable.value
-    strategy = getattr(value, "distribute_strategy", None)
-    if strategy is None:
-        strategy = tf.distribute.get_strategy()
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    strategy = tf.distribute.get_strategy()
+    strategy = getattr(value, "distribute_strategy", strategy)
     return strategy.experimental_local_results(value)
 
 

@@ -52,10 +52,6 @@ class MultiWorkerModel(keras.Model):
     over the replicas. With one replica nothing is changed.
     """
 
-    @property
-    def _num_replicas(self):
-        return self.distribute_strategy.num_replicas_in_sync
-
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras draws a batch and reduces it over the replicas, which fails
         # where it splits unevenly and over several workers. Shapes will do.
@@ -64,8 +60,9 @@ class MultiWorkerModel(keras.Model):
             _keep_static_shapes(iterator)
             data = iterator.data_adapter.get_tf_dataset()
             if isinstance(data, tf.data.Dataset):
+                replicas = strategy.num_replicas_in_sync
                 data_batch = tree.map_structure(
-                    lambda spec: _of_one_replica(spec, self._num_replicas),
+                    lambda spec: _of_one_replica(spec, replicas),
                     data.element_spec,
                 )
                 iterator = None

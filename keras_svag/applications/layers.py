@@ -30,18 +30,15 @@ class NetworkLayers:
     """Makes the layers of one network, each with a seed of its own.
 
     Args:
-        num_classes: number of logits.
-        normalization: `"batch"`, `"group"` or `"none"`.
-        groups: groups of a group normalization.
-        momentum: of the moving statistics of a batch normalization.
-        seed: a non-negative integer, or None for random weights. A layer's
-            own seed is derived from it and from the layer's name.
+        num_classes, normalization, groups, momentum: see
+            `keras_svag.applications`.
+        seed: likewise. A layer's own seed is derived from it and from the
+            layer's name.
         affine: whether normalizations have a trainable scale and offset.
         bias: whether convolutions have a bias.
 
     Raises:
-        TypeError: if something else than a number is given for one.
-        ValueError: if an argument is out of its range.
+        TypeError, ValueError: see `keras_svag.applications`.
     """
 
     num_classes: int
@@ -99,6 +96,13 @@ class NetworkLayers:
 
     def relu(self, x, name):
         return keras.layers.ReLU(name=name)(x)
+
+    def pooled_head(self, x, trainable):
+        """The head over the mean of each channel of an image."""
+        x = keras.layers.GlobalAveragePooling2D(
+            data_format="channels_last", name="pool"
+        )(x)
+        return self.head(x, trainable)
 
     def head(self, x, trainable):
         """Logits: weights from N(0, 2 / fan_in) and a bias of zero."""

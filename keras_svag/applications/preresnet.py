@@ -88,10 +88,7 @@ def PreResNet(
                 name=f"stage{stage + 1}_block{block + 1}",
             )
     x = layers.norm(x, "final_norm")
-    x = keras.layers.GlobalAveragePooling2D(
-        data_format="channels_last", name="pool"
-    )(x)
-    outputs = layers.head(x, trainable_head)
+    outputs = layers.pooled_head(x, trainable_head)
     return keras.Model(inputs, outputs, name=name or f"preresnet{depth}")
 
 

@@ -77,10 +77,7 @@ def ResNet(
                 gain=gain,
                 name=f"stage{stage + 1}_block{block + 1}",
             )
-    x = keras.layers.GlobalAveragePooling2D(
-        data_format="channels_last", name="pool"
-    )(x)
-    outputs = layers.head(x, trainable_head)
+    outputs = layers.pooled_head(x, trainable_head)
     return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
 
 

@@ -80,8 +80,5 @@ def VGG(
         x = keras.layers.AveragePooling2D(
             2, data_format="channels_last", name=f"stage{stage}_pool"
         )(x)
-    x = keras.layers.GlobalAveragePooling2D(
-        data_format="channels_last", name="pool"
-    )(x)
-    outputs = layers.head(x, trainable_head)
+    outputs = layers.pooled_head(x, trainable_head)
     return keras.Model(inputs, outputs, name=name or f"vgg{depth}")

@@ -157,9 +157,8 @@ class SVAGRMSprop(_Adaptive):
         return ops.divide(ops.multiply(mixed, step_size), root), [update]
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config.update({"rho": self.rho, "epsilon": self.epsilon})
-        return config
+        own = {"rho": self.rho, "epsilon": self.epsilon}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_svag")
@@ -295,15 +294,12 @@ class SVAGAdam(_Adaptive):
         return -ops.expm1(ops.cast(steps, WIDEST) * log_rate)
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config.update(
-            {
-                "beta_1": self.beta_1,
-                "beta_2": self.beta_2,
-                "epsilon": self.epsilon,
-            }
-        )
-        return config
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
 
 
 def _decay_rate(name, value):

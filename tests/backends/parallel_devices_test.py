@@ -28,10 +28,8 @@ def trained_on(devices):
         )
         # What is not compiled is not written down.
         own = {"XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-        results, name = (
-            f"{folder}/results.json",
-            "tests.helpers.parallel_devices",
-        )
+        results = f"{folder}/results.json"
+        name = "tests.helpers.parallel_devices"
         subprocess.run(
             [sys.executable, "-m", name, results, folder],
             env={**os.environ, **own},

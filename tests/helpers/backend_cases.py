@@ -13,13 +13,10 @@ import numpy as np
 from keras import layers, ops
 
 import keras_svag
+from tests.helpers.small_problems import numbers
 
 REFERENCE = pathlib.Path(__file__).with_name("backend_reference.json")
 ROWS = 16
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def tokens(words):

@@ -46,22 +46,21 @@ def taken(data, rows):
     return keras.tree.map_structure(of_one, data)
 
 
-def fit_plain(model, x, y=None, sample_weight=None, **arguments):
+def fit_plain(model, *data, **arguments):
     """Trains on 40 rows, in consecutive batches of 4."""
-    data = {"x": x, "y": y, "sample_weight": sample_weight}
-    return _fit_rows(model, np.arange(40), SUB_BATCH, data, arguments)
+    return _fit_rows(model, np.arange(40), SUB_BATCH, *data, **arguments)
 
 
-def fit_pairs(model, x, y=None, sample_weight=None, **arguments):
+def fit_pairs(model, *data, **arguments):
     """Trains on the same rows, two of those batches interleaved in each."""
-    data = {"x": x, "y": y, "sample_weight": sample_weight}
     rows = interleaved(np.arange(40), SUB_BATCH)
-    return _fit_rows(model, rows, 2 * SUB_BATCH, data, arguments)
+    return _fit_rows(model, rows, 2 * SUB_BATCH, *data, **arguments)
 
 
-def _fit_rows(model, rows, batch_size, data, arguments):
+def _fit_rows(model, rows, size, x, y=None, sample_weight=None, **arguments):
+    data = {"x": x, "y": y, "sample_weight": sample_weight}
     data = {k: taken(v, rows) for k, v in data.items() if v is not None}
-    return fit(model, batch_size=batch_size, **data, **arguments)
+    return fit(model, batch_size=size, **data, **arguments)
 
 
 def svag_model(model, optimizer, loss="mse", **compilation):

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers, ops
 
 from tests.helpers import public_layers
-from tests.helpers.small_problems import dtype_policy
+from tests.helpers.small_problems import dtype_policy, numbers
 
 BACKEND = keras.backend.backend()
 tf = None
@@ -36,10 +36,6 @@ class Script(NamedTuple):
     sample_weight: Any = None
     fit: dict = {}
     monitor: dict = {}
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def labels(classes=3):

@@ -8,6 +8,10 @@ import numpy as np
 NUM_CLASSES = 3
 
 
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
 def interleaved(rows, size):
     """Turns batches of `size` rows into pairs: rows a0, b0, a1, b1, ….
 

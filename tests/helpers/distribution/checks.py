@@ -43,15 +43,15 @@ def fit(model, x, y, batch_size, **kwargs):
     return model.fit(x, y, batch_size=batch_size, **kwargs).history
 
 
-def svag(pairing="independent"):
+def svag():
     schedule = keras.optimizers.schedules.CosineDecay(0.5, 4)
-    return SVAG(schedule, ell=ELL, pairing=pairing, weight_decay=0.1)
+    return SVAG(schedule, ell=ELL, weight_decay=0.1)
 
 
-def adam(pairing="halves"):
+def adam():
     # An epsilon that is not small: forgetting it is seen.
     return SVAGAdam(
-        0.02, epsilon=0.03, ell=ELL, pairing=pairing, weight_decay=0.1
+        0.02, epsilon=0.03, ell=ELL, pairing="halves", weight_decay=0.1
     )
 
 

@@ -289,17 +289,25 @@ def examples_of(data):
     """The `FitData` of Keras's iterator over the epochs of a `fit`."""
     adapter = data.data_adapter
     batches, size = adapter.num_batches, adapter.batch_size
+    # PyTorch's, of which Keras looks at the length of its data set alone.
+    loader = getattr(adapter, "_dataloader", None)
+    sampler = getattr(loader, "sampler", None)
     known = FitData(
         batch_size=size,
         is_read_in_python=_has_python_threads(adapter),
         is_whole=data.steps_per_epoch is None
-        and not isinstance(adapter, GeneratorDataAdapter),
+        and not isinstance(adapter, GeneratorDataAdapter)
+        and not getattr(sampler, "replacement", False),
     )
     if not known.is_whole or batches is None:
         return known
     if size:
         last = adapter.partial_batch_size or size
-        known = known._replace(examples=(batches - 1) * size + last)
+        examples = (batches - 1) * size + last
+        if hasattr(sampler, "__len__"):
+            whole = batches * size
+            examples = whole if loader.drop_last else len(sampler)
+        known = known._replace(examples=examples)
     return known._replace(batches=batches)
 
 

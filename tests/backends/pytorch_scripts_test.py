@@ -14,7 +14,12 @@ if keras.backend.backend() != "torch":
     pytest.skip("for PyTorch alone", allow_module_level=True)
 
 import torch  # noqa: E402
-from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
+from torch.utils.data import (  # noqa: E402
+    DataLoader,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 
 def fit(model, monitors):
@@ -22,6 +27,23 @@ def fit(model, monitors):
     data = DataLoader(rows, 8, shuffle=True)
     logs = model.fit(data, epochs=2, verbose=0, callbacks=monitors).history
     return without_noise(logs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "examples"),
+    [
+        ({"shuffle": True}, 60),
+        ({"shuffle": True, "drop_last": True}, 56),
+        ({"sampler": SubsetRandomSampler(range(21))}, 21),
+        ({"sampler": WeightedRandomSampler(60 * [1.0], 60)}, None),
+    ],
+)
+def test_examples_are_those_that_a_loader_draws(settings, examples):
+    rows = TensorDataset(*map(torch.as_tensor, regression(60)))
+    monitor = GradientNoiseMonitor(every=1)
+    data = DataLoader(rows, 8, **settings)
+    compiled().fit(data, epochs=2, verbose=0, callbacks=[monitor])
+    assert monitor.series.num_examples == examples
 
 
 class EverySecondStep(keras.Sequential):

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -91,3 +92,32 @@ def test_signals_together_are_one_and_a_later_one_ends_the_process():
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
+
+
+def test_a_lost_terminal_is_no_error(tmp_path):
+    ours, theirs = os.openpty()
+    saved = tmp_path / "saved"
+    script = f"""
+    import fcntl, termios, time
+    from experiments.process.streams import protect_streams
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    with Interruption() as interruption:
+        print("ready", flush=True)
+        while interruption.signal is None:
+            time.sleep(0.1)
+        protect_streams()
+        print("a last word", flush=True)
+    open({str(saved)!r}, "w").write(str(interruption.signal))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPORTS + textwrap.dedent(script)],
+        cwd=ROOT,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        start_new_session=True,
+    )
+    os.close(theirs)
+    while b"\n" not in os.read(ours, 10):
+        protect_streams()
+    os.close(ours)
+    assert process.wait(timeout=20) == 0
+    assert saved.read_text() == str(int(signal.SIGHUP))

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas
 import pytest
 
 from experiments import datasets
@@ -61,6 +62,11 @@ def test_a_run_is_the_ngd_model_on_the_first_examples(ngd):
     )
     expected = np.concatenate([np.ravel(a) for a in network.get_weights()])
     np.testing.assert_allclose(weights(ngd), expected, atol=1e-5)
+    # The clock of SGD's steps, over which its curves lie.
+    history = pandas.read_csv(ngd / "history.csv")
+    assert history["effective_step"].tolist() == [4, 8, 12, 16]
+    rates = history["learning_rate"].tolist()
+    assert rates == pytest.approx([0.2, 0.2, 0.02, 0.02])
 
 
 def test_noise_of_sgd_is_probed_at_its_weights(ngd, tmp_path):

@@ -34,6 +34,8 @@ _STYLE = {
     "legend.framealpha": 0.9,
     "legend.edgecolor": "none",
     "figure.constrained_layout.use": True,
+    # Within a pixel: a curve of a million epochs takes a fifth of the time.
+    "path.simplify_threshold": 1.0,
 }
 _WIDTH, _DPI = 8, 150
 

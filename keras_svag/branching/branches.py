@@ -185,9 +185,11 @@ def _branch(model, kappa, rule, index, functions):
     """
     put_back = contextlib.ExitStack()
     optimizer = backend.without_loss_scale(model.optimizer)
+    scaled = *kind_of(optimizer).hyperparameters, "weight_decay", "warmup_steps"
     for owner, names in (
         (model, _OF_FIT),
-        (optimizer, (*kind_of(optimizer).hyperparameters, "weight_decay")),
+        # Few of them have a warm-up.
+        (optimizer, [name for name in scaled if hasattr(optimizer, name)]),
     ):
         for name in names:
             put_back.callback(setattr, owner, name, getattr(owner, name, None))

@@ -28,7 +28,19 @@ FEW = {"seeds": 2, "num_batches": 4, "verbose": 0}
 DECAY = keras.optimizers.schedules.ExponentialDecay(0.01, 20, 0.7)
 
 
+class WarmAdam(keras.optimizers.Adam):
+    """Has an argument as Keras's `ScheduleFreeAdamW` has it."""
+
+    def __init__(self, *args, warmup_steps=0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.warmup_steps = warmup_steps
+
+    def get_config(self):
+        return super().get_config() | {"warmup_steps": self.warmup_steps}
+
+
 MODELS = {
+    "a warm-up": (network_with_state, WarmAdam(0.01, warmup_steps=100)),
     "a schedule, averages, gradients that accumulate": (
         network_with_state,
         keras.optimizers.AdamW(

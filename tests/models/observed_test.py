@@ -246,19 +246,20 @@ def test_steps_that_overflow_are_observed_and_counted():
 def test_rows_are_taken_before_there_is_no_room_for_more(every):
     model = svag_model(linear_model(4), SVAG(0.01, ell=2))
     # One of a row is left out, and so is one smaller than those before.
-    sizes = [4] * 50
+    sizes = [4] * 300
     sizes[5], sizes[20] = 1, 3
+    assert len(sizes) > 2 * model.observe().room
     data = ((X[:size], Y[:size]) for size in [*sizes, *sizes])
     series, _ = observed(
-        model, data, every=every, batch_size=None, steps_per_epoch=50, epochs=2
+        model, data, every=every, batch_size=None, steps_per_epoch=300, epochs=2
     )
     steps = series["step"].astype(int) - 1
-    trained = [step for step in range(100) if sizes[step % 50] == 4]
+    trained = [step for step in range(600) if sizes[step % 300] == 4]
     assert series["iteration"].tolist() == [trained.index(s) for s in steps]
     assert set(series["rows"]) == {4}
     if every == 3:
         # One of each three, unless that is left out or comes after the end.
-        assert len({*steps // 3}) == len(steps) > 30
+        assert len({*steps // 3}) == len(steps) > 190
     else:
         assert steps.tolist() == trained
 

@@ -304,9 +304,10 @@ def examples_of(data):
     if size:
         last = adapter.partial_batch_size or size
         examples = (batches - 1) * size + last
-        if hasattr(sampler, "__len__"):
-            whole = batches * size
-            examples = whole if loader.drop_last else len(sampler)
+        if getattr(loader, "drop_last", False):
+            examples = batches * size
+        elif hasattr(sampler, "__len__"):
+            examples = len(sampler)
         known = known._replace(examples=examples)
     return known._replace(batches=batches)
 

@@ -16,6 +16,7 @@ if keras.backend.backend() != "torch":
 import torch  # noqa: E402
 from torch.utils.data import (  # noqa: E402
     DataLoader,
+    IterableDataset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -29,19 +30,34 @@ def fit(model, monitors):
     return without_noise(logs)
 
 
+class Stream(IterableDataset):
+    """Has no sampler."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
 @pytest.mark.parametrize(
-    ("settings", "examples"),
+    ("kind", "settings", "examples"),
     [
-        ({"shuffle": True}, 60),
-        ({"shuffle": True, "drop_last": True}, 56),
-        ({"sampler": SubsetRandomSampler(range(21))}, 21),
-        ({"sampler": WeightedRandomSampler(60 * [1.0], 60)}, None),
+        (list, {"shuffle": True}, 60),
+        (list, {"shuffle": True, "drop_last": True}, 56),
+        (list, {"sampler": SubsetRandomSampler(range(21))}, 21),
+        (list, {"sampler": WeightedRandomSampler(60 * [1.0], 60)}, None),
+        (Stream, {}, 60),
+        (Stream, {"drop_last": True}, 56),
     ],
 )
-def test_examples_are_those_that_a_loader_draws(settings, examples):
+def test_examples_are_those_that_a_loader_draws(kind, settings, examples):
     rows = TensorDataset(*map(torch.as_tensor, regression(60)))
     monitor = GradientNoiseMonitor(every=1)
-    data = DataLoader(rows, 8, **settings)
+    data = DataLoader(kind(rows), 8, **settings)
     compiled().fit(data, epochs=2, verbose=0, callbacks=[monitor])
     assert monitor.series.num_examples == examples
 

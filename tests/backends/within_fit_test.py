@@ -4,10 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_svag import GradientNoiseMonitor, ScalingRuleCheck
+from keras_svag import SVAG, GradientNoiseMonitor, ScalingRuleCheck, SVAGModel
 from tests.helpers.bits import assert_trains_alike
 from tests.helpers.public_layers import NumPyNoise
-from tests.helpers.small_problems import compiled, regression
+from tests.helpers.small_problems import (
+    compiled,
+    dense_network,
+    regression,
+)
 
 X, Y = regression(64)
 
@@ -77,3 +81,18 @@ def test_a_list_of_callbacks_without_parameters_is_as_good_as_another():
     callbacks = keras.callbacks.CallbackList([monitor], True, model=model)
     history = model.fit(X, Y, 8, verbose=0, callbacks=callbacks).history
     assert len(history["noise_to_signal"]) == 1
+
+
+def test_every_step_of_an_svag_model_is_observed_and_counted():
+    model = compiled(SVAGModel(dense_network()), SVAG(0.01, ell=2))
+    model.optimizer.build(model.trainable_variables)
+    # Beyond the digits of float32.
+    done = 2**24 - 10
+    model.optimizer.iterations.assign(done)
+    x, y = regression(600)
+    assert 300 > 2 * model.observe().room
+    monitor = GradientNoiseMonitor()
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=[monitor])
+    steps = np.arange(300)
+    np.testing.assert_array_equal(monitor.series["step"], steps + 1)
+    np.testing.assert_array_equal(monitor.series["iteration"], steps + done)

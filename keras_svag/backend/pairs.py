@@ -255,7 +255,7 @@ def fingerprint(batch):
 
     It is a sum over the rows of all arrays, each with a factor of its own.
     """
-    number = ops.zeros(())
+    number = ops.zeros((), "float32")
     for leaf in arrays_of(batch):
         for part in _parts(leaf):
             dtype = keras.backend.standardize_dtype(part.dtype)

@@ -96,3 +96,22 @@ def test_every_step_of_an_svag_model_is_observed_and_counted():
     steps = np.arange(300)
     np.testing.assert_array_equal(monitor.series["step"], steps + 1)
     np.testing.assert_array_equal(monitor.series["iteration"], steps + done)
+
+
+@pytest.mark.parametrize("kind", ["plain", "pairs"])
+def test_a_fit_in_float64_is_measured(kind):
+    floatx = keras.config.floatx()
+    keras.config.set_floatx("float64")
+
+    def build_model():
+        if kind == "plain":
+            return compiled()
+        return compiled(SVAGModel(dense_network()), SVAG(0.01, ell=2))
+
+    def life(model, monitors):
+        model.fit(X, Y, 8, verbose=0, callbacks=monitors)
+
+    try:
+        assert_trains_alike(build_model, life)
+    finally:
+        keras.config.set_floatx(floatx)

@@ -262,11 +262,11 @@ def data_of_fit():
 
 
 def _epochs_of_fit():
-    # From the caller on, and of `fit` alone: the locals of a frame that were
-    # asked for live as long as it, and in the frame of this function as long as
-    # the garbage collector leaves them. What deletes an iterator of tf.data may
-    # then wait for seconds.
-    frame = sys._getframe(1)
+    # Only the frame of `fit` is asked for its locals. A frame that is asked
+    # keeps them, and this function's own would keep itself, and with it the
+    # data, until Python's collector deletes them within a later `fit`: for an
+    # iterator of tf.data that takes seconds.
+    frame = sys._getframe()
     while frame is not None:
         code = frame.f_code
         if "epoch_iterator" in code.co_varnames + code.co_cellvars:
@@ -371,7 +371,7 @@ def notes_kept(model):
 
 
 def reset_new_metrics(model, known):
-    """Resets the metrics with variables that are none of the known ones."""
+    """Resets the metrics that were built since a model had these variables."""
     known = {id(variable) for variable in known}
     for layer in layers_of(model):
         for metric in layer.metrics:

@@ -193,7 +193,10 @@ class PairedOptimizer(keras.optimizers.Optimizer):
         return self.mixer()(first, second)
 
     def mixer(self) -> Callable[[Any, Any], Any]:
-        """What `mix` is in this step, whose hash is computed once for all."""
+        """A function that mixes the pair of one variable, in this step.
+
+        The step is hashed once for all variables.
+        """
         if self.trains_on_first:
             return lambda first, second: first
         w1, w2 = self.gradient_weights

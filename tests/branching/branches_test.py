@@ -86,6 +86,12 @@ def test_everything_is_put_back(name):
     assert_same_bits(*lives)
 
 
+def test_metrics_that_it_builds_have_counted_nothing():
+    model = compiled(metrics=["mae"])
+    branch_test(model, (X, Y), 2, examples=32, batch_size=8, **FEW)
+    assert model.get_metrics_result()["mae"] == 0
+
+
 def test_an_interrupted_one_puts_everything_back(monkeypatch):
     model = compiled(optimizer=keras.optimizers.Adam(0.01))
     model.fit(X, Y, verbose=0)
